@@ -1,0 +1,72 @@
+"""What a run is described by: the one source for command-line flags, the Python API and config.json.
+
+`RunConfig` holds all that decides a run's numbers and is recorded with it. `Execution` holds where
+and how it is computed: it may differ when the run is resumed or evaluated on another machine.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, and how they are split."""
+
+    dataset: str = "cifar10"
+    """`cifar10`, `digits` (embedded, needs no download), or `folder:PATH` with train/CLASS/*.png."""
+
+    holdout: int = 0
+    """Images held out of the training split to choose settings by; the test split is then not read."""
+
+    split_seed: int = 0
+    """Seed of the splits that normlab draws itself. Apart from `seed`: repeats share their splits."""
+
+    skip_unreadable: bool = False
+    """`folder:` only: leave out images that cannot be read, and say how many, instead of stopping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(DataConfig):
+    """All that decides a run's numbers."""
+
+    network: Annotated[str, tyro.conf.Positional]
+    """A name that `normlab zoo` lists, or a layout: "C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"."""
+
+    norm: str = "bn"
+    """Normalization, as `normlab norms` lists them (`gn=8` for 8 groups), or your `module:Class`."""
+
+    budget: int | None = None
+    """Parameters to stay below; open widths are solved from it. Default: 50000 where any is open."""
+
+    recipe: str = "seed"
+    """Training recipe: `seed` (the published runs') or `demo` (for the embedded digits)."""
+
+    epochs: int | None = None
+    """Passes over the training images. Default: the recipe's."""
+
+    batch_size: int | None = None
+    """Images a step. Default: the recipe's."""
+
+    learning_rate: float | None = None
+    """Peak learning rate. Default: the recipe's."""
+
+    seed: int = 0
+    """Seed of every random draw: weights, batches, augmentation, dropout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where a run is computed, and where its data lies."""
+
+    data_root: Path | None = None
+    """Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then.
+    Default: $NORMLAB_DATA, else the cache folder, else a download from the authors' page."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes CUDA where there is one, else Apple's MPS, else the CPU, and says which."""
+
+    threads: int | None = None
+    """CPU threads. Default: torch's choice, one for each core."""

@@ -1,0 +1,93 @@
+"""What every data source returns: images and labels in splits, with a fingerprint."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SplitName = Literal["train", "holdout", "test"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8, N × 3 × 32 × 32, values 0 to 255.
+        labels: int64, N, values 0 to classes - 1.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.int64]) -> "Split":
+        """The images at these places, in this order."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: As it was asked for: `cifar10`, `digits`, `folder:PATH`.
+        classes: The classes' names; label k is `classes[k]`.
+        train: What a network is fitted to.
+        test: For final figures only.
+        holdout: Taken out of the training split by `hold_out`, to choose settings by; else None.
+        notes: What a reader of the results should know: files that are not the published ones,
+            images that were skipped.
+        fingerprint: SHA-256 (hex) of the pixels and labels as loaded, before any hold-out.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    holdout: Split | None = None
+    notes: tuple[str, ...] = ()
+    fingerprint: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", fingerprint(self.train, self.test))
+
+    def split(self, name: SplitName) -> Split:
+        """A split by its name; ValueError for `holdout` where nothing was held out."""
+        split: Split | None = getattr(self, name)
+        if split is None:
+            raise ValueError("nothing was held out of this data set: use hold_out first")
+        return split
+
+    def hold_out(self, count: int, seed: int = 0) -> "Dataset":
+        """Moves a stratified, seeded part of the training split into `holdout`.
+
+        Each class gives its share, as whole numbers that add up to `count`. The fingerprint stays.
+
+        Raises:
+            DataError: `count` leaves a class without a training or a held-out image.
+        """
+        from normlab.data.splitting import stratified
+
+        held, kept = stratified(self.train.labels, count, seed)
+        return dataclasses.replace(
+            self, train=self.train.take(kept), holdout=self.train.take(held)
+        )
+
+
+def fingerprint(train: Split, test: Split) -> str:
+    """SHA-256 (hex) of training images, training labels, test images, test labels, in this order.
+
+    Images as their uint8 bytes in N × 3 × 32 × 32 order, labels as little-endian int64.
+    """
+    digest = hashlib.sha256()
+    for split in (train, test):
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
+    return digest.hexdigest()

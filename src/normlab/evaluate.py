@@ -1,0 +1,81 @@
+"""What a network answers on a split: accuracy, per class, confusion, mistakes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from normlab.data.dataset import Dataset, SplitName
+
+BATCH = 500  # images at a time: large enough for speed, small enough for a core's cache
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network's answers on every image of a split, and what follows from them.
+
+    Attributes:
+        split: `test`, `holdout` or `train`.
+        classes: The classes' names.
+        labels: int64, N: the true classes.
+        probabilities: float32, N × classes, each row adding up to 1.
+        loss: Mean negative log-likelihood of the true classes, in nats.
+        tta: Test-time augmentation that the answers were averaged over, or None.
+    """
+
+    split: SplitName
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    loss: float
+    tta: str | None = None
+
+    @cached_property
+    def predictions(self) -> NDArray[np.int64]:
+        """int64, N: the most probable class of each image."""
+        return self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def correct(self) -> int:
+        """How many images were answered rightly."""
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return self.correct / len(self.labels)
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """int64, classes × classes: rows are true classes, columns predicted ones."""
+        from sklearn.metrics import confusion_matrix
+
+        matrix: NDArray[np.int64] = confusion_matrix(
+            self.labels, self.predictions, labels=np.arange(len(self.classes))
+        )
+        return matrix
+
+    @cached_property
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """float64, classes: share of each class's images answered rightly (NaN: it has none)."""
+        counts = self.confusion.sum(axis=1)
+        hits = self.confusion.diagonal()
+        return np.divide(hits, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+    def confused_pairs(self, count: int = 5) -> list[tuple[int, int, int]]:
+        """The most frequent mistakes: (true class, predicted class, images), most frequent first."""
+        errors = self.confusion.copy()
+        np.fill_diagonal(errors, 0)
+        order = np.argsort(-errors, axis=None, kind="stable")[:count]
+        pairs = [(*divmod(int(k), len(self.classes)), int(errors.flat[k])) for k in order]
+        return [pair for pair in pairs if pair[2] > 0]
+
+    def mistakes(self, count: int = 20) -> NDArray[np.int64]:
+        """Places of wrongly answered images in the split, the most confident mistake first."""
+        wrong = np.flatnonzero(self.predictions != self.labels)
+        confidence = self.probabilities[wrong].max(axis=1)
+        return wrong[np.argsort(-confidence, kind="stable")][:count]
