@@ -11,6 +11,14 @@ from typing import Annotated, Literal
 import tyro
 
 
+def default_is(text: str) -> object:
+    """Says in a flag's help what None stands for."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which images, and how they are split."""
@@ -32,26 +40,28 @@ class DataConfig:
 class RunConfig(DataConfig):
     """All that decides a run's numbers."""
 
-    network: Annotated[str, tyro.conf.Positional]
+    network: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
+    ]
     """A name that `normlab zoo` lists, or a layout: "C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"."""
 
     norm: str = "bn"
     """Normalization, as `normlab norms` lists them (`gn=8` for 8 groups), or your `module:Class`."""
 
-    budget: int | None = None
-    """Parameters to stay below; open widths are solved from it. Default: 50000 where any is open."""
+    budget: Annotated[int | None, default_is("50000 where a width is open")] = None
+    """Parameters to stay below; open widths are solved from it."""
 
     recipe: str = "seed"
     """Training recipe: `seed` (the published runs') or `demo` (for the embedded digits)."""
 
-    epochs: int | None = None
-    """Passes over the training images. Default: the recipe's."""
+    epochs: Annotated[int | None, default_is("the recipe's")] = None
+    """Passes over the training images."""
 
-    batch_size: int | None = None
-    """Images a step. Default: the recipe's."""
+    batch_size: Annotated[int | None, default_is("the recipe's")] = None
+    """Images a step."""
 
-    learning_rate: float | None = None
-    """Peak learning rate. Default: the recipe's."""
+    learning_rate: Annotated[float | None, default_is("the recipe's")] = None
+    """Peak learning rate."""
 
     seed: int = 0
     """Seed of every random draw: weights, batches, augmentation, dropout."""
@@ -61,12 +71,11 @@ class RunConfig(DataConfig):
 class Execution:
     """Where a run is computed, and where its data lies."""
 
-    data_root: Path | None = None
-    """Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then.
-    Default: $NORMLAB_DATA, else the cache folder, else a download from the authors' page."""
+    data_root: DataRoot = None
+    """Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes CUDA where there is one, else Apple's MPS, else the CPU, and says which."""
 
-    threads: int | None = None
-    """CPU threads. Default: torch's choice, one for each core."""
+    threads: Annotated[int | None, default_is("torch's choice, one a core")] = None
+    """CPU threads."""

@@ -1,8 +1,9 @@
 """Named training recipes: everything about training that is neither the network nor the data."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from normlab.config import RunConfig
 from normlab.errors import UsageError
@@ -59,20 +60,25 @@ RECIPES = {
 }
 
 
+def find(name: str) -> Recipe:
+    """A recipe by its name; UsageError where there is none such."""
+    if name not in RECIPES:
+        raise UsageError(f"no recipe {name!r}: there are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
 def resolve(config: RunConfig) -> Recipe:
     """The recipe that a configuration names, with the configuration's own settings put in.
 
     Raises:
         UsageError: The recipe is unknown, or a setting is out of range.
     """
-    if config.recipe not in RECIPES:
-        raise UsageError(f"no recipe {config.recipe!r}: there are {', '.join(RECIPES)}")
-    own = {
+    own: dict[str, Any] = {
         name: value
         for name in ("epochs", "batch_size", "learning_rate")
         if (value := getattr(config, name)) is not None
     }
     for name, value in own.items():
-        if not value > 0:
-            raise UsageError(f"{name.replace('_', '-')} must be above 0, not {value}")
-    return dataclasses.replace(RECIPES[config.recipe], **own)
+        if not 0 < value < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    return dataclasses.replace(find(config.recipe), **own)

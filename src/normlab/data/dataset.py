@@ -76,9 +76,7 @@ class Dataset:
         from normlab.data.splitting import stratified
 
         held, kept = stratified(self.train.labels, count, seed)
-        return dataclasses.replace(
-            self, train=self.train.take(kept), holdout=self.train.take(held)
-        )
+        return dataclasses.replace(self, train=self.train.take(kept), holdout=self.train.take(held))
 
 
 def fingerprint(train: Split, test: Split) -> str:

@@ -1,0 +1,90 @@
+"""normlab: tiny image classifiers under a parameter budget, and which normalization suits them.
+
+    import normlab
+
+    config = normlab.RunConfig(network="seed-bn", dataset="digits", recipe="demo")
+    run = normlab.train(config, out="runs/first")
+    normlab.plots.curves([run])
+    normlab.write_report([run])
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from normlab import analysis, augment, data, layout, norms, plots
+    from normlab.config import DataConfig, Execution, RunConfig
+    from normlab.errors import NormlabError
+    from normlab.evaluation import Evaluation, evaluate
+    from normlab.model import Network, Summary, summarize
+    from normlab.norms import register
+    from normlab.recipes import RECIPES, Recipe
+    from normlab.report.page import write_data_page, write_report
+    from normlab.run import Run
+    from normlab.training import resume, train
+    from normlab.zoo import ZOO
+
+# Where each public name is defined. It is imported when it is first used: torch and its like take
+# seconds, and `normlab --help` needs none of them.
+_HOME = {
+    "DataConfig": "config",
+    "Execution": "config",
+    "RunConfig": "config",
+    "NormlabError": "errors",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "Network": "model",
+    "Summary": "model",
+    "summarize": "model",
+    "register": "norms",
+    "RECIPES": "recipes",
+    "Recipe": "recipes",
+    "write_data_page": "report.page",
+    "write_report": "report.page",
+    "Run": "run",
+    "resume": "training",
+    "train": "training",
+    "ZOO": "zoo",
+}
+_MODULES = ("analysis", "augment", "data", "layout", "norms", "plots")
+
+__all__ = [
+    "RECIPES",
+    "ZOO",
+    "DataConfig",
+    "Evaluation",
+    "Execution",
+    "Network",
+    "NormlabError",
+    "Recipe",
+    "Run",
+    "RunConfig",
+    "Summary",
+    "analysis",
+    "augment",
+    "data",
+    "evaluate",
+    "layout",
+    "norms",
+    "plots",
+    "register",
+    "resume",
+    "summarize",
+    "train",
+    "write_data_page",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"normlab.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"normlab.{name}")
+    raise AttributeError(f"module 'normlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,114 @@
+"""Augmentation of whole batches, each image with draws of its own.
+
+A step takes images (float32, N × 3 × 32 × 32, values 0 to 1) and a CPU generator, and gives images
+of the same shape and range. All its draws come from that generator, so they are the same on every
+device. `STEPS` are what recipes are made of; `PREVIEW` are the transformations that `normlab data`
+shows beside them, applied to every image.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import kornia.enhance
+import torch
+import torch.nn.functional as F
+from kornia.color import rgb_to_grayscale
+from torch import Generator, Tensor
+
+Step = Callable[[Tensor, Generator], Tensor]
+
+
+def augment(images: Tensor, steps: Sequence[str], generator: Generator) -> Tensor:
+    """Applies a recipe's steps, by their names in `STEPS`, in order."""
+    for name in steps:
+        images = STEPS[name](images, generator)
+    return images
+
+
+def color_jitter(images: Tensor, generator: Generator) -> Tensor:
+    """Brightness, contrast and saturation times 0.9 to 1.1, hue turned by up to a tenth of a circle.
+
+    Each image has its own factors; the order of the four is drawn for the batch.
+    """
+    brightness, contrast, saturation = (_uniform(images, generator, 0.9, 1.1) for _ in range(3))
+    hue = _uniform(images, generator, -0.1, 0.1) * 2 * math.pi
+    adjustments = (
+        lambda x: kornia.enhance.adjust_brightness_accumulative(x, brightness),
+        lambda x: kornia.enhance.adjust_contrast_with_mean_subtraction(x, contrast),
+        lambda x: kornia.enhance.adjust_saturation_with_gray_subtraction(x, saturation),
+        lambda x: kornia.enhance.adjust_hue(x, hue),
+    )
+    for index in torch.randperm(4, generator=generator).tolist():
+        images = adjustments[index](images)
+    return images.clamp(0, 1)
+
+
+def affine(images: Tensor, generator: Generator) -> Tensor:
+    """Shear along x by up to 10° and scale by 0.8 to 1.2; nearest pixel, black outside."""
+    shear = torch.tan(torch.deg2rad(_uniform(images, generator, -10, 10)))
+    scale = _uniform(images, generator, 0.8, 1.2)
+    zero = torch.zeros_like(scale)
+    # The inverse map, from a place in the output to the place in the input it is taken from.
+    rows = (1 / scale, shear / scale, zero), (zero, 1 / scale, zero)
+    matrix = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+def shift(images: Tensor, generator: Generator) -> Tensor:
+    """Moves each image by up to 2 pixels along each axis, black outside."""
+    count = len(images)
+    windows = F.pad(images, (2, 2, 2, 2)).unfold(2, 32, 1).unfold(3, 32, 1)
+    down, right = torch.randint(0, 5, (2, count), generator=generator).to(images.device)
+    return windows[torch.arange(count, device=images.device), :, down, right]
+
+
+def vertical_flip(images: Tensor, generator: Generator) -> Tensor:
+    """Turns each image upside down with probability one half."""
+    return torch.where(_coin(images, generator), images.flip(2), images)
+
+
+def cutout(images: Tensor, generator: Generator) -> Tensor:
+    """Blackens a square of 8 × 8 pixels, all of it inside the image.
+
+    DeVries & Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout,
+    arXiv:1708.04552 (there the square may reach over the edge, and its size is tuned).
+    """
+    top, left = torch.randint(0, 32 - 8 + 1, (2, len(images), 1, 1, 1), generator=generator).to(
+        images.device
+    )
+    y = torch.arange(32, device=images.device)[:, None]
+    x = torch.arange(32, device=images.device)
+    inside = (y >= top) & (y < top + 8) & (x >= left) & (x < left + 8)
+    return images.masked_fill(inside, 0.0)
+
+
+def greyscale(images: Tensor, generator: Generator) -> Tensor:
+    """The luma of each image, in all three channels. Draws nothing."""
+    del generator
+    grey: Tensor = rgb_to_grayscale(images)
+    return grey.expand_as(images)
+
+
+STEPS: dict[str, Step] = {
+    "color-jitter": color_jitter,
+    "affine": affine,
+    "vertical-flip": vertical_flip,
+    "shift": shift,
+}
+
+PREVIEW: dict[str, Step] = {
+    "horizontal flip": lambda images, generator: images.flip(3),
+    "vertical flip": lambda images, generator: images.flip(2),
+    "cutout": cutout,
+    "greyscale": greyscale,
+}
+
+
+def _uniform(images: Tensor, generator: Generator, low: float, high: float) -> Tensor:
+    draws = torch.rand(len(images), generator=generator) * (high - low) + low
+    return draws.to(images.device)
+
+
+def _coin(images: Tensor, generator: Generator) -> Tensor:
+    return (torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5).to(images.device)

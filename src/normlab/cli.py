@@ -1,0 +1,325 @@
+"""The command line. Flags come from the dataclasses of `config`; torch is imported only to work.
+
+Exit codes: 0 done, 1 it could not be done, 2 what was asked for makes no sense, 130 interrupted.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from normlab.config import DataConfig, DataRoot, Execution, RunConfig, default_is
+from normlab.errors import NormlabError, UsageError
+
+_UNSET = RunConfig(network="")
+_Config = Annotated[RunConfig, OmitArgPrefixes]
+_Data = Annotated[DataConfig, OmitArgPrefixes]
+_Execution = Annotated[Execution, OmitArgPrefixes]
+_Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
+_Run = Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="")]
+
+
+def train(
+    config: _Config = _UNSET,
+    execution: _Execution = Execution(),  # noqa: B008 — it is frozen
+    *,
+    out: Annotated[Path | None, default_is("runs/NETWORK-NORM-SEED")] = None,
+    resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None,
+) -> None:
+    """Train a network and write its run's folder, report included.
+
+        $ normlab train seed-bn --seed 1
+        $ normlab train assignment --norm gn --budget 5000 --epochs 10
+        $ normlab train "C:16 D:24 P D:32+ GAP FC" --dataset digits --recipe demo
+        $ normlab train --resume runs/seed-bn-1
+
+    Args:
+        config: What to train, on what, how.
+        execution: Where.
+        out: The run's folder.
+        resume: A run's folder: go on where it was stopped, with its own settings.
+    """
+    from normlab.report.page import write_report
+    from normlab.training import resume as resume_run
+    from normlab.training import train as train_run
+
+    if resume is not None:
+        if config != _UNSET or out is not None:
+            raise UsageError(
+                "--resume takes the settings from the run: "
+                "leave out all others but --data-root, --device and --threads"
+            )
+        run = resume_run(resume, execution)
+    elif not config.network:
+        raise UsageError(
+            "expected a network: a name that `normlab zoo` lists, or a layout such as "
+            '"C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"'
+        )
+    else:
+        run = train_run(config, out or _default_out(config), execution)
+    page = write_report([run], data_root=execution.data_root)
+    print(f"report: {page}")
+
+
+def evaluate(
+    run: _Run,
+    execution: _Execution = Execution(),  # noqa: B008 — it is frozen
+    *,
+    split: Literal["test", "holdout", "train"] = "test",
+    tta: Annotated[Literal["flip"] | None, default_is("none")] = None,
+) -> None:
+    """Print a run's accuracy, loss and accuracy per class.
+
+        $ normlab evaluate runs/seed-bn-0
+        $ normlab evaluate runs/seed-bn-0 --tta flip
+
+    Args:
+        run: A run's folder.
+        execution: Where.
+        split: The images to ask about; `holdout` where the run held some out.
+        tta: Test-time augmentation: `flip` averages over each image and its mirror image.
+    """
+    from rich.console import Console
+
+    from normlab import machine
+    from normlab.evaluation import evaluate as evaluate_network
+    from normlab.report.tables import class_table
+    from normlab.run import Run
+
+    opened = Run.open(run)
+    if split == "holdout" and not opened.data.holdout:
+        raise UsageError(f"{run} held no images out: leave out --split holdout")
+    device = machine.choose_device(execution.device)
+    machine.set_threads(execution.threads)
+    network = opened.network().to(device)
+    dataset = opened.dataset(execution.data_root)
+    evaluation = evaluate_network(network, dataset, split, tta=tta)
+    console = Console()
+    for note in dataset.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    console.print(class_table(evaluation))
+    stated = opened.last
+    if split == stated.split and tta is None:
+        differing = evaluation.correct - round(stated.accuracy * len(evaluation.labels))
+        verdict = f"{differing:+} images" if differing else "the same"
+        print(f"the run's folder states {stated.accuracy:.2%}: {verdict}")
+
+
+def report(
+    runs: _Runs,
+    *,
+    out: Annotated[Path | None, default_is("report.html in RUN, or in what holds them")] = None,
+    data_root: DataRoot = None,
+    no_images: bool = False,
+    published: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None,
+) -> None:
+    """Write one self-contained HTML page about a run, or about several together.
+
+        $ normlab report runs/seed-bn-0
+        $ normlab report runs/demo-bn-0 runs/demo-gn-0 runs/demo-ln-0 --out comparison.html
+
+    Args:
+        runs: Runs' folders.
+        out: The page.
+        data_root: Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then.
+        no_images: Leave out the pictures of the data.
+        published: A table of published curves to draw beside the runs' own.
+    """
+    from normlab.report.page import write_report
+    from normlab.run import Run
+
+    if not runs:
+        raise UsageError("expected one run's folder or more")
+    page = write_report(
+        [Run.open(run) for run in runs],
+        out,
+        data_root=data_root,
+        images=not no_images,
+        published=published,
+    )
+    print(f"report: {page}")
+
+
+def data(
+    config: _Data = DataConfig(),  # noqa: B008 — it is frozen
+    *,
+    data_root: DataRoot = None,
+    recipe: str = "seed",
+    out: Path = Path("data.html"),
+) -> None:
+    """Look at a data set: figures in the terminal, pictures on a page.
+
+        $ normlab data
+        $ normlab data --dataset digits --recipe demo --out digits.html
+
+    Args:
+        config: Which images.
+        data_root: Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then.
+        recipe: The recipe whose augmentation is shown, step by step.
+        out: The page.
+    """
+    from rich.console import Console
+
+    from normlab import recipes
+    from normlab.data import load
+    from normlab.data.describe import describe
+    from normlab.report.page import write_data_page
+
+    steps = recipes.find(recipe).augment
+    dataset = load(
+        config.dataset,
+        data_root=data_root,
+        split_seed=config.split_seed,
+        skip_unreadable=config.skip_unreadable,
+    )
+    if config.holdout:
+        dataset = dataset.hold_out(config.holdout, config.split_seed)
+    Console().print(describe(dataset))
+    page = write_data_page(dataset, out, recipe_steps=steps)
+    print(f"page: {page}")
+
+
+def summary(
+    network: Annotated[str, Positional, arg(metavar="NAME_OR_LAYOUT", help_behavior_hint="")],
+    *,
+    norm: str = _UNSET.norm,
+    budget: Annotated[int | None, default_is("50000 where a width is open")] = None,
+    classes: int = 10,
+) -> None:
+    """Print a network's layer table: shapes, parameters, multiply-accumulates, receptive field.
+
+        $ normlab summary seed-ln
+        $ normlab summary assignment --norm gn --budget 5000
+
+    Args:
+        network: A name that `normlab zoo` lists, or a layout.
+        norm: Normalization, as `normlab norms` lists them, or your `module:Class`.
+        budget: Parameters to stay below; open widths are solved from it.
+        classes: Number of classes.
+    """
+    from rich.console import Console
+
+    from normlab import zoo
+    from normlab.model import summarize
+
+    table = summarize(zoo.find(network), norm=norm, classes=classes, budget=budget)
+    print(table.layout)
+    Console().print(table)
+
+
+def zoo() -> None:
+    """List the named networks.
+
+        $ normlab zoo
+    """
+    from normlab.zoo import ZOO
+
+    for name, entry in ZOO.items():
+        print(f"{name}: {entry.about}\n    {entry.layout}")
+
+
+def norms() -> None:
+    """List the normalizations: formula, axes, parameters, paper.
+
+        $ normlab norms
+    """
+    from normlab.norms import REGISTRY
+
+    for name, entry in REGISTRY.items():
+        spelling = f"{name}, {name}=n (n: {entry.argument})" if entry.argument else name
+        print(
+            f"{spelling}\n    {entry.formula}\n    over {entry.axes}; {entry.parameters} parameters"
+            f"\n    {entry.paper}"
+        )
+
+
+_COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+    "data": data,
+    "summary": summary,
+    "zoo": zoo,
+    "norms": norms,
+}
+
+_STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
+
+_ABOUT = """Train tiny image classifiers under a parameter budget, and see which normalization suits.
+
+Start with: normlab train assignment --norm gn --dataset digits --recipe demo"""
+
+
+def _default_out(config: RunConfig) -> Path:
+    """runs/NETWORK-NORM-SEED; the published networks have the normalization in their name."""
+    from normlab.zoo import ZOO
+
+    name = config.network if config.network in ZOO else "layout"
+    if not (name.startswith("seed-") and config.norm == _UNSET.norm):
+        name = f"{name}-{config.norm.replace(':', '.')}"
+    return Path("runs") / f"{name}-{config.seed}"
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if arguments and arguments[0] in _COMMANDS:
+        command = _COMMANDS[arguments[0]]
+        tyro.cli(
+            command,
+            prog=f"normlab {arguments[0]}",
+            description=_help(command)[0],
+            args=arguments[1:],
+            config=_STYLE,
+        )
+        return
+    # No command: help, an error, or a shell's completion script, which needs to see them all.
+    overview = [
+        Annotated[
+            Any,
+            tyro.conf.subcommand(
+                name, constructor=command, description=_help(command)[1], prefix_name=False
+            ),
+        ]
+        for name, command in _COMMANDS.items()
+    ]
+    tyro.cli(
+        Union[tuple(overview)],  # type: ignore[arg-type]
+        prog="normlab",
+        description=_ABOUT,
+        args=arguments,
+        config=_STYLE,
+    )
+
+
+def _help(command: Callable[..., None]) -> tuple[str, str]:
+    """What a command's docstring says before its arguments, and the first line of that."""
+    text = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0]
+    return text, text.partition("\n")[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        from normlab import __version__
+
+        print(f"normlab {__version__}")
+        return
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # so that --norm module:Class finds a file in this folder
+    try:
+        _dispatch(list(arguments))
+        sys.stdout.flush()
+    except NormlabError as error:
+        print(f"normlab: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("normlab: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

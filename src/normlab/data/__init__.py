@@ -1,0 +1,49 @@
+"""Data sets in memory, each by its name: `load("cifar10")`."""
+
+import difflib
+from pathlib import Path
+
+from normlab.data.dataset import Dataset, Split
+from normlab.errors import UsageError
+
+__all__ = ["Dataset", "Split", "load"]
+
+
+def load(
+    name: str,
+    *,
+    data_root: Path | None = None,
+    split_seed: int = 0,
+    skip_unreadable: bool = False,
+) -> Dataset:
+    """Loads a data set as uint8 images, N × 3 × 32 × 32, and int64 labels.
+
+    Args:
+        name: `cifar10`, `digits` (embedded), or `folder:PATH` with PATH/train/CLASS/*.png.
+        data_root: `cifar10` only: the folder that holds it; nothing is downloaded then.
+            Default: $NORMLAB_DATA (likewise), else the cache folder, else a download.
+        split_seed: `folder:` without a test folder only: seed of the split drawn instead.
+        skip_unreadable: `folder:` only: leave out images that cannot be read instead of stopping.
+
+    Raises:
+        UsageError: There is no such data set.
+        DataError: It is not where it was sought, or is not what it should be.
+    """
+    # A source is imported when it is asked for: each needs a library that takes time to import.
+    if name == "cifar10":
+        from normlab.data import cifar10
+
+        return cifar10.load(data_root)
+    if name == "digits":
+        from normlab.data import digits
+
+        return digits.load()
+    kind, _, path = name.partition(":")
+    if kind == "folder" and path:
+        from normlab.data import folder
+
+        return folder.load(Path(path), split_seed=split_seed, skip_unreadable=skip_unreadable)
+    names = {"cifar10": "cifar10", "digits": "digits", "folder": "folder:PATH"}
+    near = difflib.get_close_matches(kind.lower(), names, n=1)
+    hint = f"; did you mean {names[near[0]]}?" if near else ""
+    raise UsageError(f"no data set {name!r}: there are {', '.join(names.values())}{hint}")

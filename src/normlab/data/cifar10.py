@@ -1,0 +1,396 @@
+"""CIFAR-10 in either of its authors' layouts, archived or extracted, from a folder or their page.
+
+Source: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky, "Learning Multiple Layers of
+Features from Tiny Images", 2009), which describes both layouts and publishes the archives' MD5.
+Archives are read in memory and pickles by an unpickler that runs nothing: no file's content is
+written to disk or executed.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from normlab.data.dataset import Dataset, Split
+from normlab.errors import DataError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+TIMEOUT = 30.0  # seconds without a byte after which a try to download has failed
+RECORDS = 10_000  # images in each of the six files
+PIXELS = 3 * 32 * 32  # bytes of an image: 1024 red, 1024 green, 1024 blue, row by row
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+# MD5 of the files as published. Of extracted binary files none is known.
+PUBLISHED = {
+    "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+    "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+
+
+def load(data_root: Path | None = None) -> Dataset:
+    """CIFAR-10: 50,000 training and 10,000 test images of ten classes, in the files' order.
+
+    Args:
+        data_root: Where to look, and nowhere else. Default: $NORMLAB_DATA (likewise), else the
+            user's cache folder, else it is downloaded there.
+
+    Returns:
+        The data set. Files of the user's own that are not the published ones are taken where they
+        are well-formed, and its notes say so.
+
+    Raises:
+        DataError: It is not there, is not well-formed, or could not be downloaded.
+    """
+    setting = "--data-root" if data_root else "NORMLAB_DATA"
+    own = data_root or os.environ.get("NORMLAB_DATA")
+    root = Path(own).expanduser() if own else None
+    try:
+        if root is None:
+            source = _from_cache()
+        elif (found := _find(root)) is not None:
+            source = found
+        else:
+            raise DataError(_not_in(root, setting))
+        images, labels = _read(source)
+    except OSError as error:
+        name = error.filename or root or "CIFAR-10"
+        raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
+    return Dataset(
+        name="cifar10",
+        classes=CLASSES,
+        train=Split(images[: 5 * RECORDS], labels[: 5 * RECORDS]),
+        test=Split(images[5 * RECORDS :], labels[5 * RECORDS :]),
+        notes=source.notes,
+    )
+
+
+# --- The two layouts ----------------------------------------------------------------------------
+# A decoder turns a file's bytes into pixels (uint8, RECORDS × PIXELS) and labels (RECORDS), or into
+# the classes' names, and raises ValueError with what is wrong.
+
+
+class _Layout(NamedTuple):
+    archive: str
+    folder: str  # in the archive, and where it is extracted
+    batches: tuple[str, ...]  # five of training images, then the test images
+    names: str  # the file that holds the classes' names
+    decode: Callable[[bytes], tuple[NDArray[np.uint8], NDArray[np.int64]]]
+    decode_names: Callable[[bytes], list[str]]
+
+
+def _binary_batch(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    if len(content) != RECORDS * (1 + PIXELS):
+        raise ValueError(f"{RECORDS * (1 + PIXELS):,} bytes were expected, it has {len(content):,}")
+    records = np.frombuffer(content, np.uint8).reshape(RECORDS, 1 + PIXELS)
+    return records[:, 1:], records[:, 0].astype(np.int64)
+
+
+def _binary_names(content: bytes) -> list[str]:
+    return content.decode(errors="replace").split()
+
+
+class _Part:
+    """A part of a pickled array, as its arguments and its state: no code of NumPy's is run."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+# Python's own implementation: the one in C sets aside memory for as many values as a pickle claims.
+class _Unpickler(pickle._Unpickler):
+    """Reads plain values and arrays; whatever else a pickle names is refused, not imported."""
+
+    def find_class(self, module: str, name: str) -> type[_Part]:
+        if (module.replace("numpy._core", "numpy.core"), name) in (
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+        ):
+            return _Part
+        raise pickle.UnpicklingError(f"it names {f'{module}.{name}'!r}, which no array needs")
+
+
+def _unpickle(content: bytes) -> dict[object, Any]:
+    try:
+        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
+        reason = " ".join(str(error).split())
+        raise ValueError(f"a pickle of plain values and arrays was expected: {reason}") from error
+    if not isinstance(value, dict):
+        raise ValueError("a pickled dictionary was expected")
+    return value
+
+
+def _python_batch(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    batch = _unpickle(content)
+    # An array's state: version, shape, dtype, whether in Fortran order, bytes.
+    match getattr(batch.get(b"data"), "state", None):
+        case (
+            int(),
+            (rows, columns),
+            _Part(arguments=(b"u1" | "u1", *_)),
+            bool(fortran),
+            bytes(raw),
+        ) if (rows, columns) == (RECORDS, PIXELS) and len(raw) == RECORDS * PIXELS:
+            pixels = np.frombuffer(raw, np.uint8).reshape(
+                (RECORDS, PIXELS), order="F" if fortran else "C"
+            )
+        case _:
+            raise ValueError(f"b'data' should be a uint8 array of {RECORDS:,} × {PIXELS:,}")
+    labels = batch.get(b"labels")
+    if (
+        not isinstance(labels, list)
+        or len(labels) != RECORDS
+        or not all(type(label) is int and 0 <= label < 256 for label in labels)
+    ):
+        raise ValueError(f"b'labels' should be a list of {RECORDS:,} labels, 0 to 9")
+    return pixels, np.array(labels, dtype=np.int64)
+
+
+def _python_names(content: bytes) -> list[str]:
+    names = _unpickle(content).get(b"label_names")
+    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
+        raise ValueError("b'label_names' should be a list of names")
+    return [name.decode(errors="replace") for name in names]
+
+
+_BATCHES = (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
+_BINARY = _Layout(
+    archive="cifar-10-binary.tar.gz",
+    folder="cifar-10-batches-bin",
+    batches=tuple(f"{name}.bin" for name in _BATCHES),
+    names="batches.meta.txt",
+    decode=_binary_batch,
+    decode_names=_binary_names,
+)
+_PYTHON = _Layout(
+    archive="cifar-10-python.tar.gz",
+    folder="cifar-10-batches-py",
+    batches=_BATCHES,
+    names="batches.meta",
+    decode=_python_batch,
+    decode_names=_python_names,
+)
+
+
+# --- Where it lies ------------------------------------------------------------------------------
+
+
+class _Source(NamedTuple):
+    path: Path  # an archive, or the folder that holds the extracted files
+    layout: _Layout
+    notes: tuple[str, ...] = ()
+
+
+def _find(root: Path) -> _Source | None:
+    # Archives first: both have a published checksum.
+    for layout in (_BINARY, _PYTHON):
+        archive = root / layout.archive
+        if archive.is_file():
+            return _Source(archive, layout, _unlike_published([archive]))
+    for layout in (_BINARY, _PYTHON):
+        for folder in (root / layout.folder, root):
+            files = [folder / name for name in layout.batches]
+            present = [file for file in files if file.exists()]
+            if present:
+                return _Source(folder, layout, _unlike_published(present))
+    return None
+
+
+def _unlike_published(files: list[Path]) -> tuple[str, ...]:
+    unknown = [file.name for file in files if file.name not in PUBLISHED]
+    if unknown:
+        return (f"not checked, since no checksums of them are published: {', '.join(unknown)}",)
+    other = [file.name for file in files if _md5(file) != PUBLISHED[file.name]]
+    if other:
+        return (f"not the published CIFAR-10 files, by their MD5: {', '.join(other)}",)
+    return ()
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _not_in(root: Path, setting: str) -> str:
+    return (
+        f"no CIFAR-10 in {root}{'' if root.is_dir() else ', which is not a folder'}: "
+        f"neither {_BINARY.archive} nor {_PYTHON.archive}, nor {_BINARY.folder} or "
+        f"{_PYTHON.folder} extracted from them; get {URL} and put it there, leave out {setting} "
+        "to have it downloaded, or use --dataset digits, which needs no download"
+    )
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+def _read(source: _Source) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All 60,000 images and labels, the test images last; one file at a time is in memory."""
+    path, layout, _ = source
+    images = np.empty((6 * RECORDS, 3, 32, 32), dtype=np.uint8)
+    labels = np.empty(6 * RECORDS, dtype=np.int64)
+    missing = set(layout.batches)
+    for name, content in (_extracted if path.is_dir() else _archived)(path, layout):
+        try:
+            if name == layout.names:
+                if (names := layout.decode_names(content)) != list(CLASSES):
+                    raise ValueError(
+                        f"the classes should be {' '.join(CLASSES)}, not {' '.join(names)}"
+                    )
+                continue
+            pixels, batch_labels = layout.decode(content)
+            if batch_labels.max() >= len(CLASSES):
+                raise ValueError(f"label {batch_labels.max()} is above 9")
+        except ValueError as error:
+            raise DataError(f"{name} in {path} is not CIFAR-10's: {error}") from error
+        start = layout.batches.index(name) * RECORDS
+        images[start : start + RECORDS] = pixels.reshape(RECORDS, 3, 32, 32)
+        labels[start : start + RECORDS] = batch_labels
+        missing.discard(name)
+    if missing:
+        raise DataError(f"{path} is incomplete: it lacks {', '.join(sorted(missing))}")
+    return images, labels
+
+
+def _archived(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
+    wanted = {f"{layout.folder}/{name}": name for name in (*layout.batches, layout.names)}
+    try:
+        with gzip.open(path) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    ours = member.isreg() and member.name in wanted
+                    if ours and (file := archive.extractfile(member)) is not None:
+                        yield wanted[member.name], _limited(file.read, f"{member.name} in {path}")
+            while stream.read(1 << 20):  # to the end, where gzip's own checksum stands
+                pass
+    except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{path} is damaged, or is no .tar.gz archive: {error}") from error
+
+
+def _extracted(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
+    for name in (*layout.batches, layout.names):
+        if (path / name).exists():
+            with (path / name).open("rb") as file:
+                yield name, _limited(file.read, str(path / name))
+
+
+def _limited(read: Callable[[int], bytes], file: str) -> bytes:
+    limit = 2 * RECORDS * (1 + PIXELS)  # a pickle adds file names: about a hundredth
+    content = read(limit + 1)
+    if len(content) > limit:
+        raise DataError(f"{file} is not CIFAR-10's: it is far longer than {RECORDS:,} images")
+    return content
+
+
+# --- The cache and the download -----------------------------------------------------------------
+
+
+def _from_cache() -> _Source:
+    import pooch
+
+    folder = pooch.os_cache("normlab")
+    source = _find(folder)
+    # Nobody put the archive there but normlab: one that is not the published file is damaged.
+    if source is None or (source.path.is_file() and source.notes):
+        return _Source(_download(folder), _BINARY)
+    return source
+
+
+def _download(folder: Path) -> Path:
+    """Fetches the binary archive: checked, written whole or not at all, tried twice."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")  # it would write its own lines into the progress bar
+    store = pooch.create(
+        path=folder,
+        base_url="",
+        urls={_BINARY.archive: URL},
+        registry={_BINARY.archive: f"md5:{PUBLISHED[_BINARY.archive]}"},
+        retry_if_failed=1,
+    )
+    try:
+        with _progress(folder) as bar:
+            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)
+            return Path(store.fetch(_BINARY.archive, downloader=downloader))
+    except (OSError, ValueError) as error:  # the network's or the disk's; the checksum
+        raise DataError(
+            f"CIFAR-10 could not be downloaded ({_reason(error)}): get {URL} by other means and "
+            f"put it into {folder}, or name its folder with --data-root; "
+            "--dataset digits needs no download"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if not hasattr(error, "response"):  # not of the requests library
+        checksum = "what came has not the published checksum"
+        return checksum if isinstance(error, ValueError) else str(error)
+    if error.response is not None:
+        return f"the server answered {error.response.status_code}"
+    return f"no full answer: {type(error).__name__}"
+
+
+class _Bar:
+    """What pooch expects of a progress bar, drawn by rich."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("Downloading CIFAR-10", total=None)
+
+    @property
+    def total(self) -> float | None:
+        return self._progress.tasks[self._task].total
+
+    @total.setter
+    def total(self, size: int) -> None:  # once a try: what a failed one brought does not count
+        self._progress.reset(self._task, total=size or None)
+
+    def update(self, size: int) -> None:
+        self._progress.advance(self._task, size)
+
+    def reset(self) -> None:
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        """The progress display ends with its context."""
+
+
+@contextlib.contextmanager
+def _progress(folder: Path) -> Iterator[_Bar | None]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(
+            f"Downloading CIFAR-10 from {URL} into {folder}", soft_wrap=True, markup=False
+        )
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _Bar(progress)

@@ -1,0 +1,183 @@
+"""What a data set holds: counts, channel statistics, the mean image of each class."""
+
+from dataclasses import dataclass
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from normlab.data.dataset import Dataset, SplitName
+
+CHANNELS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """A split in figures.
+
+    Attributes:
+        name: `train`, `holdout` or `test`.
+        shape: Of its images: N × 3 × 32 × 32.
+        dtype: Of its images.
+        counts: int64, classes: images of each class.
+    """
+
+    name: SplitName
+    shape: tuple[int, ...]
+    dtype: str
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A data set in figures. What is said of pixels is of the training split, on the 0–1 scale.
+
+    Attributes:
+        name: The data set's.
+        classes: The classes' names.
+        splits: Training, held-out (where there is one) and test split.
+        minimum: float64, 3: smallest value of each channel.
+        maximum: float64, 3: largest.
+        mean: float64, 3.
+        std: float64, 3: standard deviation of the population of pixels.
+        variance: float64, 3: its square.
+        histograms: int64, 3 × 256: how often a channel takes each value from 0 to 255.
+        class_means: float64, classes × 3 × 32 × 32: mean image (NaN where a class has none).
+        notes: The data set's.
+        fingerprint: The data set's.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: tuple[SplitSummary, ...]
+    minimum: NDArray[np.float64]
+    maximum: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    histograms: NDArray[np.int64]
+    class_means: NDArray[np.float64]
+    notes: tuple[str, ...]
+    fingerprint: str
+
+    def _tables(self) -> list[tuple[str, list[list[str]]]]:
+        """Titles and rows, the first row being the head: what both renderings show."""
+        splits = [["split", "images", "shape", "dtype"]]
+        for split in self.splits:
+            shape = " × ".join(map(str, split.shape))
+            splits.append([split.name, f"{split.shape[0]:,}", shape, split.dtype])
+        channels = [["channel", "min", "max", "mean", "std", "variance"]]
+        statistics = (self.minimum, self.maximum, self.mean, self.std, self.variance)
+        for k, channel in enumerate(CHANNELS):
+            channels.append([channel, *(f"{values[k]:.4f}" for values in statistics)])
+        classes = [["class", *(split.name for split in self.splits)]]
+        for k, name in enumerate(self.classes):
+            classes.append([name, *(f"{split.counts[k]:,}" for split in self.splits)])
+        return [
+            ("Splits", splits),
+            ("Pixels of the training split, 0 to 1", channels),
+            ("Images of each class", classes),
+        ]
+
+    def __rich__(self) -> RenderableType:
+        parts: list[RenderableType] = [Text(self.name, style="bold")]
+        for title, (head, *rows) in self._tables():
+            table = Table(title=title, title_justify="left")
+            for k, column in enumerate(head):
+                table.add_column(column, justify="right" if k else "left", overflow="fold")
+            for row in rows:
+                table.add_row(*map(Text, row))  # Text: a class's name is no markup
+            parts.append(table)
+        parts += [Text(f"note: {note}") for note in self.notes]
+        parts.append(Text(f"fingerprint: {self.fingerprint}"))
+        return Group(*parts)
+
+    def _repr_html_(self) -> str:
+        return _HTML.render(description=self, tables=self._tables())
+
+
+_HTML = jinja2.Environment(autoescape=True).from_string(
+    """<div><p><b>{{ description.name }}</b></p>
+{% for title, rows in tables %}<table><caption>{{ title }}</caption>
+<thead><tr>{% for cell in rows[0] %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in rows[1:] %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</tbody></table>
+{% endfor %}{% for note in description.notes %}<p>note: {{ note }}</p>
+{% endfor %}<p>fingerprint: <code>{{ description.fingerprint }}</code></p></div>"""
+)
+
+
+def describe(dataset: Dataset) -> Description:
+    """Counts a data set's images and pixels; a second or two for CIFAR-10."""
+    count = len(dataset.classes)
+    splits: list[SplitSummary] = []
+    names: tuple[SplitName, ...] = ("train", "holdout", "test")
+    for name in names:
+        if name == "holdout" and dataset.holdout is None:
+            continue
+        split = dataset.split(name)
+        counts = np.bincount(split.labels, minlength=count)
+        splits.append(SplitSummary(name, split.images.shape, str(split.images.dtype), counts))
+    histograms = channel_histograms(dataset.train.images)
+    mean, variance = _moments(histograms)
+    values = [np.flatnonzero(histogram) for histogram in histograms]
+    class_means = np.full((count, *dataset.train.images.shape[1:]), np.nan)
+    for k in np.unique(dataset.train.labels):
+        images = dataset.train.images[dataset.train.labels == k]
+        class_means[k] = images.sum(axis=0, dtype=np.int64) / (255 * len(images))
+    return Description(
+        name=dataset.name,
+        classes=dataset.classes,
+        splits=tuple(splits),
+        minimum=np.array([present[0] for present in values]) / 255,
+        maximum=np.array([present[-1] for present in values]) / 255,
+        mean=mean,
+        std=np.sqrt(variance),
+        variance=variance,
+        histograms=histograms,
+        class_means=class_means,
+        notes=dataset.notes,
+        fingerprint=dataset.fingerprint,
+    )
+
+
+def channel_statistics(
+    images: NDArray[np.uint8],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (of the population) of each channel, on the 0–1 scale.
+
+    Args:
+        images: uint8, N × 3 × 32 × 32, N at least 1.
+
+    Returns:
+        Two arrays, float64, 3. A channel of one value throughout has a standard deviation of 0.
+    """
+    mean, variance = _moments(channel_histograms(images))
+    return mean, np.sqrt(variance)
+
+
+def channel_histograms(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each channel takes each value: int64, 3 × 256, from uint8, N × 3 × 32 × 32."""
+    histograms = np.zeros((images.shape[1], 256), dtype=np.int64)
+    for start in range(0, len(images), 1000):  # bincount makes its input eight times larger
+        for channel, histogram in enumerate(histograms):
+            histogram += np.bincount(images[start : start + 1000, channel].ravel(), minlength=256)
+    return histograms
+
+
+def _moments(
+    histograms: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of each channel on the 0–1 scale, rounded once, at the division."""
+    means, variances = [], []
+    for histogram in histograms.tolist():  # Python's integers do not overflow
+        count = sum(histogram)
+        total = sum(value * times for value, times in enumerate(histogram))
+        squares = sum(value * value * times for value, times in enumerate(histogram))
+        means.append(total / (255 * count))
+        variances.append((count * squares - total * total) / (255 * count) ** 2)
+    return np.array(means), np.array(variances)

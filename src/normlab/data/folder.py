@@ -1,0 +1,170 @@
+"""A user's own images: train/CLASS/*.png and, where there is one, test/CLASS/*.png."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import track
+
+from normlab.data.dataset import Dataset, Split
+from normlab.data.splitting import stratified
+from normlab.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")  # by content, whatever the suffix says: Pillow knows many more
+SIZE = 32
+
+
+def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> Dataset:
+    """A folder of images as a data set; see `to_pixels` for what becomes of an image.
+
+    The classes are the sorted names of train's subfolders; images follow one another by class, then
+    by file name. Hidden files and folders and files with other suffixes are left alone. Where there
+    is no `test` folder, a fifth of the images (one of each class at least) is drawn for it,
+    stratified, and the data set's notes say so.
+
+    Args:
+        root: The folder that holds `train` and, perhaps, `test`.
+        split_seed: Seed of the split where there is no `test`.
+        skip_unreadable: Leave out images that cannot be read, and note how many.
+
+    Raises:
+        DataError: A folder is missing or empty, there are fewer than two classes, the two parts
+            differ in their classes, or an image cannot be read.
+    """
+    path = root.expanduser()
+    if not (path / "train").is_dir():
+        raise DataError(
+            f"{path / 'train'} is no folder: a folder of images holds train/CLASS/*.png "
+            "and, perhaps, test/CLASS/*.png"
+        )
+    try:
+        train_files = _files_by_class(path / "train")
+        has_test = (path / "test").exists()
+        test_files = _files_by_class(path / "test") if has_test else {}
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    classes = tuple(train_files)
+    if len(classes) < 2:
+        raise DataError(f"{path / 'train'} needs a subfolder for each of two classes or more")
+    if has_test:
+        for name in test_files.keys() ^ train_files.keys():
+            present, absent = ("test", "train") if name in test_files else ("train", "test")
+            raise DataError(f"{path / present} has a class {name!r} that {path / absent} lacks")
+
+    notes = []
+    train, skipped = _read(train_files, skip_unreadable)
+    if has_test:
+        test, skipped_test = _read(test_files, skip_unreadable)
+        skipped += skipped_test
+    else:
+        train, test = _split_off_test(train, classes, split_seed, path)
+        notes.append(f"there is no test folder: {len(test)} images were drawn for the test split")
+    if skipped:
+        notes.append(f"images that could not be read and were left out: {skipped}")
+    return Dataset(f"folder:{root}", classes, train, test, notes=tuple(notes))
+
+
+def to_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """An image as the networks see it.
+
+    It is turned upright as its EXIF orientation says, laid over white where it is transparent, made
+    RGB (16-bit grey is scaled, not clipped), cropped to the square at its centre, and resized with
+    an antialiasing bicubic filter.
+
+    Args:
+        image: Any size and mode that Pillow turns into RGB.
+
+    Returns:
+        uint8, 3 × 32 × 32.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, in 16 or 32
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        deep[deep == image.info.get("transparency", -1)] = 65535  # PNG's one transparent grey
+        image = Image.fromarray(np.rint(deep / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    square = ImageOps.fit(image.convert("RGB"), (SIZE, SIZE), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _files_by_class(part: Path) -> dict[str, list[Path]]:
+    """The image files of each class, both sorted by name."""
+    classes = sorted(entry.name for entry in _visible(part) if entry.is_dir())
+    files: dict[str, list[Path]] = {}
+    for name in classes:
+        if not name.isprintable():  # it will stand in tables, pages and error lines
+            raise DataError(f"{part} has a class {name!r}: rename it, without control characters")
+        images = [
+            e for e in _visible(part / name) if e.suffix.lower() in SUFFIXES and not e.is_dir()
+        ]
+        if not images:
+            raise DataError(f"{part / name} has no image ({', '.join(SUFFIXES)})")
+        files[name] = sorted(images, key=lambda file: file.name)
+    return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+
+
+def _read(files: dict[str, list[Path]], skip_unreadable: bool) -> tuple[Split, int]:
+    """The images of all classes, and how many could not be read."""
+    images, labels, skipped = [], [], 0
+    console = Console(stderr=True)
+    listed = [(label, file) for label, of_class in enumerate(files.values()) for file in of_class]
+    for label, file in track(
+        listed,
+        "Reading images",
+        console=console,
+        transient=True,
+        disable=len(listed) <= 1000 or not console.is_terminal,
+    ):
+        try:
+            images.append(_pixels_of(file))
+            labels.append(label)
+        except DataError:
+            if not skip_unreadable:
+                raise
+            skipped += 1
+    found = set(labels)
+    for label, of_class in enumerate(files.values()):
+        if label not in found:
+            raise DataError(f"{of_class[0].parent} has no image that can be read")
+    return Split(np.stack(images), np.array(labels, dtype=np.int64)), skipped
+
+
+def _pixels_of(file: Path) -> NDArray[np.uint8]:
+    try:
+        with warnings.catch_warnings():
+            # An image with pixels for hundreds of megabytes: Pillow warns first, then refuses.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as image:
+                return to_pixels(image)
+    except Exception as error:  # Pillow raises many kinds of errors on damaged files
+        unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
+        reason = "it is no PNG, JPEG or WebP" if unknown else error
+        raise DataError(
+            f"{file} cannot be read as an image ({reason}); --skip-unreadable leaves such out"
+        ) from error
+
+
+def _split_off_test(
+    whole: Split, classes: tuple[str, ...], seed: int, path: Path
+) -> tuple[Split, Split]:
+    count = max(round(len(whole) / 5), len(classes))
+    try:
+        test, train = stratified(whole.labels, count, seed)
+    except DataError as error:
+        sizes = np.bincount(whole.labels)
+        smallest = int(sizes.argmin())
+        raise DataError(
+            f"{path} has no test folder, and its images cannot be split: the smallest class, "
+            f"{classes[smallest]!r}, has {sizes[smallest]}; add images to it or add a test folder"
+        ) from error
+    return whole.take(train), whole.take(test)

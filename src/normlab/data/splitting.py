@@ -1,0 +1,52 @@
+"""A stratified, seeded split that is the same on every machine and with every NumPy."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normlab.errors import DataError, UsageError
+
+
+def stratified(
+    labels: NDArray[np.int64], count: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draws `count` places, from each class its share.
+
+    The shares are whole numbers that add up to `count`: each class gets its proportional share
+    rounded down, and the largest remainders get the places that are left (lower class first).
+
+    Args:
+        labels: int64, N.
+        count: How many places to draw.
+        seed: 0 or more.
+
+    Returns:
+        The drawn places and all others: int64, `count` and N - `count`, both ascending.
+
+    Raises:
+        DataError: A class would have no image on one of the two sides.
+        UsageError: The seed is negative.
+    """
+    if seed < 0:
+        raise UsageError(f"the split's seed must be 0 or more, not {seed}")
+    classes, sizes = np.unique(labels, return_counts=True)
+    if not 0 < count < len(labels):
+        raise DataError(
+            f"{count} of {len(labels)} images cannot be set apart: some must be on each side"
+        )
+    shares, remainders = np.divmod(count * sizes, len(labels))
+    left = count - shares.sum()
+    shares[np.argsort(-remainders, kind="stable")[:left]] += 1
+    for label, size, share in zip(classes, sizes, shares, strict=True):
+        if not 0 < share < size:
+            raise DataError(
+                f"{count} of {len(labels)} images cannot be set apart: class {label} has {size}, "
+                f"of which {share} would go, and needs one on each side"
+            )
+    # The k images of a class with the smallest random keys are k drawn at random. The keys are
+    # PCG64's raw integers: NumPy guarantees their stream, but not that of Generator's methods.
+    keys = np.random.PCG64(seed).random_raw(len(labels))
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label, share in zip(classes, shares, strict=True):
+        places = np.flatnonzero(labels == label)
+        chosen[places[np.argsort(keys[places], kind="stable")[:share]]] = True
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)

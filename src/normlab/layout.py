@@ -1,0 +1,167 @@
+"""The notation: a network is a line of text, a row of tokens between spaces.
+
+    C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10
+
+A token is a kind, a label (digits, without meaning) and options:
+
+    C     3×3 convolution, normalization, activation, dropout
+    c     1×1 convolution alone
+    D     3×3 depthwise convolution, normalization, 1×1 convolution, normalization, activation, dropout
+    P, A  2×2 max pooling, 2×2 average pooling
+    GAP   global average pooling; after it C and c are 1×1 and bare
+    FC    fully connected layer
+
+    :24   output width (left out: solved from the budget)
+    v     no padding ("valid")
+    s2    stride 2
+    /gn=3 this block's own normalization
+    +     the block's input is added to its output
+    *3    applied three times with the same convolution weights, each time with its own normalization
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from normlab.errors import UsageError
+
+
+class LayoutError(UsageError):
+    """An error in a layout, shown under the place it is at.
+
+    Attributes:
+        line: The layout's line.
+        start: The place in it, counted from 0.
+        problem: What is wrong there, and what was expected.
+    """
+
+    def __init__(self, line: str, start: int, problem: str) -> None:
+        self.line = re.sub(r"\s", " ", line)
+        self.start = start
+        self.problem = problem
+        super().__init__(f"{problem}\n  {self.line}\n  {' ' * start}^")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One token of a layout.
+
+    Attributes:
+        kind: `C`, `c`, `D`, `P`, `A`, `GAP` or `FC`.
+        label: Digits that readers tell blocks apart by; without meaning.
+        width: Output channels; None where it is left to the budget.
+        valid: No padding.
+        stride: 1 or 2.
+        norm: The block's own normalization, as the registry names it; None for the network's.
+        residual: The input is added to the output.
+        repeat: How often the block is applied with the same convolution weights.
+    """
+
+    kind: str
+    label: str = ""
+    width: int | None = None
+    valid: bool = False
+    stride: int = 1
+    norm: str | None = None
+    residual: bool = False
+    repeat: int = 1
+
+    def __str__(self) -> str:
+        return "".join(
+            (
+                self.kind,
+                self.label,
+                f":{self.width}" if self.width is not None else "",
+                "v" if self.valid else "",
+                "s2" if self.stride == 2 else "",
+                f"/{self.norm}" if self.norm is not None else "",
+                "+" if self.residual else "",
+                f"*{self.repeat}" if self.repeat != 1 else "",
+            )
+        )
+
+
+_HEAD = re.compile(r"(GAP|FC|[CcDPA])([0-9]*)")
+_NORM = r"[A-Za-z_][A-Za-z0-9_.-]*(?::[A-Za-z_][A-Za-z0-9_]*)?(?:=[0-9]+)?"
+_OPTIONS = {
+    "width": re.compile(r":([0-9]+)"),
+    "valid": re.compile(r"(v)"),
+    "stride": re.compile(r"s([0-9]+)"),
+    "norm": re.compile(rf"/({_NORM})"),
+    "residual": re.compile(r"(\+)"),
+    "repeat": re.compile(r"\*([0-9]+)"),
+}
+# Which options a kind takes; the rest mean nothing there.
+_ALLOWED = {
+    "C": frozenset(_OPTIONS),
+    "D": frozenset(_OPTIONS),
+    "c": frozenset({"width", "stride", "residual", "repeat"}),
+    "FC": frozenset({"width"}),
+    "P": frozenset[str](),
+    "A": frozenset[str](),
+    "GAP": frozenset[str](),
+}
+_SPELLING = {
+    "width": ":24", "valid": "v", "stride": "s2", "norm": "/gn", "residual": "+", "repeat": "*3",
+}  # fmt: skip
+
+
+def parse(line: str) -> tuple[Block, ...]:
+    """Reads a layout.
+
+    Raises:
+        LayoutError: A token is none of the notation's; a caret shows where.
+    """
+    tokens = list(re.finditer(r"\S+", line))
+    if not tokens:
+        raise LayoutError(line, 0, "the layout is empty: expected blocks such as C:12 P c GAP")
+    return tuple(_parse_token(line, token.start(), token.end()) for token in tokens)
+
+
+def format(blocks: Sequence[Block]) -> str:
+    """The line of a layout: options in the notation's order, labels kept. The inverse of `parse`."""
+    return " ".join(map(str, blocks))
+
+
+def error_at(blocks: Sequence[Block], index: int, problem: str) -> LayoutError:
+    """An error with its caret under the block at this place."""
+    return LayoutError(format(blocks), len(format([*blocks[:index], Block("")])), problem)
+
+
+def _parse_token(line: str, start: int, end: int) -> Block:
+    head = _HEAD.match(line, start, end)
+    if head is None:
+        raise LayoutError(
+            line, start, f"unknown block {line[start:end]!r}: expected C, c, D, P, A, GAP or FC"
+        )
+    kind, label = head.groups()
+    found: dict[str, str] = {}
+    place = head.end()
+    while place < end:
+        for option, pattern in _OPTIONS.items():
+            if match := pattern.match(line, place, end):
+                break
+        else:
+            takes = [_SPELLING[o] for o in _OPTIONS if o in _ALLOWED[kind]]
+            expected = f"{kind} takes {' '.join(takes)}" if takes else f"{kind} takes no options"
+            raise LayoutError(line, place, f"{line[place:end]!r} is no option: {expected}")
+        if option not in _ALLOWED[kind]:
+            raise LayoutError(line, place, f"{kind} has no use for {match.group()!r}: leave it out")
+        if option in found:
+            raise LayoutError(line, place, f"{match.group()!r} is a second {option}: leave one out")
+        if option in ("width", "repeat") and int(match.group(1)) == 0:
+            raise LayoutError(line, place, f"the {option} must be at least 1")
+        if option == "stride" and match.group(1) != "2":
+            raise LayoutError(line, place, f"stride {match.group(1)}: the only stride is s2")
+        found[option] = match.group(1)
+        place = match.end()
+    return Block(
+        kind,
+        label,
+        width=int(found["width"]) if "width" in found else None,
+        valid="valid" in found,
+        stride=int(found.get("stride", 1)),
+        norm=found.get("norm"),
+        residual="residual" in found,
+        repeat=int(found.get("repeat", 1)),
+    )

@@ -1,0 +1,41 @@
+"""What the pages share: the templates, and the small things they are filled with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import jinja2
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("normlab.report"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; a column's kind is `name`, `plain` or `number`."""
+
+    caption: str
+    head: Sequence[str]
+    kinds: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    foot: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a gallery, with its caption."""
+
+    source: str
+    alt: str
+    title: str
+    lines: Sequence[str] = ()
+
+
+def fill(template: str, **values: object) -> str:
+    """A template of this package, filled in; every text is escaped."""
+    return _TEMPLATES.get_template(template).render(version=version("normlab"), **values)

@@ -1,0 +1,294 @@
+"""A run's folder: what was set (config.json), what was measured (metrics.jsonl), what was learned.
+
+config.json         all that decides the numbers, the data's fingerprint, the machines
+metrics.jsonl       a line an epoch
+model.safetensors   the weights, once the last epoch is done
+checkpoint.pt       while the run can be resumed
+report.html, figures/
+"""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normlab import layout, recipes
+from normlab.config import RunConfig
+from normlab.data import load
+from normlab.data.dataset import Dataset, SplitName
+from normlab.errors import RunError
+from normlab.files import write_atomically
+
+if TYPE_CHECKING:
+    from normlab.model import Network, Summary
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One line of metrics.jsonl. Accuracies are shares from 0 to 1, losses mean nats an image.
+
+    Attributes:
+        epoch: Counted from 1.
+        train_loss: Mean over the epoch's training images, as augmented, while the weights changed.
+        train_accuracy: Likewise.
+        split: What `loss` and `accuracy` were measured on after the epoch: `test` or `holdout`.
+        loss: Mean negative log-likelihood on that split.
+        accuracy: Share of right answers on that split.
+        learning_rate: The epoch's last one.
+        seconds: Time of training and evaluation, a resumed epoch's parts added up.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    split: SplitName
+    loss: float
+    accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCard:
+    """The data a run was trained on, as far as its record needs it.
+
+    Attributes:
+        fingerprint: SHA-256 of the pixels and labels, before any hold-out.
+        classes: The classes' names.
+        train: Training images, after any hold-out.
+        holdout: Images held out of the training split.
+        test: Test images.
+        mean: Of the training images' channels, 0–1 scale: the network's input is normalized by it.
+        std: Likewise, standard deviation.
+        notes: The data set's own.
+    """
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    train: int
+    holdout: int
+    test: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What computed a part of a run: figures differ in the last bits from machine to machine.
+
+    Attributes:
+        from_epoch: The first epoch it worked on, counted from 1.
+        processor: The CPU's name.
+        capability: The instructions torch uses: `AVX2`, `AVX512`, …
+        device: `cpu`, `cuda (NVIDIA H100)`, `mps`.
+        threads: torch's CPU threads.
+        python: Its version.
+        torch: Its version.
+        normlab: Its version.
+    """
+
+    from_epoch: int
+    processor: str
+    capability: str
+    device: str
+    threads: int
+    python: str
+    torch: str
+    normlab: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run, read from its folder by `Run.open`.
+
+    Attributes:
+        path: The folder.
+        config: What was asked for.
+        recipe: The recipe in force, the configuration's own settings put in.
+        layout: The network's line, every width written out but the classifier's.
+        data: What it was trained on.
+        machines: What computed it, in order.
+        epochs: What was measured, in order.
+    """
+
+    path: Path
+    config: RunConfig
+    recipe: recipes.Recipe
+    layout: str
+    data: DataCard
+    machines: tuple[Machine, ...]
+    epochs: tuple[Epoch, ...] = ()
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """Reads a run's folder.
+
+        Raises:
+            RunError: It is no run's folder, it is damaged, or a newer normlab wrote it.
+        """
+        path = Path(path)
+        config = path / "config.json"
+        try:
+            content = json.loads(config.read_text())
+            schema = content["schema"]
+        except FileNotFoundError:
+            raise RunError(f"{path} is no run's folder: it has no config.json") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{config} is damaged or no run's configuration: {error}") from None
+        if schema != SCHEMA:
+            raise RunError(
+                f"{config} has schema {schema!r}, this normlab reads schema {SCHEMA}: "
+                "upgrade normlab to open this run"
+            )
+        try:
+            return cls(
+                path=path,
+                config=RunConfig(**content["run"]),
+                recipe=recipes.Recipe(**_tuples(content["recipe"])),
+                layout=layout.format(layout.parse(content["layout"])),
+                data=DataCard(**_tuples(content["data"])),
+                machines=tuple(Machine(**machine) for machine in content["machines"]),
+                epochs=read_metrics(path / "metrics.jsonl"),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{config} is damaged: {error}") from None
+        except layout.LayoutError as error:
+            raise RunError(f"{config} is damaged: {error.problem}") from None
+
+    def write_config(self) -> None:
+        """Writes config.json."""
+        content = {
+            "schema": SCHEMA,
+            "run": dataclasses.asdict(self.config),
+            "recipe": dataclasses.asdict(self.recipe),
+            "layout": self.layout,
+            "data": dataclasses.asdict(self.data),
+            "machines": [dataclasses.asdict(machine) for machine in self.machines],
+        }
+        write_atomically(self.path / "config.json", json.dumps(content, indent=2) + "\n")
+
+    def write_metrics(self) -> None:
+        """Writes metrics.jsonl anew, with the epochs of this object."""
+        lines = (json.dumps({"schema": SCHEMA} | dataclasses.asdict(e)) + "\n" for e in self.epochs)
+        write_atomically(self.path / "metrics.jsonl", "".join(lines))
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def split(self) -> SplitName:
+        """What the curve is measured on: `holdout` where images were held out, else `test`."""
+        return "holdout" if self.data.holdout else "test"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done and the weights are written."""
+        return (self.path / "model.safetensors").exists()
+
+    @property
+    def last(self) -> Epoch:
+        """The last epoch: the one to report."""
+        if not self.epochs:
+            raise RunError(f"{self.path} has not finished its first epoch")
+        return self.epochs[-1]
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch of highest accuracy (the first of equals): chosen on the split it reports."""
+        return max(self.epochs, key=lambda e: (e.accuracy, -e.epoch), default=None) or self.last
+
+    def first_above(self, accuracy: float) -> Epoch | None:
+        """The first epoch whose accuracy is above this share, or None."""
+        return next((e for e in self.epochs if e.accuracy > accuracy), None)
+
+    @property
+    def seconds(self) -> float:
+        """Time of training and evaluation, in all."""
+        return sum(e.seconds for e in self.epochs)
+
+    @cached_property
+    def summary(self) -> "Summary":
+        """The layer table."""
+        from normlab.model import summarize
+
+        return summarize(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+
+    def network(self) -> "Network":
+        """The trained network, on the CPU, ready to evaluate.
+
+        Raises:
+            RunError: The run is not finished, or the weights are damaged or another network's.
+        """
+        from normlab.checkpoint import load_weights
+        from normlab.model import Network
+
+        network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+        load_weights(self.path / "model.safetensors", network)
+        return network.eval()
+
+    def dataset(self, data_root: Path | None = None) -> Dataset:
+        """The data set it was trained on, split as it was then.
+
+        Raises:
+            DataError: The data is not there.
+            RunError: The data found has another fingerprint.
+        """
+        config = self.config
+        dataset = load(
+            config.dataset,
+            data_root=data_root,
+            split_seed=config.split_seed,
+            skip_unreadable=config.skip_unreadable,
+        )
+        if dataset.fingerprint != self.data.fingerprint:
+            raise RunError(
+                f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "
+                f"{self.path} was trained on {self.data.fingerprint[:12]}…: give its own data"
+            )
+        return dataset.hold_out(config.holdout, config.split_seed) if config.holdout else dataset
+
+
+def read_metrics(path: Path) -> tuple[Epoch, ...]:
+    """Reads metrics.jsonl; a last line that was cut off is left out: its epoch is done again.
+
+    Raises:
+        RunError: Another line is damaged, or a newer normlab wrote it.
+    """
+    if not path.exists():
+        return ()
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    epochs: list[Epoch] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = json.loads(line)
+            schema = content.pop("schema")
+            if schema != SCHEMA:
+                raise RunError(f"{path} has schema {schema!r}, this normlab reads schema {SCHEMA}")
+            epochs.append(Epoch(**content))
+            if epochs[-1].epoch != number:
+                raise ValueError(f"epoch {epochs[-1].epoch} stands in its place")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path}, line {number}, is damaged: {error}") from None
+    return tuple(epochs)
+
+
+def append_metrics(path: Path, epoch: Epoch) -> None:
+    """Adds a line to metrics.jsonl, on disk when this returns."""
+    with path.open("a") as file:
+        file.write(json.dumps({"schema": SCHEMA} | dataclasses.asdict(epoch)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}

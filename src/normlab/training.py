@@ -1,0 +1,325 @@
+"""The training loop, and what makes a run stop well and go on as if nothing had happened."""
+
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+
+from normlab import layout, machine, recipes, zoo
+from normlab.augment import augment
+from normlab.checkpoint import Checkpoint, save_weights
+from normlab.config import Execution, RunConfig
+from normlab.data import Dataset, load
+from normlab.data.describe import channel_statistics
+from normlab.draws import generator, seed_for
+from normlab.errors import DivergedError, InterruptedRunError, RunError
+from normlab.evaluation import evaluate, to_input
+from normlab.model import Network
+from normlab.progress import TrainingDisplay
+from normlab.run import DataCard, Epoch, Run, append_metrics
+
+
+def train(
+    config: RunConfig, out: Path | str, execution: Execution | None = None, *, quiet: bool = False
+) -> Run:
+    """Trains a network from its first weights and writes the run's folder.
+
+    Args:
+        config: What to train, on what, how.
+        out: The run's folder; it must not hold a run yet.
+        execution: Where the data lies, and the device.
+        quiet: Show nothing.
+
+    Raises:
+        UsageError: The settings make no sense.
+        DataError: The data is not there.
+        RunError: The folder holds a run.
+        DivergedError: The loss was not finite.
+        InterruptedRunError: Ctrl-C; the run can be resumed.
+    """
+    out = Path(out)
+    execution = execution or Execution()
+    _refuse_existing_run(out)
+    recipe = recipes.resolve(config)
+    line = zoo.find(config.network)
+    layout.parse(line)  # a misspelt layout should not wait for a download
+    device = machine.choose_device(execution.device)
+    machine.set_threads(execution.threads)
+    dataset = load(
+        config.dataset,
+        data_root=execution.data_root,
+        split_seed=config.split_seed,
+        skip_unreadable=config.skip_unreadable,
+    )
+    if config.holdout:
+        dataset = dataset.hold_out(config.holdout, config.split_seed)
+    network = Network(
+        line,
+        norm=config.norm,
+        classes=len(dataset.classes),
+        budget=config.budget,
+        dropout=recipe.dropout,
+        seed=config.seed,
+    )
+    mean, std = channel_statistics(dataset.train.images)
+    std[std == 0] = 1.0  # a channel without contrast stays as it is
+    network.input_mean.copy_(torch.from_numpy(mean))
+    network.input_std.copy_(torch.from_numpy(std))
+    run = Run(
+        path=out,
+        config=config,
+        recipe=recipe,
+        layout=network.layout,
+        data=DataCard(
+            fingerprint=dataset.fingerprint,
+            classes=dataset.classes,
+            train=len(dataset.train),
+            holdout=config.holdout,
+            test=len(dataset.test),
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            notes=dataset.notes,
+        ),
+        machines=(),
+    )
+    optimizer = _optimizer(network, recipe)
+    checkpoint = Checkpoint(model=network.state_dict(), optimizer=optimizer.state_dict())
+    checkpoint.save(out / "checkpoint.pt")
+    return _fit(run, network, checkpoint, dataset, device, quiet=quiet)
+
+
+def resume(path: Path | str, execution: Execution | None = None, *, quiet: bool = False) -> Run:
+    """Goes on with a run that was stopped, to the same end as if it had not been.
+
+    On the same machine, with as many threads, the weights end up equal bit for bit.
+
+    Args:
+        path: The run's folder.
+        execution: Where the data lies, and the device.
+        quiet: Show nothing.
+
+    Raises:
+        RunError: There is nothing to resume, or the data is not the run's.
+        DataError, DivergedError, InterruptedRunError: As `train` does.
+    """
+    execution = execution or Execution()
+    run = Run.open(path)
+    if run.finished:
+        raise RunError(f"{run.path} is finished: there is nothing to resume")
+    checkpoint = Checkpoint.load(run.path / "checkpoint.pt")
+    if len(run.epochs) < checkpoint.epoch:
+        raise RunError(
+            f"{run.path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} epochs, "
+            f"the checkpoint was written after {checkpoint.epoch}"
+        )
+    device = machine.choose_device(execution.device)
+    machine.set_threads(execution.threads)
+    dataset = run.dataset(execution.data_root)
+    network = Network(
+        run.layout,
+        norm=run.config.norm,
+        classes=len(run.data.classes),
+        dropout=run.recipe.dropout,
+    )
+    # A line that was written after the checkpoint is of an epoch that will be done again.
+    run = dataclasses.replace(run, epochs=run.epochs[: checkpoint.epoch])
+    return _fit(run, network, checkpoint, dataset, device, quiet=quiet)
+
+
+def _fit(
+    run: Run,
+    network: Network,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    quiet: bool,
+) -> Run:
+    """From a checkpoint, which may be the first, to the end."""
+    recipe, seed = run.recipe, run.config.seed
+    network.load_state_dict(checkpoint.model)
+    network.to(device=device, memory_format=torch.channels_last)
+    optimizer = _optimizer(network, recipe)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    run = _record_machine(run, device, checkpoint.epoch + 1)
+    run.write_config()
+    run.write_metrics()
+
+    images = torch.from_numpy(dataset.train.images).to(device)  # uint8 until the batch
+    labels = torch.from_numpy(dataset.train.labels).to(device)
+    steps = math.ceil(len(labels) / recipe.batch_size)
+    path = run.path / "checkpoint.pt"
+    console = None if quiet else Console()
+    if console is not None:
+        _announce(run, console)
+    display = TrainingDisplay(
+        console,
+        epochs=recipe.epochs,
+        steps=steps,
+        done=checkpoint.epoch * steps + checkpoint.step,
+    )
+    with (
+        display,
+        _stop_requests() as stop,
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        while checkpoint.epoch < recipe.epochs:
+            epoch = checkpoint.epoch
+            start = perf_counter() - checkpoint.seconds
+            order = torch.randperm(len(labels), generator=generator(seed, "order", epoch))
+            network.train()
+            for step in range(checkpoint.step, steps):
+                if stop.is_set():
+                    checkpoint.seconds = perf_counter() - start
+                    _stop(run, network, optimizer, checkpoint, path)
+                batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(device)
+                inputs = augment(
+                    to_input(images[batch]), recipe.augment, generator(seed, "augment", epoch, step)
+                )
+                torch.manual_seed(seed_for(seed, "dropout", epoch, step))
+                rate = recipe.learning_rate_at(epoch * steps + step, steps)
+                loss, correct = _step(network, optimizer, rate, inputs, labels[batch])
+                if not math.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss was {loss} in epoch {epoch + 1}, step {step + 1}, at learning "
+                        f"rate {rate:.4g}: try a lower --learning-rate. {path} is kept: "
+                        f"it was written after epoch {epoch}"
+                    )
+                checkpoint.step = step + 1
+                checkpoint.loss_sum += loss * len(batch)
+                checkpoint.correct += correct
+                display.step(epoch, step + 1, loss, len(batch))
+
+            evaluation = evaluate(network, dataset, run.split)
+            measured = Epoch(
+                epoch=epoch + 1,
+                train_loss=checkpoint.loss_sum / len(labels),
+                train_accuracy=checkpoint.correct / len(labels),
+                split=run.split,
+                loss=evaluation.loss,
+                accuracy=evaluation.accuracy,
+                learning_rate=recipe.learning_rate_at((epoch + 1) * steps - 1, steps),
+                seconds=perf_counter() - start,
+            )
+            run = dataclasses.replace(run, epochs=(*run.epochs, measured))
+            # In this order: a line without its checkpoint is done again, the other way it is lost.
+            append_metrics(run.path / "metrics.jsonl", measured)
+            checkpoint = Checkpoint(
+                model=network.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch + 1
+            )
+            checkpoint.save(path)
+            display.epoch(measured)
+
+    save_weights(run.path / "model.safetensors", network)
+    path.unlink()
+    return run
+
+
+def _step(
+    network: Network, optimizer: torch.optim.Optimizer, rate: float, inputs: Tensor, labels: Tensor
+) -> tuple[float, int]:
+    """One step of gradient descent: the batch's mean loss and right answers before it.
+
+    Where the loss is not finite the weights are left as they were.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    logits = network(inputs.contiguous(memory_format=torch.channels_last))
+    loss = F.cross_entropy(logits, labels)
+    value = loss.item()
+    if math.isfinite(value):
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return value, int((logits.argmax(dim=1) == labels).sum())
+
+
+def _optimizer(network: Network, recipe: recipes.Recipe) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+    )
+
+
+def _refuse_existing_run(out: Path) -> None:
+    if (out / "model.safetensors").exists():
+        raise RunError(f"{out} holds a finished run: choose another --out, or delete it")
+    if (out / "config.json").exists():
+        raise RunError(f"{out} holds a run that can go on: normlab train --resume {out}")
+
+
+def _record_machine(run: Run, device: torch.device, epoch: int) -> Run:
+    """The run with this machine in its record, unless it was the last one already."""
+    here = machine.describe(device, from_epoch=epoch)
+    if run.machines:
+        last = dataclasses.replace(run.machines[-1], from_epoch=epoch)
+        if here == last:
+            return run
+    return dataclasses.replace(run, machines=(*run.machines, here))
+
+
+def _announce(run: Run, console: Console) -> None:
+    """Says what is about to be trained, on what, where."""
+    here, data = run.machines[-1], run.data
+    evaluated = f"{data.holdout:,} held-out" if data.holdout else f"{data.test:,} test"
+    lines = (
+        f"{run.layout}",
+        f"{run.summary.parameters:,} parameters with {run.config.norm}, "
+        f"{run.summary.macs:,} multiply-accumulates an image",
+        f"{run.config.dataset}: {data.train:,} training and {evaluated} images, "
+        f"fingerprint {data.fingerprint[:12]}",
+        *(f"note: {note}" for note in data.notes),
+        f"recipe {run.config.recipe}, seed {run.config.seed}, on {here.device}, "
+        f"{here.threads} threads, into {run.path}",
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _stop(
+    run: Run, network: Network, optimizer: torch.optim.SGD, checkpoint: Checkpoint, path: Path
+) -> None:
+    """Saves the run where it stands, and ends it."""
+    checkpoint.model = network.state_dict()
+    checkpoint.optimizer = optimizer.state_dict()
+    checkpoint.save(path)
+    raise InterruptedRunError(
+        f"stopped in epoch {checkpoint.epoch + 1} after step {checkpoint.step}. "
+        f"To go on: normlab train --resume {run.path}"
+    )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second interrupts at once."""
+    stop = threading.Event()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+    previous = {
+        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,53 @@
+"""Named layouts."""
+
+import difflib
+from dataclasses import dataclass
+
+from normlab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named layout.
+
+    Attributes:
+        layout: Its line; the classifier's width is the number of classes.
+        about: Where it comes from and what it is for.
+    """
+
+    layout: str
+    about: str
+
+
+ZOO = {
+    "seed-bn": Entry(
+        "C:12 C:24 C:24+ c:12 P C:24 C:24 C:32v c:20 P C:42v C:42+ c GAP",
+        "the published BatchNorm network",
+    ),
+    "seed-gn": Entry(
+        "C:12 C:24 C:24+ c:12 P C:24 C:24/gn=3 C:32v c:20 P C:42v C:42+ c GAP",
+        "the published GroupNorm network: one block of it has GroupNorm",
+    ),
+    "seed-ln": Entry(
+        "C:12 C:24 C:24+ c:12 P C:12/ln-full C:24 C:32v c:20 P C:32vs2/ln-full C:32+ c GAP",
+        "the published LayerNorm network: two blocks of it have LayerNorm, and it is narrower",
+    ),
+    "assignment": Entry(
+        "C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10",
+        "the assignment's own line, its widths solved from the budget",
+    ),
+}
+
+
+def find(network: str) -> str:
+    """The layout that a name means; what is no name is taken for a layout itself.
+
+    Raises:
+        UsageError: It has the looks of a name, and there is none such.
+    """
+    if network in ZOO:
+        return ZOO[network].layout
+    near = difflib.get_close_matches(network, ZOO)
+    if near:
+        raise UsageError(f"no network {network!r}: did you mean {' or '.join(near)}?")
+    return network

@@ -1,0 +1,185 @@
+import gc
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from cifar10_files import tar, write_all
+
+from normlab.data import cifar10, load
+from normlab.errors import DataError
+
+ARCHIVE = "cifar-10-binary.tar.gz"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each request by the next word of its script."""
+
+    daemon_threads = False  # closing the server waits for its answers
+
+    def __init__(self, content):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = content
+        self.script = []
+        self.asked = 0
+        self.stopped = threading.Event()
+
+    def answers(self, *script):
+        self.script = list(script)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.asked += 1
+        answer = server.script.pop(0)
+        if answer == "error":
+            self.send_error(503)
+            return
+        if answer == "hang":
+            server.stopped.wait()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(server.content)))
+        self.end_headers()
+        bodies = {
+            "whole": server.content,
+            "short": server.content[:100_000],
+            "other": bytes(len(server.content)),
+        }
+        self.wfile.write(bodies[answer])
+
+    def log_message(self, *_):
+        pass
+
+
+# pooch leaves the connection of a failed try to the garbage collector, which warns of it: the
+# fixture collects it before the next test.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture
+def server(made_up, monkeypatch):
+    """The authors' page, with a made-up archive."""
+    content = tar(made_up.binary(), "cifar-10-batches-bin")
+    server = Server(content)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setattr(cifar10, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}")
+    monkeypatch.setitem(cifar10.PUBLISHED, ARCHIVE, hashlib.md5(content).hexdigest())
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between two tries
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    yield server
+    server.stopped.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    gc.collect()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache" / "normlab"
+
+
+def content_of(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_it_is_downloaded_once(server, cache, made_up):
+    server.answers("whole")
+    first = load("cifar10")
+    assert (first.test.images.reshape(20, -1) == made_up.pixels[5]).all()
+    assert first.notes == ()
+    assert content_of(cache) == [ARCHIVE]
+    assert load("cifar10").fingerprint == first.fingerprint
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize("trouble", ["error", "short", "other"])
+def test_a_second_try_is_made(trouble, server, cache):
+    server.answers(trouble, "whole")
+    assert len(load("cifar10").train) == 100
+    assert server.asked == 2
+    assert content_of(cache) == [ARCHIVE]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("error", "the server answered 503"),
+        ("short", "no full answer"),
+        ("other", "not the published checksum"),
+        ("hang", "no full answer: ReadTimeout"),
+    ],
+)
+def test_after_two_tries_one_line_says_what_to_do(trouble, reason, server, cache, monkeypatch):
+    monkeypatch.setattr(cifar10, "TIMEOUT", 0.2)
+    server.answers(trouble, trouble)
+    with pytest.raises(DataError) as caught:
+        load("cifar10")
+    text = str(caught.value)
+    assert server.asked == 2
+    assert "\n" not in text
+    for hint in (reason, cifar10.URL, str(cache), "--data-root", "--dataset digits"):
+        assert hint in text
+    assert content_of(cache) == []
+
+
+@pytest.mark.usefixtures("made_up")
+def test_no_server_at_all_is_one_line(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(DataError, match=r"could not be downloaded \(no full answer") as caught:
+        load("cifar10")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, cache):
+    write_all(cache.parent.parent, {"cache": b"a file where the cache folder should be"})
+    with pytest.raises(DataError, match=str(cache)):
+        load("cifar10")
+    assert server.asked == 0
+
+
+def test_a_damaged_archive_in_the_cache_is_downloaded_anew(server, cache):
+    write_all(cache, {ARCHIVE: server.content[:-1]})
+    server.answers("whole")
+    assert load("cifar10").notes == ()
+    assert (cache / ARCHIVE).read_bytes() == server.content
+
+
+def test_what_the_user_extracted_into_the_cache_is_used(server, cache, made_up):
+    write_all(cache / "cifar-10-batches-bin", made_up.binary())
+    assert load("cifar10").notes[0].startswith("not checked")
+    assert server.asked == 0
+
+
+def test_nothing_is_downloaded_where_a_folder_was_named(server, tmp_path, monkeypatch):
+    with pytest.raises(DataError):
+        load("cifar10", data_root=tmp_path)
+    monkeypatch.setenv("NORMLAB_DATA", str(tmp_path))
+    with pytest.raises(DataError):
+        load("cifar10")
+    assert server.asked == 0
+
+
+def test_a_pipe_gets_one_plain_line(server, capfd, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    server.answers("short", "whole")
+    load("cifar10")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith(f"Downloading CIFAR-10 from {cifar10.URL}")
+
+
+def test_a_terminal_gets_a_bar(server, capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes stderr for a terminal
+    server.answers("short", "whole")
+    load("cifar10")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "Downloading CIFAR-10" in err
+    size = f"{len(server.content) / 1e3:.1f}"
+    assert f"{size}/{size} kB" in err

@@ -1,0 +1,126 @@
+"""What is refused in the Python layout: pickles that are malformed, damaged or hostile."""
+
+import builtins
+import contextlib
+import os
+import pickle
+import subprocess
+import tracemalloc
+
+import numpy as np
+import pytest
+from cifar10_files import python2_pickle, write_all
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from normlab.data import load
+from normlab.errors import DataError
+
+
+def error_of(root):
+    with pytest.raises(DataError) as caught:
+        load("cifar10", data_root=root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({b"data": np.zeros((20, 3071), np.uint8)}, "uint8 array of 20 × 3,072"),
+        ({b"data": np.zeros((10, 6144), np.uint8)}, "uint8 array of 20 × 3,072"),
+        ({b"data": np.zeros(20 * 3072, np.uint8)}, "uint8 array of 20 × 3,072"),
+        ({b"data": np.zeros((20, 3072), np.int8)}, "uint8 array of 20 × 3,072"),
+        ({b"data": np.zeros((20, 384), np.float64)}, "uint8 array of 20 × 3,072"),
+        ({b"data": np.full((20, 3072), None)}, "uint8 array of 20 × 3,072"),
+        ({b"data": b"\0" * 20 * 3072}, "uint8 array of 20 × 3,072"),
+        ({b"data": np.ndarray}, "uint8 array of 20 × 3,072"),
+        ({b"data": None}, "uint8 array of 20 × 3,072"),
+        ({b"labels": [0] * 19}, "list of 20 labels"),
+        ({b"labels": [0.0] * 20}, "list of 20 labels"),
+        ({b"labels": [True] * 20}, "list of 20 labels"),
+        ({b"labels": [-1] * 20}, "list of 20 labels"),
+        ({b"labels": [2**70] * 20}, "list of 20 labels"),
+        ({b"labels": np.zeros(20, np.uint8)}, "list of 20 labels"),
+        ({b"labels": None}, "list of 20 labels"),
+        ({b"labels": [10] * 20}, "label 10 is above 9"),
+    ],
+)
+def test_a_malformed_python_batch_is_named(change, expected, made_up, tmp_path):
+    batch = python2_pickle({**made_up.batch(1), **change})
+    write_all(tmp_path, {**made_up.python(), "data_batch_2": batch})
+    text = error_of(tmp_path)
+    assert text.startswith(f"data_batch_2 in {tmp_path}")
+    assert expected in text
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x02", python2_pickle([1, 2])])
+def test_what_is_no_pickled_dictionary_is_refused(content, made_up, tmp_path):
+    write_all(tmp_path, {**made_up.python(), "test_batch": content})
+    assert error_of(tmp_path).startswith(f"test_batch in {tmp_path} is not CIFAR-10's: a pickle")
+
+
+@pytest.mark.parametrize("names", [[b"cat"] * 10, "cat", None, ["airplane"]])
+def test_other_class_names_are_refused(names, made_up, tmp_path):
+    meta = pickle.dumps({b"label_names": names}, protocol=3)
+    write_all(tmp_path, {**made_up.python(), "batches.meta": meta})
+    assert error_of(tmp_path).startswith(f"batches.meta in {tmp_path}")
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("place", ["data", "labels", "else", "meta"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda marker: Call(os.system, f"touch {marker}"),
+        lambda marker: Call(builtins.eval, f"open({str(marker)!r}, 'w')"),
+        lambda marker: Call(subprocess.check_call, ["touch", str(marker)]),
+        lambda marker: Call(np.load, str(marker)),
+        lambda marker: Call(np.ndarray.tofile, np.zeros(3), str(marker)),
+        lambda marker: Call(getattr, np.zeros(3), str(marker)),
+    ],
+)
+def test_a_hostile_pickle_runs_nothing(call, place, made_up, tmp_path):
+    marker = tmp_path / "marker"
+    hostile = pickle.dumps({**made_up.batch(0), place.encode(): call(marker)}, protocol=3)
+    name = "batches.meta" if place == "meta" else "data_batch_1"
+    write_all(tmp_path / "root", {**made_up.python(), name: hostile})
+    assert "which no array needs" in error_of(tmp_path / "root")
+    assert not marker.exists()
+
+
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_damaged_pickle_gives_an_error_or_a_whole_batch(share, flip, made_up, tmp_path):
+    rest = {b"labels": [1] * 20, b"filenames": [b"x"] * 20, b"data": made_up.pixels[0]}
+    damaged = bytearray(python2_pickle(rest))
+    # Most bytes are pixels: aim at the others, at both ends.
+    ends = [*range(400), *range(len(damaged) - 20, len(damaged))]
+    damaged[ends[int(share * len(ends))]] ^= flip
+    write_all(tmp_path, {**made_up.python(), "data_batch_1": bytes(damaged)})
+    with contextlib.suppress(DataError):
+        dataset = load("cifar10", data_root=tmp_path)
+        assert dataset.train.labels.max() <= 9
+        assert (dataset.test.images.reshape(20, -1) == made_up.pixels[5]).all()
+
+
+def test_a_pickle_takes_no_memory_for_what_it_only_claims(made_up, tmp_path):
+    # A dictionary that is to be remembered as value 2,147,483,647.
+    claim = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f."
+    write_all(tmp_path, {**made_up.python(), "data_batch_1": claim})
+    tracemalloc.start()
+    assert "b'data' should be" in error_of(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6

@@ -1,0 +1,37 @@
+import subprocess
+import sys
+
+import pytest
+
+from normlab.data import load
+from normlab.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CIFAR-10", "cifar10"),
+        ("cifar", "cifar10"),
+        ("digit", "digits"),
+        ("flder:/pictures", "folder:PATH"),
+        ("folder:", "folder:PATH"),
+    ],
+)
+def test_a_near_miss_is_told_the_nearest(name, meant):
+    with pytest.raises(UsageError, match=f"did you mean {meant}") as caught:
+        load(name)
+    assert all(known in str(caught.value) for known in ("cifar10", "digits", "folder:PATH"))
+
+
+def test_a_far_miss_is_told_the_three():
+    with pytest.raises(UsageError, match=r"there are cifar10, digits, folder:PATH$"):
+        load("weather")
+
+
+def test_importing_the_package_imports_no_source():
+    code = (
+        "import sys, normlab.data; "
+        "print({'torch', 'sklearn', 'pooch', 'PIL', 'rich'} & set(sys.modules) or 'none')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "none"

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from normlab.data import Dataset, Split
+from normlab.data.splitting import stratified
+from normlab.errors import DataError, UsageError
+
+SEEDS = st.integers(0, 2**70)
+
+
+@st.composite
+def requests(draw):
+    """Labels in any order, a count, a seed."""
+    sizes = draw(st.lists(st.integers(2, 30), min_size=1, max_size=8))
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    labels = np.random.RandomState(draw(st.integers(0, 99))).permutation(labels)
+    return labels, draw(st.integers(1, len(labels) - 1)), draw(SEEDS)
+
+
+@given(requests())
+def test_a_split_is_a_partition_with_proportional_shares(request):
+    labels, count, seed = request
+    sizes = np.bincount(labels)
+    try:
+        chosen, rest = stratified(labels, count, seed)
+    except DataError:
+        exact = count * sizes / len(labels)
+        assert (exact < 1).any() or (exact > sizes - 1).any()  # else each side would get one
+        return
+    assert len(chosen) == count
+    assert chosen.dtype == rest.dtype == np.int64
+    assert (np.diff(chosen) > 0).all()
+    assert (np.diff(rest) > 0).all()
+    assert sorted([*chosen, *rest]) == list(range(len(labels)))
+    shares = np.bincount(labels[chosen], minlength=len(sizes))
+    assert (np.abs(shares - count * sizes / len(labels)) < 1).all()
+    assert (shares > 0).all()
+    assert (shares < sizes).all()
+
+
+@given(requests())
+def test_the_same_seed_gives_the_same_split(request):
+    labels, count, seed = request
+    try:
+        first = stratified(labels, count, seed)
+    except DataError:
+        assume(False)
+    second = stratified(labels, count, seed)
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+def test_largest_remainders_get_what_rounding_down_leaves():
+    labels = np.repeat([0, 1, 2], [10, 14, 16])  # of 10: 2.5, 3.5, 4
+    chosen, _ = stratified(labels, 10, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [3, 3, 4]
+
+
+def test_the_draw_is_pinned():
+    # A change here changes every hold-out and every image folder's split.
+    labels = np.arange(20) % 2
+    assert stratified(labels, 6, seed=0)[0].tolist() == [2, 3, 8, 11, 13, 18]
+    assert stratified(labels, 6, seed=1)[0].tolist() == [2, 9, 16, 17, 18, 19]
+
+
+def test_every_image_of_a_class_is_as_likely():
+    labels = np.arange(20) % 2
+    drawn = np.zeros(20)
+    for seed in range(1000):
+        drawn[stratified(labels, 6, seed)[0]] += 1
+    # Each is drawn 3 times in 10: 300 of 1000, standard deviation 14.5.
+    assert np.abs(drawn - 300).max() < 5 * 14.5
+
+
+@pytest.mark.parametrize("count", [-1, 0, 20, 21])
+def test_neither_side_may_be_empty(count):
+    with pytest.raises(DataError, match=f"{count} of 20 images"):
+        stratified(np.arange(20) % 2, count, seed=0)
+
+
+def test_a_class_without_an_image_on_one_side_is_named():
+    labels = np.repeat([0, 3], [100, 2])
+    with pytest.raises(DataError, match="class 3 has 2, of which 0 would go"):
+        stratified(labels, 10, seed=0)
+    with pytest.raises(DataError, match="class 3 has 2, of which 2 would go"):
+        stratified(labels, 90, seed=0)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(UsageError, match="0 or more, not -1"):
+        stratified(np.arange(20) % 2, 6, seed=-1)
+
+
+def test_holding_out_moves_images_and_keeps_the_fingerprint():
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(3, axis=1)
+    images = np.ascontiguousarray(np.broadcast_to(images, (40, 3, 32, 32)))
+    labels = np.arange(40) % 4
+    whole = Dataset("made up", ("a", "b", "c", "d"), Split(images, labels), Split(images, labels))
+    parted = whole.hold_out(8, seed=3)
+    assert parted.fingerprint == whole.fingerprint
+    assert len(parted.train) == 32
+    assert np.bincount(parted.holdout.labels).tolist() == [2, 2, 2, 2]
+    for split in (parted.train, parted.holdout):
+        assert (split.images[:, 0, 0, 0] % 4 == split.labels).all()
+    together = np.concatenate([parted.train.images, parted.holdout.images])[:, 0, 0, 0]
+    assert sorted(together.tolist()) == list(range(40))

@@ -1,0 +1,150 @@
+"""Runs, evaluations and images that no training made: what pages and figures are tested on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from normlab.config import RunConfig
+from normlab.data.dataset import Dataset, Split
+from normlab.evaluation import Evaluation
+from normlab.recipes import resolve
+from normlab.run import DataCard, Epoch, Machine, Run
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+LAYOUT = "C:12 C:24 C:24+ c:12 P C:24 C:24 C:32v c:20 P C:42v C:42+ c GAP"
+MACHINE = Machine(
+    from_epoch=1,
+    processor="A processor @ 2.40GHz",
+    capability="AVX2",
+    device="cpu",
+    threads=2,
+    python="3.11.9",
+    torch="2.13.0",
+    normlab="0.1.0",
+)
+
+
+def epochs(accuracies, *, train=None, losses=None, train_losses=None, split="test"):
+    """Epochs with these accuracies; what is left out follows from them."""
+    count = len(accuracies)
+    train = train or [a - 0.02 for a in accuracies]
+    losses = losses or [2.3 * (1 - a) for a in accuracies]
+    train_losses = train_losses or [2.3 * (1 - a) for a in train]
+    return tuple(
+        Epoch(
+            epoch=k + 1,
+            train_loss=train_losses[k],
+            train_accuracy=train[k],
+            split=split,
+            loss=losses[k],
+            accuracy=accuracies[k],
+            learning_rate=0.01,
+            seconds=53.0,
+        )
+        for k in range(count)
+    )
+
+
+def rising(last=0.7141, count=20):
+    """Accuracies that rise as a training's do, to `last`."""
+    return [last - 0.3 * 0.75**k + 0.3 * 0.75 ** (count - 1) for k in range(count)]
+
+
+def run(
+    path=Path("bn"),
+    *,
+    accuracies=None,
+    layout=LAYOUT,
+    classes=CLASSES,
+    holdout=0,
+    test=10_000,
+    fingerprint="ab" * 32,
+    notes=(),
+    curve=None,
+    **config,
+):
+    """A run; further keywords are its configuration's."""
+    config = RunConfig(**{"network": "seed-bn", "holdout": holdout, **config})
+    split = "holdout" if holdout else "test"
+    return Run(
+        path=Path(path),
+        config=config,
+        recipe=resolve(config),
+        layout=layout,
+        data=DataCard(
+            fingerprint=fingerprint,
+            classes=tuple(classes),
+            train=50_000 - holdout,
+            holdout=holdout,
+            test=test,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.247, 0.2435, 0.2616),
+            notes=tuple(notes),
+        ),
+        machines=(MACHINE,),
+        epochs=curve or epochs(accuracies or rising(), split=split),
+    )
+
+
+def evaluation(matrix, *, classes=None, split="test", seed=0):
+    """An evaluation with this confusion matrix, its images in a random order."""
+    matrix = np.asarray(matrix)
+    count = len(matrix)
+    labels, predictions = (
+        np.repeat(axis.ravel(), matrix.ravel()) for axis in np.indices(matrix.shape)
+    )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    labels, predictions = labels[order], predictions[order]
+    confidence = np.random.default_rng(seed + 1).uniform(0.55, 0.999, len(labels))
+    probabilities = np.empty((len(labels), count), dtype=np.float32)
+    probabilities[:] = ((1 - confidence) / max(1, count - 1))[:, None]
+    probabilities[np.arange(len(labels)), predictions] = confidence
+    return Evaluation(
+        split=split,
+        classes=tuple(classes or CLASSES[:count]),
+        labels=labels.astype(np.int64),
+        probabilities=probabilities,
+        loss=0.81,
+    )
+
+
+# 10,000 images; cats are taken for dogs. 7,141 are right.
+MATRIX = np.array(
+    [
+        [761, 22, 41, 24, 18, 6, 12, 11, 73, 32],
+        [19, 839, 4, 8, 2, 4, 11, 2, 27, 84],
+        [71, 5, 578, 74, 97, 66, 72, 24, 8, 5],
+        [22, 9, 68, 496, 68, 186, 92, 38, 12, 9],
+        [18, 4, 73, 61, 671, 31, 74, 62, 5, 1],
+        [12, 3, 54, 171, 52, 631, 28, 42, 4, 3],
+        [4, 5, 44, 56, 37, 22, 823, 4, 4, 1],
+        [14, 2, 29, 43, 72, 68, 9, 752, 3, 8],
+        [86, 33, 12, 14, 7, 4, 7, 3, 812, 22],
+        [33, 101, 8, 14, 4, 5, 9, 17, 31, 778],
+    ]
+)
+
+
+def split(labels, seed=0):
+    """Images that show their class: a coloured disc on a gradient."""
+    labels = np.asarray(labels, dtype=np.int64)
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:32, :32]
+    images = np.empty((len(labels), 3, 32, 32), dtype=np.uint8)
+    for k, label in enumerate(labels):
+        disc = (y - random.uniform(10, 22)) ** 2 + (x - random.uniform(10, 22)) ** 2 < 70
+        color = 127 + 127 * np.cos(label * 0.7 + np.array([0, 2, 4]))
+        back = 40 + 5 * np.array([y, (x + y) / 2, x])
+        images[k] = np.where(disc, color[:, None, None], back)
+    return Split(images, labels)
+
+
+def dataset(train=200, test=100, classes=CLASSES):
+    """A small data set of such images."""
+    labels = np.arange(max(train, test)) % len(classes)
+    return Dataset("made-up", tuple(classes), split(labels[:train]), split(labels[:test], seed=1))
+
+
+PUBLISHED = "norm,epoch,train_loss_sum,train_accuracy,test_loss,test_accuracy\n" + "".join(
+    f"bn,{k},{1300 - 30 * k},{36 + 1.6 * k},{1.5 - 0.03 * k},{42 + 1.5 * k}\n" for k in range(1, 21)
+)

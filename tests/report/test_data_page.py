@@ -1,0 +1,62 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from test_page import Page
+
+from made_up import CLASSES, dataset
+from normlab.report.data_page import render, write_data_page
+
+STEPS = ("color-jitter", "affine", "vertical-flip")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return dataset()
+
+
+@pytest.fixture(scope="module")
+def page(data):
+    return Page(render(data, recipe_steps=STEPS))
+
+
+def test_it_shows_images_means_and_every_augmentation(page):
+    alts = [a["alt"] for a in page.all("img")]
+    assert sum(alt in CLASSES for alt in alts) == 40
+    assert [alt for alt in alts if alt.startswith("Mean image")] == [
+        f"Mean image of {name}" for name in CLASSES
+    ]
+    strips = [alt.removeprefix("The images above: ") for alt in alts if "above" in alt]
+    assert strips == [
+        *("original", "horizontal flip", "vertical flip", "cutout", "greyscale"),
+        *("original", "color jitter", "affine", "vertical flip", "all of them"),
+    ]
+
+
+def test_it_has_the_statistics(page, data):
+    mean = data.train.images.mean(axis=(0, 2, 3)) / 255
+    variance = data.train.images.var(axis=(0, 2, 3)) / 255**2
+    for k, name in enumerate(("red", "green", "blue")):
+        low, high = data.train.images[:, k].min() / 255, data.train.images[:, k].max() / 255
+        values = (low, high, mean[k], np.sqrt(variance[k]), variance[k])
+        assert " ".join([name, *(f"{value:.4f}" for value in values)]) in page.text
+    assert "train 200 × 3 × 32 × 32 uint8" in page.text
+    assert "cat 20 10" in page.text
+    assert data.fingerprint in page.text
+
+
+def test_what_is_shown_is_drawn_from_the_seed(data):
+    assert render(data, recipe_steps=STEPS) == render(data, recipe_steps=STEPS)
+    assert render(data, recipe_steps=STEPS) != render(data, recipe_steps=STEPS, seed=1)
+
+
+def test_no_recipe_and_hostile_names(data, tmp_path):
+    hostile = dataclasses.replace(
+        data, classes=("<script>x</script>", *CLASSES[1:]), notes=("<i>note</i>",), fingerprint="x"
+    )
+    path = write_data_page(hostile, tmp_path / "data.html", recipe_steps=())
+    page = Page(path.read_text(encoding="utf-8"))
+    assert not page.all("script")
+    assert "<script>x</script>" in page.text
+    assert "<i>note</i>" in page.text
+    assert "In training" not in page.text

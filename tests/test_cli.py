@@ -1,0 +1,249 @@
+"""The commands as a person runs them: in a process of their own where that matters."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from normlab import __version__
+from normlab.cli import _COMMANDS, main
+from normlab.run import Run
+
+NORMLAB = [sys.executable, "-m", "normlab"]
+TRAIN = ["train", "C:6 P C:8 GAP FC", "--dataset", "digits", "--recipe", "demo", "--threads", "1"]
+ENVIRONMENT = os.environ | {"COLUMNS": "100", "NORMLAB_DATA": "", "PYTHONWARNINGS": "error"}
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [*NORMLAB, *arguments], capture_output=True, text=True, env=ENVIRONMENT, **options
+    )
+
+
+def call(capsys, *arguments):
+    """Runs a command in this process: its exit code, output and errors."""
+    code = 0
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_help_lists_the_commands_and_each_has_help_with_an_example(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    for name in _COMMANDS:
+        assert f"• {name}" in out
+        code, text, _ = call(capsys, name, "--help")
+        assert code == 0
+        assert f"$ normlab {name}" in text
+
+
+def test_the_version(capsys):
+    assert call(capsys, "--version") == (0, f"normlab {__version__}\n", "")
+
+
+def test_tab_completion_knows_the_commands(capsys):
+    code, out, _ = call(capsys, "--tyro-print-completion", "bash")
+    assert code == 0
+    assert all(name in out for name in _COMMANDS)
+
+
+def test_a_train_of_its_own_piped(tmp_path):
+    done = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 2
+    assert re.fullmatch(
+        r"epoch 2/2  train loss \d\.\d{4} accuracy \d+\.\d\d%  "
+        r"test loss \d\.\d{4} accuracy \d+\.\d\d%  rate \S+  \d+\.\d s",
+        lines[1],
+    )
+    folder = tmp_path / "runs" / "layout-gn-3"
+    assert "report: runs/layout-gn-3/report.html" in done.stdout
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert not (folder / "checkpoint.pt").exists()
+
+    again = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.count("\n") == 1
+    assert "holds a finished run" in again.stderr
+
+    evaluated = run("evaluate", "runs/layout-gn-3", cwd=tmp_path)
+    accuracy = Run.open(folder).last.accuracy
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert f"{accuracy:.2%}" in evaluated.stdout
+    assert f"the run's folder states {accuracy:.2%}: the same" in evaluated.stdout
+    for digit in range(10):
+        assert re.search(rf"(?m)^\W*{digit}\W", evaluated.stdout)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [*NORMLAB, *TRAIN, "--out", "run"],
+        cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.count("\n") == 1
+    command = re.search(r"To go on: normlab (train --resume run)$", errors.strip())[1]
+    done = run(*command.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [e.epoch for e in Run.open(tmp_path / "run").epochs] == list(range(1, 11))
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_live_bar_in_a_terminal(tmp_path):
+    primary, secondary = pty.openpty()
+    process = subprocess.Popen(
+        [*NORMLAB, *TRAIN, "--epochs", "3"],
+        cwd=tmp_path, env=ENVIRONMENT | {"TERM": "xterm-256color", "COLUMNS": "120"},
+        stdout=secondary, stderr=secondary, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(secondary)
+    shown = b""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            piece = os.read(primary, 65536)
+        except OSError:  # Linux's way to say that the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(primary)
+    assert process.wait(timeout=60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r"epoch 2/3 .*batch \d+/45 loss \d\.\d{3} [\d,]+ images/s 0:00:\d\d", text)
+    assert len(re.findall(r"(?m)^epoch \d/3  train loss", text)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["summary", "C:12 Q c"], 2, "normlab: unknown block 'Q': expected C, c, D, P, A, GAP or FC"
+         "\n  C:12 Q c\n       ^\n"),
+        (["summary", "seed-bn", "--norm", "gm"], 2, "did you mean gn?"),
+        (["summary", "assignment", "--norm", "ln-full", "--budget", "5000"], 2, "1,119 too many"),
+        (["train"], 2, "expected a network"),
+        (["train", "seed-bn", "--resume", "x"], 2, "--resume takes the settings from the run"),
+        (["train", "--resume", "nowhere"], 1, "nowhere is no run's folder"),
+        (["train", "seed-bn", "--data-root", "/nowhere"], 1, "/nowhere"),
+        (["train", "seed-bn", "--dataset", "digit"], 2, "digits"),
+        (["train", "seed-bn", "--dataset", "digits", "--recipe", "x"], 2, "no recipe 'x'"),
+        (["evaluate", "nowhere"], 1, "nowhere is no run's folder"),
+        (["report", "nowhere"], 1, "nowhere is no run's folder"),
+        (["report"], 2, "RUN"),
+        (["data", "--recipe", "x", "--dataset", "digits"], 2, "no recipe 'x'"),
+        (["data", "--dataset", "folder:/nowhere"], 1, "/nowhere"),
+        (["nonsense"], 2, "nonsense"),
+        (["summary", "seed-bn", "--budget", "many"], 2, "many"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_answered_in_words_and_with_a_code(arguments, code, message, capsys):
+    got, out, err = call(capsys, *arguments)
+    assert got == code
+    assert message in err
+    assert out == ""
+    assert "Traceback" not in err
+    if err.startswith("normlab:") and "^" not in err:
+        assert err.count("\n") == 1
+
+
+def test_no_data_says_in_one_line_what_to_do():
+    done = run("train", "seed-bn", "--data-root", "/nowhere")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "--dataset digits" in done.stderr
+    assert "cifar-10-binary.tar.gz" in done.stderr
+
+
+def test_a_hold_out_is_evaluated_by_its_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, *TRAIN, "--epochs", "1", "--holdout", "100", "--out", "run")
+    assert code == 0, err
+    assert "holdout loss" in out
+    code, out, err = call(capsys, "evaluate", "run", "--split", "holdout", "--tta", "flip")
+    assert code == 0, err
+    assert "states" not in out  # the folder states no figure with test-time augmentation
+    code, out, err = call(capsys, "evaluate", "run", "--split", "holdout")
+    assert "the same" in out
+
+
+def test_evaluate_refuses_a_hold_out_that_there_is_not(trained, capsys):
+    code, _, err = call(capsys, "evaluate", str(trained.path), "--split", "holdout")
+    assert code == 2
+    assert "held no images out" in err
+
+
+def test_several_runs_on_one_page(trained, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    code, out, err = call(capsys, "report", *[str(trained.path)] * 2, "--out", str(page))
+    assert code == 0, err
+    assert f"report: {page}" in out
+    assert page.read_text().count("<svg") >= 3
+
+
+def test_the_summary_is_a_table_that_fits_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = call(capsys, "summary", "seed-ln")
+    assert code == 0
+    table = out.splitlines()[1:]  # the layout stands above it, whole
+    assert max(map(len, table)) <= 80
+    assert "42,140 parameters, 11,202,496 multiply-accumulates" in out
+    assert re.search(r"C:32vs2/ln-full +ln-full +32 × 3 × 3 +6,336 +51,840 +30", out)
+
+
+def test_zoo_and_norms_list_what_there_is(capsys):
+    code, out, _ = call(capsys, "zoo")
+    assert code == 0
+    assert "seed-ln" in out
+    assert "C1 C2 c3 P1" in out
+    code, out, _ = call(capsys, "norms")
+    assert code == 0
+    assert re.search(r"(?m)^ln-channel$", out)
+    assert "arXiv:1803.08494" in out
+
+
+def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, "data", "--dataset", "digits", "--recipe", "demo")
+    assert code == 0, err
+    assert "uint8" in out
+    assert "page: data.html" in out
+    assert Path("data.html").stat().st_size > 10_000
+
+
+def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
+    (tmp_path / "halving.py").write_text(
+        "from torch import nn\n"
+        "class Halve(nn.Module):\n"
+        "    def __init__(self, shape):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        return x / 2\n"
+    )
+    done = run(*TRAIN, "--epochs", "1", "--norm", "halving:Halve", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "layout-halving.Halve-0" / "model.safetensors").exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = " ".join([*NORMLAB, "norms", "|", "head", "-n", "1"])
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.stderr == ""

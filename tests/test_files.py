@@ -1,0 +1,45 @@
+import os
+import stat
+
+import pytest
+
+from normlab.errors import NormlabError
+from normlab.files import write_atomically
+
+
+def test_bytes_text_and_functions_are_written_and_replace_what_was_there(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    write_atomically(path, b"bytes")
+    assert path.read_bytes() == b"bytes"
+    write_atomically(path, "text ×")
+    assert path.read_bytes() == "text ×".encode()
+    write_atomically(path, lambda temporary: temporary.write_text("function"))
+    assert path.read_text() == "function"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half of the n")
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_what_cannot_be_written_is_said_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("a file, not a folder")
+    with pytest.raises(NormlabError, match=r"cannot be written: \S[^\n]*$"):
+        write_atomically(tmp_path / "file" / "below.txt", "x")
+
+
+def test_a_file_gets_the_permissions_that_any_new_file_gets(tmp_path):
+    write_atomically(tmp_path / "one", "x")
+    (tmp_path / "other").write_text("x")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("one", "other")]
+    assert modes[0] == modes[1]

@@ -1,0 +1,35 @@
+"""What importing normlab costs, and that the public names are there."""
+
+import subprocess
+import sys
+
+import normlab
+
+
+def modules_after(code):
+    text = f"{code}\nimport sys\nprint(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_normlab_imports_nothing_heavy():
+    loaded = modules_after("import normlab, normlab.cli, normlab.config")
+    heavy = {"torch", "numpy", "sklearn", "matplotlib", "kornia", "scipy", "pooch", "PIL", "rich"}
+    assert not loaded & (heavy | {"ray", "gradio", "onnx", "captum"})
+
+
+def test_training_needs_no_extras():
+    loaded = modules_after("import normlab; normlab.train; normlab.write_report; normlab.plots")
+    assert not loaded & {"ray", "gradio", "onnx", "onnxruntime", "captum", "torchvision"}
+
+
+def test_every_public_name_is_there_and_is_what_its_module_defines():
+    for name in normlab.__all__:
+        assert getattr(normlab, name) is not None
+    assert callable(normlab.train)
+    assert callable(normlab.evaluate)
+    assert set(normlab.__all__) < set(dir(normlab))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(normlab, "no_such_name")

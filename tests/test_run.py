@@ -1,0 +1,84 @@
+import json
+import shutil
+
+import pytest
+
+from normlab.errors import RunError
+from normlab.run import Run
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A folder of a run that a test may damage."""
+    shutil.copytree(trained.path, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def change(path, **values):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | values))
+
+
+def test_a_run_answers_for_itself(trained):
+    assert trained.name == "trained"
+    assert trained.split == "test"
+    assert trained.last is trained.epochs[-1]
+    assert trained.best.accuracy == max(e.accuracy for e in trained.epochs)
+    assert trained.first_above(2.0) is None
+    threshold = trained.epochs[1].accuracy - 1e-9
+    assert trained.first_above(threshold).accuracy > threshold
+    assert trained.seconds == pytest.approx(sum(e.seconds for e in trained.epochs))
+    assert trained.summary.layout == trained.layout
+    assert sum(p.numel() for p in trained.network().parameters()) == trained.summary.parameters
+    assert trained.dataset().fingerprint == trained.data.fingerprint
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": 1, "run": 3}'])
+def test_a_damaged_configuration_is_said_in_one_line(copy, content):
+    (copy / "config.json").write_text(content)
+    with pytest.raises(RunError, match=r"config\.json is damaged[^\n]*$"):
+        Run.open(copy)
+
+
+def test_a_configuration_with_a_field_unknown_or_a_layout_that_does_not_parse(copy):
+    content = json.loads((copy / "config.json").read_text())
+    change(copy / "config.json", run=content["run"] | {"colour": 1})
+    with pytest.raises(RunError, match="is damaged"):
+        Run.open(copy)
+    change(copy / "config.json", run=content["run"], layout="C:12 Q")
+    with pytest.raises(RunError, match=r"config\.json is damaged: unknown block 'Q'"):
+        Run.open(copy)
+
+
+def test_a_newer_schema_is_refused_in_one_line(copy):
+    change(copy / "config.json", schema=2)
+    with pytest.raises(RunError, match=r"schema 2, this normlab reads schema 1: upgrade normlab"):
+        Run.open(copy)
+    change(copy / "config.json", schema=1)
+    metrics = copy / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"schema": 1', '"schema": 9'))
+    with pytest.raises(RunError, match=r"metrics\.jsonl.* has schema 9"):
+        Run.open(copy)
+
+
+def test_a_damaged_line_of_metrics_is_named_but_a_cut_off_last_one_is_left_out(copy):
+    metrics = copy / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:2]) + lines[2][:20])
+    assert len(Run.open(copy).epochs) == 2
+    metrics.write_text(lines[0] + "{}\n" + lines[2])
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2, is damaged"):
+        Run.open(copy)
+    metrics.write_text(lines[0] + lines[2])
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2, is damaged: epoch 3"):
+        Run.open(copy)
+    metrics.unlink()
+    with pytest.raises(RunError, match="has not finished its first epoch"):
+        _ = Run.open(copy).last
+
+
+def test_other_data_is_refused(copy):
+    content = json.loads((copy / "config.json").read_text())
+    change(copy / "config.json", data=content["data"] | {"fingerprint": "f" * 64})
+    with pytest.raises(RunError, match="has fingerprint [0-9a-f]{12}…, the run .* ffffffffffff…"):
+        Run.open(copy).dataset()

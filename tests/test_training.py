@@ -1,0 +1,337 @@
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from normlab import RunConfig, machine, training
+from normlab.augment import augment
+from normlab.checkpoint import Checkpoint
+from normlab.config import Execution
+from normlab.data import load
+from normlab.draws import generator, seed_for
+from normlab.errors import (
+    DivergedError,
+    InterruptedRunError,
+    NormlabError,
+    RunError,
+    UsageError,
+)
+from normlab.evaluation import evaluate
+from normlab.model import Network
+from normlab.progress import TrainingDisplay
+from normlab.recipes import RECIPES, Recipe, resolve
+from normlab.run import Run
+from normlab.training import resume, train
+
+SMALL = RunConfig(network="C:6 C:6+ P D:8 GAP FC", dataset="digits", recipe="seed", epochs=3)
+STEPS = 23  # of an epoch: 1,437 images in batches of 64
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted, with every kind of draw: augmentation and dropout too."""
+    return train(SMALL, tmp_path_factory.mktemp("runs") / "whole", quiet=True)
+
+
+def interrupt_at(monkeypatch, *places):
+    """Sends Ctrl-C's signal while the given steps (epoch from 0, step from 1) are shown."""
+    shown = TrainingDisplay.step
+
+    def step(self, epoch, step, loss, images):
+        shown(self, epoch, step, loss, images)
+        if (epoch, step) in places:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TrainingDisplay, "step", step)
+
+
+def assert_equal_runs(one, other):
+    weights, others = (load_file(run.path / "model.safetensors") for run in (one, other))
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, others[name]), name
+    timeless = [dataclasses.replace(e, seconds=0) for e in one.epochs]
+    assert timeless == [dataclasses.replace(e, seconds=0) for e in other.epochs]
+
+
+def test_a_run_learns_and_its_folder_holds_what_it_should(trained):
+    assert trained.last.accuracy > 0.6
+    assert trained.last.train_loss < trained.epochs[0].train_loss
+    assert sorted(p.name for p in trained.path.iterdir()) == [
+        "config.json", "metrics.jsonl", "model.safetensors",
+    ]  # fmt: skip
+    lines = (trained.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    opened = Run.open(trained.path)
+    assert opened == trained
+    assert opened.finished
+    digits = load("digits")
+    assert opened.data.fingerprint == digits.fingerprint
+    again = evaluate(opened.network(), digits)
+    assert again.accuracy == trained.last.accuracy
+    assert again.loss == pytest.approx(trained.last.loss)
+
+
+def test_the_same_seed_gives_the_same_numbers_twice_and_another_seed_others(whole, tmp_path):
+    assert_equal_runs(whole, train(SMALL, tmp_path / "twice", quiet=True))
+    other = train(dataclasses.replace(SMALL, seed=1, epochs=1), tmp_path / "other", quiet=True)
+    assert other.epochs[0].train_loss != whole.epochs[0].train_loss
+
+
+def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch):
+    # In the middle of an epoch, again in the same epoch, and after an epoch's last step.
+    interrupt_at(monkeypatch, (0, 7), (0, 15), (1, STEPS))
+    out = tmp_path / "stopped"
+    with pytest.raises(InterruptedRunError, match=r"epoch 1 after step 7\. .*--resume"):
+        train(SMALL, out, quiet=True)
+    with pytest.raises(InterruptedRunError, match="epoch 1 after step 15"):
+        resume(out, quiet=True)
+    assert not Run.open(out).finished
+    with pytest.raises(InterruptedRunError, match="epoch 3 after step 0"):
+        resume(out, quiet=True)
+    assert len(Run.open(out).epochs) == 2
+    run = resume(out, quiet=True)
+    assert_equal_runs(whole, run)
+    assert len(run.machines) == 1
+    assert not (out / "checkpoint.pt").exists()
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
+    def kill(self, epoch, step, loss, images):
+        if (epoch, step) == (1, 3):
+            raise SystemExit  # nothing is saved on the way out
+
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "step", kill)
+        with pytest.raises(SystemExit):
+            train(SMALL, out, quiet=True)
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"schema": 1, "epoch": 2, "train_lo')  # cut off in the middle of the line
+    assert_equal_runs(whole, resume(out, quiet=True))
+
+
+def test_a_line_written_before_its_checkpoint_is_done_again(whole, tmp_path, monkeypatch):
+    out = tmp_path / "torn"
+    save = Checkpoint.save
+
+    def fail_after_two_epochs(self, path):
+        if self.epoch == 2:
+            raise SystemExit
+        save(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", fail_after_two_epochs)
+        with pytest.raises(SystemExit):
+            train(SMALL, out, quiet=True)
+    assert len(Run.open(out).epochs) == 2
+    assert_equal_runs(whole, resume(out, quiet=True))
+
+
+def test_a_run_resumed_on_another_machine_names_both(whole, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, (1, 4))
+    out = tmp_path / "moved"
+    with pytest.raises(InterruptedRunError):
+        train(SMALL, out, quiet=True)
+    described = machine.describe
+
+    def elsewhere(device, *, from_epoch):
+        return dataclasses.replace(
+            described(device, from_epoch=from_epoch), processor="Another 9000", threads=16
+        )
+
+    monkeypatch.setattr(machine, "describe", elsewhere)
+    run = resume(out, quiet=True)
+    assert [m.from_epoch for m in run.machines] == [1, 2]
+    assert run.machines[1].processor == "Another 9000"
+    assert Run.open(out).machines == run.machines
+    assert_equal_runs(whole, run)
+
+
+def test_the_loop_is_sgd_on_the_drawn_batches(whole):
+    """The first two steps of a run, written out with PyTorch alone."""
+    recipe, digits = RECIPES["seed"], load("digits")
+    network = Network(SMALL.network, norm="bn", dropout=recipe.dropout)
+    pixels = digits.train.images / 255.0
+    network.input_mean.copy_(torch.from_numpy(pixels.mean((0, 2, 3))))
+    network.input_std.copy_(torch.from_numpy(pixels.std((0, 2, 3))))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    order = torch.randperm(1437, generator=generator(0, "order", 0)).numpy()
+    expected = []
+    for step in range(2):
+        batch = order[step * 64 : (step + 1) * 64]
+        images = torch.from_numpy(digits.train.images[batch]).float() / 255
+        images = augment(images, recipe.augment, generator(0, "augment", 0, step))
+        torch.manual_seed(seed_for(0, "dropout", 0, step))
+        loss = F.cross_entropy(network(images), torch.from_numpy(digits.train.labels[batch]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    seen = []
+
+    class Enough(Exception):
+        pass
+
+    def step(self, epoch, step, loss, images):
+        seen.append(loss)
+        if len(seen) == 2:
+            raise Enough
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingDisplay, "step", step)
+        with pytest.raises(Enough):
+            train(SMALL, whole.path.parent / "two-steps", quiet=True)
+    np.testing.assert_allclose(seen, expected, rtol=2e-3)
+
+
+def test_the_last_batch_is_what_is_left_and_every_image_is_seen_once(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        TrainingDisplay, "step", lambda self, epoch, step, loss, images: sizes.append(images)
+    )
+    config = dataclasses.replace(SMALL, network="c:2 GAP FC", epochs=1)
+    run = train(config, tmp_path / "run", quiet=True)
+    assert sizes == [64] * 22 + [1437 - 22 * 64]
+    assert run.recipe.epochs == 1
+
+
+def test_held_out_images_are_measured_and_the_test_split_is_not_read(tmp_path, monkeypatch):
+    real = training.load
+
+    def without_test_images(*args, **kwargs):
+        dataset = real(*args, **kwargs)
+        unreadable = dataclasses.replace(
+            dataset.test, images=np.empty((0, 3, 32, 32), np.uint8), labels=np.empty(0, np.int64)
+        )
+        return dataclasses.replace(dataset, test=unreadable)
+
+    monkeypatch.setattr(training, "load", without_test_images)
+    config = dataclasses.replace(SMALL, holdout=100, epochs=1)
+    run = train(config, tmp_path / "run", quiet=True)
+    assert run.split == run.last.split == "holdout"
+    assert (run.data.train, run.data.holdout) == (1337, 100)
+    assert run.last.accuracy * 100 == pytest.approx(round(run.last.accuracy * 100))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    config = dataclasses.replace(SMALL, norm="none", learning_rate=1e6)
+    with pytest.raises(
+        DivergedError, match=r"the loss was (nan|inf) in epoch 1, step \d+, at learning rate 1e\+06"
+    ):
+        train(config, out, quiet=True)
+    checkpoint = Checkpoint.load(out / "checkpoint.pt")
+    assert all(t.isfinite().all() for t in checkpoint.model.values())
+    assert (checkpoint.epoch, checkpoint.step) == (0, 0)
+
+
+def test_folders_that_hold_a_run_are_not_written_over(whole, tmp_path):
+    with pytest.raises(RunError, match="holds a finished run"):
+        train(SMALL, whole.path, quiet=True)
+    with pytest.raises(RunError, match="is finished: there is nothing to resume"):
+        resume(whole.path, quiet=True)
+    with pytest.raises(RunError, match="is no run's folder"):
+        resume(tmp_path, quiet=True)
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "config.json").write_text("{}")
+    with pytest.raises(RunError, match="normlab train --resume"):
+        train(SMALL, unfinished, quiet=True)
+
+
+def test_other_data_than_the_runs_is_refused(tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, (0, 2))
+    out = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(SMALL, out, quiet=True)
+    content = json.loads((out / "config.json").read_text())
+    content["data"]["fingerprint"] = "0" * 64
+    (out / "config.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="give its own data"):
+        resume(out, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"recipe": "sede"}, "no recipe 'sede': there are seed, demo"),
+        ({"epochs": 0}, "--epochs must be above 0, not 0"),
+        ({"batch_size": -1}, "--batch-size must be above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"network": "seed-nb"}, "did you mean .*seed-bn"),
+        ({"norm": "gm"}, "did you mean gn"),
+        ({"holdout": -1}, "cannot be set apart"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_anything_is_written(
+    settings, problem, tmp_path
+):
+    with pytest.raises(NormlabError, match=problem):
+        train(dataclasses.replace(SMALL, **settings), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    for device in ("cuda", "mps"):
+        if not {"cuda": torch.cuda, "mps": torch.backends.mps}[device].is_available():
+            with pytest.raises(UsageError, match=f"torch finds no {device} device"):
+                train(SMALL, tmp_path / "run", Execution(device=device), quiet=True)
+    with pytest.raises(UsageError, match="--threads must be at least 1"):
+        train(SMALL, tmp_path / "run", Execution(threads=0), quiet=True)
+
+
+def test_training_leaves_torchs_generator_and_the_signal_handlers_alone(tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    train(dataclasses.replace(SMALL, network="c:2 GAP FC", epochs=1), tmp_path / "r", quiet=True)
+    assert torch.equal(torch.rand(2), expected)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, monkeypatch):
+    def press_twice(self, epoch, step, loss, images):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TrainingDisplay, "step", press_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, tmp_path / "run", quiet=True)
+
+
+def test_the_step_schedule_is_the_published_one():
+    rates = [RECIPES["seed"].learning_rate_at(step, 782) for step in range(0, 20 * 782, 782)]
+    expected = [0.01] * 6 + [0.002] * 6 + [0.0004] * 6 + [0.00008] * 2
+    np.testing.assert_allclose(rates, expected)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=6, gamma=0.2)
+    for rate in rates:
+        assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_one_cycle_rises_for_a_quarter_and_falls_to_zero():
+    recipe = Recipe(epochs=4, batch_size=1, learning_rate=0.4, schedule="one-cycle")
+    rates = [recipe.learning_rate_at(step, 100) for step in range(400)]
+    assert max(rates) == pytest.approx(0.4, rel=0.01)
+    assert abs(int(np.argmax(rates)) - 100) <= 1
+    assert 0 < rates[0] < 0.005
+    assert 0 < rates[-1] < 0.002
+    assert np.all(np.diff(rates[:100]) > 0)
+    assert np.all(np.diff(rates[101:]) < 0)
+
+
+def test_a_configurations_own_settings_go_into_the_recipe():
+    config = dataclasses.replace(SMALL, epochs=7, batch_size=5, learning_rate=0.5)
+    recipe = resolve(config)
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (7, 5, 0.5)
+    assert recipe.augment == RECIPES["seed"].augment
