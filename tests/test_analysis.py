@@ -140,9 +140,7 @@ def test_equally_confused_pairs_are_not_ranked():
 
 
 def test_another_accuracy_when_evaluated_again_is_said():
-    assert "Evaluated again for this page the same weights got 71.41%" in said(
-        run(accuracies=[0.7142])
-    )
+    assert "Evaluated again, the same weights got 71.41%" in said(run(accuracies=[0.7142]))
     flipped = dataclasses.replace(EVALUATION, tta="flip")
     assert "Averaged over test-time augmentation (flip) it is 71.41%." in said(run(), flipped)
 

@@ -64,7 +64,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
         Checkpoint.load(tmp_path / "checkpoint.pt")
 
 
-def test_a_newer_checkpoint_is_refused(network, tmp_path):
+def test_a_newer_checkpoint_is_refused(tmp_path):
     torch.save({"schema": 2}, tmp_path / "checkpoint.pt")
     with pytest.raises(RunError, match="schema 2, this normlab reads 1"):
         Checkpoint.load(tmp_path / "checkpoint.pt")
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_raises_nothing_but_one_line(data, tmp_path_factory
     try:
         loaded = Checkpoint.load(path)
     except RunError as error:
-        assert "\n" not in str(error)  # noqa: PT017
+        assert "\n" not in str(error)
     else:
         assert isinstance(loaded, Checkpoint)
 

@@ -85,8 +85,10 @@ def test_figures_follow_from_the_answers(data, count):
     assert evaluation.correct == np.trace(matrix)
     for k in range(3):
         share = evaluation.class_accuracy[k]
-        assert np.isnan(share) if (labels == k).sum() == 0 else share == pytest.approx(
-            (predictions[labels == k] == k).mean()
+        assert (
+            np.isnan(share)
+            if (labels == k).sum() == 0
+            else share == pytest.approx((predictions[labels == k] == k).mean())
         )
     mistakes = evaluation.mistakes(10)
     assert len(mistakes) == min(10, count - evaluation.correct)
@@ -94,7 +96,9 @@ def test_figures_follow_from_the_answers(data, count):
     confidence = probabilities[mistakes].max(1)
     assert all(confidence[:-1] >= confidence[1:])
     pairs = evaluation.confused_pairs(3)
-    assert all(matrix[true, predicted] == n > 0 and true != predicted for true, predicted, n in pairs)
+    assert all(
+        matrix[true, predicted] == n > 0 and true != predicted for true, predicted, n in pairs
+    )
     counts = [n for *_, n in pairs]
     assert counts == sorted(counts, reverse=True)
     assert sum(counts) <= count - evaluation.correct

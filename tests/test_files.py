@@ -1,4 +1,3 @@
-import os
 import stat
 
 import pytest
@@ -15,7 +14,7 @@ def test_bytes_text_and_functions_are_written_and_replace_what_was_there(tmp_pat
     assert path.read_bytes() == "text ×".encode()
     write_atomically(path, lambda temporary: temporary.write_text("function"))
     assert path.read_text() == "function"
-    assert os.listdir(path.parent) == ["file.txt"]
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -29,7 +28,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(RuntimeError, match="no more"):
         write_atomically(path, fail)
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
 def test_what_cannot_be_written_is_said_in_one_line(tmp_path):

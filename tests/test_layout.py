@@ -66,7 +66,7 @@ def test_options_after_a_number_or_plus_are_still_options():
 def test_the_assignments_line():
     line = "C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"
     blocks = parse(line)
-    assert [block.kind for block in blocks] == list("CCcPCCCcPCCC") + ["GAP", "C"]
+    assert [block.kind for block in blocks] == [*"CCcPCCCcPCCC", "GAP", "C"]
     assert format(blocks) == line
 
 

@@ -47,9 +47,7 @@ REFERENCES = {
     "ln-channel": lambda x, p: (
         standardize(x, (1,)) * per_channel(p["norm.weight"]) + per_channel(p["norm.bias"])
     ),
-    "in": lambda x, p: (
-        standardize(x, (2, 3)) * per_channel(p["weight"]) + per_channel(p["bias"])
-    ),
+    "in": lambda x, p: standardize(x, (2, 3)) * per_channel(p["weight"]) + per_channel(p["bias"]),
     "rms": lambda x, p: (
         x / torch.sqrt((x**2).mean((1, 2, 3), keepdim=True) + EPSILON) * per_channel(p["weight"])
     ),
@@ -204,7 +202,9 @@ def test_a_users_own_layer_by_module_and_class(tmp_path, monkeypatch):
 def test_a_layer_registered_in_python(monkeypatch):
     monkeypatch.setattr(norms, "REGISTRY", dict(norms.REGISTRY))
 
-    @norms.register("scale", formula="x · w", paper="none", axes="none", parameters="1", argument="w")
+    @norms.register(
+        "scale", formula="x · w", paper="none", axes="none", parameters="1", argument="w"
+    )
     class Scale(nn.Module):
         def __init__(self, shape, number):
             super().__init__()
@@ -220,7 +220,7 @@ def test_a_layer_registered_in_python(monkeypatch):
 @pytest.mark.parametrize("name", ["bn", "a b", "a+", "a:b", "a=2", "1st", ""])
 def test_a_name_that_is_taken_or_cannot_be_written_is_refused(name):
     before = dict(norms.REGISTRY)
-    with pytest.raises(ValueError, match="normalization|written"):
+    with pytest.raises(ValueError, match=r"normalization|written"):
         norms.register(name, formula="", paper="", axes="", parameters="")
     assert before == norms.REGISTRY
 

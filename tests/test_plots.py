@@ -129,6 +129,9 @@ def test_class_accuracy_of_several_runs_is_grouped():
     figure = plots.class_accuracy(both)
     assert len(figure.axes[0].patches) == 20
     assert labels(figure) == ["bn", "gn"]
+    assert figure.axes[0].get_xlabel() == "test accuracy"
+    mixed = both | {"gn": evaluation(MATRIX, split="holdout")}
+    assert plots.class_accuracy(mixed).axes[0].get_xlabel() == "accuracy"
     assert not figure.axes[0].lines
 
 

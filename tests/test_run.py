@@ -33,7 +33,9 @@ def test_a_run_answers_for_itself(trained):
     assert trained.dataset().fingerprint == trained.data.fingerprint
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": 1, "run": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": 1, "run": 3}']
+)
 def test_a_damaged_configuration_is_said_in_one_line(copy, content):
     (copy / "config.json").write_text(content)
     with pytest.raises(RunError, match=r"config\.json is damaged[^\n]*$"):
@@ -80,5 +82,5 @@ def test_a_damaged_line_of_metrics_is_named_but_a_cut_off_last_one_is_left_out(c
 def test_other_data_is_refused(copy):
     content = json.loads((copy / "config.json").read_text())
     change(copy / "config.json", data=content["data"] | {"fingerprint": "f" * 64})
-    with pytest.raises(RunError, match="has fingerprint [0-9a-f]{12}…, the run .* ffffffffffff…"):
+    with pytest.raises(RunError, match=r"has fingerprint [0-9a-f]{12}…, the run .* ffffffffffff…"):
         Run.open(copy).dataset()

@@ -1,11 +1,11 @@
 """normlab: tiny image classifiers under a parameter budget, and which normalization suits them.
 
-    import normlab
+import normlab
 
-    config = normlab.RunConfig(network="seed-bn", dataset="digits", recipe="demo")
-    run = normlab.train(config, out="runs/first")
-    normlab.plots.curves([run])
-    normlab.write_report([run])
+config = normlab.RunConfig(network="seed-bn", dataset="digits", recipe="demo")
+run = normlab.train(config, out="runs/first")
+normlab.plots.curves([run])
+normlab.write_report([run])
 """
 
 import importlib
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from normlab.model import Network, Summary, summarize
     from normlab.norms import register
     from normlab.recipes import RECIPES, Recipe
-    from normlab.report.page import write_data_page, write_report
+    from normlab.report.data_page import write_data_page
+    from normlab.report.page import write_report
     from normlab.run import Run
     from normlab.training import resume, train
     from normlab.zoo import ZOO
@@ -41,7 +42,7 @@ _HOME = {
     "register": "norms",
     "RECIPES": "recipes",
     "Recipe": "recipes",
-    "write_data_page": "report.page",
+    "write_data_page": "report.data_page",
     "write_report": "report.page",
     "Run": "run",
     "resume": "training",

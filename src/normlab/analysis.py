@@ -120,7 +120,7 @@ def _again(run: Run, evaluation: Evaluation) -> str | None:
     if now == percent(run.last.accuracy, images):
         return None
     return (
-        f"Evaluated again for this page the same weights got {now}: "
+        f"Evaluated again, the same weights got {now}: "
         "the last digits differ from machine to machine."
     )
 

@@ -26,7 +26,7 @@ def augment(images: Tensor, steps: Sequence[str], generator: Generator) -> Tenso
 
 
 def color_jitter(images: Tensor, generator: Generator) -> Tensor:
-    """Brightness, contrast and saturation times 0.9 to 1.1, hue turned by up to a tenth of a circle.
+    """Brightness, contrast, saturation times 0.9 to 1.1; hue turned by up to a tenth of a circle.
 
     Each image has its own factors; the order of the four is drawn for the batch.
     """
@@ -98,8 +98,8 @@ STEPS: dict[str, Step] = {
 }
 
 PREVIEW: dict[str, Step] = {
-    "horizontal flip": lambda images, generator: images.flip(3),
-    "vertical flip": lambda images, generator: images.flip(2),
+    "horizontal flip": lambda images, _: images.flip(3),
+    "vertical flip": lambda images, _: images.flip(2),
     "cutout": cutout,
     "greyscale": greyscale,
 }

@@ -61,9 +61,7 @@ class Checkpoint:
         except RunError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
-            raise RunError(
-                f"{path} is damaged: it is no checkpoint that normlab wrote"
-            ) from error
+            raise RunError(f"{path} is damaged: it is no checkpoint that normlab wrote") from error
 
 
 _FIELDS = tuple(Checkpoint.__dataclass_fields__)

@@ -168,7 +168,7 @@ def data(
     from normlab import recipes
     from normlab.data import load
     from normlab.data.describe import describe
-    from normlab.report.page import write_data_page
+    from normlab.report.data_page import write_data_page
 
     steps = recipes.find(recipe).augment
     dataset = load(
@@ -215,7 +215,7 @@ def summary(
 def zoo() -> None:
     """List the named networks.
 
-        $ normlab zoo
+    $ normlab zoo
     """
     from normlab.zoo import ZOO
 
@@ -226,7 +226,7 @@ def zoo() -> None:
 def norms() -> None:
     """List the normalizations: formula, axes, parameters, paper.
 
-        $ normlab norms
+    $ normlab norms
     """
     from normlab.norms import REGISTRY
 
@@ -238,7 +238,7 @@ def norms() -> None:
         )
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
@@ -250,7 +250,7 @@ _COMMANDS = {
 
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
-_ABOUT = """Train tiny image classifiers under a parameter budget, and see which normalization suits.
+_ABOUT = """Train tiny image classifiers under a parameter budget; see which normalization suits.
 
 Start with: normlab train assignment --norm gn --dataset digits --recipe demo"""
 
@@ -287,7 +287,7 @@ def _dispatch(arguments: list[str]) -> None:
         for name, command in _COMMANDS.items()
     ]
     tyro.cli(
-        Union[tuple(overview)],  # type: ignore[arg-type]
+        Union[tuple(overview)],  # type: ignore[call-overload] # noqa: UP007 — made at run time
         prog="normlab",
         description=_ABOUT,
         args=arguments,

@@ -1,4 +1,4 @@
-"""What a run is described by: the one source for command-line flags, the Python API and config.json.
+"""What a run is described by: the one source for flags, the Python API and config.json.
 
 `RunConfig` holds all that decides a run's numbers and is recorded with it. `Execution` holds where
 and how it is computed: it may differ when the run is resumed or evaluated on another machine.
@@ -24,16 +24,16 @@ class DataConfig:
     """Which images, and how they are split."""
 
     dataset: str = "cifar10"
-    """`cifar10`, `digits` (embedded, needs no download), or `folder:PATH` with train/CLASS/*.png."""
+    """`cifar10`, `digits` (embedded, no download), or `folder:PATH` with train/CLASS/*.png."""
 
     holdout: int = 0
-    """Images held out of the training split to choose settings by; the test split is then not read."""
+    """Images held out of the training split, to choose settings by; no test image is then read."""
 
     split_seed: int = 0
-    """Seed of the splits that normlab draws itself. Apart from `seed`: repeats share their splits."""
+    """Seed of the splits that normlab draws; apart from `seed`, so that repeats share them."""
 
     skip_unreadable: bool = False
-    """`folder:` only: leave out images that cannot be read, and say how many, instead of stopping."""
+    """`folder:` only: leave out images that cannot be read, and say how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,10 @@ class RunConfig(DataConfig):
     network: Annotated[
         str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
     ]
-    """A name that `normlab zoo` lists, or a layout: "C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"."""
+    """A name that `normlab zoo` lists, or a layout, such as "C1 C2 c3 P C4 C5 c6 P C7 GAP C8"."""
 
     norm: str = "bn"
-    """Normalization, as `normlab norms` lists them (`gn=8` for 8 groups), or your `module:Class`."""
+    """Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your `module:Class`."""
 
     budget: Annotated[int | None, default_is("50000 where a width is open")] = None
     """Parameters to stay below; open widths are solved from it."""

@@ -37,7 +37,8 @@ class Evaluation:
     @cached_property
     def predictions(self) -> NDArray[np.int64]:
         """int64, N: the most probable class of each image."""
-        return self.probabilities.argmax(axis=1)
+        predictions: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return predictions
 
     @cached_property
     def correct(self) -> int:
@@ -64,10 +65,12 @@ class Evaluation:
         """float64, classes: share of each class's images answered rightly (NaN: it has none)."""
         counts = self.confusion.sum(axis=1)
         hits = self.confusion.diagonal()
-        return np.divide(hits, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        accuracy = np.full(len(counts), np.nan)
+        np.divide(hits, counts, out=accuracy, where=counts > 0)
+        return accuracy
 
     def confused_pairs(self, count: int = 5) -> list[tuple[int, int, int]]:
-        """The most frequent mistakes: (true class, predicted class, images), most frequent first."""
+        """The most frequent mistakes first: (true class, predicted class, images)."""
         errors = self.confusion.copy()
         np.fill_diagonal(errors, 0)
         order = np.argsort(-errors, axis=None, kind="stable")[:count]

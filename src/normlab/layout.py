@@ -6,7 +6,7 @@ A token is a kind, a label (digits, without meaning) and options:
 
     C     3×3 convolution, normalization, activation, dropout
     c     1×1 convolution alone
-    D     3×3 depthwise convolution, normalization, 1×1 convolution, normalization, activation, dropout
+    D     3×3 depthwise convolution, normalization, then as C with a 1×1 convolution
     P, A  2×2 max pooling, 2×2 average pooling
     GAP   global average pooling; after it C and c are 1×1 and bare
     FC    fully connected layer
@@ -16,7 +16,7 @@ A token is a kind, a label (digits, without meaning) and options:
     s2    stride 2
     /gn=3 this block's own normalization
     +     the block's input is added to its output
-    *3    applied three times with the same convolution weights, each time with its own normalization
+    *3    applied three times: one set of convolution weights, three normalizations
 """
 
 import re
@@ -119,7 +119,7 @@ def parse(line: str) -> tuple[Block, ...]:
 
 
 def format(blocks: Sequence[Block]) -> str:
-    """The line of a layout: options in the notation's order, labels kept. The inverse of `parse`."""
+    """The line of a layout, options in the notation's order: the inverse of `parse`."""
     return " ".join(map(str, blocks))
 
 
@@ -138,10 +138,9 @@ def _parse_token(line: str, start: int, end: int) -> Block:
     found: dict[str, str] = {}
     place = head.end()
     while place < end:
-        for option, pattern in _OPTIONS.items():
-            if match := pattern.match(line, place, end):
-                break
-        else:
+        matches = ((option, p.match(line, place, end)) for option, p in _OPTIONS.items())
+        option, match = next((pair for pair in matches if pair[1]), ("", None))
+        if match is None:
             takes = [_SPELLING[o] for o in _OPTIONS if o in _ALLOWED[kind]]
             expected = f"{kind} takes {' '.join(takes)}" if takes else f"{kind} takes no options"
             raise LayoutError(line, place, f"{line[place:end]!r} is no option: {expected}")

@@ -208,10 +208,10 @@ def solve(
 ) -> tuple[Block, ...]:
     """Fills in the widths that a layout leaves open, as wide as the budget allows.
 
-    A free width is k/8 times its stage's ratio, rounded down to a multiple of 2 (of 2 and the groups,
-    where groups are given; where that does not fit, of 1 or the groups). A free `c` takes half its
-    input, a free `+` or `*` its input's width. k is the largest whole number whose count stays
-    strictly below the budget. The classifier's width stays open.
+    A free width is k/8 times its stage's ratio, rounded down to a multiple of 2 (of 2 and the
+    groups, where groups are given; where that does not fit, of 1 or the groups). A free `c` takes
+    half its input, a free `+` or `*` its input's width. k is the largest whole number whose count
+    stays strictly below the budget. The classifier's width stays open.
 
     Args:
         blocks: The layout.
@@ -236,8 +236,8 @@ def solve(
         count = _count(blocks, norm, classes)
         if budget is not None and count >= budget:
             raise UsageError(
-                f"the network has {count:,} parameters with {norm}, {count - budget + 1:,} too many "
-                f"to stay below the budget of {budget:,}: leave widths open to have them solved"
+                f"the network has {count:,} parameters with {norm}, {count - budget + 1:,} too "
+                f"many to stay below the budget of {budget:,}: leave widths open to be solved"
             )
         return tuple(blocks)
 
@@ -247,8 +247,8 @@ def solve(
             return widen(blocks, _largest_step(blocks, unit, norm, classes, budget), unit)
     count = _count(widen(blocks, 1, multiple), norm, classes)
     raise UsageError(
-        f"at its narrowest the network has {count:,} parameters with {norm}, {count - budget + 1:,} "
-        f"too many to stay below the budget of {budget:,}"
+        f"at its narrowest the network has {count:,} parameters with {norm}, "
+        f"{count - budget + 1:,} too many to stay below the budget of {budget:,}"
     )
 
 

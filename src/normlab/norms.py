@@ -4,8 +4,8 @@ Throughout, x is N × C × H × W, a mean E and a variance Var (biased) run over
 names, w and b are learned, and ε is 1e-5. `normlab norms` prints the registry.
 
 One's own layer: a `torch.nn.Module` class whose constructor takes the shape (C, H, W) of what it
-normalizes and whose `forward` keeps the shape of its N × C × H × W input; a ReLU follows it. Name it
-`module:Class` on the command line, or register it in Python:
+normalizes and whose `forward` keeps the shape of its N × C × H × W input; a ReLU follows it. Name
+it `module:Class` on the command line, or register it in Python:
 
     @register("l1", formula="x / E|x| · w", paper="ours", axes="C, H, W", parameters="C")
     class L1Norm(nn.Module): ...
@@ -165,7 +165,8 @@ def _import(text: str) -> Normalization:
             ) from error
         if output.shape != (2, *shape):
             raise UsageError(
-                f"--norm {text}: it must keep the shape {(2, *shape)}, not make {tuple(output.shape)}"
+                f"--norm {text}: it must keep the shape {(2, *shape)}, "
+                f"not make {tuple(output.shape)}"
             )
         built.train()
         return nn.Sequential(built, nn.ReLU()) if activate else built

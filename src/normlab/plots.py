@@ -161,7 +161,8 @@ def accuracy_curve(runs: Sequence[Run], published: Sequence[Published] = ()) -> 
 def confusion(evaluation: Evaluation) -> Figure:
     """The confusion matrix: how many images of each true class (rows) got which answer.
 
-    A cell is the darker, the larger its share of the row. Counts are written up to 20 classes.
+    The stronger a cell's colour, the larger its share of the row. Up to 20 classes, the counts are
+    written too.
     """
     matrix, classes = evaluation.confusion, [short(name) for name in evaluation.classes]
     count = len(classes)
@@ -185,7 +186,8 @@ def confusion(evaluation: Evaluation) -> Figure:
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
     size = min(9.5, 220 / count)
-    axes.set_xticks(np.arange(count) + 0.5, classes, rotation=90, size=size)
+    upright = 90 if max(map(len, classes)) > 3 else 0
+    axes.set_xticks(np.arange(count) + 0.5, classes, rotation=upright, size=size)
     axes.set_yticks(np.arange(count) + 0.5, classes, size=size)
     axes.tick_params(length=0)
     axes.set_xlabel("answered")
@@ -219,7 +221,7 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
         for place, share, images in zip(
             places, shares, evaluation.confusion.sum(axis=1), strict=True
         ):
-            right_of = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            right_of: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
             if not images:
                 axes.annotate("no images", (0, place), color=MUTED, size=8, **right_of)
             elif single:
@@ -234,10 +236,12 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    split = next(iter(evaluations.values())).split
-    axes.set_xlabel(f"{ACCURACY[split]}" + (", 95% sampling interval" if single else ""))
-    if not single:
-        figure.legend(loc="outside upper left", ncols=min(runs, 3))
+    measured = {ACCURACY[evaluation.split] for evaluation in evaluations.values()}
+    axes.set_xlabel(measured.pop() if len(measured) == 1 else "accuracy")
+    if single:
+        axes.set_xlabel(f"{axes.get_xlabel()}, 95% sampling interval")
+    else:
+        figure.legend(loc="outside upper left", ncols=2)  # names of runs are long
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a live bar in a terminal, a plain line an epoch elsewhere."""
+"""What one sees of a training run: a live bar in a terminal, and a plain line an epoch."""
 
 from collections import deque
 from time import perf_counter

@@ -20,7 +20,7 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     schedule: Literal["step", "one-cycle"]
-    """`step`: times 0.2 every 6 epochs. `one-cycle`: a quarter of the steps up, then down to zero."""
+    """`step`: times 0.2 every 6 epochs. `one-cycle`: up for a quarter of the steps, then to 0."""
     dropout: float = 0.0
     """Probability, after every activation."""
     augment: tuple[str, ...] = ()

@@ -148,7 +148,8 @@ def _fit(
     """From a checkpoint, which may be the first, to the end."""
     recipe, seed = run.recipe, run.config.seed
     network.load_state_dict(checkpoint.model)
-    network.to(device=device, memory_format=torch.channels_last)
+    network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, recipe)
     optimizer.load_state_dict(checkpoint.optimizer)
     run = _record_machine(run, device, checkpoint.epoch + 1)
@@ -172,6 +173,7 @@ def _fit(
         display,
         _stop_requests() as stop,
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.backends.cudnn.flags(deterministic=True),
     ):
         while checkpoint.epoch < recipe.epochs:
             epoch = checkpoint.epoch

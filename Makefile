@@ -1,0 +1,44 @@
+# make demo and make test do all that a fresh machine with Python 3.11 or newer needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
+	rm -rf $(DEMO)
+	for norm in bn gn ln; do \
+	    $(BIN)/normlab train assignment --norm $$norm --dataset digits --recipe demo \
+	        --out $(DEMO)/assignment-$$norm-0 || exit; \
+	done
+	$(BIN)/normlab report $(DEMO)/assignment-bn-0 $(DEMO)/assignment-gn-0 $(DEMO)/assignment-ln-0
+
+test: .venv/installed  ## run the tests
+	$(BIN)/pytest
+
+lint: .venv/installed  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed  ## put the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed  ## measure start-up and memory; CIFAR-10 from $$NORMLAB_DATA
+	$(BIN)/python benchmarks/footprint.py
+
+clean:  ## remove what the other targets made
+	rm -rf .venv $(DEMO) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf src/normlab.egg-info
+
+# The constraints hold for the build's own environment too, where only the variable reaches.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'normlab needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
