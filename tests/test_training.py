@@ -90,8 +90,12 @@ def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch)
     out = tmp_path / "stopped"
     with pytest.raises(InterruptedRunError, match=r"epoch 1 after step 7\. .*--resume"):
         train(SMALL, out, quiet=True)
-    with pytest.raises(InterruptedRunError, match="epoch 1 after step 15"):
-        resume(out, quiet=True)
+    elsewhere = Execution(device="cpu", data_root=tmp_path / "no digits here")
+    with pytest.raises(
+        InterruptedRunError,
+        match=r"epoch 1 after step 15.*--data-root '.*no digits here' --device cpu$",
+    ):
+        resume(out, elsewhere, quiet=True)
     assert not Run.open(out).finished
     with pytest.raises(InterruptedRunError, match="epoch 3 after step 0"):
         resume(out, quiet=True)

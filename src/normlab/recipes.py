@@ -51,8 +51,8 @@ RECIPES = {
     # For the embedded digits: a minute for each network on two cores, no flips.
     "demo": Recipe(
         epochs=10,
-        batch_size=32,
-        learning_rate=0.1,
+        batch_size=16,
+        learning_rate=0.01,
         nesterov=True,
         schedule="one-cycle",
         augment=("shift",),

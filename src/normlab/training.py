@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ def train(
     optimizer = _optimizer(network, recipe)
     checkpoint = Checkpoint(model=network.state_dict(), optimizer=optimizer.state_dict())
     checkpoint.save(out / "checkpoint.pt")
-    return _fit(run, network, checkpoint, dataset, device, quiet=quiet)
+    return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
 
 
 def resume(path: Path | str, execution: Execution | None = None, *, quiet: bool = False) -> Run:
@@ -133,7 +134,7 @@ def resume(path: Path | str, execution: Execution | None = None, *, quiet: bool 
     )
     # A line that was written after the checkpoint is of an epoch that will be done again.
     run = dataclasses.replace(run, epochs=run.epochs[: checkpoint.epoch])
-    return _fit(run, network, checkpoint, dataset, device, quiet=quiet)
+    return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
 
 
 def _fit(
@@ -142,6 +143,7 @@ def _fit(
     checkpoint: Checkpoint,
     dataset: Dataset,
     device: torch.device,
+    execution: Execution,
     *,
     quiet: bool,
 ) -> Run:
@@ -183,7 +185,13 @@ def _fit(
             for step in range(checkpoint.step, steps):
                 if stop.is_set():
                     checkpoint.seconds = perf_counter() - start
-                    _stop(run, network, optimizer, checkpoint, path)
+                    checkpoint.model = network.state_dict()
+                    checkpoint.optimizer = optimizer.state_dict()
+                    checkpoint.save(path)
+                    raise InterruptedRunError(
+                        f"stopped in epoch {epoch + 1} after step {step}. "
+                        f"To go on: {_resume_command(run, execution)}"
+                    )
                 batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(device)
                 inputs = augment(
                     to_input(images[batch]), recipe.augment, generator(seed, "augment", epoch, step)
@@ -290,17 +298,16 @@ def _announce(run: Run, console: Console) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _stop(
-    run: Run, network: Network, optimizer: torch.optim.SGD, checkpoint: Checkpoint, path: Path
-) -> None:
-    """Saves the run where it stands, and ends it."""
-    checkpoint.model = network.state_dict()
-    checkpoint.optimizer = optimizer.state_dict()
-    checkpoint.save(path)
-    raise InterruptedRunError(
-        f"stopped in epoch {checkpoint.epoch + 1} after step {checkpoint.step}. "
-        f"To go on: normlab train --resume {run.path}"
-    )
+def _resume_command(run: Run, execution: Execution) -> str:
+    """What goes on with a run, where and how it was computed until now."""
+    command = ["normlab", "train", "--resume", str(run.path)]
+    if execution.data_root is not None:
+        command += ["--data-root", str(execution.data_root)]
+    if execution.device != "auto":
+        command += ["--device", execution.device]
+    if execution.threads is not None:
+        command += ["--threads", str(execution.threads)]
+    return shlex.join(command)
 
 
 @contextmanager
