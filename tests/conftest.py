@@ -2,23 +2,25 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
+
+from normlab import RunConfig
+from normlab.training import train
 
 torch.set_num_threads(1)  # the tests' networks are too small to share a step between cores
-
-from normlab import RunConfig  # noqa: E402
-from normlab.training import train  # noqa: E402
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _no_data_root():
-    """Only the tests that ask for CIFAR-10 see it."""
-    os.environ["COLUMNS"] = "100"
+os.environ["COLUMNS"] = "100"  # whatever the terminal that the tests are run in
+settings.register_profile("normlab", deadline=None)  # machines differ fivefold, and are shared
+settings.load_profile("normlab")
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A small run on the embedded digits, trained to its end."""
     config = RunConfig(
-        network="C:12 P C:24 P D:32 GAP FC", dataset="digits", recipe="demo", epochs=3
+        network="C:12 P C:24 P D:32 GAP FC",
+        dataset="digits",
+        recipe="demo",
+        epochs=3,
+        learning_rate=0.1,
     )
     return train(config, tmp_path_factory.mktemp("runs") / "trained", quiet=True)

@@ -125,7 +125,7 @@ def test_preview_transformations():
         assert rows.max() - rows.min() == columns.max() - columns.min() == 7
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.sampled_from([*STEPS, *PREVIEW]), st.integers(1, 9), st.integers(0, 2**32))
 def test_every_step_keeps_shape_and_range_and_repeats_itself(name, count, seed):
     step = (STEPS | PREVIEW)[name]

@@ -72,7 +72,7 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
         Checkpoint.load(tmp_path / "none.pt")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_checkpoint_raises_nothing_but_one_line(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "checkpoint.pt"

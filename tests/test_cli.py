@@ -3,20 +3,29 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from normlab import __version__
-from normlab.cli import _COMMANDS, main
+from normlab.cli import _COMMANDS, _default_out, main
+from normlab.config import RunConfig
+from normlab.data import cifar10
+from normlab.evaluation import evaluate
 from normlab.run import Run
+from normlab.zoo import ZOO
 
 NORMLAB = [sys.executable, "-m", "normlab"]
-TRAIN = ["train", "C:6 P C:8 GAP FC", "--dataset", "digits", "--recipe", "demo", "--threads", "1"]
+TRAIN = [
+    *("train", "C:6 P C:8 GAP FC", "--dataset", "digits", "--recipe", "demo"),
+    *("--batch-size", "64", "--threads", "1"),
+]
 ENVIRONMENT = os.environ | {"COLUMNS": "100", "NORMLAB_DATA": "", "PYTHONWARNINGS": "error"}
 
 
@@ -68,8 +77,12 @@ def test_a_train_of_its_own_piped(tmp_path):
         r"test loss \d\.\d{4} accuracy \d+\.\d\d%  rate \S+  \d+\.\d s",
         lines[1],
     )
-    folder = tmp_path / "runs" / "layout-gn-3"
-    assert "report: runs/layout-gn-3/report.html" in done.stdout
+    folder = (
+        tmp_path
+        / re.search(
+            r"report: (runs/digits/layout-[0-9a-f]{6}-gn-3)/report\.html$", done.stdout.strip()
+        )[1]
+    )
     assert (folder / "report.html").stat().st_size > 10_000
     assert not (folder / "checkpoint.pt").exists()
 
@@ -78,18 +91,19 @@ def test_a_train_of_its_own_piped(tmp_path):
     assert again.stderr.count("\n") == 1
     assert "holds a finished run" in again.stderr
 
-    evaluated = run("evaluate", "runs/layout-gn-3", cwd=tmp_path)
-    accuracy = Run.open(folder).last.accuracy
+    evaluated = run("evaluate", str(folder), cwd=tmp_path)
+    last = Run.open(folder).last
     assert evaluated.returncode == 0, evaluated.stderr
-    assert f"{accuracy:.2%}" in evaluated.stdout
-    assert f"the run's folder states {accuracy:.2%}: the same" in evaluated.stdout
+    assert f"test: accuracy {last.accuracy:.1%} (" in evaluated.stdout
+    assert f", loss {last.loss:.4f}" in evaluated.stdout
+    assert f"the run's folder states {last.accuracy:.1%}: the same" in evaluated.stdout
     for digit in range(10):
         assert re.search(rf"(?m)^\W*{digit}\W", evaluated.stdout)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
-        [*NORMLAB, *TRAIN, "--out", "run"],
+        [*NORMLAB, *TRAIN, "--epochs", "4", "--out", "run"],
         cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     for line in process.stdout:
@@ -102,7 +116,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     command = re.search(r"To go on: normlab (train --resume run --threads 1)$", errors.strip())[1]
     done = run(*command.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [e.epoch for e in Run.open(tmp_path / "run").epochs] == list(range(1, 11))
+    assert [e.epoch for e in Run.open(tmp_path / "run").epochs] == [1, 2, 3, 4]
     assert (tmp_path / "run" / "report.html").exists()
 
 
@@ -127,7 +141,7 @@ def test_a_live_bar_in_a_terminal(tmp_path):
     os.close(primary)
     assert process.wait(timeout=60) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"epoch 2/3 .*batch \d+/90 loss \d\.\d{3} [\d,]+ images/s 0:00:\d\d", text)
+    assert re.search(r"epoch 2/3 .*batch \d+/23 loss \d\.\d{3} [\d,]+ images/s 0:00:\d\d", text)
     assert len(re.findall(r"\repoch \d/3  train loss", text)) == 3
 
 
@@ -191,19 +205,86 @@ def test_evaluate_refuses_a_hold_out_that_there_is_not(trained, capsys):
 
 def test_several_runs_on_one_page(trained, tmp_path, capsys):
     page = tmp_path / "page.html"
-    code, out, err = call(capsys, "report", *[str(trained.path)] * 2, "--out", str(page))
+    shutil.copytree(trained.path, tmp_path / "other")
+    runs = [str(trained.path), str(tmp_path / "other")]
+    code, out, err = call(capsys, "report", *runs, "--out", str(page))
     assert code == 0, err
     assert f"report: {page}" in out
     assert page.read_text().count("<svg") >= 3
+
+
+def test_flags_of_the_report_reach_it(trained, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    published = Path(__file__).parent.parent / "results" / "published-runs.csv"
+    shutil.copytree(trained.path, tmp_path / "run")
+    arguments = ["report", str(tmp_path / "run"), "--out", str(page)]
+    assert call(capsys, *arguments)[0] == 0
+    assert "data:image/png" in page.read_text()
+    assert "published bn" not in page.read_text()
+    assert call(capsys, *arguments, "--no-images", "--published", str(published))[0] == 0
+    assert "data:image/png" not in page.read_text()
+    assert "published bn" in page.read_text()
+
+
+def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NORMLAB_DATA", raising=False)
+    monkeypatch.setattr(cifar10, "RECORDS", 40)
+    generator = np.random.default_rng(0)
+    root = tmp_path / "somewhere" / "cifar-10-batches-bin"
+    root.mkdir(parents=True)
+    for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+        records = generator.integers(0, 256, (40, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(40) % 10
+        (root / f"{name}.bin").write_bytes(records.tobytes())
+    place = ["--data-root", "somewhere"]
+    code, out, err = call(capsys, "train", "c:2 GAP FC", "--epochs", "1", *place)
+    assert code == 0, err
+    assert "cifar10: 200 training and 40 test images" in out
+    (folder,) = (tmp_path / "runs" / "cifar10").iterdir()
+    assert (folder / "report.html").exists()
+    code, out, err = call(capsys, "evaluate", str(folder), *place, "--tta", "flip")
+    assert code == 0, err
+    run = Run.open(folder)
+    expected = evaluate(run.network(), run.dataset(Path("somewhere")), tta="flip")
+    assert expected.headline in out
+    assert "averaged over test-time augmentation (flip)" in out
+    assert call(capsys, "evaluate", str(folder))[0] == 1
+
+
+def test_folders_of_runs_are_named_by_what_sets_them_apart():
+    names = {
+        str(_default_out(RunConfig(network=network, **settings)))
+        for network in ("seed-bn", "assignment", "C:8 GAP FC", "C:9 GAP FC")
+        for settings in ({}, {"norm": "gn"}, {"budget": 5000}, {"dataset": "digits"}, {"seed": 1})
+    }
+    assert len(names) == 20
+    assert "runs/cifar10/seed-bn-0" in names
+    assert "runs/cifar10/seed-bn-gn-0" in names
+    assert "runs/cifar10/assignment-5000-bn-0" in names
+    assert "runs/digits/assignment-bn-0" in names
+
+
+def test_a_file_of_the_students_does_not_stand_in_for_a_library(tmp_path):
+    (tmp_path / "random.py").write_text("raise SystemExit('not the library')")
+    script = Path(sys.executable).parent / "normlab"
+    done = subprocess.run(
+        [script, "summary", "seed-bn"], cwd=tmp_path, capture_output=True, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_summary_is_a_table_that_fits_80_columns(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = call(capsys, "summary", "seed-ln")
     assert code == 0
-    table = out.splitlines()[1:]  # the layout stands above it, whole
+    layout, *table = out.splitlines()
+    assert layout == ZOO["seed-ln"].layout
     assert max(map(len, table)) <= 80
-    assert "42,140 parameters, 11,202,496 multiply-accumulates" in out
+    assert re.search(r"all +42,140 +11,202,496", out)
+    assert "296 running statistics" in out
     assert re.search(r"C:32vs2/ln-full +ln-full +32 × 3 × 3 +6,336 +51,840 +30", out)
 
 
@@ -238,7 +319,9 @@ def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
     )
     done = run(*TRAIN, "--epochs", "1", "--norm", "halving:Halve", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "layout-halving.Halve-0" / "model.safetensors").exists()
+    (folder,) = (tmp_path / "runs" / "digits").iterdir()
+    assert folder.name.endswith("-halving.Halve-0")
+    assert (folder / "model.safetensors").exists()
 
 
 def test_a_reader_that_leaves_early_is_no_error():

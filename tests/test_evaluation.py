@@ -1,9 +1,12 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from rich.console import Console
 from torch import nn
 
 from normlab.data import Dataset, Split
@@ -66,6 +69,35 @@ def test_a_hold_out_that_there_is_not(coloured):
     held_out = evaluate(Colour(), swapped, "holdout")
     assert held_out.split == "holdout"
     assert len(held_out.labels) == 50
+
+
+def printed(evaluation):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(evaluation)
+    return console.file.getvalue()
+
+
+def test_the_table_counts_every_class_and_all_images():
+    labels = np.repeat([0, 0, 1, 1], [1500, 500, 100, 900])
+    answers = np.repeat([0, 1, 0, 1], [1500, 500, 100, 900])
+    evaluation = Evaluation(
+        "test", ("airplane", "[red]x[/red]", "<b>"), labels, np.eye(3, dtype="f")[answers], 0.5
+    )
+    text = printed(evaluation)
+    assert "test: accuracy 80.00% (2,400 of 3,000), loss 0.5000" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["airplane", "2,000", "1,500", "75.00%"] in rows
+    assert ["[red]x[/red]", "1,000", "900", "90.0%"] in rows
+    assert ["<b>", "0", "0", "–"] in rows
+    assert ["all", "3,000", "2,400", "80.00%"] in rows
+    html = evaluation._repr_html_()
+    assert "<td>&lt;b&gt;</td>" in html
+    assert html.count("<tr>") == 5
+
+
+def test_an_unknown_augmentation_is_refused(coloured):
+    with pytest.raises(ValueError, match="no test-time augmentation 'rot'"):
+        evaluate(Colour(), coloured, tta="rot")
 
 
 @settings(max_examples=100)

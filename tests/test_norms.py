@@ -12,6 +12,7 @@ from torch import nn
 
 from normlab import norms
 from normlab.errors import UsageError
+from normlab.summary import summarize
 
 SHAPE = (12, 5, 6)
 EPSILON = 1e-5
@@ -159,6 +160,8 @@ def test_groups_default_to_the_largest_divisor_up_to_4(channels):
         ("ln-channel", (1, 4, 4), "over one channel is constant"),
         ("no_such_module:Norm", SHAPE, "No module named 'no_such_module'"),
         ("math:NoNorm", SHAPE, "math has no NoNorm"),
+        (":X", SHAPE, "importing  failed"),
+        (".a:X", SHAPE, "importing .a failed"),
         ("math:sqrt", SHAPE, "it failed: TypeError"),
     ],
 )
@@ -217,11 +220,46 @@ def test_a_layer_registered_in_python(monkeypatch):
     torch.testing.assert_close(norms.build("scale=3", SHAPE, activate=False)(x), x * 3)
 
 
+def test_a_notebooks_cell_that_is_run_again_replaces_its_layer(monkeypatch):
+    monkeypatch.setattr(norms, "REGISTRY", dict(norms.REGISTRY))
+    for size in (1, 2):
+
+        @norms.register("mine", formula="", paper="", axes="", parameters="")
+        class Mine(nn.Module):
+            def __init__(self, shape, size=size):
+                super().__init__()
+                self.weight = nn.Parameter(torch.ones(size, shape[0], 1, 1))
+
+            def forward(self, x):
+                return x * self.weight.prod(0)
+
+        assert summarize("C:4 GAP FC", norm="mine").rows[0].parameters == 27 * 4 + size * 4
+    with pytest.raises(ValueError, match="registered already"):
+        norms.register("mine", formula="", paper="", axes="", parameters="")(nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("1 +", "SyntaxError"),
+        ("missing_name", "NameError"),
+        ("import math; math.missing", "AttributeError"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_users_module_that_cannot_be_imported(content, problem, tmp_path, monkeypatch):
+    (tmp_path / "own_broken.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=rf"^--norm own_broken:X: .*{problem}[^\n]*$"):
+        norms.find("own_broken:X")
+
+
 @pytest.mark.parametrize("name", ["bn", "a b", "a+", "a:b", "a=2", "1st", ""])
 def test_a_name_that_is_taken_or_cannot_be_written_is_refused(name):
     before = dict(norms.REGISTRY)
-    with pytest.raises(ValueError, match=r"normalization|written"):
-        norms.register(name, formula="", paper="", axes="", parameters="")
+    with pytest.raises(ValueError, match=r"registered already, by normlab|written"):
+        norms.register(name, formula="", paper="", axes="", parameters="")(nn.Identity)
     assert before == norms.REGISTRY
 
 

@@ -55,14 +55,14 @@ def test_ticks_are_whole_epochs(count):
 
 
 def test_accuracies_are_in_percent():
-    figure = plots.accuracy_curve([run()])
+    figure = plots.curves([run()], quantities=["accuracy"])
     plots.png(figure)
     assert "70%" in [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
 
 
 def test_runs_differ_in_more_than_colour():
     runs = [run(name) for name in "abcdefg"]
-    lines = plots.loss_curve(runs).axes[0].lines
+    lines = plots.curves(runs, quantities=["loss"]).axes[0].lines
     looks = {(line.get_marker(), line.get_linestyle()) for line in lines}
     assert len({line.get_color() for line in lines}) == 7
     assert len(looks) == 14
@@ -79,7 +79,7 @@ def test_the_run_is_drawn_over_the_published_curve(published):
     assert bn.label == "published bn"
     assert len(bn.accuracy) == 20
     assert bn.accuracy[0] == pytest.approx(0.435)
-    assert bn.train_loss[0] == pytest.approx(1270 / 782)
+    assert bn.train_loss[0] == pytest.approx(1.62)
     figure = plots.curves([run()], [bn])
     assert "published bn" in labels(figure)
     for axes, values in zip(figure.axes, (bn.loss, bn.accuracy), strict=True):
@@ -90,7 +90,7 @@ def test_the_run_is_drawn_over_the_published_curve(published):
 
 
 @pytest.mark.parametrize(
-    "content", ["norm,epoch\nbn,1\n", "norm,train_loss_sum\nbn,x\n", b"\xff\xfe\0"]
+    "content", ["norm,epoch\nbn,1\n", "norm,train_loss\nbn,x\n", b"\xff\xfe\0"]
 )
 def test_a_file_without_published_curves_is_named(tmp_path, content):
     path = tmp_path / "other.csv"
@@ -206,7 +206,7 @@ def test_augmentations_are_drawn_from_the_seed(data):
 
 def test_figures_are_written_whole(tmp_path):
     path = tmp_path / "new" / "confusion.png"
-    plots.save(plots.confusion(evaluation(MATRIX)), path)
+    plots.save(plots.confusion(evaluation(MATRIX)), str(path))
     with Image.open(path) as image:
         assert image.width == 750
     assert [p.name for p in path.parent.iterdir()] == ["confusion.png"]
@@ -215,7 +215,7 @@ def test_figures_are_written_whole(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NormlabError, match="cannot be written"):
-        plots.save(plots.loss_curve([run()]), tmp_path / "file" / "x.png")
+        plots.save(plots.confusion(evaluation(MATRIX)), tmp_path / "file" / "x.png")
 
 
 def test_any_name_can_be_drawn():

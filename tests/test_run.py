@@ -52,6 +52,41 @@ def test_a_configuration_with_a_field_unknown_or_a_layout_that_does_not_parse(co
         Run.open(copy)
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("run", "norm", 5),
+        ("run", "seed", "0"),
+        ("recipe", "schedule", "zz"),
+        ("recipe", "augment", [1]),
+        ("data", "train", "x"),
+        ("data", "classes", "abc"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_damage(copy, part, field, value):
+    content = json.loads((copy / "config.json").read_text())
+    change(copy / "config.json", **{part: content[part] | {field: value}})
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        Run.open(copy)
+
+
+def test_metrics_that_cannot_be_read(copy):
+    metrics = copy / "metrics.jsonl"
+    lines = metrics.read_text()
+    metrics.write_text(lines.replace('"accuracy": 0', '"accuracy": "a", "x": 0', 1))
+    with pytest.raises(RunError, match="line 1, is damaged"):
+        Run.open(copy)
+    metrics.write_bytes(b"\xff\n")
+    with pytest.raises(RunError, match="cannot be read"):
+        Run.open(copy)
+    metrics.unlink()
+    metrics.mkdir()
+    with pytest.raises(RunError, match="cannot be read"):
+        Run.open(copy)
+    with pytest.raises(RunError, match="is no run's folder"):
+        Run.open(copy / "config.json")
+
+
 def test_a_newer_schema_is_refused_in_one_line(copy):
     change(copy / "config.json", schema=2)
     with pytest.raises(RunError, match=r"schema 2, this normlab reads schema 1: upgrade normlab"):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -23,6 +24,7 @@ from normlab.errors import (
     UsageError,
 )
 from normlab.evaluation import evaluate
+from normlab.layout import LayoutError
 from normlab.model import Network
 from normlab.progress import TrainingDisplay
 from normlab.recipes import RECIPES, Recipe, resolve
@@ -158,41 +160,38 @@ def test_a_run_resumed_on_another_machine_names_both(whole, tmp_path, monkeypatc
     assert_equal_runs(whole, run)
 
 
-def test_the_loop_is_sgd_on_the_drawn_batches(whole):
-    """The first two steps of a run, written out with PyTorch alone."""
-    recipe, digits = RECIPES["seed"], load("digits")
+@pytest.mark.parametrize("name", ["seed", "demo"])
+def test_the_loop_is_sgd_on_the_drawn_batches(name, tmp_path, monkeypatch):
+    """The first steps of a run, written out with PyTorch alone, and what the epoch's line says."""
+    config = dataclasses.replace(SMALL, recipe=name, batch_size=64, epochs=1)
+    recipe, digits = resolve(config), load("digits")
     network = Network(SMALL.network, norm="bn", dropout=recipe.dropout)
     pixels = digits.train.images / 255.0
     network.input_mean.copy_(torch.from_numpy(pixels.mean((0, 2, 3))))
     network.input_std.copy_(torch.from_numpy(pixels.std((0, 2, 3))))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), 1.0, 0.9, nesterov=name == "demo")
     order = torch.randperm(1437, generator=generator(0, "order", 0)).numpy()
     expected = []
-    for step in range(2):
+    for step in range(6):
         batch = order[step * 64 : (step + 1) * 64]
         images = torch.from_numpy(digits.train.images[batch]).float() / 255
         images = augment(images, recipe.augment, generator(0, "augment", 0, step))
         torch.manual_seed(seed_for(0, "dropout", 0, step))
         loss = F.cross_entropy(network(images), torch.from_numpy(digits.train.labels[batch]))
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate_at(step, STEPS)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
     seen = []
-
-    class Enough(Exception):
-        pass
-
-    def step(self, epoch, step, loss, images):
-        seen.append(loss)
-        if len(seen) == 2:
-            raise Enough
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingDisplay, "step", step)
-        with pytest.raises(Enough):
-            train(SMALL, whole.path.parent / "two-steps", quiet=True)
-    np.testing.assert_allclose(seen, expected, rtol=2e-3)
+    monkeypatch.setattr(
+        TrainingDisplay, "step", lambda self, epoch, step, loss, images: seen.append((loss, images))
+    )
+    run = train(config, tmp_path / "run", quiet=True)
+    losses, sizes = np.array(seen).T
+    np.testing.assert_allclose(losses[:6], expected, rtol=1e-3)
+    assert run.last.train_loss == pytest.approx((losses * sizes).sum() / 1437, rel=1e-9)
+    assert run.last.learning_rate == recipe.learning_rate_at(STEPS - 1, STEPS)
 
 
 def test_the_last_batch_is_what_is_left_and_every_image_is_seen_once(tmp_path, monkeypatch):
@@ -228,12 +227,91 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     out = tmp_path / "run"
     config = dataclasses.replace(SMALL, norm="none", learning_rate=1e6)
     with pytest.raises(
-        DivergedError, match=r"the loss was (nan|inf) in epoch 1, step \d+, at learning rate 1e\+06"
+        DivergedError,
+        match=r"the loss became (nan|inf) in epoch 1, step \d+, at learning rate 1e\+06; .* kept",
     ):
         train(config, out, quiet=True)
     checkpoint = Checkpoint.load(out / "checkpoint.pt")
     assert all(t.isfinite().all() for t in checkpoint.model.values())
     assert (checkpoint.epoch, checkpoint.step) == (0, 0)
+
+
+@pytest.mark.parametrize("steps_before", [0, STEPS - 1])
+def test_weights_that_a_step_broke_never_become_the_checkpoint(
+    steps_before, whole, tmp_path, monkeypatch
+):
+    """In the second epoch's first step and, worse to see, in its last."""
+    out = tmp_path / "run"
+    rate = Recipe.learning_rate_at
+
+    def exploding(self, step, steps_per_epoch):
+        broken = step == steps_per_epoch + steps_before
+        return 1e38 if broken else rate(self, step, steps_per_epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipe, "learning_rate_at", exploding)
+        with pytest.raises(DivergedError, match="in epoch 2, "):
+            train(SMALL, out, quiet=True)
+    assert [e.epoch for e in Run.open(out).epochs] == [1]
+    assert Checkpoint.load(out / "checkpoint.pt").epoch == 1
+    assert_equal_runs(whole, resume(out, quiet=True))
+
+
+def test_ctrl_c_does_not_save_weights_that_the_last_step_broke(tmp_path, monkeypatch):
+    monkeypatch.setattr(Recipe, "learning_rate_at", lambda *_: math.inf)
+    interrupt_at(monkeypatch, (0, 1))
+    with pytest.raises(DivergedError):
+        train(SMALL, tmp_path / "run", quiet=True)
+    assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").step == 0
+
+
+def test_an_interrupted_epochs_seconds_are_added_up(tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, (0, 12))
+    out = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(dataclasses.replace(SMALL, epochs=1), out, quiet=True)
+    saved = Checkpoint.load(out / "checkpoint.pt").seconds
+    assert saved > 0
+    later = Checkpoint.load
+
+    def as_if_it_had_taken_an_hour(path):
+        return dataclasses.replace(later(path), seconds=saved + 3600)
+
+    monkeypatch.setattr(Checkpoint, "load", as_if_it_had_taken_an_hour)
+    assert 3600 < resume(out, quiet=True).last.seconds < 3600 + 600
+
+
+def test_a_channel_without_contrast_is_no_division_by_zero(tmp_path, monkeypatch):
+    real = training.load
+
+    def without_red(*args, **kwargs):
+        dataset = real(*args, **kwargs)
+        dataset.train.images[:, 0] = dataset.test.images[:, 0] = 7
+        return dataset
+
+    monkeypatch.setattr(training, "load", without_red)
+    run = train(dataclasses.replace(SMALL, epochs=1), tmp_path / "run", quiet=True)
+    assert run.data.std[0] == 1
+    assert np.isfinite(run.last.loss)
+
+
+def test_the_split_seed_draws_the_hold_out(tmp_path):
+    config = dataclasses.replace(SMALL, network="c:2 GAP FC", epochs=1, holdout=100)
+    one = train(config, tmp_path / "one", quiet=True)
+    other = train(dataclasses.replace(config, split_seed=1), tmp_path / "other", quiet=True)
+    assert one.data.fingerprint == other.data.fingerprint
+    assert one.data.mean != other.data.mean
+    for run in (one, other):
+        again = evaluate(run.network(), Run.open(run.path).dataset(), "holdout")
+        assert again.accuracy == run.last.accuracy
+
+
+def test_a_batch_of_one_over_a_single_pixel_is_refused_with_its_block(tmp_path):
+    config = dataclasses.replace(SMALL, network="C:4 P P P P P C:4 c GAP", batch_size=4)
+    with pytest.raises(LayoutError, match="bn over a 1 × 1 map"):  # 1,437 is 4 · 359 + 1
+        train(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    train(dataclasses.replace(config, batch_size=500, epochs=1), tmp_path / "run", quiet=True)
 
 
 def test_folders_that_hold_a_run_are_not_written_over(whole, tmp_path):

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from normlab.config import DataConfig, Execution, RunConfig
     from normlab.errors import NormlabError
     from normlab.evaluation import Evaluation, evaluate
-    from normlab.model import Network, Summary, summarize
+    from normlab.model import Network
     from normlab.norms import register
     from normlab.recipes import RECIPES, Recipe
     from normlab.report.data_page import write_data_page
-    from normlab.report.page import write_report
+    from normlab.report.page import runs_table
+    from normlab.report.write import write_report
     from normlab.run import Run
+    from normlab.summary import Summary, summarize
     from normlab.training import resume, train
     from normlab.zoo import ZOO
 
@@ -37,14 +39,15 @@ _HOME = {
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
     "Network": "model",
-    "Summary": "model",
-    "summarize": "model",
+    "Summary": "summary",
+    "summarize": "summary",
     "register": "norms",
     "RECIPES": "recipes",
     "Recipe": "recipes",
     "write_data_page": "report.data_page",
-    "write_report": "report.page",
+    "write_report": "report.write",
     "Run": "run",
+    "runs_table": "report.page",
     "resume": "training",
     "train": "training",
     "ZOO": "zoo",
@@ -72,6 +75,7 @@ __all__ = [
     "plots",
     "register",
     "resume",
+    "runs_table",
     "summarize",
     "train",
     "write_data_page",

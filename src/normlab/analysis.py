@@ -7,14 +7,15 @@ been drawn. How much another seed would change is not in them; only repeated run
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
 
 from normlab import layout
-from normlab.evaluation import Evaluation
+from normlab.evaluation import Evaluation, percent
 from normlab.run import Run
 
 TARGET = 0.70  # the assignment's accuracy
@@ -50,19 +51,20 @@ def compare(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[str]
         evaluations: One a run, on the split that its curve is measured on.
     """
     called = names(runs)
-    order = sorted(range(len(runs)), key=lambda k: -runs[k].last.accuracy)
-    first = order[0]
-    top = runs[first].last.accuracy
-    leaders = [k for k in order if runs[k].last.accuracy == top]
-    said = [
-        f"Highest last accuracy: {_listed([called[k] for k in leaders])}, "
-        f"{percent(top, images_measured(runs[first]))}."
-    ]
-    said += [
-        _difference(called, runs, evaluations, first, other)
-        for other in order[1:]
-        if other not in leaders or not _same_images(runs[first], runs[other])
-    ]
+    alike = _grouped(runs, _images)
+    compared = [group for group in alike if len(group) > 1]
+    said = []
+    if len(alike) > 1:
+        groups = ", and among ".join(_listed([called[k] for k in group]) for group in compared)
+        said.append(
+            f"Not all runs are measured on the same images: accuracies compare only among {groups}."
+            if compared
+            else f"{_listed(called)} are measured on different images: their accuracies do not "
+            "compare."
+        )
+    for group in compared:
+        of = f" of {_listed([called[k] for k in group])}" if len(alike) > 1 else ""
+        said += _ranked([(called[k], runs[k], evaluations[k]) for k in group], of)
     said += _seeds(called, runs)
     said.append(_settings(runs))
     hardest = [_extremes(evaluation) for evaluation in evaluations]
@@ -87,9 +89,13 @@ def images_measured(run: Run) -> int:
     return run.data.holdout or run.data.test
 
 
-def percent(share: float, images: int) -> str:
-    """A share of images as text, with as many digits as the images allow: `71.41%`, `96.7%`."""
-    return f"{100 * share:.{_digits(images)}f}%"
+def shown(value: object) -> str:
+    """A setting's value as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " then ".join(map(str, value)) or "none"
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def interval(right: int, images: int) -> tuple[float, float]:
@@ -206,22 +212,18 @@ def _trend(run: Run, _: Evaluation) -> str | None:
     loss = [e.loss for e in last]
     if len(last) < TREND:
         return None
-    steps = range(TREND - 1)
-    change = f"from {loss[0]:.4f} to {loss[-1]:.4f}"
+    each = f"in each of the last {TREND} epochs, from {loss[0]:.4f} to {loss[-1]:.4f}"
     of = IMAGES[run.split]
-    if all(loss[k + 1] < loss[k] for k in steps) and loss[-1] < 0.99 * loss[0]:
-        return (
-            f"The loss on the {of} was still falling in each of the last {TREND} epochs, {change}: "
-            "more epochs may help."
-        )
+    if all(b < a for a, b in pairwise(loss)) and loss[-1] < 0.99 * loss[0]:
+        return f"The loss on the {of} was still falling {each}: more epochs may help."
     if (
-        all(loss[k + 1] > loss[k] for k in steps)
+        all(b > a for a, b in pairwise(loss))
         and loss[-1] > 1.01 * loss[0]
         and last[-1].train_loss < last[0].train_loss
     ):
         return (
-            f"The loss on the {of} was rising in each of the last {TREND} epochs, {change}, while "
-            "the training loss fell: overfitting, fewer epochs may do."
+            f"The loss on the {of} was rising {each}, while the training loss fell: overfitting, "
+            "fewer epochs may do."
         )
     return None
 
@@ -256,24 +258,22 @@ def _pair(_: Run, evaluation: Evaluation) -> str | None:
     )
 
 
-def _difference(
-    called: Sequence[str],
-    runs: Sequence[Run],
-    evaluations: Sequence[Evaluation],
-    first: int,
-    other: int,
-) -> str:
-    if not _same_images(runs[first], runs[other]):
-        return (
-            f"{called[first]} and {called[other]} are measured on different images: "
-            "their accuracies do not compare."
+def _ranked(group: Sequence[tuple[str, Run, Evaluation]], of: str) -> list[str]:
+    """The highest accuracy on the same images, and how far it is ahead of the others."""
+    group = sorted(group, key=lambda one: -one[1].last.accuracy)
+    first, run, evaluation = group[0]
+    top, images = run.last.accuracy, images_measured(run)
+    leaders = [name for name, run, _ in group if run.last.accuracy == top]
+    said = [f"Highest last accuracy{of}: {_listed(leaders)}, {percent(top, images)}."]
+    for other, run, answers in group[len(leaders) :]:
+        difference = top - run.last.accuracy
+        error = _paired_error(evaluation, answers)
+        said.append(
+            f"{first} is {_points(difference, images)} ahead of {other}, "
+            f"{'within' if difference <= error else 'more than'} the sampling error on the same "
+            f"{images:,} images (±{_points(error, images)}, 95%)."
         )
-    images = images_measured(runs[first])
-    difference = runs[first].last.accuracy - runs[other].last.accuracy
-    ahead = f"{called[first]} is {_points(difference, images)} ahead of {called[other]}"
-    error = _paired_error(evaluations[first], evaluations[other])
-    against = f"the sampling error on the same {images:,} images (±{_points(error, images)}, 95%)"
-    return f"{ahead}, {'within' if difference <= error else 'more than'} {against}."
+    return said
 
 
 def _paired_error(one: Evaluation, other: Evaluation) -> float:
@@ -289,33 +289,45 @@ def _paired_error(one: Evaluation, other: Evaluation) -> float:
     return float(_Z * sqrt((only_one + only_other - (only_one - only_other) ** 2) / images))
 
 
-def _same_images(one: Run, other: Run) -> bool:
-    def images(run: Run) -> tuple[object, ...]:
-        drawn = run.config.split_seed if run.data.holdout else None
-        return run.data.fingerprint, run.data.holdout, drawn
+def _grouped(runs: Sequence[Run], key: Callable[[Run], object]) -> list[list[int]]:
+    """The places of runs that have the same key."""
+    groups: dict[object, list[int]] = {}
+    for k, run in enumerate(runs):
+        groups.setdefault(key(run), []).append(k)
+    return [*groups.values()]
 
-    return images(one) == images(other)
+
+def _images(run: Run) -> object:
+    """What two runs have in common that are measured on the same images."""
+    drawn = run.config.split_seed if run.data.holdout else None
+    return run.data.fingerprint, run.data.holdout, drawn
+
+
+def _arm(run: Run) -> object:
+    """What two runs have in common that differ in the seed at most."""
+    return run.layout, run.config.norm, run.recipe, run.data, run.config.split_seed
 
 
 def _seeds(called: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """What seeds change: measured where runs repeat one another, else not known."""
-    repeats: dict[object, list[int]] = {}
-    for k, run in enumerate(runs):
-        alike = (run.layout, run.config.norm, run.recipe, run.data)
-        repeats.setdefault((alike, run.config.split_seed), []).append(k)
-    said = []
-    for group in repeats.values():
-        accuracies = [runs[k].last.accuracy for k in group]
-        if len({runs[k].config.seed for k in group}) > 1:
-            spread = _points(max(accuracies) - min(accuracies), images_measured(runs[group[0]]))
-            said.append(
-                f"{_listed([called[k] for k in group])} differ only in the seed; their last "
-                f"accuracies lie {spread} apart. A difference of this size is no sign of a better "
-                "normalization."
-            )
-    if len(repeats) == len(runs):
+    said, single = [], []
+    for arm in _grouped(runs, _arm):
+        if len({runs[k].config.seed for k in arm}) == 1:
+            single += [called[k] for k in arm]
+            continue
+        accuracies = [runs[k].last.accuracy for k in arm]
+        spread = _points(max(accuracies) - min(accuracies), images_measured(runs[arm[0]]))
         said.append(
-            "This is one run each: how much another seed would change is in none of these errors. "
+            f"{_listed([called[k] for k in arm])} differ only in the seed; their last "
+            f"accuracies lie {spread} apart. A difference of this size is no sign of a better "
+            "normalization."
+        )
+    if single:
+        this = "This is one run each"
+        if said:
+            this = f"{_listed(single)} {'is one run' if len(single) == 1 else 'are one run each'}"
+        said.append(
+            f"{this}: how much another seed would change is in none of these errors. "
             "Only repeats with several seeds can put a difference down to the normalization."
         )
     return said
@@ -324,7 +336,8 @@ def _seeds(called: Sequence[str], runs: Sequence[Run]) -> list[str]:
 def _settings(runs: Sequence[Run]) -> str:
     """What the runs differ in beside their normalization."""
     differ = []
-    if len({_bare(run.layout) for run in runs}) > 1:
+    lines = [layout.parse(run.layout) for run in runs]
+    if len({tuple(dataclasses.replace(block, norm=None) for block in line) for line in lines}) > 1:
         parameters = _listed([f"{n:,}" for n in dict.fromkeys(r.summary.parameters for r in runs)])
         differ.append(f"the layout ({parameters} parameters)")
     settings = [
@@ -336,11 +349,14 @@ def _settings(runs: Sequence[Run]) -> str:
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
         if len(values) > 1:
-            differ.append(f"{name.replace('_', ' ')} ({_listed([_shown(v) for v in values])})")
+            differ.append(f"{name.replace('_', ' ')} ({_listed([shown(v) for v in values])})")
     if len({run.data.fingerprint for run in runs}) > 1:
         differ.append("the data")
     seeds = len({run.config.seed for run in runs}) > 1
-    norms = {(run.config.norm, _own_norms(run.layout)) for run in runs}
+    norms = {
+        (run.config.norm, *(block.norm for block in line if block.norm))
+        for run, line in zip(runs, lines, strict=True)
+    }
     if differ and len(norms) > 1:
         return (
             f"Beside the normalization{' and the seed' if seeds else ''} the runs differ in "
@@ -350,16 +366,6 @@ def _settings(runs: Sequence[Run]) -> str:
     if same or differ:
         return f"The runs differ in nothing but {_listed([*same, *differ])}."
     return "The runs differ in no setting."
-
-
-def _bare(line: str) -> str:
-    """A layout without its blocks' own normalizations."""
-    return layout.format([dataclasses.replace(block, norm=None) for block in layout.parse(line)])
-
-
-def _own_norms(line: str) -> tuple[str | None, ...]:
-    """The normalizations that a layout's blocks have of their own, in order."""
-    return tuple(block.norm for block in layout.parse(line) if block.norm is not None)
 
 
 def _extremes(evaluation: Evaluation) -> tuple[int, int] | None:
@@ -383,22 +389,12 @@ def _variance(share: float, images: int) -> float:
     return float(smoothed * (1 - smoothed) / images)
 
 
-def _digits(images: int) -> int:
-    return 2 if images > 1000 else 1
-
-
 def _points(difference: float, images: int) -> str:
-    return f"{100 * difference:.{_digits(images)}f} points"
+    return f"{percent(difference, images)[:-1]} points"
 
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return " then ".join(map(str, value)) or "nothing"
-    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _listed(items: Sequence[str]) -> str:

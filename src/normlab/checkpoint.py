@@ -1,5 +1,6 @@
 """State on disk: weights as safetensors, and what a run needs to go on."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ class Checkpoint:
         """Writes it, whole or not at all."""
         # Not asdict, which would copy every tensor.
         state = {"schema": SCHEMA} | {name: getattr(self, name) for name in _FIELDS}
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomically(path, content.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -70,7 +73,7 @@ _FIELDS = tuple(Checkpoint.__dataclass_fields__)
 def save_weights(path: Path, network: nn.Module) -> None:
     """Writes a network's parameters and buffers as safetensors, whole or not at all."""
     tensors = {name: _plain(tensor) for name, tensor in network.state_dict().items()}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary))
+    write_atomically(path, safetensors.torch.save(tensors))
 
 
 def load_weights(path: Path, network: nn.Module) -> None:

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 it could not be done, 2 what was asked for makes no sense, 130 interrupted.
 """
 
+import hashlib
 import inspect
 import os
 import sys
@@ -28,7 +29,7 @@ def train(
     config: _Config = _UNSET,
     execution: _Execution = Execution(),  # noqa: B008 — it is frozen
     *,
-    out: Annotated[Path | None, default_is("runs/NETWORK-NORM-SEED")] = None,
+    out: Annotated[Path | None, default_is("runs/DATASET/NETWORK-NORM-SEED")] = None,
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None,
 ) -> None:
     """Train a network and write its run's folder, report included.
@@ -36,7 +37,7 @@ def train(
         $ normlab train seed-bn --seed 1
         $ normlab train assignment --norm gn --budget 5000 --epochs 10
         $ normlab train "C:16 D:24 P D:32+ GAP FC" --dataset digits --recipe demo
-        $ normlab train --resume runs/seed-bn-1
+        $ normlab train --resume runs/cifar10/seed-bn-1
 
     Args:
         config: What to train, on what, how.
@@ -44,7 +45,7 @@ def train(
         out: The run's folder.
         resume: A run's folder: go on where it was stopped, with its own settings.
     """
-    from normlab.report.page import write_report
+    from normlab.report.write import write_report
     from normlab.training import resume as resume_run
     from normlab.training import train as train_run
 
@@ -75,8 +76,8 @@ def evaluate(
 ) -> None:
     """Print a run's accuracy, loss and accuracy per class.
 
-        $ normlab evaluate runs/seed-bn-0
-        $ normlab evaluate runs/seed-bn-0 --tta flip
+        $ normlab evaluate runs/cifar10/seed-bn-0
+        $ normlab evaluate runs/cifar10/seed-bn-0 --tta flip
 
     Args:
         run: A run's folder.
@@ -88,7 +89,7 @@ def evaluate(
 
     from normlab import machine
     from normlab.evaluation import evaluate as evaluate_network
-    from normlab.report.tables import class_table
+    from normlab.evaluation import percent
     from normlab.run import Run
 
     opened = Run.open(run)
@@ -102,12 +103,13 @@ def evaluate(
     console = Console()
     for note in dataset.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
-    console.print(class_table(evaluation))
+    console.print(evaluation)
     stated = opened.last
     if split == stated.split and tta is None:
-        differing = evaluation.correct - round(stated.accuracy * len(evaluation.labels))
+        images = len(evaluation.labels)
+        differing = evaluation.correct - round(stated.accuracy * images)
         verdict = f"{differing:+} images" if differing else "the same"
-        print(f"the run's folder states {stated.accuracy:.2%}: {verdict}")
+        print(f"the run's folder states {percent(stated.accuracy, images)}: {verdict}")
 
 
 def report(
@@ -120,8 +122,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about a run, or about several together.
 
-        $ normlab report runs/seed-bn-0
-        $ normlab report runs/demo-bn-0 runs/demo-gn-0 runs/demo-ln-0 --out comparison.html
+        $ normlab report runs/cifar10/seed-bn-0
+        $ normlab report runs/digits/* --out comparison.html
 
     Args:
         runs: Runs' folders.
@@ -130,7 +132,7 @@ def report(
         no_images: Leave out the pictures of the data.
         published: A table of published curves to draw beside the runs' own.
     """
-    from normlab.report.page import write_report
+    from normlab.report.write import write_report
     from normlab.run import Run
 
     if not runs:
@@ -204,11 +206,10 @@ def summary(
     """
     from rich.console import Console
 
-    from normlab import zoo
-    from normlab.model import summarize
+    from normlab.summary import summarize
 
-    table = summarize(zoo.find(network), norm=norm, classes=classes, budget=budget)
-    print(table.layout)
+    table = summarize(network, norm=norm, classes=classes, budget=budget)
+    print(table.layout)  # in one line, however long, to be copied
     Console().print(table)
 
 
@@ -256,13 +257,22 @@ Start with: normlab train assignment --norm gn --dataset digits --recipe demo"""
 
 
 def _default_out(config: RunConfig) -> Path:
-    """runs/NETWORK-NORM-SEED; the published networks have the normalization in their name."""
+    """runs/DATASET/NETWORK-NORM-SEED, with the budget where one is given.
+
+    A layout is named by a hash; the published networks have the normalization in their name.
+    """
     from normlab.zoo import ZOO
 
-    name = config.network if config.network in ZOO else "layout"
-    if not (name.startswith("seed-") and config.norm == _UNSET.norm):
-        name = f"{name}-{config.norm.replace(':', '.')}"
-    return Path("runs") / f"{name}-{config.seed}"
+    network = config.network
+    if network not in ZOO:
+        network = f"layout-{hashlib.sha256(network.encode()).hexdigest()[:6]}"
+    parts = [network]
+    if config.budget is not None:
+        parts.append(str(config.budget))
+    if not (network.startswith("seed-") and config.norm == _UNSET.norm):
+        parts.append(config.norm.replace(":", "."))
+    dataset = config.dataset.partition(":")[0]
+    return Path("runs") / dataset / "-".join([*parts, str(config.seed)])
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -310,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"normlab {__version__}")
         return
     if "" not in sys.path:
-        sys.path.insert(0, "")  # so that --norm module:Class finds a file in this folder
+        sys.path.append("")  # so that --norm module:Class finds a file in this folder
     try:
         _dispatch(list(arguments))
         sys.stdout.flush()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from normlab.data.dataset import Dataset, SplitName
+from normlab.table import Table
 
 BATCH = 500  # images at a time: large enough for speed, small enough for a core's cache
 
@@ -69,6 +70,42 @@ class Evaluation:
         np.divide(hits, counts, out=accuracy, where=counts > 0)
         return accuracy
 
+    @property
+    def headline(self) -> str:
+        """Accuracy and loss in a line."""
+        averaged = f", averaged over test-time augmentation ({self.tta})" if self.tta else ""
+        return (
+            f"{self.split}{averaged}: accuracy {percent(self.accuracy, len(self.labels))} "
+            f"({self.correct:,} of {len(self.labels):,}), loss {self.loss:.4f}"
+        )
+
+    @property
+    def table(self) -> Table:
+        """Accuracy of each class, all images counted."""
+        images, right = self.confusion.sum(axis=1).tolist(), self.confusion.diagonal().tolist()
+        *rows, foot = (
+            (name, f"{n:,}", f"{hits:,}", percent(hits / n, n) if n else "–")
+            for name, n, hits in zip(
+                (*self.classes, "all"),
+                (*images, len(self.labels)),
+                (*right, self.correct),
+                strict=True,
+            )
+        )
+        return Table(
+            caption=self.headline,
+            head=("class", "images", "right", "accuracy"),
+            kinds=("name", "number", "number", "number"),
+            rows=rows,
+            foot=foot,
+        )
+
+    def __rich__(self) -> Table:
+        return self.table
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
     def confused_pairs(self, count: int = 5) -> list[tuple[int, int, int]]:
         """The most frequent mistakes first: (true class, predicted class, images)."""
         errors = self.confusion.copy()
@@ -101,8 +138,10 @@ def evaluate(
         tta: `flip` averages the probabilities over each image and its mirror image.
 
     Raises:
-        ValueError: Nothing was held out, and the hold-out was asked for.
+        ValueError: Nothing was held out, and the hold-out was asked for; or an unknown `tta`.
     """
+    if tta not in (None, "flip"):
+        raise ValueError(f"no test-time augmentation {tta!r}: there is flip")
     part = dataset.split(split)
     device = next(network.parameters()).device
     was_training = network.training
@@ -134,3 +173,8 @@ def evaluate(
 def to_input(images: torch.Tensor) -> torch.Tensor:
     """uint8 N × 3 × 32 × 32 to float32, 0 to 1, channels last: faster for convolutions on a CPU."""
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def percent(share: float, images: int) -> str:
+    """A share of images as text, with as many digits as the images allow: `71.41%`, `96.7%`."""
+    return f"{share:.{2 if images > 1000 else 1}%}"

@@ -2,18 +2,17 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from normlab.errors import NormlabError
 
 
-def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]) -> None:
+def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that a reader finds the old content or the new one, never a part.
 
     Args:
         path: The file; its folder is made where it is missing.
-        content: Bytes, text (written as UTF-8), or a function that writes to the path it is given.
+        content: Bytes, or text, which is written as UTF-8.
 
     Raises:
         NormlabError: The file cannot be written (no space, no permission); the old one is intact.
@@ -26,12 +25,10 @@ def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]
         )
         os.close(handle)
         temporary = Path(name)
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
         temporary.replace(path)
     except OSError as error:

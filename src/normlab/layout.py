@@ -81,6 +81,8 @@ class Block:
         )
 
 
+MAX_WIDTH = 4096  # far more than a tiny network has, and little enough to be counted at once
+
 _HEAD = re.compile(r"(GAP|FC|[CcDPA])([0-9]*)")
 _NORM = r"[A-Za-z_][A-Za-z0-9_.-]*(?::[A-Za-z_][A-Za-z0-9_]*)?(?:=[0-9]+)?"
 _OPTIONS = {
@@ -148,8 +150,8 @@ def _parse_token(line: str, start: int, end: int) -> Block:
             raise LayoutError(line, place, f"{kind} has no use for {match.group()!r}: leave it out")
         if option in found:
             raise LayoutError(line, place, f"{match.group()!r} is a second {option}: leave one out")
-        if option in ("width", "repeat") and int(match.group(1)) == 0:
-            raise LayoutError(line, place, f"the {option} must be at least 1")
+        if option in ("width", "repeat") and not 1 <= int(match.group(1)) <= MAX_WIDTH:
+            raise LayoutError(line, place, f"the {option} must be from 1 to {MAX_WIDTH}")
         if option == "stride" and match.group(1) != "2":
             raise LayoutError(line, place, f"stride {match.group(1)}: the only stride is s2")
         found[option] = match.group(1)

@@ -32,6 +32,7 @@ class Normalization:
 
     Attributes:
         name: As `--norm` and the notation's `/name` take it.
+        layer: The module and name of what computes it.
         build: From the shape (C, H, W), the number behind `=` (None where there is none) and
             whether an activation follows, to the module that normalizes and activates.
         formula: What it computes.
@@ -40,9 +41,11 @@ class Normalization:
         parameters: How many it learns, in C, H and W.
         argument: What the number behind `=` is; None where it takes none.
         divides: The number behind `=` must divide the channels.
+        over_batch: In training its statistics run over the images of the batch.
     """
 
     name: str
+    layer: str
     build: Callable[[Shape, int | None, bool], nn.Module]
     formula: str
     paper: str
@@ -50,6 +53,7 @@ class Normalization:
     parameters: str
     argument: str | None = None
     divides: bool = False
+    over_batch: bool = False
 
 
 REGISTRY: dict[str, Normalization] = {}
@@ -66,19 +70,20 @@ def register(
     parameters: str,
     argument: str | None = None,
     divides: bool = False,
+    over_batch: bool = False,
 ) -> Callable[[Layer], Layer]:
     """Enters a layer, which a ReLU then follows, into the registry.
 
     The layer is a class or function that takes the shape (C, H, W), and the number behind `=` as a
     second argument where `argument` says what that is.
 
+    A name can be registered anew only by the same layer, as by a notebook's cell that is run again.
+
     Raises:
-        ValueError: The name is taken, or the notation could not spell it.
+        ValueError: The name is another layer's, or the notation could not spell it.
     """
     from normlab.layout import parse
 
-    if name in REGISTRY:
-        raise ValueError(f"there is a normalization {name!r} already")
     try:
         (block,) = parse(f"C/{name}+")
     except UsageError as error:
@@ -87,12 +92,17 @@ def register(
         raise ValueError(f"{name!r} cannot be written in a layout: use letters, digits, - and _")
 
     def enter(layer: Layer) -> Layer:
+        full_name = f"{layer.__module__}.{layer.__qualname__}"
+        if name in REGISTRY and REGISTRY[name].layer != full_name:
+            raise ValueError(f"{name!r} is registered already, by {REGISTRY[name].layer}")
+
         def build(shape: Shape, number: int | None, activate: bool) -> nn.Module:
             built = layer(shape) if argument is None else layer(shape, number)
             return nn.Sequential(built, nn.ReLU()) if activate else built
 
         REGISTRY[name] = Normalization(
             name=name,
+            layer=full_name,
             build=build,
             formula=formula,
             paper=paper,
@@ -100,6 +110,7 @@ def register(
             parameters=parameters,
             argument=argument,
             divides=divides,
+            over_batch=over_batch,
         )
         return layer
 
@@ -120,7 +131,8 @@ def find(text: str) -> tuple[Normalization, int | None]:
         near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? It is " if near else "it is "
         raise UsageError(
-            f"no normalization {name!r}: {hint}one of {', '.join(REGISTRY)}, or your module:Class"
+            f"no normalization {name!r}: {hint}one of {', '.join(REGISTRY)}, or your "
+            "module:Class (a name registered in Python is known to that program alone)"
         )
     if not equals:
         return entry, None
@@ -144,13 +156,18 @@ def build(text: str, shape: Shape, *, activate: bool) -> nn.Module:
 def _import(text: str) -> Normalization:
     module_name, _, class_name = text.partition(":")
     try:
-        layer = getattr(importlib.import_module(module_name), class_name)
-    except ImportError as error:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
         raise UsageError(
             f"--norm {text}: {error}. Is the file in this folder or on PYTHONPATH?"
         ) from None
-    except AttributeError:
-        raise UsageError(f"--norm {text}: {module_name} has no {class_name}") from None
+    except (Exception, SystemExit) as error:  # the user's code can raise anything
+        raise UsageError(
+            f"--norm {text}: importing {module_name} failed: {_said(error)}"
+        ) from error
+    layer = getattr(module, class_name, None)
+    if layer is None:
+        raise UsageError(f"--norm {text}: {module_name} has no {class_name}")
 
     def build(shape: Shape, number: int | None, activate: bool) -> nn.Module:
         del number
@@ -158,10 +175,10 @@ def _import(text: str) -> Normalization:
             built = layer(shape)
             with torch.no_grad():
                 output = built.eval()(torch.randn(2, *shape))
-        except Exception as error:  # it is the user's code: whatever it raises is theirs to read
+        except Exception as error:
             raise UsageError(
                 f"--norm {text}: built with the shape {shape} and given two such maps, it failed: "
-                f"{type(error).__name__}: {' '.join(str(error).split())}"
+                f"{_said(error)}"
             ) from error
         if output.shape != (2, *shape):
             raise UsageError(
@@ -173,12 +190,18 @@ def _import(text: str) -> Normalization:
 
     return Normalization(
         name=text,
+        layer=f"{module_name}.{class_name}",
         build=build,
         formula="your own",
         paper="your own",
         axes="your own",
         parameters="your own",
     )
+
+
+def _said(error: BaseException) -> str:
+    """An error of the user's code, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def default_groups(channels: int) -> int:
@@ -211,6 +234,7 @@ class ChannelBias(nn.Module):
     paper="Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithms 1 and 2",
     axes="N, H, W",
     parameters="2·C",
+    over_batch=True,
 )
 def batch_norm(shape: Shape) -> nn.Module:
     """Batch normalization with a momentum of 0.1, PyTorch's own."""

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -74,6 +74,7 @@ STYLE: Any = {  # matplotlib names each key in its types
 }
 _styled = rc_context(STYLE)
 
+Quantity = Literal["loss", "accuracy"]
 
 _percent_axis = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%")
 
@@ -96,23 +97,22 @@ class Published:
     accuracy: tuple[float, ...]
 
 
-def read_published(path: Path) -> dict[str, Published]:
+def read_published(path: Path | str) -> dict[str, Published]:
     """Reads published curves, one for each normalization.
 
-    The columns read are `norm`, `train_loss_sum` (the mean losses of the epoch's 782 batches of 64,
-    added up), `train_accuracy` and `test_accuracy` in percent, and `test_loss`; rows in the order
-    of epochs.
+    The columns read are `norm`, `train_loss` and `test_loss` (means, in nats an image), and
+    `train_accuracy` and `test_accuracy` in percent; rows in the order of epochs.
 
     Raises:
         NormlabError: The file cannot be read, or has other columns.
     """
     curves: dict[str, list[tuple[float, ...]]] = {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with Path(path).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 curves.setdefault(row["norm"], []).append(
                     (
-                        float(row["train_loss_sum"]) / 782,
+                        float(row["train_loss"]),
                         float(row["train_accuracy"]) / 100,
                         float(row["test_loss"]),
                         float(row["test_accuracy"]) / 100,
@@ -129,30 +129,17 @@ def read_published(path: Path) -> dict[str, Published]:
 
 
 @_styled
-def curves(runs: Sequence[Run], published: Sequence[Published] = ()) -> Figure:
-    """Loss and accuracy over the epochs, in training and on the images measured, two panels."""
-    figure = Chart(figsize=(WIDTH, 6.4))
-    top, bottom = figure.subplots(2)
-    _draw_loss(top, runs, published)
-    _draw_accuracy(bottom, runs, published)
-    _legend(figure, runs, published)
-    return figure
-
-
-@_styled
-def loss_curve(runs: Sequence[Run], published: Sequence[Published] = ()) -> Figure:
-    """The loss panel of `curves` alone."""
-    figure = Chart(figsize=(WIDTH, 3.5))
-    _draw_loss(figure.subplots(), runs, published)
-    _legend(figure, runs, published)
-    return figure
-
-
-@_styled
-def accuracy_curve(runs: Sequence[Run], published: Sequence[Published] = ()) -> Figure:
-    """The accuracy panel of `curves` alone."""
-    figure = Chart(figsize=(WIDTH, 3.5))
-    _draw_accuracy(figure.subplots(), runs, published)
+def curves(
+    runs: Sequence[Run],
+    published: Sequence[Published] = (),
+    *,
+    quantities: Sequence[Quantity] = ("loss", "accuracy"),
+) -> Figure:
+    """Loss and accuracy over the epochs, in training and on the images measured, a panel each."""
+    figure = Chart(figsize=(WIDTH, 0.6 + 2.9 * len(quantities)))
+    panels = figure.subplots(len(quantities), squeeze=False).ravel()
+    for axes, quantity in zip(panels, quantities, strict=True):
+        _panel(axes, runs, published, quantity)
     _legend(figure, runs, published)
     return figure
 
@@ -215,7 +202,7 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
             places,
             np.nan_to_num(shares),
             0.9 * height,
-            color=COLORS[k % len(COLORS)],
+            color=_color(k),
             label=short(name),
         )
         for place, share, images in zip(
@@ -266,14 +253,14 @@ def mistakes(evaluation: Evaluation, split: Split, count: int = 20) -> Figure:
 
 @_styled
 def labelled_grid(split: Split, classes: Sequence[str], count: int = 40) -> Figure:
-    """The first images of a split with their classes."""
+    """The first images of a split with their classes. For notebooks: the page has a gallery."""
     captions = [short(classes[label]) for label in split.labels[:count]]
     return _gallery(split.images[:count], captions, columns=5, empty="no images")
 
 
 @_styled
 def mean_images(description: "Description") -> Figure:
-    """The mean image of each class that has training images."""
+    """The mean image of each class that has any. For notebooks: the page has a gallery."""
     images = mean_pictures(description)
     return _gallery(np.stack([*images.values()]), [*map(short, images)], columns=5, empty="")
 
@@ -321,6 +308,8 @@ def augmentations(
 ) -> Figure:
     """A row of images, and below it the same row after each operation.
 
+    For notebooks: the page has strips that fit its width.
+
     Args:
         images: uint8, N × 3 × 32 × 32; five fit well.
         operations: By name, such as `normlab.augment.PREVIEW`.
@@ -351,13 +340,13 @@ def augmented(
     return rows
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path | str) -> None:
     """Writes a figure as PNG, whole or not at all.
 
     Raises:
         NormlabError: It cannot be written.
     """
-    write_atomically(path, png(figure))
+    write_atomically(Path(path), png(figure))
 
 
 def png(figure: Figure) -> bytes:
@@ -377,6 +366,14 @@ def short(name: str, length: int = 16) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
+def _color(k: int) -> str:
+    return COLORS[k % len(COLORS)]
+
+
+def _marker(k: int) -> str:
+    return MARKERS[k % len(MARKERS)]
+
+
 def _render(
     figure: Figure, form: str, metadata: dict[str, str | None], transparent: bool = False
 ) -> bytes:
@@ -388,30 +385,25 @@ def _render(
     return file.getvalue()
 
 
-def _draw_loss(axes: Axes, runs: Sequence[Run], published: Sequence[Published]) -> None:
-    for curve in published:
-        _draw(axes, curve.train_loss, MUTED, "", train=True)
-        _draw(axes, curve.loss, MUTED, "", train=False)
-    for k, run in enumerate(runs):
-        color, marker = COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
-        _draw(axes, [e.train_loss for e in run.epochs], color, marker, train=True)
-        _draw(axes, [e.loss for e in run.epochs], color, marker, train=False)
-    axes.set_title("Loss")
-    axes.set_ylabel("nats an image")
-    _epochs(axes)
-
-
-def _draw_accuracy(axes: Axes, runs: Sequence[Run], published: Sequence[Published]) -> None:
-    for curve in published:
-        _draw(axes, curve.train_accuracy, MUTED, "", train=True)
-        _draw(axes, curve.accuracy, MUTED, "", train=False)
-    for k, run in enumerate(runs):
-        color, marker = COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
-        _draw(axes, [e.train_accuracy for e in run.epochs], color, marker, train=True)
-        _draw(axes, [e.accuracy for e in run.epochs], color, marker, train=False)
-    axes.set_title("Accuracy")
-    axes.yaxis.set_major_formatter(_percent_axis)
-    _epochs(axes)
+def _panel(
+    axes: Axes, runs: Sequence[Run], published: Sequence[Published], quantity: Quantity
+) -> None:
+    for name, train in ((f"train_{quantity}", True), (quantity, False)):
+        for curve in published:
+            _draw(axes, getattr(curve, name), MUTED, "", train=train)
+        for k, run in enumerate(runs):
+            values = [getattr(epoch, name) for epoch in run.epochs]
+            _draw(axes, values, _color(k), _marker(k), train=train)
+    axes.set_title(quantity.capitalize())
+    if quantity == "loss":
+        axes.set_ylabel("nats an image")
+    else:
+        axes.yaxis.set_major_formatter(_percent_axis)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    last = max([1, *(len(run.epochs) for run in runs), *(len(p.loss) for p in published)])
+    axes.set_xlim(0.5, last + 0.5)
+    axes.grid()
 
 
 def _draw(axes: Axes, values: Sequence[float], color: str, marker: str, *, train: bool) -> None:
@@ -432,14 +424,6 @@ def _draw(axes: Axes, values: Sequence[float], color: str, marker: str, *, train
     )
 
 
-def _epochs(axes: Axes) -> None:
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    last = max((len(line.get_xdata()) for line in axes.lines), default=1)  # type: ignore[arg-type]
-    axes.set_xlim(0.5, last + 0.5)
-    axes.grid()
-
-
 def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published]) -> None:
     """The runs by colour and marker, then what solid and dashed mean."""
     splits = dict.fromkeys(run.split for run in runs)
@@ -450,8 +434,8 @@ def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published])
             Line2D(
                 [],
                 [],
-                color=COLORS[k % len(COLORS)],
-                marker=MARKERS[k % len(MARKERS)],
+                color=_color(k),
+                marker=_marker(k),
                 label=short(name, 22),
             )
             for k, name in enumerate(names(runs))

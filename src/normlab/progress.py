@@ -30,8 +30,8 @@ class TrainingDisplay:
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             TextColumn("batch {task.fields[batch]}/{task.fields[batches]}"),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TextColumn("{task.fields[rate]:,.0f} images/s"),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[rate]} images/s"),
             TimeRemainingColumn(),
             console=console,
             disable=console is None or not console.is_terminal,
@@ -45,8 +45,8 @@ class TrainingDisplay:
             epochs=epochs,
             batch=done % steps,
             batches=steps,
-            loss=float("nan"),
-            rate=0.0,
+            loss="–",
+            rate="–",
         )
 
     def __enter__(self) -> Self:
@@ -71,8 +71,8 @@ class TrainingDisplay:
             completed=epoch * self.steps + step,
             epoch=epoch + 1,
             batch=step,
-            loss=loss,
-            rate=seen / elapsed if elapsed else 0.0,
+            loss=f"{loss:.3f}",
+            rate=f"{seen / elapsed:,.0f}" if elapsed else "–",
         )
 
     def epoch(self, epoch: Epoch) -> None:

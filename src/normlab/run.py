@@ -13,17 +13,20 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+from typeguard import TypeCheckError, check_type
 
 from normlab import layout, recipes
 from normlab.config import RunConfig
 from normlab.data import load
 from normlab.data.dataset import Dataset, SplitName
-from normlab.errors import RunError
+from normlab.errors import NormlabError, RunError
 from normlab.files import write_atomically
 
 if TYPE_CHECKING:
-    from normlab.model import Network, Summary
+    from normlab.model import Network
+    from normlab.summary import Summary
 
 SCHEMA = 1
 
@@ -137,9 +140,11 @@ class Run:
         try:
             content = json.loads(config.read_text())
             schema = content["schema"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{path} is no run's folder: it has no config.json") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise RunError(f"{config} cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{config} is damaged or no run's configuration: {error}") from None
         if schema != SCHEMA:
             raise RunError(
@@ -149,14 +154,14 @@ class Run:
         try:
             return cls(
                 path=path,
-                config=RunConfig(**content["run"]),
-                recipe=recipes.Recipe(**_tuples(content["recipe"])),
+                config=_build(RunConfig, content["run"]),
+                recipe=_build(recipes.Recipe, content["recipe"]),
                 layout=layout.format(layout.parse(content["layout"])),
-                data=DataCard(**_tuples(content["data"])),
-                machines=tuple(Machine(**machine) for machine in content["machines"]),
+                data=_build(DataCard, content["data"]),
+                machines=tuple(_build(Machine, machine) for machine in content["machines"]),
                 epochs=read_metrics(path / "metrics.jsonl"),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, TypeCheckError) as error:
             raise RunError(f"{config} is damaged: {error}") from None
         except layout.LayoutError as error:
             raise RunError(f"{config} is damaged: {error.problem}") from None
@@ -175,8 +180,7 @@ class Run:
 
     def write_metrics(self) -> None:
         """Writes metrics.jsonl anew, with the epochs of this object."""
-        lines = (json.dumps({"schema": SCHEMA} | dataclasses.asdict(e)) + "\n" for e in self.epochs)
-        write_atomically(self.path / "metrics.jsonl", "".join(lines))
+        write_atomically(self.path / "metrics.jsonl", "".join(map(_line, self.epochs)))
 
     @property
     def name(self) -> str:
@@ -217,7 +221,7 @@ class Run:
     @cached_property
     def summary(self) -> "Summary":
         """The layer table."""
-        from normlab.model import summarize
+        from normlab.summary import summarize
 
         return summarize(self.layout, norm=self.config.norm, classes=len(self.data.classes))
 
@@ -262,9 +266,12 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
     Raises:
         RunError: Another line is damaged, or a newer normlab wrote it.
     """
-    if not path.exists():
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
         return ()
-    lines = path.read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     epochs: list[Epoch] = []
@@ -274,21 +281,42 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
             schema = content.pop("schema")
             if schema != SCHEMA:
                 raise RunError(f"{path} has schema {schema!r}, this normlab reads schema {SCHEMA}")
-            epochs.append(Epoch(**content))
+            epochs.append(_build(Epoch, content))
             if epochs[-1].epoch != number:
                 raise ValueError(f"epoch {epochs[-1].epoch} stands in its place")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, TypeCheckError) as error:
             raise RunError(f"{path}, line {number}, is damaged: {error}") from None
     return tuple(epochs)
 
 
 def append_metrics(path: Path, epoch: Epoch) -> None:
-    """Adds a line to metrics.jsonl, on disk when this returns."""
-    with path.open("a") as file:
-        file.write(json.dumps({"schema": SCHEMA} | dataclasses.asdict(epoch)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Adds a line to metrics.jsonl, on disk when this returns.
+
+    Raises:
+        NormlabError: It cannot be written; a part of a line is left out when the file is read.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(_line(epoch))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise NormlabError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _tuples(content: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+def _line(epoch: Epoch) -> str:
+    content = {"schema": SCHEMA} | dataclasses.asdict(epoch)
+    return json.dumps(content, allow_nan=False) + "\n"
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], content: dict[str, Any]) -> T:
+    """A dataclass from JSON, its fields' types checked; TypeError or TypeCheckError else."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    hints = get_type_hints(kind)
+    for name, value in fields.items():
+        if name in hints:
+            check_type(value, hints[name])
+    return kind(**fields)

@@ -26,6 +26,7 @@ from normlab.draws import generator, seed_for
 from normlab.errors import DivergedError, InterruptedRunError, RunError
 from normlab.evaluation import evaluate, to_input
 from normlab.model import Network
+from normlab.placing import refuse_single_values
 from normlab.progress import TrainingDisplay
 from normlab.run import DataCard, Epoch, Run, append_metrics
 
@@ -71,6 +72,12 @@ def train(
         budget=config.budget,
         dropout=recipe.dropout,
         seed=config.seed,
+    )
+    refuse_single_values(
+        layout.parse(network.layout),
+        norm=config.norm,
+        classes=len(dataset.classes),
+        batch=len(dataset.train) % recipe.batch_size or recipe.batch_size,
     )
     mean, std = channel_statistics(dataset.train.images)
     std[std == 0] = 1.0  # a channel without contrast stays as it is
@@ -175,15 +182,17 @@ def _fit(
         display,
         _stop_requests() as stop,
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        torch.backends.cudnn.flags(deterministic=True),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
         while checkpoint.epoch < recipe.epochs:
             epoch = checkpoint.epoch
             start = perf_counter() - checkpoint.seconds
             order = torch.randperm(len(labels), generator=generator(seed, "order", epoch))
             network.train()
+            rate = recipe.learning_rate
             for step in range(checkpoint.step, steps):
                 if stop.is_set():
+                    _refuse_divergence(run, network, epoch, step, rate)
                     checkpoint.seconds = perf_counter() - start
                     checkpoint.model = network.state_dict()
                     checkpoint.optimizer = optimizer.state_dict()
@@ -200,17 +209,17 @@ def _fit(
                 rate = recipe.learning_rate_at(epoch * steps + step, steps)
                 loss, correct = _step(network, optimizer, rate, inputs, labels[batch])
                 if not math.isfinite(loss):
-                    raise DivergedError(
-                        f"the loss was {loss} in epoch {epoch + 1}, step {step + 1}, at learning "
-                        f"rate {rate:.4g}: try a lower --learning-rate. {path} is kept: "
-                        f"it was written after epoch {epoch}"
-                    )
+                    raise _divergence(run, loss, epoch, step + 1, rate)
                 checkpoint.step = step + 1
                 checkpoint.loss_sum += loss * len(batch)
                 checkpoint.correct += correct
                 display.step(epoch, step + 1, loss, len(batch))
 
             evaluation = evaluate(network, dataset, run.split)
+            # Weights that the last step broke must not become the checkpoint.
+            _refuse_divergence(run, network, epoch, steps, rate)
+            if not math.isfinite(evaluation.loss):
+                raise _divergence(run, evaluation.loss, epoch, steps, rate)
             measured = Epoch(
                 epoch=epoch + 1,
                 train_loss=checkpoint.loss_sum / len(labels),
@@ -291,11 +300,30 @@ def _announce(run: Run, console: Console) -> None:
         f"{run.config.dataset}: {data.train:,} training and {evaluated} images, "
         f"fingerprint {data.fingerprint[:12]}",
         *(f"note: {note}" for note in data.notes),
+        *(
+            ["note: this recipe turns digits upside down; --recipe demo does not"]
+            if run.config.dataset == "digits" and "vertical-flip" in run.recipe.augment
+            else []
+        ),
         f"recipe {run.config.recipe}, seed {run.config.seed}, on {here.device}, "
         f"{here.threads} threads, into {run.path}",
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _refuse_divergence(run: Run, network: Network, epoch: int, step: int, rate: float) -> None:
+    """DivergedError where a weight is not finite."""
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise _divergence(run, math.nan, epoch, step, rate)
+
+
+def _divergence(run: Run, loss: float, epoch: int, step: int, rate: float) -> DivergedError:
+    return DivergedError(
+        f"the loss became {loss} in epoch {epoch + 1}, step {step}, at learning rate {rate:.4g}; "
+        f"the last checkpoint in {run.path} is kept. Train with a lower --learning-rate, "
+        "into another --out"
+    )
 
 
 def _resume_command(run: Run, execution: Execution) -> str:

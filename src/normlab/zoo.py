@@ -47,7 +47,7 @@ def find(network: str) -> str:
     """
     if network in ZOO:
         return ZOO[network].layout
-    near = difflib.get_close_matches(network, ZOO)
+    near = difflib.get_close_matches(network.lower(), ZOO)
     if near:
         raise UsageError(f"no network {network!r}: did you mean {' or '.join(near)}?")
     return network

@@ -11,8 +11,6 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.data import cifar10
-
 NAMES = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
 
 
@@ -64,11 +62,10 @@ class MadeUp:
     labels: NDArray[np.int64]  # 6 × records
 
     def binary(self) -> dict[str, bytes]:
-        files = {
+        return {
             f"{name}.bin": np.hstack([labels[:, None].astype(np.uint8), pixels]).tobytes()
             for name, pixels, labels in zip(NAMES, self.pixels, self.labels, strict=True)
         }
-        return {**files, "batches.meta.txt": "\n".join([*cifar10.CLASSES, "", ""]).encode()}
 
     def batch(self, k: int) -> dict[bytes, object]:
         return {
@@ -79,9 +76,7 @@ class MadeUp:
         }
 
     def python(self) -> dict[str, bytes]:
-        files = {name: python2_pickle(self.batch(k)) for k, name in enumerate(NAMES)}
-        names = [name.encode() for name in cifar10.CLASSES]
-        return {**files, "batches.meta": python2_pickle({b"label_names": names})}
+        return {name: python2_pickle(self.batch(k)) for k, name in enumerate(NAMES)}
 
 
 def write_all(folder: Path, files: dict[str, bytes]) -> None:

@@ -82,6 +82,18 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert load("folder:~/pictures").name == "folder:~/pictures"
 
 
+def test_pictures_that_moved_are_found_by_the_data_root(tmp_path, monkeypatch):
+    fill(tmp_path / "pictures", "train", {"a": 2, "b": 2})
+    monkeypatch.chdir(tmp_path)
+    before = load("folder:pictures")
+    monkeypatch.chdir("/")
+    with pytest.raises(DataError, match="name its place with --data-root"):
+        load("folder:pictures")
+    moved = load("folder:pictures", data_root=tmp_path / "pictures")
+    assert moved.fingerprint == before.fingerprint
+    assert moved.name == f"folder:{tmp_path / 'pictures'}"
+
+
 def test_without_a_test_folder_a_fifth_is_drawn(tmp_path):
     fill(tmp_path, "train", {"a": 10, "b": 20})
     dataset = load_from(tmp_path, split_seed=1)
@@ -232,9 +244,7 @@ ENCODED = [encoded(kind) for kind in ("PNG", "JPEG", "WEBP")]
 
 
 @pytest.mark.filterwarnings("default")  # Pillow may warn of what it then reads
-@settings(
-    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.sampled_from(ENCODED),
     share=st.floats(0, 1, exclude_max=True),

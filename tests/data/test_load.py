@@ -28,6 +28,16 @@ def test_a_far_miss_is_told_the_three():
         load("weather")
 
 
+@pytest.mark.parametrize("name", ["cifar10", "digits"])
+def test_what_has_no_files_of_ones_own_skips_none(name):
+    with pytest.raises(UsageError, match=f"folder:PATH only: leave it out for {name}$"):
+        load(name, skip_unreadable=True)
+
+
+def test_digits_need_no_data_root(tmp_path):
+    assert load("digits", data_root=tmp_path).fingerprint == load("digits").fingerprint
+
+
 def test_importing_the_package_imports_no_source():
     code = (
         "import sys, normlab.data; "

@@ -22,7 +22,7 @@ HOSTILE = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -37,7 +37,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     answers = evaluation(MATRIX // 20)
@@ -61,12 +61,11 @@ def pages(tmp_path_factory):
 @pytest.fixture
 def visit(browser, pages):
     """Opens a page and gives it with what it asked for and what it complained of."""
-    contexts = []
+    opened = []
 
-    def visit(name, **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
+    def visit(name):
+        page = browser.new_page()
+        opened.append(page)
         asked, complaints = [], []
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
@@ -76,43 +75,43 @@ def visit(browser, pages):
         return page, asked, complaints
 
     yield visit
-    for context in contexts:
-        context.close()
+    for page in opened:
+        page.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("name", ["run", "runs", "hostile", "data"])
-def test_it_reads_on_any_screen_and_asks_for_nothing(visit, name, width, scheme):
-    page, asked, complaints = visit(
-        name, viewport={"width": width, "height": 800}, color_scheme=scheme
-    )
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_it_fits_any_screen_and_asks_for_nothing(visit, name):
+    page, asked, complaints = visit(name)
+    for width in (360, 1200):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [url for url in asked if not url.startswith("data:")] == [page.url]
     assert complaints == []
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
 def test_text_and_figures_stand_out_from_the_paper_in_both_schemes(visit):
+    page, _, _ = visit("run")
     for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 23, 27)")):
-        page, _, _ = visit("run", color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme)
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
         ink = page.evaluate("getComputedStyle(document.body).color")
         assert page.evaluate("getComputedStyle(document.querySelector('svg text')).fill") == ink
         assert contrast(ink, paper) > 12
-        for index in range(7):
-            color = page.evaluate(
-                f"""() => {{
-                    const probe = document.body.appendChild(document.createElement('i'));
-                    probe.style.color = 'var(--color-{index})';
-                    return getComputedStyle(probe).color;
-                }}"""
-            )
+        colors = page.evaluate(
+            """[...Array(7).keys()].map(index => {
+                const probe = document.body.appendChild(document.createElement('i'));
+                probe.style.color = `var(--color-${index})`;
+                return getComputedStyle(probe).color;
+            })"""
+        )
+        for color in colors:
             assert contrast(color, paper) > 4.4
 
 
 def test_text_in_figures_is_legible_on_a_phone(visit):
-    page, _, _ = visit("runs", viewport={"width": 360, "height": 800})
+    page, _, _ = visit("runs")
+    page.set_viewport_size({"width": 360, "height": 800})
     sizes = page.evaluate(
         "[...document.querySelectorAll('svg text')]"
         ".map(t => parseFloat(getComputedStyle(t).fontSize)"

@@ -2,9 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_page import Page
 
-from made_up import CLASSES, dataset
+from made_up import CLASSES, Page, dataset
+from normlab.errors import UsageError
 from normlab.report.data_page import render, write_data_page
 
 STEPS = ("color-jitter", "affine", "vertical-flip")
@@ -40,7 +40,7 @@ def test_it_has_the_statistics(page, data):
         low, high = data.train.images[:, k].min() / 255, data.train.images[:, k].max() / 255
         values = (low, high, mean[k], np.sqrt(variance[k]), variance[k])
         assert " ".join([name, *(f"{value:.4f}" for value in values)]) in page.text
-    assert "train 200 × 3 × 32 × 32 uint8" in page.text
+    assert "train 200 200 × 3 × 32 × 32 uint8" in page.text
     assert "cat 20 10" in page.text
     assert data.fingerprint in page.text
 
@@ -54,9 +54,15 @@ def test_no_recipe_and_hostile_names(data, tmp_path):
     hostile = dataclasses.replace(
         data, classes=("<script>x</script>", *CLASSES[1:]), notes=("<i>note</i>",), fingerprint="x"
     )
-    path = write_data_page(hostile, tmp_path / "data.html", recipe_steps=())
+    path = write_data_page(hostile, str(tmp_path / "data.html"), recipe_steps=())
+    assert path == tmp_path / "data.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert not page.all("script")
     assert "<script>x</script>" in page.text
     assert "<i>note</i>" in page.text
     assert "In training" not in page.text
+
+
+def test_an_unknown_step_is_told_those_there_are(data):
+    with pytest.raises(UsageError, match=r"no augmentation 'afine': there are .*affine"):
+        render(data, recipe_steps=("afine",))

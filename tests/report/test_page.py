@@ -1,51 +1,23 @@
 import dataclasses
 import re
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
-from made_up import CLASSES, MATRIX, PUBLISHED, epochs, evaluation, rising, run, split
+from made_up import CLASSES, MATRIX, PUBLISHED, Page, epochs, evaluation, rising, run, split
+from normlab import plots
 from normlab.checkpoint import save_weights
 from normlab.data import load
 from normlab.data.dataset import Split
 from normlab.errors import NormlabError, RunError, UsageError
 from normlab.model import Network
-from normlab.report.page import render, write_report
+from normlab.report.page import render
+from normlab.report.write import write_report
 from normlab.run import Run
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "two\nlines", "w" * 300)
 SMALL = "C:6 P c GAP"
 CAT = "53.3%"  # 24 of 45
-
-
-class Page(HTMLParser):
-    """A page taken apart: its text, its tags with their attributes."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.tags, self.words, self.open = [], [], []
-        self.feed(content)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag in ("style", "title"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +68,7 @@ def test_one_run_says_all_that_it_should(page):
         "12,656,560",
         "448 running statistics are kept beside the parameters",
         "24 × 32 × 32",
-        "color-jitter, then affine, then vertical-flip",
+        "color-jitter then affine then vertical-flip",
         "ab" * 32,
         "A processor @ 2.40GHz",
         "17 min 40 s",
@@ -288,11 +260,26 @@ def test_elsewhere_and_over_a_published_curve(tmp_path):
     published = tmp_path / "published.csv"
     published.write_text(PUBLISHED)
     out = tmp_path / "pages" / "bn.html"
-    assert write_report([finished(tmp_path / "bn")], out, published=published) == out
-    assert "Grey: published bn." in Page(out.read_text(encoding="utf-8")).text
+    trained = finished(tmp_path / "bn")
+    assert write_report([trained], str(out), published=str(published)) == out
+    content = out.read_text(encoding="utf-8")
+    assert "Grey: published bn." in Page(content).text
+    loss, accuracy, *_ = re.findall(r"<svg.*?</svg>", content, re.DOTALL)
+    assert "published bn" in loss
+    assert "published bn" in accuracy
+    overlaid = plots.curves([trained], [plots.read_published(published)["bn"]])
+    assert (tmp_path / "bn/figures/curves.png").read_bytes() == plots.png(overlaid)
     assert not (tmp_path / "bn/report.html").exists()
     with pytest.raises(UsageError, match="has curves for bn: no run here"):
         write_report([finished(tmp_path / "gn", norm="gn")], published=published)
+
+
+def test_no_run_at_all_and_one_given_twice_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="expected one run or more"):
+        write_report([])
+    again = tmp_path / "x" / ".." / "bn"
+    with pytest.raises(UsageError, match=rf"{again} is given twice"):
+        write_report([run(tmp_path / "bn"), run(tmp_path / "gn"), run(again)])
 
 
 def test_runs_without_a_common_folder_need_a_name_for_the_page():

@@ -6,7 +6,6 @@ Archives are read in memory and pickles by an unpickler that runs nothing: no fi
 written to disk or executed.
 """
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -15,13 +14,14 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import DataError
@@ -85,17 +85,15 @@ def load(data_root: Path | None = None) -> Dataset:
 
 
 # --- The two layouts ----------------------------------------------------------------------------
-# A decoder turns a file's bytes into pixels (uint8, RECORDS × PIXELS) and labels (RECORDS), or into
-# the classes' names, and raises ValueError with what is wrong.
+# A decoder turns a file's bytes into pixels (uint8, RECORDS × PIXELS) and labels (RECORDS), and
+# raises ValueError with what is wrong.
 
 
 class _Layout(NamedTuple):
     archive: str
     folder: str  # in the archive, and where it is extracted
     batches: tuple[str, ...]  # five of training images, then the test images
-    names: str  # the file that holds the classes' names
     decode: Callable[[bytes], tuple[NDArray[np.uint8], NDArray[np.int64]]]
-    decode_names: Callable[[bytes], list[str]]
 
 
 def _binary_batch(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -103,10 +101,6 @@ def _binary_batch(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
         raise ValueError(f"{RECORDS * (1 + PIXELS):,} bytes were expected, it has {len(content):,}")
     records = np.frombuffer(content, np.uint8).reshape(RECORDS, 1 + PIXELS)
     return records[:, 1:], records[:, 0].astype(np.int64)
-
-
-def _binary_names(content: bytes) -> list[str]:
-    return content.decode(errors="replace").split()
 
 
 class _Part:
@@ -170,29 +164,18 @@ def _python_batch(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
     return pixels, np.array(labels, dtype=np.int64)
 
 
-def _python_names(content: bytes) -> list[str]:
-    names = _unpickle(content).get(b"label_names")
-    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
-        raise ValueError("b'label_names' should be a list of names")
-    return [name.decode(errors="replace") for name in names]
-
-
 _BATCHES = (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
 _BINARY = _Layout(
     archive="cifar-10-binary.tar.gz",
     folder="cifar-10-batches-bin",
     batches=tuple(f"{name}.bin" for name in _BATCHES),
-    names="batches.meta.txt",
     decode=_binary_batch,
-    decode_names=_binary_names,
 )
 _PYTHON = _Layout(
     archive="cifar-10-python.tar.gz",
     folder="cifar-10-batches-py",
     batches=_BATCHES,
-    names="batches.meta",
     decode=_python_batch,
-    decode_names=_python_names,
 )
 
 
@@ -255,12 +238,6 @@ def _read(source: _Source) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     missing = set(layout.batches)
     for name, content in (_extracted if path.is_dir() else _archived)(path, layout):
         try:
-            if name == layout.names:
-                if (names := layout.decode_names(content)) != list(CLASSES):
-                    raise ValueError(
-                        f"the classes should be {' '.join(CLASSES)}, not {' '.join(names)}"
-                    )
-                continue
             pixels, batch_labels = layout.decode(content)
             if batch_labels.max() >= len(CLASSES):
                 raise ValueError(f"label {batch_labels.max()} is above 9")
@@ -276,14 +253,14 @@ def _read(source: _Source) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _archived(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
-    wanted = {f"{layout.folder}/{name}": name for name in (*layout.batches, layout.names)}
+    wanted = {PurePosixPath(layout.folder, name): name for name in layout.batches}
     try:
         with gzip.open(path) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
-                    ours = member.isreg() and member.name in wanted
-                    if ours and (file := archive.extractfile(member)) is not None:
-                        yield wanted[member.name], _limited(file.read, f"{member.name} in {path}")
+                    name = wanted.get(PurePosixPath(member.name))  # without a leading ./
+                    if name and member.isreg() and (file := archive.extractfile(member)):
+                        yield name, _limited(file.read, f"{name} in {path}")
             while stream.read(1 << 20):  # to the end, where gzip's own checksum stands
                 pass
     except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
@@ -291,7 +268,7 @@ def _archived(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
 
 
 def _extracted(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
-    for name in (*layout.batches, layout.names):
+    for name in layout.batches:
         if (path / name).exists():
             with (path / name).open("rb") as file:
                 yield name, _limited(file.read, str(path / name))
@@ -324,6 +301,9 @@ def _download(folder: Path) -> Path:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")  # it would write its own lines into the progress bar
+    console = Console(stderr=True)
+    start = f"Downloading CIFAR-10 from {URL} into {folder}"
+    console.print(start, soft_wrap=True, markup=False, highlight=False)
     store = pooch.create(
         path=folder,
         base_url="",
@@ -332,8 +312,15 @@ def _download(folder: Path) -> Path:
         retry_if_failed=1,
     )
     try:
-        with _progress(folder) as bar:
-            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)
+        with Progress(
+            *(BarColumn(), DownloadColumn(), TimeRemainingColumn()),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ) as progress:
+            downloader = pooch.HTTPDownloader(
+                progressbar=_Bar(progress), chunk_size=1 << 16, timeout=TIMEOUT
+            )
             return Path(store.fetch(_BINARY.archive, downloader=downloader))
     except (OSError, ValueError) as error:  # the network's or the disk's; the checksum
         raise DataError(
@@ -353,44 +340,13 @@ def _reason(error: Exception) -> str:
 
 
 class _Bar:
-    """What pooch expects of a progress bar, drawn by rich."""
+    """A task of rich's with the names that pooch uses."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("Downloading CIFAR-10", total=None)
+        task = progress.add_task("", total=None)
+        self.update = partial(progress.advance, task)
+        self.reset = partial(progress.reset, task)
+        self.close = partial(progress.stop_task, task)
 
-    @property
-    def total(self) -> float | None:
-        return self._progress.tasks[self._task].total
-
-    @total.setter
-    def total(self, size: int) -> None:  # once a try: what a failed one brought does not count
-        self._progress.reset(self._task, total=size or None)
-
-    def update(self, size: int) -> None:
-        self._progress.advance(self._task, size)
-
-    def reset(self) -> None:
-        self._progress.reset(self._task)
-
-    def close(self) -> None:
-        """The progress display ends with its context."""
-
-
-@contextlib.contextmanager
-def _progress(folder: Path) -> Iterator[_Bar | None]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.print(
-            f"Downloading CIFAR-10 from {URL} into {folder}", soft_wrap=True, markup=False
-        )
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield _Bar(progress)
+    # Set once a try: what a failed one brought does not count.
+    total = property(fset=lambda self, size: self.reset(total=size or None))

@@ -36,7 +36,7 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        name: As it was asked for: `cifar10`, `digits`, `folder:PATH`.
+        name: `cifar10`, `digits`, or `folder:PATH` with the folder it was read from.
         classes: The classes' names; label k is `classes[k]`.
         train: What a network is fitted to.
         test: For final figures only.

@@ -1,15 +1,16 @@
 """What a data set holds: counts, channel statistics, the mean image of each class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from normlab.data.dataset import Dataset, SplitName
+from normlab.table import Table
 
 CHANNELS = ("red", "green", "blue")
 
@@ -63,52 +64,50 @@ class Description:
     notes: tuple[str, ...]
     fingerprint: str
 
-    def _tables(self) -> list[tuple[str, list[list[str]]]]:
-        """Titles and rows, the first row being the head: what both renderings show."""
-        splits = [["split", "images", "shape", "dtype"]]
-        for split in self.splits:
-            shape = " × ".join(map(str, split.shape))
-            splits.append([split.name, f"{split.shape[0]:,}", shape, split.dtype])
-        channels = [["channel", "min", "max", "mean", "std", "variance"]]
+    def tables(self) -> tuple[Table, Table, Table]:
+        """Splits, channels, classes."""
         statistics = (self.minimum, self.maximum, self.mean, self.std, self.variance)
-        for k, channel in enumerate(CHANNELS):
-            channels.append([channel, *(f"{values[k]:.4f}" for values in statistics)])
-        classes = [["class", *(split.name for split in self.splits)]]
-        for k, name in enumerate(self.classes):
-            classes.append([name, *(f"{split.counts[k]:,}" for split in self.splits)])
-        return [
-            ("Splits", splits),
-            ("Pixels of the training split, 0 to 1", channels),
-            ("Images of each class", classes),
-        ]
+        return (
+            _table(
+                "Splits",
+                ("split", "images", "shape", "dtype"),
+                [
+                    (s.name, f"{s.shape[0]:,}", " × ".join(map(str, s.shape)), s.dtype)
+                    for s in self.splits
+                ],
+            ),
+            _table(
+                "Pixels of the training images, on a scale from 0 to 1",
+                ("channel", "min", "max", "mean", "std", "variance"),
+                [
+                    (channel, *(f"{values[k]:.4f}" for values in statistics))
+                    for k, channel in enumerate(CHANNELS)
+                ],
+            ),
+            _table(
+                "Images of each class",
+                ("class", *(split.name for split in self.splits)),
+                [
+                    (name, *(f"{split.counts[k]:,}" for split in self.splits))
+                    for k, name in enumerate(self.classes)
+                ],
+            ),
+        )
 
-    def __rich__(self) -> RenderableType:
-        parts: list[RenderableType] = [Text(self.name, style="bold")]
-        for title, (head, *rows) in self._tables():
-            table = Table(title=title, title_justify="left")
-            for k, column in enumerate(head):
-                table.add_column(column, justify="right" if k else "left", overflow="fold")
-            for row in rows:
-                table.add_row(*map(Text, row))  # Text: a class's name is no markup
-            parts.append(table)
-        parts += [Text(f"note: {note}") for note in self.notes]
-        parts.append(Text(f"fingerprint: {self.fingerprint}"))
-        return Group(*parts)
+    def __rich__(self) -> Group:
+        said = [*(f"note: {note}" for note in self.notes), f"fingerprint: {self.fingerprint}"]
+        return Group(Text(self.name, style="bold"), *self.tables(), *map(Text, said))
 
     def _repr_html_(self) -> str:
-        return _HTML.render(description=self, tables=self._tables())
+        said = [*(f"note: {note}" for note in self.notes), f"fingerprint: {self.fingerprint}"]
+        tables = "".join(table._repr_html_() for table in self.tables())
+        paragraphs = "".join(f"<p>{escape(line)}</p>" for line in said)
+        return f"<div><p><b>{escape(self.name)}</b></p>{tables}{paragraphs}</div>"
 
 
-_HTML = jinja2.Environment(autoescape=True).from_string(
-    """<div><p><b>{{ description.name }}</b></p>
-{% for title, rows in tables %}<table><caption>{{ title }}</caption>
-<thead><tr>{% for cell in rows[0] %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in rows[1:] %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
-</tbody></table>
-{% endfor %}{% for note in description.notes %}<p>note: {{ note }}</p>
-{% endfor %}<p>fingerprint: <code>{{ description.fingerprint }}</code></p></div>"""
-)
+def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    kinds = ("name", *["number"] * (len(head) - 1))
+    return Table(caption=caption, head=head, kinds=kinds, rows=rows)
 
 
 def describe(dataset: Dataset) -> Description:

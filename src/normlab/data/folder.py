@@ -39,7 +39,7 @@ def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> D
     if not (path / "train").is_dir():
         raise DataError(
             f"{path / 'train'} is no folder: a folder of images holds train/CLASS/*.png "
-            "and, perhaps, test/CLASS/*.png"
+            "and, perhaps, test/CLASS/*.png; if it lies elsewhere, name its place with --data-root"
         )
     try:
         train_files = _files_by_class(path / "train")

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import jinja2
+
+from normlab import __version__
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("normlab.report"),
@@ -13,17 +14,6 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text; a column's kind is `name`, `plain` or `number`."""
-
-    caption: str
-    head: Sequence[str]
-    kinds: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    foot: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -38,4 +28,4 @@ class Picture:
 
 def fill(template: str, **values: object) -> str:
     """A template of this package, filled in; every text is escaped."""
-    return _TEMPLATES.get_template(template).render(version=version("normlab"), **values)
+    return _TEMPLATES.get_template(template).render(version=__version__, **values)

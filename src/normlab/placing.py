@@ -1,0 +1,210 @@
+"""Where each block of a layout stands: the shapes it takes and gives, and what it costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from normlab import layout, norms
+from normlab.errors import UsageError
+from normlab.layout import Block
+from normlab.norms import Shape
+
+INPUT: Shape = (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A block where it stands in a network.
+
+    Attributes:
+        block: The block, its width filled in.
+        input: Shape (C, H, W) that it takes.
+        output: Shape that it gives.
+        norm: The normalization in force; None for a block that has none.
+        norm_parameters: What the normalizations learn, those of all applications together.
+        running_statistics: Values that they keep from training without learning them.
+    """
+
+    block: Block
+    input: Shape
+    output: Shape
+    norm: str | None
+    norm_parameters: int = 0
+    running_statistics: int = 0
+
+    @property
+    def kernel(self) -> int:
+        """Side of the block's spatial filter."""
+        return 3 if self.norm is not None else 1
+
+    @property
+    def norm_shapes(self) -> tuple[Shape, ...]:
+        """What the normalizations of one application see."""
+        if self.norm is None:
+            return ()
+        if self.block.kind == "D":
+            return ((self.input[0], *self.output[1:]), self.output)
+        return (self.output,)
+
+    @property
+    def weights(self) -> int:
+        """Parameters outside the normalizations."""
+        inputs, outputs = self.input[0], self.output[0]
+        match self.block.kind:
+            case "C":
+                return self.kernel**2 * inputs * outputs
+            case "c":
+                return inputs * outputs
+            case "D":
+                return 9 * inputs + inputs * outputs
+            case "FC":
+                return (inputs * self.input[1] * self.input[2] + 1) * outputs
+        return 0
+
+    @property
+    def parameters(self) -> int:
+        """All that the block learns."""
+        return self.weights + self.norm_parameters
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the convolutions and the fully connected layer, for one image."""
+        if self.block.kind == "FC":
+            return self.weights - self.output[0]
+        return self.weights * self.output[1] * self.output[2] * self.block.repeat
+
+
+def place(blocks: Sequence[Block], *, norm: str, classes: int) -> tuple[Placed, ...]:
+    """Follows the shapes through a layout whose widths are all known but the classifier's.
+
+    Raises:
+        LayoutError: A block cannot stand where it stands; a caret shows which.
+        UsageError: There is no such normalization.
+    """
+    classifier = classifier_of(blocks)
+    placed: list[Placed] = []
+    shape = INPUT
+    pooled = flat = False
+    for index, block in enumerate(blocks):
+        problem = _misplaced(block, shape, pooled=pooled, flat=flat)
+        if problem:
+            raise layout.error_at(blocks, index, problem)
+        if index == classifier:
+            if not (pooled or block.kind in ("c", "FC")):
+                raise layout.error_at(
+                    blocks, index, "the classifier is bare: c before GAP, or C, c or FC after it"
+                )
+            if block.width not in (None, classes):
+                raise layout.error_at(
+                    blocks, index, f"the classifier's width is the number of classes, {classes}"
+                )
+            block = replace(block, width=classes)
+        own = None
+        if block.kind in ("C", "D") and not pooled:
+            own = block.norm or norm
+        output = _output(block, shape, bare=own is None)
+        if (block.residual or block.repeat > 1) and output != shape:
+            sign = "+" if block.residual else "*"
+            raise layout.error_at(
+                blocks,
+                index,
+                f"{sign} needs an output of its input's shape: "
+                f"{shape_text(shape)} goes in, {shape_text(output)} comes out",
+            )
+        try:
+            placed.append(_counted(Placed(block, shape, output, own)))
+        except UsageError as error:
+            raise layout.error_at(blocks, index, str(error)) from None
+        shape = output
+        pooled |= block.kind in ("GAP", "FC")
+        flat |= block.kind == "FC"
+    if not pooled:
+        raise layout.error_at(
+            blocks, len(blocks) - 1, f"the network ends with a map, {shape_text(shape)}: add GAP"
+        )
+    return tuple(placed)
+
+
+def classifier_of(blocks: Sequence[Block]) -> int:
+    """The place of the classifier: the last block that has weights."""
+    for index in reversed(range(len(blocks))):
+        if blocks[index].kind in ("C", "c", "D", "FC"):
+            return index
+    raise layout.error_at(blocks, len(blocks) - 1, "no classifier: expected a C, c or FC")
+
+
+def _misplaced(block: Block, shape: Shape, *, pooled: bool, flat: bool) -> str | None:
+    """What is wrong with a block in this place, or None."""
+    _, height, width = shape
+    if flat and block.kind != "FC":
+        return f"after FC comes nothing but FC, not {block.kind}"
+    if pooled:
+        if block.kind in ("D", "P", "A", "GAP"):
+            return f"after GAP come C, c or FC, not {block.kind}"
+        if block.valid or block.stride > 1 or block.norm:
+            return "after GAP a convolution is 1×1 and bare: no v, s2 or /norm"
+    elif block.kind in ("P", "A") and min(height, width) < 2:
+        return f"nothing is left to pool: the map is {height} × {width} here"
+    elif block.valid and min(height, width) < 3:
+        return f"a 3×3 filter without padding does not fit a map of {height} × {width}"
+    return None
+
+
+def _output(block: Block, shape: Shape, *, bare: bool) -> Shape:
+    channels, height, width = shape
+    channels = block.width if block.width is not None else channels
+    if block.kind == "GAP" or block.kind == "FC":
+        return (channels, 1, 1)
+    if block.kind in ("P", "A"):
+        return (channels, height // 2, width // 2)
+    shrink = 2 if block.valid and not bare else 0
+    return (
+        channels,
+        (height - shrink - 1) // block.stride + 1,
+        (width - shrink - 1) // block.stride + 1,
+    )
+
+
+def count(blocks: Sequence[Block], *, norm: str, classes: int) -> int:
+    """The parameters of a layout whose widths are all known but the classifier's."""
+    return sum(placed.parameters for placed in place(blocks, norm=norm, classes=classes))
+
+
+def _counted(placed: Placed) -> Placed:
+    """The block with its normalizations counted: they are built, for a user's own may be any."""
+    parameters = statistics = 0
+    with torch.random.fork_rng(devices=[]):  # which may draw its first weights
+        for shape in placed.norm_shapes:
+            module = norms.build(placed.norm or "", shape, activate=True)
+            parameters += sum(p.numel() for p in module.parameters())
+            statistics += sum(b.numel() for b in module.buffers() if b.is_floating_point())
+    repeat = placed.block.repeat
+    return replace(
+        placed, norm_parameters=repeat * parameters, running_statistics=repeat * statistics
+    )
+
+
+def shape_text(shape: Shape) -> str:
+    """A shape as people write it: `12 × 32 × 32`."""
+    return " × ".join(map(str, shape))
+
+
+def refuse_single_values(blocks: Sequence[Block], *, norm: str, classes: int, batch: int) -> None:
+    """Refuses a smallest batch in which a channel has one value to take statistics over.
+
+    Raises:
+        LayoutError: The first block whose statistics run over the batch, on a 1 × 1 map, where the
+            batch is of one image.
+    """
+    if batch > 1:
+        return
+    for index, placed in enumerate(place(blocks, norm=norm, classes=classes)):
+        for _, height, width in placed.norm_shapes:
+            if height * width == 1 and norms.find(placed.norm or "")[0].over_batch:
+                raise layout.error_at(
+                    blocks,
+                    index,
+                    f"{placed.norm} over a 1 × 1 map has a single value for each channel in a "
+                    "batch of one image, as an epoch's last is: choose another --batch-size",
+                )

@@ -1,0 +1,56 @@
+"""One kind of table for the terminal, notebooks and pages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import rich.table
+from rich import box
+from rich.console import Group
+from rich.text import Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text. Prints with rich; shows as HTML in a notebook.
+
+    Attributes:
+        caption: What it shows.
+        head: The columns' headings.
+        kinds: Of each column: `name` (may be long), `plain` or `number` (set to the right).
+        rows: The cells, row by row.
+        foot: A last row that sums up; empty where there is none.
+    """
+
+    caption: str
+    head: Sequence[str]
+    kinds: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    foot: Sequence[str] = ()
+
+    def __rich__(self) -> Group:
+        table = rich.table.Table(box=box.SIMPLE_HEAD)
+        for heading, kind in zip(self.head, self.kinds, strict=True):
+            table.add_column(
+                Text(heading), justify="right" if kind == "number" else "left", overflow="fold"
+            )
+        for row in self.rows:
+            table.add_row(*map(_line, row))
+        if self.foot:
+            table.add_section()
+            table.add_row(*map(_line, self.foot))
+        return Group(Text(self.caption), table)
+
+    def _repr_html_(self) -> str:
+        def row(cells: Sequence[str], tag: str = "td") -> str:
+            return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+        body = "".join(map(row, [*self.rows, *([self.foot] if self.foot else [])]))
+        return (
+            f"<table><caption>{escape(self.caption)}</caption>{row(self.head, 'th')}{body}</table>"
+        )
+
+
+def _line(cell: str) -> Text:
+    """A cell in one line; as Text, for a name with [brackets] is no markup."""
+    return Text(" ".join(cell.split()))

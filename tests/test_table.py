@@ -1,0 +1,62 @@
+import io
+
+from rich.console import Console
+
+from normlab.model import Network
+from normlab.report.page import runs_table
+from normlab.summary import summarize
+from normlab.table import Table
+
+HOSTILE = Table(
+    caption="<i>what</i>",
+    head=("name", "number"),
+    kinds=("name", "number"),
+    rows=[("[red]x[/red]", "1"), ("two\nlines", "1,000"), ("<script>", "")],
+    foot=("all", "1,001"),
+)
+
+
+def printed(thing, width=60):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(thing)
+    return [line.rstrip() for line in console.file.getvalue().splitlines() if line.strip()]
+
+
+def test_it_prints_every_cell_in_one_line_and_as_text():
+    assert [line.strip() for line in printed(HOSTILE) if "──" not in line] == [
+        "<i>what</i>",
+        "name           number",
+        "[red]x[/red]        1",
+        "two lines       1,000",
+        "<script>",
+        "all             1,001",
+    ]
+
+
+def test_a_narrow_terminal_folds_cells_and_loses_nothing():
+    narrow, wide = (
+        sorted(c for c in "".join(printed(summarize("seed-ln"), width)) if c.isalnum())
+        for width in (40, 120)
+    )
+    assert narrow == wide
+
+
+def test_it_is_escaped_html_in_a_notebook():
+    text = HOSTILE._repr_html_()
+    assert "<caption>&lt;i&gt;what&lt;/i&gt;</caption>" in text
+    assert "<th>name</th><th>number</th>" in text
+    assert "<td>&lt;script&gt;</td>" in text
+    assert text.count("<tr>") == 5
+
+
+def test_runs_stand_beside_one_another(trained):
+    table = runs_table([trained])
+    name, norm, parameters, _, last, best, passed, _ = table.rows[0]
+    assert (name, norm) == ("trained", "bn")
+    network = Network(trained.layout)
+    assert parameters == f"{sum(p.numel() for p in network.parameters()):,}"
+    assert last == f"{trained.last.accuracy:.1%}"
+    assert best == f"{trained.best.accuracy:.1%} ({trained.best.epoch})"
+    first = trained.first_above(0.7)
+    assert passed == (str(first.epoch) if first else "never")
+    assert "optimistic" in table.caption
