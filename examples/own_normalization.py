@@ -2,7 +2,8 @@
 
     python examples/own_normalization.py
 
-The same from the command line, without a line of registration, for a class in my_norms.py:
+A name registered in Python is known to this program alone. For runs that the command line is to
+open, put the class into a file of its own, my_norms.py, without a line of registration:
 
     normlab train assignment --norm my_norms:L1Norm --dataset digits --recipe demo
 """

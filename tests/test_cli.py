@@ -220,10 +220,10 @@ def test_flags_of_the_report_reach_it(trained, tmp_path, capsys):
     arguments = ["report", str(tmp_path / "run"), "--out", str(page)]
     assert call(capsys, *arguments)[0] == 0
     assert "data:image/png" in page.read_text()
-    assert "published bn" not in page.read_text()
+    assert "published seed-bn" not in page.read_text()
     assert call(capsys, *arguments, "--no-images", "--published", str(published))[0] == 0
     assert "data:image/png" not in page.read_text()
-    assert "published bn" in page.read_text()
+    assert "published seed-bn" in page.read_text()
 
 
 def test_cifar10_from_a_data_root_through_training_report_and_evaluation(

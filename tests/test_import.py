@@ -1,5 +1,6 @@
 """What importing normlab costs, and that the public names are there."""
 
+import importlib
 import subprocess
 import sys
 
@@ -23,9 +24,11 @@ def test_training_needs_no_extras():
     assert not loaded & {"ray", "gradio", "onnx", "onnxruntime", "captum", "torchvision"}
 
 
-def test_every_public_name_is_there_and_is_what_its_module_defines():
-    for name in normlab.__all__:
-        assert getattr(normlab, name) is not None
+def test_every_public_name_is_what_its_module_defines():
+    for name, home in normlab._HOME.items():
+        module = importlib.import_module(f"normlab.{home}")
+        assert getattr(normlab, name) is getattr(module, name)
+    assert {*normlab._HOME, *normlab._MODULES} == set(normlab.__all__)
     assert callable(normlab.train)
     assert callable(normlab.evaluate)
     assert set(normlab.__all__) < set(dir(normlab))

@@ -76,12 +76,12 @@ def test_the_legend_names_the_runs_and_the_lines():
 
 def test_the_run_is_drawn_over_the_published_curve(published):
     bn = plots.read_published(published)["bn"]
-    assert bn.label == "published bn"
+    assert bn.label == "published seed-bn"
     assert len(bn.accuracy) == 20
     assert bn.accuracy[0] == pytest.approx(0.435)
     assert bn.train_loss[0] == pytest.approx(1.62)
     figure = plots.curves([run()], [bn])
-    assert "published bn" in labels(figure)
+    assert "published seed-bn" in labels(figure)
     for axes, values in zip(figure.axes, (bn.loss, bn.accuracy), strict=True):
         theirs = next(x for x in axes.lines if list(x.get_ydata()) == pytest.approx(list(values)))
         own = axes.lines[-1]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 
 from normlab import RunConfig, machine, training
@@ -17,6 +18,7 @@ from normlab.config import Execution
 from normlab.data import load
 from normlab.draws import generator, seed_for
 from normlab.errors import (
+    DataError,
     DivergedError,
     InterruptedRunError,
     NormlabError,
@@ -308,7 +310,7 @@ def test_the_split_seed_draws_the_hold_out(tmp_path):
 
 def test_a_batch_of_one_over_a_single_pixel_is_refused_with_its_block(tmp_path):
     config = dataclasses.replace(SMALL, network="C:4 P P P P P C:4 c GAP", batch_size=4)
-    with pytest.raises(LayoutError, match="bn over a 1 × 1 map"):  # 1,437 is 4 · 359 + 1
+    with pytest.raises(LayoutError, match="bn cannot be trained here"):  # 1,437 is 4 · 359 + 1
         train(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     train(dataclasses.replace(config, batch_size=500, epochs=1), tmp_path / "run", quiet=True)
@@ -417,3 +419,20 @@ def test_a_configurations_own_settings_go_into_the_recipe():
     recipe = resolve(config)
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (7, 5, 0.5)
     assert recipe.augment == RECIPES["seed"].augment
+
+
+def test_pictures_that_moved_are_found_by_the_data_root(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "here" / "train" / name).mkdir(parents=True)
+        for k in range(10):
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "here" / "train" / name / f"{k}.png")
+    config = RunConfig(network="c GAP", dataset=f"folder:{tmp_path / 'here'}", epochs=1)
+    run = train(config, tmp_path / "run", quiet=True)
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(DataError, match="--data-root"):
+        run.dataset()
+    moved = run.dataset(tmp_path / "there")
+    assert moved.fingerprint == run.data.fingerprint
+    assert evaluate(run.network(), moved).accuracy == run.last.accuracy

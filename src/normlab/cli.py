@@ -123,12 +123,12 @@ def report(
     """Write one self-contained HTML page about a run, or about several together.
 
         $ normlab report runs/cifar10/seed-bn-0
-        $ normlab report runs/digits/* --out comparison.html
+        $ normlab report runs/digits/*-0 --out comparison.html
 
     Args:
         runs: Runs' folders.
         out: The page.
-        data_root: Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then.
+        data_root: Where the data lies, as `normlab train` takes it.
         no_images: Leave out the pictures of the data.
         published: A table of published curves to draw beside the runs' own.
     """
@@ -161,7 +161,7 @@ def data(
 
     Args:
         config: Which images.
-        data_root: Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then.
+        data_root: Where the data lies, as `normlab train` takes it.
         recipe: The recipe whose augmentation is shown, step by step.
         out: The page.
     """

@@ -72,8 +72,8 @@ class Execution:
     """Where a run is computed, and where its data lies."""
 
     data_root: DataRoot = None
-    """Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then. For a
-    `folder:` it is where the pictures lie now."""
+    """Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then. For a run on a
+    `folder:` that has moved: where it is now."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes CUDA where there is one, else Apple's MPS, else the CPU, and says which."""

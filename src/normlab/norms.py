@@ -41,7 +41,6 @@ class Normalization:
         parameters: How many it learns, in C, H and W.
         argument: What the number behind `=` is; None where it takes none.
         divides: The number behind `=` must divide the channels.
-        over_batch: In training its statistics run over the images of the batch.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Normalization:
     parameters: str
     argument: str | None = None
     divides: bool = False
-    over_batch: bool = False
 
 
 REGISTRY: dict[str, Normalization] = {}
@@ -70,7 +68,6 @@ def register(
     parameters: str,
     argument: str | None = None,
     divides: bool = False,
-    over_batch: bool = False,
 ) -> Callable[[Layer], Layer]:
     """Enters a layer, which a ReLU then follows, into the registry.
 
@@ -110,7 +107,6 @@ def register(
             parameters=parameters,
             argument=argument,
             divides=divides,
-            over_batch=over_batch,
         )
         return layer
 
@@ -234,7 +230,6 @@ class ChannelBias(nn.Module):
     paper="Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithms 1 and 2",
     axes="N, H, W",
     parameters="2·C",
-    over_batch=True,
 )
 def batch_norm(shape: Shape) -> nn.Module:
     """Batch normalization with a momentum of 0.1, PyTorch's own."""

@@ -191,20 +191,23 @@ def shape_text(shape: Shape) -> str:
 
 
 def refuse_single_values(blocks: Sequence[Block], *, norm: str, classes: int, batch: int) -> None:
-    """Refuses a smallest batch in which a channel has one value to take statistics over.
+    """Refuses a batch in which a normalization has a single value to take statistics over.
+
+    Each is tried in training mode on a batch of this size: BatchNorm over a 1 × 1 map refuses one
+    image, and a user's own may refuse anything.
 
     Raises:
-        LayoutError: The first block whose statistics run over the batch, on a 1 × 1 map, where the
-            batch is of one image.
+        LayoutError: The block of the first that refuses.
     """
-    if batch > 1:
-        return
     for index, placed in enumerate(place(blocks, norm=norm, classes=classes)):
-        for _, height, width in placed.norm_shapes:
-            if height * width == 1 and norms.find(placed.norm or "")[0].over_batch:
-                raise layout.error_at(
-                    blocks,
-                    index,
-                    f"{placed.norm} over a 1 × 1 map has a single value for each channel in a "
-                    "batch of one image, as an epoch's last is: choose another --batch-size",
-                )
+        for shape in placed.norm_shapes:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                module = norms.build(placed.norm or "", shape, activate=False)
+                try:
+                    module(torch.zeros(batch, *shape))
+                except ValueError as error:
+                    problem = (
+                        f"{placed.norm} cannot be trained here, on {shape_text(shape)} and batches "
+                        f"of {batch}, as an epoch's last is ({error}): choose another --batch-size"
+                    )
+                    raise layout.error_at(blocks, index, problem) from None

@@ -123,7 +123,7 @@ def read_published(path: Path | str) -> dict[str, Published]:
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise NormlabError(f"{path} holds no published curves: {error}") from None
     return {
-        norm: Published(f"published {norm}", *zip(*rows, strict=True))
+        norm: Published(f"published seed-{norm}", *zip(*rows, strict=True))
         for norm, rows in curves.items()
     }
 

@@ -48,7 +48,7 @@ RECIPES = {
         dropout=0.025,
         augment=("color-jitter", "affine", "vertical-flip"),
     ),
-    # For the embedded digits: a minute for each network on two cores, no flips.
+    # For the embedded digits: half a minute for each network on two cores, no flips.
     "demo": Recipe(
         epochs=10,
         batch_size=16,

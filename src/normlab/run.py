@@ -241,13 +241,20 @@ class Run:
     def dataset(self, data_root: Path | None = None) -> Dataset:
         """The data set it was trained on, split as it was then.
 
+        Args:
+            data_root: Where CIFAR-10 lies, as in `Execution`; where the pictures of a folder lie
+                now, if they have moved.
+
         Raises:
             DataError: The data is not there.
             RunError: The data found has another fingerprint.
         """
         config = self.config
+        name = config.dataset
+        if name.startswith("folder:") and data_root is not None:
+            name, data_root = f"folder:{data_root}", None
         dataset = load(
-            config.dataset,
+            name,
             data_root=data_root,
             split_seed=config.split_seed,
             skip_unreadable=config.skip_unreadable,
@@ -270,7 +277,9 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
         lines = path.read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return ()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if lines and not lines[-1].endswith("\n"):
         lines.pop()

@@ -189,8 +189,8 @@ def _fit(
             start = perf_counter() - checkpoint.seconds
             order = torch.randperm(len(labels), generator=generator(seed, "order", epoch))
             network.train()
-            rate = recipe.learning_rate
             for step in range(checkpoint.step, steps):
+                rate = recipe.learning_rate_at(epoch * steps + step, steps)
                 if stop.is_set():
                     _refuse_divergence(run, network, epoch, step, rate)
                     checkpoint.seconds = perf_counter() - start
@@ -206,7 +206,6 @@ def _fit(
                     to_input(images[batch]), recipe.augment, generator(seed, "augment", epoch, step)
                 )
                 torch.manual_seed(seed_for(seed, "dropout", epoch, step))
-                rate = recipe.learning_rate_at(epoch * steps + step, steps)
                 loss, correct = _step(network, optimizer, rate, inputs, labels[batch])
                 if not math.isfinite(loss):
                     raise _divergence(run, loss, epoch, step + 1, rate)
@@ -215,6 +214,7 @@ def _fit(
                 checkpoint.correct += correct
                 display.step(epoch, step + 1, loss, len(batch))
 
+            rate = recipe.learning_rate_at((epoch + 1) * steps - 1, steps)
             evaluation = evaluate(network, dataset, run.split)
             # Weights that the last step broke must not become the checkpoint.
             _refuse_divergence(run, network, epoch, steps, rate)
@@ -227,7 +227,7 @@ def _fit(
                 split=run.split,
                 loss=evaluation.loss,
                 accuracy=evaluation.accuracy,
-                learning_rate=recipe.learning_rate_at((epoch + 1) * steps - 1, steps),
+                learning_rate=rate,
                 seconds=perf_counter() - start,
             )
             run = dataclasses.replace(run, epochs=(*run.epochs, measured))
@@ -306,7 +306,7 @@ def _announce(run: Run, console: Console) -> None:
             else []
         ),
         f"recipe {run.config.recipe}, seed {run.config.seed}, on {here.device}, "
-        f"{here.threads} threads, into {run.path}",
+        f"{here.threads} thread{'s' * (here.threads > 1)}, into {run.path}",
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -65,12 +65,14 @@ def solve(
 
     # Even widths first, so that groups divide them; then any.
     units = list(dict.fromkeys((math.lcm(2, multiple), multiple)))
-    narrowest = parameters_at(1, units[0])
+    narrowest = 0
     for unit in units:
         try:
             narrowest = parameters_at(1, unit)
-        except LayoutError:  # a normalization that needs two channels
-            break
+        except LayoutError:
+            if unit == units[0]:
+                raise
+            break  # a normalization that needs two channels
         if narrowest < budget:
             return widen(blocks, _largest_step(blocks, unit, budget, parameters_at), unit)
     raise UsageError(f"at its narrowest the network has {_over(narrowest, norm, budget)}")

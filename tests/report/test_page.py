@@ -263,10 +263,10 @@ def test_elsewhere_and_over_a_published_curve(tmp_path):
     trained = finished(tmp_path / "bn")
     assert write_report([trained], str(out), published=str(published)) == out
     content = out.read_text(encoding="utf-8")
-    assert "Grey: published bn." in Page(content).text
+    assert "Grey: published seed-bn." in Page(content).text
     loss, accuracy, *_ = re.findall(r"<svg.*?</svg>", content, re.DOTALL)
-    assert "published bn" in loss
-    assert "published bn" in accuracy
+    assert "published seed-bn" in loss
+    assert "published seed-bn" in accuracy
     overlaid = plots.curves([trained], [plots.read_published(published)["bn"]])
     assert (tmp_path / "bn/figures/curves.png").read_bytes() == plots.png(overlaid)
     assert not (tmp_path / "bn/report.html").exists()

@@ -21,13 +21,12 @@ def load(
     Args:
         name: `cifar10`, `digits` (embedded), or `folder:PATH` with PATH/train/CLASS/*.png.
         data_root: `cifar10`: the folder that holds it; nothing is downloaded then. Default:
-            $NORMLAB_DATA (likewise), else the cache folder, else a download. `folder:`: where the
-            pictures lie now, in PATH's stead. `digits` needs none.
+            $NORMLAB_DATA (likewise), else the cache folder, else a download. `digits` needs none.
         split_seed: `folder:` without a test folder only: seed of the split drawn instead.
         skip_unreadable: `folder:` only: leave out images that cannot be read instead of stopping.
 
     Raises:
-        UsageError: There is no such data set, or it has no files to skip.
+        UsageError: There is no such data set, it has no files to skip, or PATH is given twice.
         DataError: It is not where it was sought, or is not what it should be.
     """
     if skip_unreadable and name in ("cifar10", "digits"):
@@ -45,8 +44,9 @@ def load(
     if kind == "folder" and path:
         from normlab.data import folder
 
-        root = data_root or Path(path)
-        return folder.load(root, split_seed=split_seed, skip_unreadable=skip_unreadable)
+        if data_root is not None:
+            raise UsageError(f"{name} says where the pictures are: leave out --data-root")
+        return folder.load(Path(path), split_seed=split_seed, skip_unreadable=skip_unreadable)
     names = {"cifar10": "cifar10", "digits": "digits", "folder": "folder:PATH"}
     near = difflib.get_close_matches(kind.lower(), names, n=1)
     hint = f"; did you mean {names[near[0]]}?" if near else ""

@@ -94,14 +94,15 @@ class Description:
             ),
         )
 
+    def _said(self) -> list[str]:
+        return [*(f"note: {note}" for note in self.notes), f"fingerprint: {self.fingerprint}"]
+
     def __rich__(self) -> Group:
-        said = [*(f"note: {note}" for note in self.notes), f"fingerprint: {self.fingerprint}"]
-        return Group(Text(self.name, style="bold"), *self.tables(), *map(Text, said))
+        return Group(Text(self.name, style="bold"), *self.tables(), *map(Text, self._said()))
 
     def _repr_html_(self) -> str:
-        said = [*(f"note: {note}" for note in self.notes), f"fingerprint: {self.fingerprint}"]
         tables = "".join(table._repr_html_() for table in self.tables())
-        paragraphs = "".join(f"<p>{escape(line)}</p>" for line in said)
+        paragraphs = "".join(f"<p>{escape(line)}</p>" for line in self._said())
         return f"<div><p><b>{escape(self.name)}</b></p>{tables}{paragraphs}</div>"
 
 

@@ -90,10 +90,10 @@ def _refuse_repeated(runs: Sequence[Run]) -> None:
 
 
 def _published(run: Run, curves: dict[str, plots.Published]) -> list[plots.Published]:
-    """The published curve of a run's normalization: `seed-gn` is the published gn."""
-    norm = run.config.network.removeprefix("seed-")
-    if norm not in curves:
-        norm = run.config.norm.partition("=")[0]
+    """The published curve of a run's normalization; a published network as it is has its own."""
+    norm = run.config.norm.partition("=")[0]
+    if run.config.network.startswith("seed-") and run.config.norm == "bn":
+        norm = run.config.network.removeprefix("seed-")
     return [curves[norm]] if norm in curves else []
 
 
