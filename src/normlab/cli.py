@@ -95,8 +95,7 @@ def evaluate(
     opened = Run.open(run)
     if split == "holdout" and not opened.data.holdout:
         raise UsageError(f"{run} held no images out: leave out --split holdout")
-    device = machine.choose_device(execution.device)
-    machine.set_threads(execution.threads)
+    device = machine.prepare(execution)
     network = opened.network().to(device)
     dataset = opened.dataset(execution.data_root)
     evaluation = evaluate_network(network, dataset, split, tta=tta)

@@ -66,6 +66,11 @@ class Block:
     residual: bool = False
     repeat: int = 1
 
+    @property
+    def weighted(self) -> bool:
+        """Whether it has weights, and so a width; pools have none."""
+        return self.kind in ("C", "c", "D", "FC")
+
     def __str__(self) -> str:
         return "".join(
             (

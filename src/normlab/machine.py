@@ -6,34 +6,29 @@ from pathlib import Path
 import torch
 
 import normlab
+from normlab.config import Execution
 from normlab.errors import UsageError
 from normlab.run import Machine
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `mps` means here.
+def prepare(execution: Execution) -> torch.device:
+    """Sets torch's CPU threads where they are given, and finds the device.
 
     Raises:
-        UsageError: This machine, or this build of torch, has none such.
+        UsageError: This machine, or this build of torch, has no such device; or no thread is left.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name: str = execution.device
     if name == "auto":
         name = next((kind for kind, there in available.items() if there), "cpu")
     if not available.get(name, True):
         raise UsageError(f"torch finds no {name} device here: leave out --device {name}")
-    return torch.device(name)
-
-
-def set_threads(threads: int | None) -> None:
-    """How many CPU threads torch uses; None leaves it its own choice.
-
-    Raises:
-        UsageError: The number is below 1.
-    """
+    threads = execution.threads
     if threads is not None:
         if threads < 1:
             raise UsageError(f"--threads must be at least 1, not {threads}")
         torch.set_num_threads(threads)
+    return torch.device(name)
 
 
 def describe(device: torch.device, *, from_epoch: int) -> Machine:

@@ -129,7 +129,7 @@ def place(blocks: Sequence[Block], *, norm: str, classes: int) -> tuple[Placed, 
 def classifier_of(blocks: Sequence[Block]) -> int:
     """The place of the classifier: the last block that has weights."""
     for index in reversed(range(len(blocks))):
-        if blocks[index].kind in ("C", "c", "D", "FC"):
+        if blocks[index].weighted:
             return index
     raise layout.error_at(blocks, len(blocks) - 1, "no classifier: expected a C, c or FC")
 

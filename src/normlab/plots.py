@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from normlab.analysis import ACCURACY, interval, names
 from normlab.data.dataset import Split
+from normlab.data.describe import CHANNELS, Description
 from normlab.errors import NormlabError
 from normlab.evaluation import Evaluation
 from normlab.files import write_atomically
@@ -31,7 +32,6 @@ from normlab.run import Run
 
 if TYPE_CHECKING:
     from normlab.augment import Step
-    from normlab.data.describe import Description
 
 INK = "#1b1f24"  # text, axes
 FAINT = "#dfe3e8"  # grid
@@ -259,13 +259,13 @@ def labelled_grid(split: Split, classes: Sequence[str], count: int = 40) -> Figu
 
 
 @_styled
-def mean_images(description: "Description") -> Figure:
+def mean_images(description: Description) -> Figure:
     """The mean image of each class that has any. For notebooks: the page has a gallery."""
     images = mean_pictures(description)
     return _gallery(np.stack([*images.values()]), [*map(short, images)], columns=5, empty="")
 
 
-def mean_pictures(description: "Description") -> dict[str, NDArray[np.uint8]]:
+def mean_pictures(description: Description) -> dict[str, NDArray[np.uint8]]:
     """The mean image, uint8, 3 × 32 × 32, of each class that has training images."""
     means = zip(description.classes, description.class_means, strict=True)
     return {
@@ -276,14 +276,14 @@ def mean_pictures(description: "Description") -> dict[str, NDArray[np.uint8]]:
 
 
 @_styled
-def channel_histograms(description: "Description") -> Figure:
+def channel_histograms(description: Description) -> Figure:
     """How often each of the 256 values occurs in each channel of the training images."""
     figure = Chart(figsize=(WIDTH, 4.6))
     panels = figure.subplots(3, sharex=True, sharey=True)
     values = np.arange(256)
     for axes, name, color, histogram, mean in zip(
         panels,
-        ("red", "green", "blue"),
+        CHANNELS,
         (COLORS[1], COLORS[2], COLORS[0]),
         description.histograms,
         description.mean,

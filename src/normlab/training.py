@@ -55,8 +55,7 @@ def train(
     recipe = recipes.resolve(config)
     line = zoo.find(config.network)
     layout.parse(line)  # a misspelt layout should not wait for a download
-    device = machine.choose_device(execution.device)
-    machine.set_threads(execution.threads)
+    device = machine.prepare(execution)
     dataset = load(
         config.dataset,
         data_root=execution.data_root,
@@ -130,8 +129,7 @@ def resume(path: Path | str, execution: Execution | None = None, *, quiet: bool 
             f"{run.path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} epochs, "
             f"the checkpoint was written after {checkpoint.epoch}"
         )
-    device = machine.choose_device(execution.device)
-    machine.set_threads(execution.threads)
+    device = machine.prepare(execution)
     dataset = run.dataset(execution.data_root)
     network = Network(
         run.layout,

@@ -46,7 +46,7 @@ def solve(
     multiple = _common_multiple(blocks, norm)
     classifier = classifier_of(blocks)
     is_open = any(
-        block.width is None and block.kind in ("C", "c", "D", "FC")
+        block.width is None and block.weighted
         for index, block in enumerate(blocks)
         if index != classifier
     )
@@ -122,7 +122,7 @@ def widen(blocks: Sequence[Block], k: int, unit: int) -> tuple[Block, ...]:
     filled: list[Block] = []
     channels, stage = INPUT[0], 0
     for index, block in enumerate(blocks):
-        if block.kind in ("C", "c", "D", "FC") and index != classifier:
+        if block.weighted and index != classifier:
             if block.width is None:
                 ratio = STAGE_RATIOS[min(stage, len(STAGE_RATIOS) - 1)]
                 if block.residual or block.repeat > 1:
