@@ -19,6 +19,7 @@ MACHINE = Machine(
     capability="AVX2",
     device="cpu",
     threads=2,
+    kernels="compiled",
     python="3.11.9",
     torch="2.13.0",
     normlab="0.1.0",

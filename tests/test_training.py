@@ -178,6 +178,7 @@ def test_the_loop_is_sgd_on_the_drawn_batches(name, tmp_path, monkeypatch):
         batch = order[step * 64 : (step + 1) * 64]
         images = torch.from_numpy(digits.train.images[batch]).float() / 255
         images = augment(images, recipe.augment, generator(0, "augment", 0, step))
+        images = images.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(seed_for(0, "dropout", 0, step))
         loss = F.cross_entropy(network(images), torch.from_numpy(digits.train.labels[batch]))
         optimizer.param_groups[0]["lr"] = recipe.learning_rate_at(step, STEPS)

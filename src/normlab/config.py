@@ -16,6 +16,7 @@ def default_is(text: str) -> object:
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
 
 
+Precision = Literal["float32", "bfloat16"]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
 
 
@@ -62,6 +63,10 @@ class RunConfig(DataConfig):
 
     learning_rate: Annotated[float | None, default_is("the recipe's")] = None
     """Peak learning rate."""
+
+    precision: Precision = "float32"
+    """Of activations and convolutions in training; `bfloat16` is faster where the processor has
+    instructions for it. Weights, their updates, and evaluation are float32."""
 
     seed: int = 0
     """Seed of every random draw: weights, batches, augmentation, dropout."""

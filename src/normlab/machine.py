@@ -1,11 +1,14 @@
 """The machine that computes: which device to take, and what a run records of it."""
 
+import ctypes
 import platform
+import sys
 from pathlib import Path
 
 import torch
 
 import normlab
+from normlab import kernels
 from normlab.config import Execution
 from normlab.errors import UsageError
 from normlab.run import Machine
@@ -28,7 +31,20 @@ def prepare(execution: Execution) -> torch.device:
         if threads < 1:
             raise UsageError(f"--threads must be at least 1, not {threads}")
         torch.set_num_threads(threads)
+    _keep_freed_memory()
     return torch.device(name)
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc keep what a step frees for the next step, which takes as much again.
+
+    By default large blocks go back to the system and come again page by page, zeroed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
+        mallopt(trim_threshold, -1)
+        mallopt(mmap_max, 0)
 
 
 def describe(device: torch.device, *, from_epoch: int) -> Machine:
@@ -42,6 +58,7 @@ def describe(device: torch.device, *, from_epoch: int) -> Machine:
         capability=torch.backends.cpu.get_cpu_capability(),
         device=name,
         threads=torch.get_num_threads(),
+        kernels="compiled" if device.type == "cpu" and kernels.library() else "torch",
         python=platform.python_version(),
         torch=torch.__version__,
         normlab=normlab.__version__,

@@ -113,13 +113,12 @@ class Convolution(nn.Module):
         self.norms = nn.ModuleList()
         self.residual = block.residual
         self.repeat = block.repeat
-        self.dropout = nn.Dropout(dropout) if dropout and placed.norm is not None else None
         if placed.norm is not None:
             *before, after = placed.norm_shapes
             for _ in range(block.repeat):
                 for shape in before:
                     self.depthwise_norms.append(norms.build(placed.norm, shape, activate=False))
-                self.norms.append(norms.build(placed.norm, after, activate=True))
+                self.norms.append(norms.build(placed.norm, after, activate=True, dropout=dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × width × H' × W'."""
@@ -130,7 +129,5 @@ class Convolution(nn.Module):
             y = self.conv(y)
             if self.norms:
                 y = self.norms[application](y)
-            if self.dropout is not None:
-                y = self.dropout(y)
             x = x + y if self.residual else y
         return x

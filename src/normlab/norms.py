@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.errors import UsageError
+from normlab.fused import FusedNorm
 
 Shape = tuple[int, int, int]
 EPSILON = 1e-5
@@ -33,8 +33,9 @@ class Normalization:
     Attributes:
         name: As `--norm` and the notation's `/name` take it.
         layer: The module and name of what computes it.
-        build: From the shape (C, H, W), the number behind `=` (None where there is none) and
-            whether an activation follows, to the module that normalizes and activates.
+        build: From the shape (C, H, W), the number behind `=` (None where there is none), whether
+            an activation follows and the probability of dropout after that, to the module that
+            does all three.
         formula: What it computes.
         paper: Where it comes from.
         axes: What its statistics run over.
@@ -45,7 +46,7 @@ class Normalization:
 
     name: str
     layer: str
-    build: Callable[[Shape, int | None, bool], nn.Module]
+    build: Callable[[Shape, int | None, bool, float], nn.Module]
     formula: str
     paper: str
     axes: str
@@ -68,11 +69,13 @@ def register(
     parameters: str,
     argument: str | None = None,
     divides: bool = False,
+    fused: bool = False,
 ) -> Callable[[Layer], Layer]:
     """Enters a layer, which a ReLU then follows, into the registry.
 
     The layer is a class or function that takes the shape (C, H, W), and the number behind `=` as a
-    second argument where `argument` says what that is.
+    second argument where `argument` says what that is. A `fused` one also takes the keywords
+    `activate` (bool) and `dropout` (probability), and applies the ReLU and the dropout itself.
 
     A name can be registered anew only by the same layer, as by a notebook's cell that is run again.
 
@@ -93,9 +96,11 @@ def register(
         if name in REGISTRY and REGISTRY[name].layer != full_name:
             raise ValueError(f"{name!r} is registered already, by {REGISTRY[name].layer}")
 
-        def build(shape: Shape, number: int | None, activate: bool) -> nn.Module:
-            built = layer(shape) if argument is None else layer(shape, number)
-            return nn.Sequential(built, nn.ReLU()) if activate else built
+        def build(shape: Shape, number: int | None, activate: bool, dropout: float) -> nn.Module:
+            numbers = () if argument is None else (number,)
+            if fused:
+                return layer(shape, *numbers, activate=activate, dropout=dropout)
+            return _with_tail(layer(shape, *numbers), activate, dropout)
 
         REGISTRY[name] = Normalization(
             name=name,
@@ -139,14 +144,14 @@ def find(text: str) -> tuple[Normalization, int | None]:
     return entry, int(number)
 
 
-def build(text: str, shape: Shape, *, activate: bool) -> nn.Module:
-    """The module that normalizes N × C × H × W and, where `activate`, applies the activation.
+def build(text: str, shape: Shape, *, activate: bool, dropout: float = 0.0) -> nn.Module:
+    """The module that normalizes N × C × H × W and, where asked, applies a ReLU and dropout.
 
     Raises:
         UsageError: There is no such normalization, or it cannot be built for this shape.
     """
     entry, number = find(text)
-    return entry.build(shape, number, activate)
+    return entry.build(shape, number, activate, dropout)
 
 
 def _import(text: str) -> Normalization:
@@ -165,7 +170,7 @@ def _import(text: str) -> Normalization:
     if layer is None:
         raise UsageError(f"--norm {text}: {module_name} has no {class_name}")
 
-    def build(shape: Shape, number: int | None, activate: bool) -> nn.Module:
+    def build(shape: Shape, number: int | None, activate: bool, dropout: float) -> nn.Module:
         del number
         try:
             built = layer(shape)
@@ -182,7 +187,7 @@ def _import(text: str) -> Normalization:
                 f"not make {tuple(output.shape)}"
             )
         built.train()
-        return nn.Sequential(built, nn.ReLU()) if activate else built
+        return _with_tail(built, activate, dropout)
 
     return Normalization(
         name=text,
@@ -193,6 +198,11 @@ def _import(text: str) -> Normalization:
         axes="your own",
         parameters="your own",
     )
+
+
+def _with_tail(layer: nn.Module, activate: bool, dropout: float) -> nn.Module:
+    tail = [*([nn.ReLU()] if activate else []), *([nn.Dropout(dropout)] if dropout else [])]
+    return nn.Sequential(layer, *tail) if tail else layer
 
 
 def _said(error: BaseException) -> str:
@@ -230,10 +240,11 @@ class ChannelBias(nn.Module):
     paper="Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithms 1 and 2",
     axes="N, H, W",
     parameters="2·C",
+    fused=True,
 )
-def batch_norm(shape: Shape) -> nn.Module:
-    """Batch normalization with a momentum of 0.1, PyTorch's own."""
-    return nn.BatchNorm2d(shape[0], eps=EPSILON)
+def batch_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
+    """Batch normalization with a momentum of 0.1."""
+    return FusedNorm(shape, groups=None, activate=activate, dropout=dropout, eps=EPSILON)
 
 
 @register(
@@ -244,13 +255,17 @@ def batch_norm(shape: Shape) -> nn.Module:
     parameters="2·C",
     argument="number of groups (left out: the largest divisor of C that is at most 4)",
     divides=True,
+    fused=True,
 )
-def group_norm(shape: Shape, groups: int | None = None) -> nn.Module:
-    """Group normalization, affine per channel, PyTorch's own."""
+def group_norm(
+    shape: Shape, groups: int | None = None, *, activate: bool, dropout: float
+) -> nn.Module:
+    """Group normalization, affine per channel."""
     channels = shape[0]
     if groups is not None and channels % groups:
         raise UsageError(f"gn={groups}: {groups} groups do not divide {channels} channels")
-    return nn.GroupNorm(groups or default_groups(channels), channels, eps=EPSILON)
+    groups = groups or default_groups(channels)
+    return FusedNorm(shape, groups=groups, activate=activate, dropout=dropout, eps=EPSILON)
 
 
 @register(
@@ -260,10 +275,11 @@ def group_norm(shape: Shape, groups: int | None = None) -> nn.Module:
     "channel it is GroupNorm with one group (Wu & He 2018, section 3.1)",
     axes="C, H, W",
     parameters="2·C",
+    fused=True,
 )
-def layer_norm(shape: Shape) -> nn.Module:
+def layer_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
     """Layer normalization over the whole map, affine per channel."""
-    return nn.GroupNorm(1, shape[0], eps=EPSILON)
+    return FusedNorm(shape, groups=1, activate=activate, dropout=dropout, eps=EPSILON)
 
 
 @register(
@@ -307,13 +323,14 @@ class ChannelLayerNorm(nn.Module):
     paper="Ulyanov, Vedaldi & Lempitsky 2016, Instance Normalization, arXiv:1607.08022",
     axes="H, W",
     parameters="2·C",
+    fused=True,
 )
-def instance_norm(shape: Shape) -> nn.Module:
+def instance_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
     """Instance normalization, affine: GroupNorm with a group for each channel."""
     channels, height, width = shape
     if height * width == 1:
         raise UsageError("in over a 1 × 1 map is constant: the block needs a larger map")
-    return nn.GroupNorm(channels, channels, eps=EPSILON)
+    return FusedNorm(shape, groups=channels, activate=activate, dropout=dropout, eps=EPSILON)
 
 
 @register(
@@ -322,18 +339,11 @@ def instance_norm(shape: Shape) -> nn.Module:
     paper="Zhang & Sennrich 2019, Root Mean Square Layer Normalization, arXiv:1910.07467, eq. 4",
     axes="C, H, W",
     parameters="C",
+    fused=True,
 )
-class RMSNorm(nn.Module):
+def rms_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
     """Root mean square normalization over the whole map, a weight for each channel."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.weight = nn.Parameter(torch.ones(shape[0]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
-        return F.rms_norm(x, self.shape, eps=EPSILON) * self.weight[:, None, None]
+    return FusedNorm(shape, groups=1, centre=False, activate=activate, dropout=dropout, eps=EPSILON)
 
 
 def channel_multiple(text: str) -> int:

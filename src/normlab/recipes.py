@@ -21,8 +21,15 @@ class Recipe:
     nesterov: bool = False
     schedule: Literal["step", "one-cycle"]
     """`step`: times 0.2 every 6 epochs. `one-cycle`: up for a quarter of the steps, then to 0."""
+    weight_decay: float = 0.0
+    """Of the weights of convolutions and of `FC`; normalizations and biases do not decay."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
     dropout: float = 0.0
     """Probability, after every activation."""
+    mirror: bool = False
+    """Each image is mirrored in every other epoch, half of them in the first: Jordan 2024, 94% on
+    CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498, section 3.6."""
     augment: tuple[str, ...] = ()
     """Steps of `normlab.augment.STEPS`, in order."""
 

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from typeguard import TypeCheckError, check_type
 
@@ -91,6 +91,7 @@ class Machine:
         capability: The instructions torch uses: `AVX2`, `AVX512`, …
         device: `cpu`, `cuda (NVIDIA H100)`, `mps`.
         threads: torch's CPU threads.
+        kernels: Whose normalization layers ran: `compiled` for normlab's own, else `torch`.
         python: Its version.
         torch: Its version.
         normlab: Its version.
@@ -101,6 +102,7 @@ class Machine:
     capability: str
     device: str
     threads: int
+    kernels: Literal["compiled", "torch"]
     python: str
     torch: str
     normlab: str

@@ -10,25 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
+from typing import NoReturn
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from torch import Tensor
 
 from normlab import layout, machine, recipes, zoo
-from normlab.augment import augment
 from normlab.checkpoint import Checkpoint, save_weights
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, load
 from normlab.data.describe import channel_statistics
-from normlab.draws import generator, seed_for
+from normlab.draws import seed_for
 from normlab.errors import DivergedError, InterruptedRunError, RunError
-from normlab.evaluation import evaluate, to_input
+from normlab.evaluation import evaluate
 from normlab.model import Network
 from normlab.placing import refuse_single_values
 from normlab.progress import TrainingDisplay
 from normlab.run import DataCard, Epoch, Run, append_metrics
+from normlab.step import Batches, Descent
 
 
 def train(
@@ -99,7 +98,7 @@ def train(
         ),
         machines=(),
     )
-    optimizer = _optimizer(network, recipe)
+    optimizer = Descent.of(network, recipe, config.precision).optimizer
     checkpoint = Checkpoint(model=network.state_dict(), optimizer=optimizer.state_dict())
     checkpoint.save(out / "checkpoint.pt")
     return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
@@ -153,28 +152,25 @@ def _fit(
     quiet: bool,
 ) -> Run:
     """From a checkpoint, which may be the first, to the end."""
-    recipe, seed = run.recipe, run.config.seed
+    recipe = run.recipe
     network.load_state_dict(checkpoint.model)
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _optimizer(network, recipe)
-    optimizer.load_state_dict(checkpoint.optimizer)
+    descent = Descent.of(network, recipe, run.config.precision)
+    descent.optimizer.load_state_dict(checkpoint.optimizer)
+    batches = Batches(dataset, recipe, run.config.seed, device)
     run = _record_machine(run, device, checkpoint.epoch + 1)
     run.write_config()
     run.write_metrics()
 
-    images = torch.from_numpy(dataset.train.images).to(device)  # uint8 until the batch
-    labels = torch.from_numpy(dataset.train.labels).to(device)
-    steps = math.ceil(len(labels) / recipe.batch_size)
-    path = run.path / "checkpoint.pt"
     console = None if quiet else Console()
     if console is not None:
         _announce(run, console)
     display = TrainingDisplay(
         console,
         epochs=recipe.epochs,
-        steps=steps,
-        done=checkpoint.epoch * steps + checkpoint.step,
+        steps=batches.steps,
+        done=checkpoint.epoch * batches.steps + checkpoint.step,
     )
     with (
         display,
@@ -185,43 +181,31 @@ def _fit(
         while checkpoint.epoch < recipe.epochs:
             epoch = checkpoint.epoch
             start = perf_counter() - checkpoint.seconds
-            order = torch.randperm(len(labels), generator=generator(seed, "order", epoch))
-            network.train()
-            for step in range(checkpoint.step, steps):
-                rate = recipe.learning_rate_at(epoch * steps + step, steps)
+            while checkpoint.step < batches.steps:
+                step = checkpoint.step
+                rate = recipe.learning_rate_at(epoch * batches.steps + step, batches.steps)
                 if stop.is_set():
-                    _refuse_divergence(run, network, epoch, step, rate)
                     checkpoint.seconds = perf_counter() - start
-                    checkpoint.model = network.state_dict()
-                    checkpoint.optimizer = optimizer.state_dict()
-                    checkpoint.save(path)
-                    raise InterruptedRunError(
-                        f"stopped in epoch {epoch + 1} after step {step}. "
-                        f"To go on: {_resume_command(run, execution)}"
-                    )
-                batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(device)
-                inputs = augment(
-                    to_input(images[batch]), recipe.augment, generator(seed, "augment", epoch, step)
-                )
-                torch.manual_seed(seed_for(seed, "dropout", epoch, step))
-                loss, correct = _step(network, optimizer, rate, inputs, labels[batch])
+                    _stop(run, descent, checkpoint, rate, execution)
+                inputs, labels = batches(epoch, step)
+                torch.manual_seed(seed_for(run.config.seed, "dropout", epoch, step))
+                loss, correct = descent.step(rate, inputs, labels)
                 if not math.isfinite(loss):
                     raise _divergence(run, loss, epoch, step + 1, rate)
-                checkpoint.step = step + 1
-                checkpoint.loss_sum += loss * len(batch)
+                checkpoint.step += 1
+                checkpoint.loss_sum += loss * len(labels)
                 checkpoint.correct += correct
-                display.step(epoch, step + 1, loss, len(batch))
+                display.step(epoch, checkpoint.step, loss, len(labels))
 
-            rate = recipe.learning_rate_at((epoch + 1) * steps - 1, steps)
             evaluation = evaluate(network, dataset, run.split)
             # Weights that the last step broke must not become the checkpoint.
-            _refuse_divergence(run, network, epoch, steps, rate)
+            _refuse_divergence(run, network, epoch, checkpoint.step, rate)
             if not math.isfinite(evaluation.loss):
-                raise _divergence(run, evaluation.loss, epoch, steps, rate)
+                raise _divergence(run, evaluation.loss, epoch, checkpoint.step, rate)
             measured = Epoch(
                 epoch=epoch + 1,
-                train_loss=checkpoint.loss_sum / len(labels),
-                train_accuracy=checkpoint.correct / len(labels),
+                train_loss=checkpoint.loss_sum / len(batches.labels),
+                train_accuracy=checkpoint.correct / len(batches.labels),
                 split=run.split,
                 loss=evaluation.loss,
                 accuracy=evaluation.accuracy,
@@ -232,42 +216,16 @@ def _fit(
             # In this order: a line without its checkpoint is done again, the other way it is lost.
             append_metrics(run.path / "metrics.jsonl", measured)
             checkpoint = Checkpoint(
-                model=network.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch + 1
+                model=network.state_dict(),
+                optimizer=descent.optimizer.state_dict(),
+                epoch=epoch + 1,
             )
-            checkpoint.save(path)
+            checkpoint.save(run.path / "checkpoint.pt")
             display.epoch(measured)
 
     save_weights(run.path / "model.safetensors", network)
-    path.unlink()
+    (run.path / "checkpoint.pt").unlink()
     return run
-
-
-def _step(
-    network: Network, optimizer: torch.optim.Optimizer, rate: float, inputs: Tensor, labels: Tensor
-) -> tuple[float, int]:
-    """One step of gradient descent: the batch's mean loss and right answers before it.
-
-    Where the loss is not finite the weights are left as they were.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    logits = network(inputs.contiguous(memory_format=torch.channels_last))
-    loss = F.cross_entropy(logits, labels)
-    value = loss.item()
-    if math.isfinite(value):
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return value, int((logits.argmax(dim=1) == labels).sum())
-
-
-def _optimizer(network: Network, recipe: recipes.Recipe) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-    )
 
 
 def _refuse_existing_run(out: Path) -> None:
@@ -308,6 +266,21 @@ def _announce(run: Run, console: Console) -> None:
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _stop(
+    run: Run, descent: Descent, checkpoint: Checkpoint, rate: float, execution: Execution
+) -> NoReturn:
+    """Saves what a step asked to be the last has left, and says how to go on."""
+    network, epoch, step = descent.network, checkpoint.epoch, checkpoint.step
+    _refuse_divergence(run, network, epoch, step, rate)
+    checkpoint.model = network.state_dict()
+    checkpoint.optimizer = descent.optimizer.state_dict()
+    checkpoint.save(run.path / "checkpoint.pt")
+    raise InterruptedRunError(
+        f"stopped in epoch {epoch + 1} after step {step}. "
+        f"To go on: {_resume_command(run, execution)}"
+    )
 
 
 def _refuse_divergence(run: Run, network: Network, epoch: int, step: int, rate: float) -> None:

@@ -1,0 +1,191 @@
+"""Normalization, activation and dropout in one: bn, gn, ln, in and rms on the passes of kernels.c.
+
+All five take their statistics over groups of cells, a cell being one channel of one sample:
+
+    BatchNorm       a channel's cells of all samples
+    GroupNorm       the cells of a group of a sample's channels (LayerNorm: of all, in: of one)
+    RMSNorm         as LayerNorm, the mean taken for 0
+
+so the cells are laid out as N × groups × members and the statistics run over `axes` of that.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normlab import kernels
+
+
+class FusedNorm(nn.Module):
+    """(x − E) / √(Var + ε) · weight + bias, then ReLU and dropout where they are asked for.
+
+    Args:
+        shape: (C, H, W) of what it normalizes.
+        groups: Groups of channels; each is normalized by itself, sample by sample. None: BatchNorm,
+            whose E and Var are a channel's over the batch and, in use, running means of them.
+        centre: Whether the mean is taken off and a bias learned; RMSNorm does neither.
+        activate: Whether a ReLU follows.
+        dropout: Probability of the dropout after that, 0 to 1.
+        momentum: BatchNorm: the newest batch's share of the running means.
+        eps: ε.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        groups: int | None,
+        centre: bool = True,
+        activate: bool,
+        dropout: float,
+        momentum: float = 0.1,
+        eps: float,
+    ) -> None:
+        super().__init__()
+        channels = shape[0]
+        self.groups, self.centre, self.activate = groups, centre, activate
+        self.dropout, self.momentum, self.eps = dropout, momentum, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels)) if centre else None
+        if groups is None:
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same."""
+        in_use = self.groups is None and not self.training
+        alone = self.groups is None and x.numel() == x.shape[1]  # PyTorch says what is wrong
+        if not kernels.usable(x) or alone or (in_use and torch.is_grad_enabled()):
+            return self._plain(x)
+        if in_use:
+            return self._in_use(x)
+        dropout = self.dropout if self.training else 0.0
+        output: Tensor
+        output, mean, variance = _Normalize.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, self, dropout
+        )
+        if self.groups is None:
+            self._follow(mean, variance, x.numel() // x.shape[1])
+        return output
+
+    def extra_repr(self) -> str:
+        """What tells one from another."""
+        kind = "batch" if self.groups is None else f"groups={self.groups}"
+        return f"{len(self.weight)}, {kind}, activate={self.activate}, dropout={self.dropout}"
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """The same by PyTorch's own functions."""
+        if self.groups is None:
+            y = F.batch_norm(
+                x,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                self.training,
+                self.momentum,
+                self.eps,
+            )
+        elif self.centre:
+            y = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        else:
+            y = F.rms_norm(x, x.shape[1:], eps=self.eps) * self.weight[:, None, None]
+        if self.activate:
+            y = F.relu(y)
+        return F.dropout(y, self.dropout, self.training)
+
+    def _in_use(self, x: Tensor) -> Tensor:
+        """BatchNorm by its running means."""
+        assert self.bias is not None
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        y = torch.empty_like(x)
+        kernels.run("apply", x, out=y, scale=scale[None], shift=shift[None], relu=self.activate)
+        return y
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Moves the running means; the variance that they keep is the unbiased one."""
+        self.running_mean.lerp_(mean.flatten(), self.momentum)
+        self.running_var.lerp_(variance.flatten() * (count / (count - 1)), self.momentum)
+
+
+class _Normalize(torch.autograd.Function):
+    """The fused forward and backward passes; also gives the mean and the variance it used."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, norm: FusedNorm, dropout: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        samples, channels = x.shape[:2]
+        pixels = x.shape[2] * x.shape[3]
+        groups = norm.groups or channels
+        axes = (0, 2) if norm.groups is None else (2,)
+        mean, squares = torch.empty(2, samples, channels).unbind()
+        kernels.run("moments", x, sums=mean, products=squares)
+        mean, squares = (t.view(samples, groups, -1) for t in (mean, squares))
+        centre = mean.mean(axes, keepdim=True) if norm.centre else mean.new_zeros(samples, 1, 1)
+        variance = (squares / pixels + (mean - centre).square()).mean(axes, keepdim=True)
+        deviation = (variance + norm.eps).rsqrt()
+        weights = weight.view(1, groups, -1)
+        scale = weights * deviation
+        shift = -centre * scale if bias is None else bias.view(1, groups, -1) - centre * scale
+        scale, shift = _rows(scale, channels), _rows(shift, channels)
+        drop: Any = {}
+        if dropout:
+            drop["threshold"] = min(round(dropout * 2**32), 2**32 - 1)
+            drop["seed"] = int(torch.randint(2**32, ()))
+        y = torch.empty_like(x)
+        kernels.run("apply", x, out=y, scale=scale, shift=shift, relu=norm.activate, **drop)
+        ctx.save_for_backward(x, weights, centre, deviation, scale, shift)
+        ctx.axes, ctx.drop, ctx.centred, ctx.relu = axes, drop, norm.centre, norm.activate
+        ctx.mark_non_differentiable(centre, variance)
+        return y, centre, variance
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weights, centre, deviation, scale, shift = ctx.saved_tensors
+        samples, channels = x.shape[:2]
+        cells = (samples, *weights.shape[1:])
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        common: Any = {"dy": dy, "scale": scale, "shift": shift, "relu": ctx.relu, **ctx.drop}
+        sums, products = torch.empty(2, samples, channels).unbind()
+        kernels.run(
+            "backward_sums",
+            x,
+            **common,
+            centre=_rows(centre.expand(-1, *cells[1:]), channels),
+            sums=sums,
+            products=products,
+        )
+        sums, products = sums.view(cells), products.view(cells)
+        # With g the gradient of the affine map's output and D the values of a group:
+        # dx = deviation · (w g − Σ w g / D − (x − centre) · deviation² · Σ w g (x − centre) / D)
+        count = x.numel() // deviation.numel()
+        of_input = -(deviation**3) * (weights * products).sum(ctx.axes, keepdim=True) / count
+        constant = -of_input * centre
+        if ctx.centred:
+            constant -= deviation * (weights * sums).sum(ctx.axes, keepdim=True) / count
+        dx = torch.empty_like(x)
+        kernels.run(
+            "backward_apply",
+            x,
+            **common,
+            out=dx,
+            of_gradient=scale,
+            of_input=_rows(of_input.expand(-1, *cells[1:]), channels),
+            constant=_rows(constant.expand(-1, *cells[1:]), channels),
+        )
+        d_weight = (products * deviation).sum(0).flatten()
+        d_bias = sums.sum(0).flatten() if ctx.centred else None
+        return dx, d_weight, d_bias, None, None
+
+
+def _rows(coefficients: Tensor, channels: int) -> Tensor:
+    """As the passes take them: N × C, or 1 × C for all samples."""
+    return coefficients.reshape(-1, channels).contiguous()

@@ -1,0 +1,104 @@
+"""A step of training: the batch it sees, the loss, the update."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normlab.augment import augment
+from normlab.config import Precision
+from normlab.data import Dataset
+from normlab.draws import generator
+from normlab.evaluation import to_input
+from normlab.model import Network
+from normlab.recipes import Recipe
+
+
+class Batches:
+    """The augmented batches of a run's epochs, each drawn from (seed, epoch, step) alone.
+
+    Args:
+        dataset: Its training split is moved to the device and stays uint8 there.
+        recipe: The batch size and the augmentation.
+        seed: The run's.
+        device: Where the batches are wanted.
+    """
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
+        self.images = torch.from_numpy(dataset.train.images).to(device)
+        self.labels = torch.from_numpy(dataset.train.labels).to(device)
+        self.recipe, self.seed = recipe, seed
+        self.steps = math.ceil(len(self.labels) / recipe.batch_size)
+        coin = torch.rand(len(self.labels), generator=generator(seed, "mirror"))
+        self.starts_mirrored = (coin < 0.5).to(device)
+        self.ordered_epoch = -1
+
+    def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs, float32 N × 3 × 32 × 32 in 0 to 1 and channels last, and labels, int64 N."""
+        recipe = self.recipe
+        if epoch != self.ordered_epoch:
+            order = torch.randperm(len(self.labels), generator=generator(self.seed, "order", epoch))
+            self.order, self.ordered_epoch = order.to(self.images.device), epoch
+        places = self.order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        inputs = to_input(self.images[places])
+        if recipe.mirror:
+            mirrored = self.starts_mirrored[places] ^ bool(epoch % 2)
+            inputs = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs)
+        inputs = augment(inputs, recipe.augment, generator(self.seed, "augment", epoch, step))
+        return inputs.contiguous(memory_format=torch.channels_last), self.labels[places]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Gradient descent on a network.
+
+    Attributes:
+        network: What is trained.
+        optimizer: Of all its parameters; weights of convolutions and of `FC` decay.
+        recipe: The learning rates and the label smoothing.
+        precision: Of the activations and of the convolutions' arithmetic.
+    """
+
+    network: Network
+    optimizer: torch.optim.SGD
+    recipe: Recipe
+    precision: Precision
+
+    @classmethod
+    def of(cls, network: Network, recipe: Recipe, precision: Precision) -> "Descent":
+        """With a new optimizer."""
+        weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        decaying = set(weights)
+        rest = [parameter for parameter in network.parameters() if parameter not in decaying]
+        groups: list[dict[str, Any]] = [
+            {"params": weights, "weight_decay": recipe.weight_decay},
+            {"params": rest},
+        ]
+        optimizer = torch.optim.SGD(
+            groups,
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+        )
+        return cls(network, optimizer, recipe, precision)
+
+    def step(self, rate: float, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
+        """One step at a learning rate: the batch's mean loss and right answers before it.
+
+        Where the loss is not finite the weights are left as they were.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        bfloat16 = self.precision == "bfloat16"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
+            logits = self.network(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        value = loss.item()
+        if math.isfinite(value):
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        return value, int((logits.argmax(dim=1) == labels).sum())
