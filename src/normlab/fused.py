@@ -1,4 +1,4 @@
-"""Normalization, activation and dropout in one: bn, gn, ln, in and rms on the passes of kernels.c.
+"""Normalization, activation and dropout in one, on the passes of normalize.c: bn, gn, ln, in, rms.
 
 All five take their statistics over groups of cells, a cell being one channel of one sample:
 
@@ -105,7 +105,9 @@ class FusedNorm(nn.Module):
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         y = torch.empty_like(x)
-        kernels.run("apply", x, out=y, scale=scale[None], shift=shift[None], relu=self.activate)
+        kernels.normalize(
+            "apply", x, out=y, scale=scale[None], shift=shift[None], relu=self.activate
+        )
         return y
 
     @torch.no_grad()
@@ -127,7 +129,7 @@ class _Normalize(torch.autograd.Function):
         groups = norm.groups or channels
         axes = (0, 2) if norm.groups is None else (2,)
         mean, squares = torch.empty(2, samples, channels).unbind()
-        kernels.run("moments", x, sums=mean, products=squares)
+        kernels.normalize("moments", x, sums=mean, products=squares)
         mean, squares = (t.view(samples, groups, -1) for t in (mean, squares))
         centre = mean.mean(axes, keepdim=True) if norm.centre else mean.new_zeros(samples, 1, 1)
         variance = (squares / pixels + (mean - centre).square()).mean(axes, keepdim=True)
@@ -141,7 +143,7 @@ class _Normalize(torch.autograd.Function):
             drop["threshold"] = min(round(dropout * 2**32), 2**32 - 1)
             drop["seed"] = int(torch.randint(2**32, ()))
         y = torch.empty_like(x)
-        kernels.run("apply", x, out=y, scale=scale, shift=shift, relu=norm.activate, **drop)
+        kernels.normalize("apply", x, out=y, scale=scale, shift=shift, relu=norm.activate, **drop)
         ctx.save_for_backward(x, weights, centre, deviation, scale, shift)
         ctx.axes, ctx.drop, ctx.centred, ctx.relu = axes, drop, norm.centre, norm.activate
         ctx.mark_non_differentiable(centre, variance)
@@ -155,7 +157,7 @@ class _Normalize(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         common: Any = {"dy": dy, "scale": scale, "shift": shift, "relu": ctx.relu, **ctx.drop}
         sums, products = torch.empty(2, samples, channels).unbind()
-        kernels.run(
+        kernels.normalize(
             "backward_sums",
             x,
             **common,
@@ -172,7 +174,7 @@ class _Normalize(torch.autograd.Function):
         if ctx.centred:
             constant -= deviation * (weights * sums).sum(ctx.axes, keepdim=True) / count
         dx = torch.empty_like(x)
-        kernels.run(
+        kernels.normalize(
             "backward_apply",
             x,
             **common,

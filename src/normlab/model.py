@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from normlab import layout, norms, zoo
 from normlab.draws import seed_for
 from normlab.placing import Placed, place
+from normlab.pooling import MaxPool
 from normlab.widths import solve
 
 
@@ -70,7 +71,7 @@ def _module(placed: Placed, dropout: float, seed: int) -> nn.Module:
     block = placed.block
     match block.kind:
         case "P":
-            return nn.MaxPool2d(2)
+            return MaxPool()
         case "A":
             return nn.AvgPool2d(2)
         case "GAP":

@@ -1,4 +1,4 @@
-"""The compiled passes of kernels.c: built at their first use, by this machine's own C compiler.
+"""The compiled passes beside this file: built at first use, by this machine's own C compiler.
 
 What the compiler makes is kept in the user's cache, under a name that says what it was made from
 and for which processor. Where there is no GCC, `library` gives None, PyTorch's own layers compute
@@ -18,27 +18,36 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.c")
-MAX_CHANNELS = 4096  # TILE of kernels.c
+FOLDER = Path(__file__).parent
+SOURCES = tuple(sorted(FOLDER.glob("*.c")))
+MAX_CHANNELS = 4096  # TILE of common.h
 FLAGS = (
     *("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
     *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
 )
-_POINTERS = (
-    *("x", "dy", "out", "scale", "shift", "centre"),
-    *("of_gradient", "of_input", "constant", "sums", "products"),
-)
 
 
-class _Pass(ctypes.Structure):
-    """The struct of kernels.c, field for field."""
+class _Normalize(ctypes.Structure):
+    """The struct of normalize.c, field for field."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "scale", "shift", "centre")),
+        *((name, ctypes.c_void_p) for name in ("of_gradient", "of_input", "constant")),
+        *((name, ctypes.c_void_p) for name in ("sums", "products")),
         *((name, ctypes.c_int64) for name in ("samples", "pixels", "channels", "each")),
         *((name, ctypes.c_int32) for name in ("half", "relu", "threads")),
         *((name, ctypes.c_uint32) for name in ("threshold", "seed")),
+    )
+
+
+class _Pool(ctypes.Structure):
+    """The struct of pool.c, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "y", "dy", "out")),
+        *((name, ctypes.c_int64) for name in ("samples", "height", "width", "channels")),
+        *((name, ctypes.c_int32) for name in ("half", "threads")),
     )
 
 
@@ -48,14 +57,15 @@ def library() -> ctypes.CDLL | None:
     compiler = shutil.which("gcc")
     if compiler is None:
         return None
-    key = "\n".join((SOURCE.read_text(), *FLAGS, _processor(), _version(compiler)))
+    texts = [path.read_text() for path in (*SOURCES, FOLDER / "common.h")]
+    key = "\n".join((*texts, *FLAGS, _processor(), _version(compiler)))
     folder = _cache_folder()
     path = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=folder) as workplace:
             built = Path(workplace) / "kernels.so"
-            command = [compiler, *FLAGS, "-o", str(built), str(SOURCE)]
+            command = [compiler, *FLAGS, "-o", str(built), *map(str, SOURCES)]
             if subprocess.run(command, capture_output=True, check=False).returncode:
                 return None
             built.replace(path)  # whole or not at all, whoever builds at the same time
@@ -73,7 +83,7 @@ def usable(x: Tensor) -> bool:
     )
 
 
-def run(
+def normalize(
     name: str,
     x: Tensor,
     *,
@@ -82,7 +92,7 @@ def run(
     seed: int = 0,
     **tensors: Tensor,
 ) -> None:
-    """Runs one pass of kernels.c over x, N × C × H × W.
+    """Runs a pass of normalize.c over x, N × C × H × W.
 
     Args:
         name: The pass.
@@ -90,29 +100,43 @@ def run(
         relu: Whether a ReLU follows the affine map.
         threshold: Probability of dropout, in 2⁻³².
         seed: Of dropout, 32 bits.
-        tensors: The pass's other tensors, by the names of the C struct. Coefficients are float32
+        tensors: The pass's other tensors, by the names of the struct. Coefficients are float32
             and contiguous, N × C or 1 × C.
     """
     samples, channels, height, width = x.shape
+    arguments = _Normalize(
+        samples=samples,
+        pixels=height * width,
+        channels=channels,
+        each=int("scale" in tensors and len(tensors["scale"]) > 1),
+        relu=int(relu),
+        threshold=threshold,
+        seed=seed,
+    )
+    _call(f"normlab_{name}", arguments, x, tensors)
+
+
+def pool(name: str, x: Tensor, **tensors: Tensor) -> None:
+    """Runs a pass of pool.c over x, float32 or bfloat16, N × C × H × W, channels last."""
+    samples, channels, height, width = x.shape
+    arguments = _Pool(samples=samples, height=height, width=width, channels=channels)
+    _call(f"normlab_pool_{name}", arguments, x, tensors)
+
+
+def _call(
+    name: str,
+    arguments: _Normalize | _Pool,
+    x: Tensor,
+    tensors: dict[str, Tensor],
+) -> None:
     compiled = library()
     assert compiled is not None, "ask usable() first"
-    getattr(compiled, f"normlab_{name}")(
-        ctypes.byref(
-            _Pass(
-                x=x.data_ptr(),
-                samples=samples,
-                pixels=height * width,
-                channels=channels,
-                each=int("scale" in tensors and len(tensors["scale"]) > 1),
-                half=int(x.dtype == torch.bfloat16),
-                relu=int(relu),
-                threads=torch.get_num_threads(),
-                threshold=threshold,
-                seed=seed,
-                **{field: tensor.data_ptr() for field, tensor in tensors.items()},
-            )
-        )
-    )
+    arguments.x = x.data_ptr()
+    arguments.half = int(x.dtype == torch.bfloat16)
+    arguments.threads = torch.get_num_threads()
+    for field, tensor in tensors.items():
+        setattr(arguments, field, tensor.data_ptr())
+    getattr(compiled, name)(ctypes.byref(arguments))
 
 
 def _cache_folder() -> Path:

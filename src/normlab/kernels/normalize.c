@@ -10,17 +10,9 @@
        backward_apply  gradient of x = g * of_gradient + x * of_input + constant
 
    where g is the gradient of x * scale + shift: the masks of relu and dropout are computed again,
-   not stored. A coefficient has a row of C values for each sample, or one row for all.
+   not stored. A coefficient has a row of C values for each sample, or one row for all. */
 
-   Pixels are passed over in tiles: coefficients are repeated until they fill whole vectors, so
-   that the loops run over plain arrays, whatever C is. Arithmetic and sums are float32. */
-
-#include <stdint.h>
-#include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-
-enum { TILE = 4096 }; /* values; the caller refuses more channels */
+#include "common.h"
 
 typedef struct {
     const void *x, *dy;
@@ -33,31 +25,6 @@ typedef struct {
     uint32_t threshold, seed;                /* dropout: probability in 2^-32, and its draws */
 } Pass;
 
-INLINE float widen(uint16_t value) {
-    uint32_t bits = (uint32_t)value << 16;
-    float wide;
-    memcpy(&wide, &bits, sizeof wide);
-    return wide;
-}
-
-/* To the nearest, ties to even. A NaN stays one: those that arise here end in 16 zeros. */
-INLINE uint16_t narrow(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
-INLINE float load(const void *x, int64_t i, int half) {
-    return half ? widen(((const uint16_t *)x)[i]) : ((const float *)x)[i];
-}
-
-INLINE void store(void *y, int64_t i, int half, float value) {
-    if (half)
-        ((uint16_t *)y)[i] = narrow(value);
-    else
-        ((float *)y)[i] = value;
-}
-
 /* What dropout multiplies a value by, from a hash of the value's place (MurmurHash3's finalizer,
    Appleby 2011): the backward pass finds the same again. */
 INLINE float kept(uint32_t place, uint32_t seed, uint32_t threshold, float scale) {
@@ -68,26 +35,6 @@ INLINE float kept(uint32_t place, uint32_t seed, uint32_t threshold, float scale
     h *= 0xc2b2ae35u;
     h ^= h >> 16;
     return h < threshold ? 0.0f : scale;
-}
-
-INLINE int64_t tile_length(int64_t channels) {
-    int64_t pixels = 1;
-    while ((channels * pixels % 32 || channels * pixels < 256) && channels * pixels * 2 <= TILE)
-        pixels *= 2;
-    return channels * pixels;
-}
-
-INLINE void fill(float *tile, const float *row, int64_t channels, int64_t length) {
-    for (int64_t start = 0; start < length; start += channels)
-        memcpy(tile + start, row, channels * sizeof *row);
-}
-
-/* Adds up the tile's columns that belong to one channel. */
-INLINE void fold(float *row, const float *tile, int64_t channels, int64_t length) {
-    memcpy(row, tile, channels * sizeof *row);
-    for (int64_t start = channels; start < length; start += channels)
-        for (int64_t c = 0; c < channels; c++)
-            row[c] += tile[start + c];
 }
 
 INLINE void moments(const Pass *p, int64_t n, int half, int relu, int drop) {

@@ -1,0 +1,86 @@
+/* 2 x 2 max pooling, stride 2, for maps that lie channels last: N samples of H x W pixels of C
+   channels, float32 or bfloat16; a last odd row or column is left out.
+
+       forward   y = the largest of the four; a NaN counts as larger than all
+       backward  dx: dy goes to the first of the four that equals y
+
+   The channels of a pixel are gone over in blocks of one vector's length; the last block ends with
+   the last channel and so may go over some for the second time. */
+
+#include "common.h"
+
+typedef struct {
+    const void *x, *y, *dy;
+    void *out;
+    int64_t samples, height, width, channels;
+    int32_t half, threads;
+} Pool;
+
+INLINE float larger(float a, float b) {
+    float most = a > b ? a : b;
+    return a != a ? a : most;
+}
+
+INLINE void forward(const Pool *p, int64_t n, int half, int64_t block) {
+    const int64_t c = p->channels, row = p->width * c;
+    const void *x = p->x;
+    void *y = p->out;
+    int64_t output = n * (p->height / 2) * (p->width / 2) * c;
+    for (int64_t h = 0; h < p->height / 2; h++)
+        for (int64_t w = 0; w < p->width / 2; w++, output += c)
+            for (int64_t start = 0; start < c; start += block) {
+                const int64_t first = start < c - block ? start : c - block, o = output + first,
+                              i = (n * p->height + 2 * h) * row + 2 * w * c + first;
+#pragma GCC ivdep
+                for (int64_t j = 0; j < block; j++) {
+                    float top = larger(load(x, i + j, half), load(x, i + c + j, half));
+                    float low = larger(load(x, i + row + j, half), load(x, i + row + c + j, half));
+                    store(y, o + j, half, larger(top, low));
+                }
+            }
+}
+
+INLINE void backward(const Pool *p, int64_t n, int half, int64_t block) {
+    const int64_t c = p->channels, row = p->width * c;
+    const void *x = p->x, *y = p->y, *dy = p->dy;
+    void *dx = p->out;
+    int64_t output = n * (p->height / 2) * (p->width / 2) * c;
+    for (int64_t h = 0; h < p->height / 2; h++)
+        for (int64_t w = 0; w < p->width / 2; w++, output += c)
+            for (int64_t start = 0; start < c; start += block) {
+                const int64_t first = start < c - block ? start : c - block, o = output + first,
+                              i = (n * p->height + 2 * h) * row + 2 * w * c + first;
+#pragma GCC ivdep
+                for (int64_t j = 0; j < block; j++) {
+                    const float most = load(y, o + j, half), g = load(dy, o + j, half);
+                    float rest = g; /* what no place has taken yet */
+                    const float a = load(x, i + j, half) == most ? rest : 0;
+                    rest = load(x, i + j, half) == most ? 0 : rest;
+                    const float b = load(x, i + c + j, half) == most ? rest : 0;
+                    rest = load(x, i + c + j, half) == most ? 0 : rest;
+                    const float d = load(x, i + row + j, half) == most ? rest : 0;
+                    rest = load(x, i + row + j, half) == most ? 0 : rest;
+                    store(dx, i + j, half, a);
+                    store(dx, i + c + j, half, b);
+                    store(dx, i + row + j, half, d);
+                    store(dx, i + row + c + j, half, rest);
+                }
+            }
+}
+
+#define DEFINE(pass)                                        \
+    void normlab_pool_##pass(const Pool *p) {               \
+        _Pragma("omp parallel for num_threads(p->threads)") \
+        for (int64_t n = 0; n < p->samples; n++)            \
+            switch (p->half << 2 | (p->channels >= 16) << 1 | (p->channels >= 8)) { \
+            case 0: pass(p, n, 0, 1); break;                \
+            case 1: pass(p, n, 0, 8); break;                \
+            case 3: pass(p, n, 0, 16); break;               \
+            case 4: pass(p, n, 1, 1); break;                \
+            case 5: pass(p, n, 1, 8); break;                \
+            default: pass(p, n, 1, 16);                     \
+            }                                               \
+    }
+
+DEFINE(forward)
+DEFINE(backward)
