@@ -5,7 +5,7 @@ BIN := .venv/bin
 DEMO := runs/demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench bench-seed clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -30,8 +30,11 @@ format: .venv/installed  ## put the code into the project's style
 bench: .venv/installed  ## measure start-up and memory; CIFAR-10 from $$NORMLAB_DATA
 	$(BIN)/python benchmarks/footprint.py
 
+bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a student writes it
+	.venv-seed/bin/python benchmarks/reference_seed.py
+
 clean:  ## remove what the other targets made
-	rm -rf .venv $(DEMO) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-seed $(DEMO) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/normlab.egg-info
 
@@ -41,4 +44,10 @@ clean:  ## remove what the other targets made
 	    { echo 'normlab needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+# torchvision needs a torch other than the constraints'. On Linux both bring several GB of CUDA libraries.
+.venv-seed/installed: benchmarks/requirements-seed.txt
+	$(PYTHON) -m venv .venv-seed
+	.venv-seed/bin/pip install --quiet --requirement benchmarks/requirements-seed.txt
 	touch $@
