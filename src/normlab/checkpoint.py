@@ -22,7 +22,7 @@ class Checkpoint:
 
     Attributes:
         model: The network's state.
-        optimizer: The optimizer's state.
+        optimizer: The optimizers' states.
         epoch: Epochs that are done.
         step: Steps of the next epoch that are done.
         loss_sum: Sum of the losses of that epoch's images so far.
@@ -31,7 +31,7 @@ class Checkpoint:
     """
 
     model: dict[str, Any]
-    optimizer: dict[str, Any]
+    optimizer: list[dict[str, Any]]
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0

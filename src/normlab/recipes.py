@@ -19,6 +19,8 @@ class Recipe:
     """The highest rate of the schedule."""
     momentum: float = 0.9
     nesterov: bool = False
+    muon: bool = False
+    """Weights that mix channels by Muon, at a tenth of the learning rate; the rest by SGD."""
     schedule: Literal["step", "one-cycle"]
     """`step`: times 0.2 every 6 epochs. `one-cycle`: up for a quarter of the steps, then to 0."""
     weight_decay: float = 0.0

@@ -1,7 +1,6 @@
 """A step of training: the batch it sees, the loss, the update."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,10 @@ from normlab.data import Dataset
 from normlab.draws import generator
 from normlab.evaluation import to_input
 from normlab.model import Network
+from normlab.muon import Muon
 from normlab.recipes import Recipe
+
+MUON_SHARE = 0.1
 
 
 class Batches:
@@ -51,54 +53,67 @@ class Batches:
         return inputs.contiguous(memory_format=torch.channels_last), self.labels[places]
 
 
-@dataclass(frozen=True)
 class Descent:
-    """Gradient descent on a network.
+    """Gradient descent on a network's mean cross-entropy.
 
-    Attributes:
+    Weights of convolutions and of `FC` decay; normalizations and biases do not. With the recipe's
+    `muon` those of them that mix channels are Muon's, at a tenth of the learning rate.
+
+    Args:
         network: What is trained.
-        optimizer: Of all its parameters; weights of convolutions and of `FC` decay.
-        recipe: The learning rates and the label smoothing.
+        recipe: The optimizer's settings and the label smoothing.
         precision: Of the activations and of the convolutions' arithmetic.
     """
 
-    network: Network
-    optimizer: torch.optim.SGD
-    recipe: Recipe
-    precision: Precision
-
-    @classmethod
-    def of(cls, network: Network, recipe: Recipe, precision: Precision) -> "Descent":
-        """With a new optimizer."""
+    def __init__(self, network: Network, recipe: Recipe, precision: Precision) -> None:
+        self.network, self.recipe, self.precision = network, recipe, precision
         weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        mixing = [weight for weight in weights if recipe.muon and weight.shape[1] > 1]
+        by_muon = set(mixing)
+        plain = [weight for weight in weights if weight not in by_muon]
         decaying = set(weights)
-        rest = [parameter for parameter in network.parameters() if parameter not in decaying]
+        others = [parameter for parameter in network.parameters() if parameter not in decaying]
         groups: list[dict[str, Any]] = [
-            {"params": weights, "weight_decay": recipe.weight_decay},
-            {"params": rest},
+            {"params": plain, "weight_decay": recipe.weight_decay},
+            {"params": others},
         ]
-        optimizer = torch.optim.SGD(
-            groups,
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-        )
-        return cls(network, optimizer, recipe, precision)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.SGD(
+                groups,
+                lr=recipe.learning_rate,
+                momentum=recipe.momentum,
+                nesterov=recipe.nesterov,
+            )
+        ]
+        if mixing:
+            decay = recipe.weight_decay / MUON_SHARE  # so that a step takes off as much as SGD's
+            self.optimizers.append(Muon(mixing, lr=0.0, weight_decay=decay))
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The optimizers' state."""
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Puts it back."""
+        for optimizer, own in zip(self.optimizers, state, strict=True):
+            optimizer.load_state_dict(own)
 
     def step(self, rate: float, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
         """One step at a learning rate: the batch's mean loss and right answers before it.
 
         Where the loss is not finite the weights are left as they were.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         bfloat16 = self.precision == "bfloat16"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
             logits = self.network(inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         value = loss.item()
         if math.isfinite(value):
-            self.optimizer.zero_grad()
+            self.network.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                share = MUON_SHARE if isinstance(optimizer, Muon) else 1.0
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * share
+                optimizer.step()
         return value, int((logits.argmax(dim=1) == labels).sum())

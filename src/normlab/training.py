@@ -98,8 +98,8 @@ def train(
         ),
         machines=(),
     )
-    optimizer = Descent.of(network, recipe, config.precision).optimizer
-    checkpoint = Checkpoint(model=network.state_dict(), optimizer=optimizer.state_dict())
+    descent = Descent(network, recipe, config.precision)
+    checkpoint = Checkpoint(model=network.state_dict(), optimizer=descent.state_dict())
     checkpoint.save(out / "checkpoint.pt")
     return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
 
@@ -156,8 +156,8 @@ def _fit(
     network.load_state_dict(checkpoint.model)
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    descent = Descent.of(network, recipe, run.config.precision)
-    descent.optimizer.load_state_dict(checkpoint.optimizer)
+    descent = Descent(network, recipe, run.config.precision)
+    descent.load_state_dict(checkpoint.optimizer)
     batches = Batches(dataset, recipe, run.config.seed, device)
     run = _record_machine(run, device, checkpoint.epoch + 1)
     run.write_config()
@@ -217,7 +217,7 @@ def _fit(
             append_metrics(run.path / "metrics.jsonl", measured)
             checkpoint = Checkpoint(
                 model=network.state_dict(),
-                optimizer=descent.optimizer.state_dict(),
+                optimizer=descent.state_dict(),
                 epoch=epoch + 1,
             )
             checkpoint.save(run.path / "checkpoint.pt")
@@ -275,7 +275,7 @@ def _stop(
     network, epoch, step = descent.network, checkpoint.epoch, checkpoint.step
     _refuse_divergence(run, network, epoch, step, rate)
     checkpoint.model = network.state_dict()
-    checkpoint.optimizer = descent.optimizer.state_dict()
+    checkpoint.optimizer = descent.state_dict()
     checkpoint.save(run.path / "checkpoint.pt")
     raise InterruptedRunError(
         f"stopped in epoch {epoch + 1} after step {step}. "
