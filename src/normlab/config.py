@@ -52,8 +52,11 @@ class RunConfig(DataConfig):
     budget: Annotated[int | None, default_is("50000 where a width is open")] = None
     """Parameters to stay below; open widths are solved from it."""
 
-    recipe: str = "seed"
-    """Training recipe: `seed` (the published runs') or `demo` (for the embedded digits)."""
+    recipe: Annotated[str | None, default_is("the network's own where it has one, else seed")] = (
+        None
+    )
+    """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), or the one
+    of a network that normlab tuned: `micro`, `nano`, `line`, `line-5k`, `sprint`."""
 
     epochs: Annotated[int | None, default_is("the recipe's")] = None
     """Passes over the training images."""
@@ -63,6 +66,9 @@ class RunConfig(DataConfig):
 
     learning_rate: Annotated[float | None, default_is("the recipe's")] = None
     """Peak learning rate."""
+
+    weight_decay: Annotated[float | None, default_is("the recipe's")] = None
+    """Of convolutions' and `FC`'s weights."""
 
     precision: Precision = "float32"
     """Of activations and convolutions in training; `bfloat16` is faster where the processor has

@@ -56,18 +56,21 @@ class FusedNorm(nn.Module):
             self.register_buffer("running_mean", torch.zeros(channels))
             self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """N × C × H × W to the same; what is `residual` is added in the end."""
         in_use = self.groups is None and not self.training
         alone = self.groups is None and x.numel() == x.shape[1]  # PyTorch says what is wrong
         if not kernels.usable(x) or alone or (in_use and torch.is_grad_enabled()):
-            return self._plain(x)
+            y = self._plain(x)
+            return y if residual is None else y + residual
+        if residual is not None:
+            residual = residual.to(x.dtype).contiguous(memory_format=torch.channels_last)
         if in_use:
-            return self._in_use(x)
+            return self._in_use(x, residual)
         dropout = self.dropout if self.training else 0.0
         output: Tensor
         output, mean, variance = _Normalize.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, self, dropout
+            x, self.weight, self.bias, residual, self, dropout
         )
         if self.groups is None:
             self._follow(mean, variance, x.numel() // x.shape[1])
@@ -99,15 +102,16 @@ class FusedNorm(nn.Module):
             y = F.relu(y)
         return F.dropout(y, self.dropout, self.training)
 
-    def _in_use(self, x: Tensor) -> Tensor:
+    def _in_use(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """BatchNorm by its running means."""
         assert self.bias is not None
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         y = torch.empty_like(x)
-        kernels.normalize(
-            "apply", x, out=y, scale=scale[None], shift=shift[None], relu=self.activate
-        )
+        tensors: Any = {"out": y, "scale": scale[None], "shift": shift[None]}
+        if residual is not None:
+            tensors["residual"] = residual
+        kernels.normalize("apply", x, relu=self.activate, **tensors)
         return y
 
     @torch.no_grad()
@@ -122,7 +126,13 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, norm: FusedNorm, dropout: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        norm: FusedNorm,
+        dropout: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         samples, channels = x.shape[:2]
         pixels = x.shape[2] * x.shape[3]
@@ -143,7 +153,10 @@ class _Normalize(torch.autograd.Function):
             drop["threshold"] = min(round(dropout * 2**32), 2**32 - 1)
             drop["seed"] = int(torch.randint(2**32, ()))
         y = torch.empty_like(x)
-        kernels.normalize("apply", x, out=y, scale=scale, shift=shift, relu=norm.activate, **drop)
+        tensors: Any = {"out": y, "scale": scale, "shift": shift}
+        if residual is not None:
+            tensors["residual"] = residual
+        kernels.normalize("apply", x, relu=norm.activate, **drop, **tensors)
         ctx.save_for_backward(x, weights, centre, deviation, scale, shift)
         ctx.axes, ctx.drop, ctx.centred, ctx.relu = axes, drop, norm.centre, norm.activate
         ctx.mark_non_differentiable(centre, variance)
@@ -185,7 +198,8 @@ class _Normalize(torch.autograd.Function):
         )
         d_weight = (products * deviation).sum(0).flatten()
         d_bias = sums.sum(0).flatten() if ctx.centred else None
-        return dx, d_weight, d_bias, None, None
+        d_residual = dy if ctx.needs_input_grad[3] else None
+        return dx, d_weight, d_bias, d_residual, None, None
 
 
 def _rows(coefficients: Tensor, channels: int) -> Tensor:

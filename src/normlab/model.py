@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from normlab import layout, norms, zoo
 from normlab.draws import seed_for
+from normlab.fused import FusedNorm
 from normlab.placing import Placed, place
 from normlab.pooling import MaxPool
 from normlab.widths import solve
@@ -128,7 +129,9 @@ class Convolution(nn.Module):
             if self.depthwise is not None:
                 y = self.depthwise_norms[application](self.depthwise(y))
             y = self.conv(y)
-            if self.norms:
-                y = self.norms[application](y)
-            x = x + y if self.residual else y
+            norm = self.norms[application] if self.norms else nn.Identity()
+            if self.residual and isinstance(norm, FusedNorm):
+                x = norm(y, residual=x)  # adds it in the same pass
+            else:
+                x = x + norm(y) if self.residual else norm(y)
         return x

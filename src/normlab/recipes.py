@@ -69,6 +69,10 @@ RECIPES = {
 }
 
 
+# What was tuned for a normalization beside its recipe, which is BatchNorm's.
+TUNED: dict[tuple[str, str], dict[str, Any]] = {}
+
+
 def find(name: str) -> Recipe:
     """A recipe by its name; UsageError where there is none such."""
     if name not in RECIPES:
@@ -76,18 +80,27 @@ def find(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def name_of(config: RunConfig) -> str:
+    """The recipe that a configuration names; else its network's own, or `seed`."""
+    return config.recipe or (config.network if config.network in RECIPES else "seed")
+
+
 def resolve(config: RunConfig) -> Recipe:
-    """The recipe that a configuration names, with the configuration's own settings put in.
+    """The recipe in force: with what was tuned for the normalization, and the settings asked for.
 
     Raises:
         UsageError: The recipe is unknown, or a setting is out of range.
     """
+    name = name_of(config)
+    recipe = find(name)
+    tuned = TUNED.get((name, config.norm.partition("=")[0]), {})
     own: dict[str, Any] = {
         name: value
-        for name in ("epochs", "batch_size", "learning_rate")
+        for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
         if (value := getattr(config, name)) is not None
     }
-    for name, value in own.items():
-        if not 0 < value < math.inf:
-            raise UsageError(f"--{name.replace('_', '-')} must be above 0, not {value}")
-    return dataclasses.replace(find(config.recipe), **own)
+    for setting, value in own.items():
+        low = "at least" if setting == "weight_decay" else "above"
+        if not 0 <= value < math.inf or (value == 0 and low == "above"):
+            raise UsageError(f"--{setting.replace('_', '-')} must be {low} 0, not {value}")
+    return dataclasses.replace(recipe, **(tuned | own))

@@ -57,7 +57,8 @@ class Descent:
     """Gradient descent on a network's mean cross-entropy.
 
     Weights of convolutions and of `FC` decay; normalizations and biases do not. With the recipe's
-    `muon` those of them that mix channels are Muon's, at a tenth of the learning rate.
+    `muon` those that mix channels are Muon's instead, at a tenth of the learning rate; the
+    classifier's are not, for no normalization follows it.
 
     Args:
         network: What is trained.
@@ -68,7 +69,7 @@ class Descent:
     def __init__(self, network: Network, recipe: Recipe, precision: Precision) -> None:
         self.network, self.recipe, self.precision = network, recipe, precision
         weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        mixing = [weight for weight in weights if recipe.muon and weight.shape[1] > 1]
+        mixing = [weight for weight in weights[:-1] if recipe.muon and weight.shape[1] > 1]
         by_muon = set(mixing)
         plain = [weight for weight in weights if weight not in by_muon]
         decaying = set(weights)
@@ -86,8 +87,7 @@ class Descent:
             )
         ]
         if mixing:
-            decay = recipe.weight_decay / MUON_SHARE  # so that a step takes off as much as SGD's
-            self.optimizers.append(Muon(mixing, lr=0.0, weight_decay=decay))
+            self.optimizers.append(Muon(mixing))
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The optimizers' state."""

@@ -51,6 +51,7 @@ def train(
     out = Path(out)
     execution = execution or Execution()
     _refuse_existing_run(out)
+    config = dataclasses.replace(config, recipe=recipes.name_of(config))
     recipe = recipes.resolve(config)
     line = zoo.find(config.network)
     layout.parse(line)  # a misspelt layout should not wait for a download

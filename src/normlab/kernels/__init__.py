@@ -32,7 +32,8 @@ class _Normalize(ctypes.Structure):
     """The struct of normalize.c, field for field."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "scale", "shift", "centre")),
+        *((name, ctypes.c_void_p) for name in ("x", "dy", "residual", "out")),
+        *((name, ctypes.c_void_p) for name in ("scale", "shift", "centre")),
         *((name, ctypes.c_void_p) for name in ("of_gradient", "of_input", "constant")),
         *((name, ctypes.c_void_p) for name in ("sums", "products")),
         *((name, ctypes.c_int64) for name in ("samples", "pixels", "channels", "each")),
@@ -96,7 +97,7 @@ def normalize(
 
     Args:
         name: The pass.
-        x: float32 or bfloat16, channels last; `dy` and `out` are alike.
+        x: float32 or bfloat16, channels last; `dy`, `residual` and `out` are alike.
         relu: Whether a ReLU follows the affine map.
         threshold: Probability of dropout, in 2⁻³².
         seed: Of dropout, 32 bits.

@@ -5,7 +5,7 @@
    serve them all, and the small algebra between them is the caller's:
 
        moments         per sample and channel: the mean, and the sum of squared deviations from it
-       apply           y = dropout(relu(x * scale + shift))
+       apply           y = dropout(relu(x * scale + shift)) + residual, where there is one
        backward_sums   per sample and channel: the sums of g and of g * (x - centre)
        backward_apply  gradient of x = g * of_gradient + x * of_input + constant
 
@@ -15,7 +15,7 @@
 #include "common.h"
 
 typedef struct {
-    const void *x, *dy;
+    const void *x, *dy, *residual;
     void *out;
     const float *scale, *shift, *centre;
     const float *of_gradient, *of_input, *constant;
@@ -71,7 +71,7 @@ INLINE void apply(const Pass *p, int64_t n, int half, int relu, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
     const uint32_t threshold = p->threshold, seed = p->seed;
     const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
-    const void *x = p->x;
+    const void *x = p->x, *residual = p->residual;
     void *y = p->out;
     float a[TILE], b[TILE];
     fill(a, p->scale + p->each * n * channels, channels, length);
@@ -86,6 +86,8 @@ INLINE void apply(const Pass *p, int64_t n, int half, int relu, int drop) {
                 z = z < 0 ? 0 : z;
             if (drop)
                 z *= kept(base + j, seed, threshold, scale);
+            if (residual)
+                z += load(residual, base + j, half);
             store(y, base + j, half, z);
         }
     }
