@@ -29,7 +29,7 @@ from normlab.evaluation import evaluate
 from normlab.layout import LayoutError
 from normlab.model import Network
 from normlab.progress import TrainingDisplay
-from normlab.recipes import RECIPES, Recipe, resolve
+from normlab.recipes import Recipe, resolve
 from normlab.run import Run
 from normlab.training import resume, train
 
@@ -390,36 +390,6 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingDisplay, "step", press_twice)
     with pytest.raises(KeyboardInterrupt):
         train(SMALL, tmp_path / "run", quiet=True)
-
-
-def test_the_step_schedule_is_the_published_one():
-    rates = [RECIPES["seed"].learning_rate_at(step, 782) for step in range(0, 20 * 782, 782)]
-    expected = [0.01] * 6 + [0.002] * 6 + [0.0004] * 6 + [0.00008] * 2
-    np.testing.assert_allclose(rates, expected)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=6, gamma=0.2)
-    for rate in rates:
-        assert rate == pytest.approx(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-
-
-def test_one_cycle_rises_for_a_quarter_and_falls_to_zero():
-    recipe = Recipe(epochs=4, batch_size=1, learning_rate=0.4, schedule="one-cycle")
-    rates = [recipe.learning_rate_at(step, 100) for step in range(400)]
-    assert max(rates) == pytest.approx(0.4, rel=0.01)
-    assert abs(int(np.argmax(rates)) - 100) <= 1
-    assert 0 < rates[0] < 0.005
-    assert 0 < rates[-1] < 0.002
-    assert np.all(np.diff(rates[:100]) > 0)
-    assert np.all(np.diff(rates[101:]) < 0)
-
-
-def test_a_configurations_own_settings_go_into_the_recipe():
-    config = dataclasses.replace(SMALL, epochs=7, batch_size=5, learning_rate=0.5)
-    recipe = resolve(config)
-    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (7, 5, 0.5)
-    assert recipe.augment == RECIPES["seed"].augment
 
 
 def test_pictures_that_moved_are_found_by_the_data_root(tmp_path):

@@ -1,0 +1,105 @@
+"""Tunes a network's recipe for each normalization, by the same trials, on held-out images.
+
+    python benchmarks/tune.py NETWORK --out OUT.json [--norms bn gn ln] [--epochs 6] [--workers 2]
+
+Every normalization gets the same trials: the settings of SEARCH, line by line, each line at the
+best of the lines before it. 5,000 images of the training split are held out to choose by; the test
+split is not read. The schedule is the recipe's, shortened. A trial is one run with seed 0, on one
+thread, in a process of its own. What OUT.json holds already is not run again, so that an
+interrupted search goes on. CIFAR-10 comes from $NORMLAB_DATA.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from common import positive
+
+from normlab import RunConfig, recipes
+from normlab.config import Execution
+from normlab.errors import DivergedError
+from normlab.files import write_atomically
+from normlab.training import train
+
+SEARCH = (
+    [{"learning_rate": rate} for rate in (0.1, 0.2, 0.4, 0.8)],
+    [{"weight_decay": decay} for decay in (0.0, 5e-4, 2e-3)],
+    [{"label_smoothing": share} for share in (0.0, 0.1)],
+    [{"augment": steps} for steps in ((), ("shift",))],
+    [{"batch_size": size} for size in (64, 128, 256)],
+)
+
+
+def trial(network, norm, recipe, precision):
+    """Held-out accuracy after the last epoch; 0 where training diverged."""
+    recipes.RECIPES["trial"] = recipe
+    config = RunConfig(
+        network=network, norm=norm, recipe="trial", holdout=5000, precision=precision
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            run = train(config, f"{folder}/run", Execution(threads=1, device="cpu"), quiet=True)
+        except DivergedError:
+            return 0.0
+    return run.last.accuracy
+
+
+class Search:
+    """The trials of a network, kept in a file."""
+
+    def __init__(self, network, precision, out, pool):
+        self.network, self.precision, self.out, self.pool = network, precision, out, pool
+        self.lock = threading.Lock()
+        self.trials = json.loads(out.read_text())["trials"] if out.exists() else []
+
+    def tune(self, norm, recipe):
+        """The recipe with the best of all settings."""
+        for line in SEARCH:
+            tried = [dataclasses.replace(recipe, **setting) for setting in line]
+            with ThreadPoolExecutor(len(line)) as threads:
+                accuracies = list(threads.map(partial(self.measure, norm), tried))
+            recipe = tried[accuracies.index(max(accuracies))]
+        return recipe
+
+    def measure(self, norm, recipe):
+        """The accuracy of a trial, from the file where it is there."""
+        key = {"norm": norm, "precision": self.precision, **dataclasses.asdict(recipe)}
+        key = json.loads(json.dumps(key))  # tuples are lists in the file
+        for done in self.trials:
+            if done["settings"] == key:
+                return done["accuracy"]
+        accuracy = self.pool.submit(trial, self.network, norm, recipe, self.precision).result()
+        with self.lock:
+            self.trials.append({"settings": key, "accuracy": accuracy})
+            content = {"network": self.network, "trials": self.trials}
+            write_atomically(self.out, json.dumps(content, indent=1) + "\n")
+        print(f"{norm} {accuracy:.2%} {recipe}", flush=True)
+        return accuracy
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("network")
+    parser.add_argument("--norms", nargs="+", default=["bn", "gn", "ln"])
+    parser.add_argument("--epochs", type=positive, default=6)
+    parser.add_argument("--workers", type=positive, default=2)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with")
+    arguments = parser.parse_args()
+    recipe = dataclasses.replace(recipes.find(arguments.network), epochs=arguments.epochs)
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        search = Search(arguments.network, arguments.precision, arguments.out, pool)
+        with ThreadPoolExecutor(len(arguments.norms)) as threads:
+            best = threads.map(lambda norm: search.tune(norm, recipe), arguments.norms)
+            for norm, found in zip(arguments.norms, best, strict=True):
+                print(f"{norm}: {found}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normlab import RunConfig
+from normlab.augment import STEPS
+from normlab.errors import UsageError
+from normlab.recipes import RECIPES, Recipe, find, name_of, resolve
+
+CONFIG = RunConfig(network="c GAP", dataset="digits", recipe="seed")
+
+
+def test_the_step_schedule_is_the_published_one():
+    rates = [RECIPES["seed"].learning_rate_at(step, 782) for step in range(0, 20 * 782, 782)]
+    expected = [0.01] * 6 + [0.002] * 6 + [0.0004] * 6 + [0.00008] * 2
+    np.testing.assert_allclose(rates, expected)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=6, gamma=0.2)
+    for rate in rates:
+        assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_the_step_schedule_keeps_its_rate_within_an_epoch():
+    recipe = RECIPES["seed"]
+    assert recipe.learning_rate_at(6 * 782 - 1, 782) == recipe.learning_rate
+    assert recipe.learning_rate_at(6 * 782, 782) == pytest.approx(0.2 * recipe.learning_rate)
+
+
+def test_one_cycle_rises_for_a_quarter_and_falls_to_zero():
+    recipe = Recipe(epochs=4, batch_size=1, learning_rate=0.4, schedule="one-cycle")
+    rates = [recipe.learning_rate_at(step, 100) for step in range(400)]
+    assert max(rates) == pytest.approx(0.4, rel=0.01)
+    assert abs(int(np.argmax(rates)) - 100) <= 1
+    assert 0 < rates[0] < 0.005
+    assert 0 < rates[-1] < 0.002
+    assert np.all(np.diff(rates[:100]) > 0)
+    assert np.all(np.diff(rates[101:]) < 0)
+
+
+@given(
+    epochs=st.integers(1, 30),
+    steps=st.integers(1, 50),
+    peak=st.floats(1e-6, 1e3),
+    schedule=st.sampled_from(["step", "one-cycle"]),
+)
+def test_every_rate_is_above_0_and_at_most_the_peak(epochs, steps, peak, schedule):
+    recipe = Recipe(epochs=epochs, batch_size=1, learning_rate=peak, schedule=schedule)
+    for step in range(epochs * steps):
+        assert 0 < recipe.learning_rate_at(step, steps) <= peak
+
+
+def test_a_configurations_own_settings_go_into_the_recipe():
+    recipe = resolve(dataclasses.replace(CONFIG, epochs=7, batch_size=5, learning_rate=0.5))
+    own = {"epochs": 7, "batch_size": 5, "learning_rate": 0.5}
+    assert recipe == dataclasses.replace(RECIPES["seed"], **own)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_without_own_settings_the_recipe_is_the_named_one(name):
+    assert resolve(dataclasses.replace(CONFIG, recipe=name)) == find(name) == RECIPES[name]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_named_recipes_can_be_trained_by(recipe):
+    assert set(recipe.augment) <= set(STEPS)
+    assert recipe.epochs > 0
+    assert recipe.batch_size > 0
+    assert recipe.learning_rate > 0
+    assert recipe.weight_decay >= 0
+    for share in (recipe.dropout, recipe.label_smoothing, recipe.momentum):
+        assert 0 <= share < 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_weight_decay_may_be_none(value):
+    assert resolve(dataclasses.replace(CONFIG, weight_decay=value)).weight_decay == value
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_a_weight_decay_out_of_range_is_refused(value):
+    with pytest.raises(UsageError, match=f"^--weight-decay must be at least 0, not {value}$"):
+        resolve(dataclasses.replace(CONFIG, weight_decay=value))
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_there_are():
+    with pytest.raises(UsageError, match=rf"^no recipe 'sede': there are {', '.join(RECIPES)}$"):
+        find("sede")
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("setting", ["epochs", "batch_size", "learning_rate"])
+def test_a_setting_out_of_range_is_refused_by_its_flags_name(setting, value):
+    flag = f"--{setting.replace('_', '-')}"
+    with pytest.raises(UsageError, match=f"^{flag} must be above 0, not {value}$"):
+        resolve(dataclasses.replace(CONFIG, **{setting: value}))
+
+
+def test_a_network_that_has_a_recipe_of_its_own_is_trained_by_it():
+    assert name_of(RunConfig(network="sprint")) == "sprint"
+    assert name_of(RunConfig(network="sprint", recipe="seed")) == "seed"
+    assert name_of(RunConfig(network="seed-bn")) == "seed"
+    assert resolve(RunConfig(network="sprint")) == RECIPES["sprint"]
+
+
+def test_what_was_tuned_for_a_normalization_goes_in_before_ones_own_settings(monkeypatch):
+    tuned = {("sprint", "gn"): {"learning_rate": 0.125, "weight_decay": 0.25}}
+    monkeypatch.setattr("normlab.recipes.TUNED", tuned)
+    recipe = resolve(RunConfig(network="sprint", norm="gn=2", weight_decay=0.0))
+    assert (recipe.learning_rate, recipe.weight_decay) == (0.125, 0.0)
+    assert resolve(RunConfig(network="sprint", norm="ln")) == RECIPES["sprint"]
+    assert resolve(RunConfig(network="seed-bn", norm="gn")) == RECIPES["seed"]
