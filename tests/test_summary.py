@@ -28,9 +28,10 @@ def test_the_layer_table_agrees_with_torchinfo(name, norm):
     network = Network(ZOO[name].layout, norm=norm)
     counted = torchinfo.summary(network, (1, 3, 32, 32), verbose=0, col_names=("mult_adds",))
     assert counted.total_params == summary.parameters
-    # torchinfo counts a normalization's weights as multiply-adds, once an image; we do not.
+    # torchinfo counts a normalization's weights as multiply-adds, once an image, and biases; we do
+    # not.
     convolutions = sum(
-        layer.macs
+        layer.macs - (0 if layer.module.bias is None else layer.module.bias.numel())
         for layer in counted.summary_list
         if layer.class_name in ("Conv2d", "Linear") and layer.is_leaf_layer
     )

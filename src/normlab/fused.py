@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from normlab import kernels
 
@@ -27,9 +28,12 @@ class FusedNorm(nn.Module):
             whose E and Var are a channel's over the batch and, in use, running means of them.
         centre: Whether the mean is taken off and a bias learned; RMSNorm does neither.
         activate: Whether a ReLU follows.
-        dropout: Probability of the dropout after that, 0 to 1.
+        dropout: Probability of the dropout after that, below 1.
         momentum: BatchNorm: the newest batch's share of the running means.
         eps: ε.
+
+    Raises:
+        ValueError: The probability of dropout is none.
     """
 
     running_mean: Tensor
@@ -47,6 +51,8 @@ class FusedNorm(nn.Module):
         eps: float,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be 0 or more and below 1, not {dropout}")
         channels = shape[0]
         self.groups, self.centre, self.activate = groups, centre, activate
         self.dropout, self.momentum, self.eps = dropout, momentum, eps
@@ -60,11 +66,14 @@ class FusedNorm(nn.Module):
         """N × C × H × W to the same; what is `residual` is added in the end."""
         in_use = self.groups is None and not self.training
         alone = self.groups is None and x.numel() == x.shape[1]  # PyTorch says what is wrong
-        if not kernels.usable(x) or alone or (in_use and torch.is_grad_enabled()):
+        single = self.weight.dtype == torch.float32
+        compiled = kernels.usable(x) and single and not alone
+        if not compiled or (in_use and torch.is_grad_enabled()):
             y = self._plain(x)
             return y if residual is None else y + residual
         if residual is not None:
-            residual = residual.to(x.dtype).contiguous(memory_format=torch.channels_last)
+            residual = residual.to(x.dtype).expand_as(x)
+            residual = residual.contiguous(memory_format=torch.channels_last)
         if in_use:
             return self._in_use(x, residual)
         dropout = self.dropout if self.training else 0.0
@@ -97,7 +106,7 @@ class FusedNorm(nn.Module):
         elif self.centre:
             y = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         else:
-            y = F.rms_norm(x, x.shape[1:], eps=self.eps) * self.weight[:, None, None]
+            y = F.rms_norm(x, x.shape[1:], eps=self.eps) * self.weight[:, None, None].to(x.dtype)
         if self.activate:
             y = F.relu(y)
         return F.dropout(y, self.dropout, self.training)
@@ -138,7 +147,7 @@ class _Normalize(torch.autograd.Function):
         pixels = x.shape[2] * x.shape[3]
         groups = norm.groups or channels
         axes = (0, 2) if norm.groups is None else (2,)
-        mean, squares = torch.empty(2, samples, channels).unbind()
+        mean, squares = torch.empty(2, samples, channels, dtype=torch.float32).unbind()
         kernels.normalize("moments", x, sums=mean, products=squares)
         mean, squares = (t.view(samples, groups, -1) for t in (mean, squares))
         centre = mean.mean(axes, keepdim=True) if norm.centre else mean.new_zeros(samples, 1, 1)
@@ -163,13 +172,14 @@ class _Normalize(torch.autograd.Function):
         return y, centre, variance
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, centre, deviation, scale, shift = ctx.saved_tensors
         samples, channels = x.shape[:2]
         cells = (samples, *weights.shape[1:])
         dy = dy.contiguous(memory_format=torch.channels_last)
         common: Any = {"dy": dy, "scale": scale, "shift": shift, "relu": ctx.relu, **ctx.drop}
-        sums, products = torch.empty(2, samples, channels).unbind()
+        sums, products = torch.empty(2, samples, channels, dtype=torch.float32).unbind()
         kernels.normalize(
             "backward_sums",
             x,

@@ -58,6 +58,16 @@ class Network(nn.Module):
                 for index, placed in enumerate(place(blocks, norm=norm, classes=classes))
             )
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """Of the convolutions and of `FC`, in order; the classifier's are the last."""
+        return [
+            layer.weight
+            for block in self.blocks
+            for layer in block.children()
+            if isinstance(layer, nn.Conv2d | nn.Linear)
+        ]
+
     def forward(self, images: Tensor) -> Tensor:
         """Images, N × 3 × 32 × 32 in 0 to 1, to logits, N × classes."""
         x = (images - self.input_mean[:, None, None]) / self.input_std[:, None, None]

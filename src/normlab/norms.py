@@ -261,10 +261,12 @@ def group_norm(
     shape: Shape, groups: int | None = None, *, activate: bool, dropout: float
 ) -> nn.Module:
     """Group normalization, affine per channel."""
-    channels = shape[0]
+    channels, height, width = shape
     if groups is not None and channels % groups:
         raise UsageError(f"gn={groups}: {groups} groups do not divide {channels} channels")
     groups = groups or default_groups(channels)
+    if groups == channels and height * width == 1:
+        raise UsageError(f"gn={groups} over one value is constant: the block needs fewer groups")
     return FusedNorm(shape, groups=groups, activate=activate, dropout=dropout, eps=EPSILON)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from normlab import kernels
 
@@ -34,6 +35,7 @@ class _MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         x, y = ctx.saved_tensors
         even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0

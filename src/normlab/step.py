@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from normlab.augment import augment
 from normlab.config import Precision
@@ -68,7 +68,7 @@ class Descent:
 
     def __init__(self, network: Network, recipe: Recipe, precision: Precision) -> None:
         self.network, self.recipe, self.precision = network, recipe, precision
-        weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        weights = network.weights
         mixing = [weight for weight in weights[:-1] if recipe.muon and weight.shape[1] > 1]
         by_muon = set(mixing)
         plain = [weight for weight in weights if weight not in by_muon]

@@ -36,6 +36,22 @@ ZOO = {
         "C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10",
         "the assignment's own line, its widths solved from the budget",
     ),
+    "micro": Entry(
+        "C:24 D:40 D:40+ P D:64 D:64+ P D:92 D:92+ D:92+ P D:92+ GAP FC",
+        "any blocks, under 50,000 parameters: the most accurate",
+    ),
+    "nano": Entry(
+        "C:12 D:16 D:16+ P D:24 D:24+ P D:26 D:26+ GAP FC",
+        "any blocks, under 5,000 parameters",
+    ),
+    "line": Entry(
+        "C:27 C:27+ c:27 P C:27+ C:27+ C:27+ c:27 P C:27+ C:27+ C:27+ GAP c",
+        "the assignment's own line, under 50,000 parameters: one width, residuals where they fit",
+    ),
+    "line-5k": Entry(
+        "C:8 C:8+ c:8 P C:8+ C:8+ C:8+ c:8 P C:8+ C:8+ C:8+ GAP c",
+        "the same under 5,000 parameters",
+    ),
     "sprint": Entry(
         "C:32s2 C:32+ P C:48 P C:48 GAP FC",
         "passes 70% on CIFAR-10 after one epoch of its recipe: for a quick look, or a first lesson",

@@ -54,7 +54,7 @@ class _Pool(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled passes; None where this system has no GCC that can build them."""
+    """The compiled passes; None where no GCC can build them, or no folder can keep them."""
     compiler = shutil.which("gcc")
     if compiler is None:
         return None
@@ -62,21 +62,24 @@ def library() -> ctypes.CDLL | None:
     key = "\n".join((*texts, *FLAGS, _processor(), _version(compiler)))
     folder = _cache_folder()
     path = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=folder) as workplace:
-            built = Path(workplace) / "kernels.so"
-            command = [compiler, *FLAGS, "-o", str(built), *map(str, SOURCES)]
-            if subprocess.run(command, capture_output=True, check=False).returncode:
-                return None
-            built.replace(path)  # whole or not at all, whoever builds at the same time
-    return ctypes.CDLL(str(path))
+    try:
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryDirectory(dir=folder) as workplace:
+                built = Path(workplace) / "kernels.so"
+                command = [compiler, *FLAGS, "-o", str(built), *map(str, SOURCES)]
+                subprocess.run(command, capture_output=True, check=True)
+                built.replace(path)  # whole or not at all, whoever builds at the same time
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def usable(x: Tensor) -> bool:
     """Whether the passes can take these maps: N × C × H × W, on the CPU, channels last."""
     return (
         x.device.type == "cpu"
+        and x.numel() > 0
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.shape[1] <= MAX_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)
