@@ -45,8 +45,8 @@ ZOO = {
         "any blocks, under 5,000 parameters",
     ),
     "line": Entry(
-        "C:27 C:27+ c:27 P C:27+ C:27+ C:27+ c:27 P C:27+ C:27+ C:27+ GAP c",
-        "the assignment's own line, under 50,000 parameters: one width, residuals where they fit",
+        "C:16 C:24 c:16 P C:24 C:24+ C:24+ c:16 P C:36 C:36+ C:36+ GAP c",
+        "the assignment's own line, under 50,000 parameters, with residuals where they fit",
     ),
     "line-5k": Entry(
         "C:8 C:8+ c:8 P C:8+ C:8+ C:8+ c:8 P C:8+ C:8+ C:8+ GAP c",
