@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
+BENCH := runs/bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint format bench bench-seed clean
@@ -27,14 +28,16 @@ format: .venv/installed  ## put the code into the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed  ## measure start-up and memory; CIFAR-10 from $$NORMLAB_DATA
-	$(BIN)/python benchmarks/footprint.py
+bench: .venv/installed-bench  ## measure speed and memory, into runs/bench; CIFAR-10 from $$NORMLAB_DATA
+	for benchmark in footprint throughput against_machine scaling; do \
+	    $(BIN)/python benchmarks/$$benchmark.py --out $(BENCH)/$$benchmark.json || exit; \
+	done
 
 bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a student writes it
 	.venv-seed/bin/python benchmarks/reference_seed.py
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-seed $(DEMO) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-seed $(DEMO) $(BENCH) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/normlab.egg-info
 
@@ -44,6 +47,10 @@ clean:  ## remove what the other targets made
 	    { echo 'normlab needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/installed-bench: .venv/installed
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
 # torchvision needs a torch other than the constraints'. On Linux both bring several GB of CUDA libraries.

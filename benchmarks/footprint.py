@@ -1,13 +1,12 @@
 """What normlab costs before and beside the work: start-up times and memory.
 
-    python benchmarks/footprint.py [OUT.json]
+    python benchmarks/footprint.py [--repetitions 7] [--out OUT.json]
 
-Each time is the median of seven processes, the commands alternating; what importing normlab and
+Each time is the median of so many processes, the commands alternating; what importing normlab and
 its training adds to torch's own import is the median of the differences. Memory is the peak of a
 process that trains one epoch on CIFAR-10 from $NORMLAB_DATA; without that variable it is left out.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -15,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from functools import partial
 
-REPETITIONS = 7
+from common import alternate, medians, parser, report
+
 TRAINING = "import torch, normlab and its training"
 COMMANDS = {
     "import torch": [sys.executable, "-c", "import torch"],
@@ -38,14 +38,6 @@ def seconds(command):
     return time.perf_counter() - start
 
 
-def startup():
-    times = {name: [] for name in COMMANDS}
-    for _ in range(REPETITIONS + 1):
-        for name, command in COMMANDS.items():
-            times[name].append(seconds(command))
-    return {name: values[1:] for name, values in times.items()}  # the first fills the disk's cache
-
-
 def training_memory():
     """Peak resident memory in MB of one epoch of `seed-bn` on CIFAR-10."""
     with tempfile.TemporaryDirectory() as folder:
@@ -60,29 +52,27 @@ def training_memory():
 
 
 def main():
-    import torch
-
-    times = startup()
-    result = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "seconds": times,
-        "median_seconds": {name: statistics.median(values) for name, values in times.items()},
-        "median_seconds_beyond_torch": statistics.median(
-            whole - torch_alone
-            for whole, torch_alone in zip(times[TRAINING], times["import torch"], strict=True)
-        ),
-        "training_peak_mb": training_memory() if os.environ.get("NORMLAB_DATA") else None,
-    }
-    for name, value in result["median_seconds"].items():
+    options = parser(__doc__, repetitions=7).parse_args()
+    commands = {name: partial(seconds, command) for name, command in COMMANDS.items()}
+    times = alternate(commands, options.repetitions)  # the first turn fills the disk's cache
+    median_seconds = medians(times)
+    beyond_torch = statistics.median(
+        whole - torch_alone
+        for whole, torch_alone in zip(times[TRAINING], times["import torch"], strict=True)
+    )
+    peak = training_memory() if os.environ.get("NORMLAB_DATA") else None
+    for name, value in median_seconds.items():
         print(f"{name}: {value:.2f} s")
-    print(f"importing beyond torch: {result['median_seconds_beyond_torch']:.2f} s")
-    if result["training_peak_mb"] is not None:
-        print(f"training on CIFAR-10, peak memory: {result['training_peak_mb']:.0f} MB")
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(result, indent=2) + "\n")
+    print(f"importing beyond torch: {beyond_torch:.2f} s")
+    if peak is not None:
+        print(f"training on CIFAR-10, peak memory: {peak:.0f} MB")
+    report(
+        options.out,
+        seconds=times,
+        median_seconds=median_seconds,
+        median_seconds_beyond_torch=beyond_torch,
+        training_peak_mb=peak,
+    )
 
 
 if __name__ == "__main__":

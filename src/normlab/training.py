@@ -262,7 +262,13 @@ def _announce(run: Run, console: Console) -> None:
             if run.config.dataset == "digits" and "vertical-flip" in run.recipe.augment
             else []
         ),
-        f"recipe {run.config.recipe}, seed {run.config.seed}, on {here.device}, "
+        *(
+            ["note: no GCC could build the compiled passes; PyTorch's layers do the same, slower"]
+            if here.device == "cpu" and here.kernels == "torch"
+            else []
+        ),
+        f"recipe {run.config.recipe}, {run.config.precision}, seed {run.config.seed}, "
+        f"on {here.device}, "
         f"{here.threads} thread{'s' * (here.threads > 1)}, into {run.path}",
     )
     for line in lines:

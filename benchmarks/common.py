@@ -1,0 +1,189 @@
+"""What the benchmarks share: contenders in processes of their own, normlab's training, the JSON."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from rich.console import Console
+
+from normlab import machine
+from normlab.config import Execution
+from normlab.data.describe import channel_statistics
+from normlab.draws import seed_for
+from normlab.files import write_atomically
+from normlab.model import Network
+from normlab.step import Batches, Descent
+from normlab.table import Table
+
+LOAD_BEFORE = os.getloadavg()[0]  # processes that ran beside this one in the last minute
+
+
+def positive(text):
+    """A whole number above 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def parser(doc, *, repetitions):
+    """A parser with what every benchmark takes."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument(
+        "--repetitions",
+        type=positive,
+        default=repetitions,
+        metavar="N",
+        help=f"turns that count; default {repetitions}",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
+    return parser
+
+
+def alternate(contenders, repetitions):
+    """What each contender gives, they taking turns; a first turn of each warms up, uncounted.
+
+    Args:
+        contenders: A function without arguments for each name.
+        repetitions: How many turns count.
+    """
+    results = {name: [] for name in contenders}
+    for turn in range(repetitions + 1):
+        for name, run in contenders.items():
+            value = run()
+            if turn:
+                results[name].append(value)
+    return results
+
+
+def medians(results):
+    """The median of each contender's repetitions."""
+    return {name: statistics.median(values) for name, values in results.items()}
+
+
+def median_ratio(over, under):
+    """The median over the repetitions of the ratio of two contenders' turns."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def report(out, packages=(), **measured):
+    """Writes what was measured, with this machine and its software, where a file was asked for."""
+    here = machine.describe(torch.device("cpu"), from_epoch=1)
+    content = {
+        "machine": {
+            "processor": here.processor,
+            "cores": os.cpu_count(),
+            "capability": here.capability,
+            "kernels": here.kernels,
+            "load_before": LOAD_BEFORE,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("normlab", "torch", "numpy", *packages)},
+        },
+        **measured,
+    }
+    print(
+        f"{here.processor}, {os.cpu_count()} cores, {here.capability}, {here.kernels} kernels, "
+        f"load before {LOAD_BEFORE:.1f}; "
+        + ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    )
+    if out:
+        write_atomically(out, json.dumps(content, indent=2) + "\n")
+
+
+def show(caption, head, rows):
+    """Prints a table: names in its first column, numbers in the others."""
+    kinds = ("name", *["number"] * (len(head) - 1))
+    Console().print(Table(caption=caption, head=head, kinds=kinds, rows=rows))
+
+
+# --- Processes ----------------------------------------------------------------------------------
+
+
+class Worker:
+    """A contender in a process of its own, which sleeps while it is not called.
+
+    Args:
+        build: Makes the contender, a function, in that process; as its arguments can be pickled.
+        cores: To how many cores the process is held, where the system can do that.
+    """
+
+    def __init__(self, build, *arguments, cores=None):
+        self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self.pool.submit(_start, build, arguments, cores).result()
+
+    def __call__(self, *arguments):
+        """What the contender gives."""
+        return self.submit(*arguments).result()
+
+    def submit(self, *arguments):
+        """The same as a future: others may work at the same time."""
+        return self.pool.submit(_call, *arguments)
+
+    def close(self):
+        self.pool.shutdown()
+
+
+_contender = None  # of this process, where it is a worker's
+
+
+def _start(build, arguments, cores):
+    global _contender
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    _contender = build(*arguments)
+
+
+def _call(*arguments):
+    return _contender(*arguments)
+
+
+# --- normlab's training -------------------------------------------------------------------------
+
+
+class Training:
+    """Steps of training, set up as `normlab.train` does; a call gives their images per second.
+
+    Args:
+        line: The network.
+        dataset: Whose training split is learned.
+        recipe: The batch size and the rest.
+        threads: torch's.
+        precision: As in RunConfig.
+        budget: As in RunConfig.
+    """
+
+    def __init__(self, line, dataset, recipe, threads, precision="float32", budget=None):
+        device = machine.prepare(Execution(device="cpu", threads=threads))
+        self.recipe = recipe
+        self.network = Network(
+            line, classes=len(dataset.classes), dropout=recipe.dropout, budget=budget
+        )
+        mean, std = channel_statistics(dataset.train.images)
+        self.network.input_mean.copy_(torch.from_numpy(mean))
+        self.network.input_std.copy_(torch.from_numpy(std))
+        self.network.to(memory_format=torch.channels_last)
+        self.batches = Batches(dataset, recipe, 0, device)
+        self.descent = Descent(self.network, recipe, precision)
+        self.done = 0
+
+    def __call__(self, steps):
+        start, images = perf_counter(), 0
+        for place in range(self.done, self.done + steps):
+            epoch, step = divmod(place, self.batches.steps)
+            rate = self.recipe.learning_rate_at(place, self.batches.steps)
+            inputs, labels = self.batches(epoch, step)
+            torch.manual_seed(seed_for(0, "dropout", epoch, step))
+            self.descent.step(rate, inputs, labels)
+            images += len(labels)
+        self.done += steps
+        return images / (perf_counter() - start)
