@@ -69,7 +69,12 @@ class Search:
 
     def measure(self, norm, recipe):
         """The accuracy of a trial, from the file where it is there."""
-        key = {"norm": norm, "precision": self.precision, **dataclasses.asdict(recipe)}
+        key = {
+            "network": self.network,
+            "norm": norm,
+            "precision": self.precision,
+            **dataclasses.asdict(recipe),
+        }
         key = json.loads(json.dumps(key))  # tuples are lists in the file
         for done in self.trials:
             if done["settings"] == key:

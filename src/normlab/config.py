@@ -56,7 +56,7 @@ class RunConfig(DataConfig):
         None
     )
     """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), or the one
-    of a network that normlab tuned: `micro`, `nano`, `line`, `line-5k`, `sprint`."""
+    of a network of that name: `micro`, `nano`, `line`, `line-5k`, `sprint`."""
 
     epochs: Annotated[int | None, default_is("the recipe's")] = None
     """Passes over the training images."""

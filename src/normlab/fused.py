@@ -66,7 +66,9 @@ class FusedNorm(nn.Module):
         """N × C × H × W to the same; what is `residual` is added in the end."""
         in_use = self.groups is None and not self.training
         alone = self.groups is None and x.numel() == x.shape[1]  # PyTorch says what is wrong
-        single = self.weight.dtype == torch.float32
+        if x.shape[1] != len(self.weight):
+            raise ValueError(f"expected maps of {len(self.weight)} channels, got {x.shape[1]}")
+        single = self.weight.dtype == torch.float32 and self.weight.device == x.device
         compiled = kernels.usable(x) and single and not alone
         if not compiled or (in_use and torch.is_grad_enabled()):
             y = self._plain(x)
@@ -147,7 +149,9 @@ class _Normalize(torch.autograd.Function):
         pixels = x.shape[2] * x.shape[3]
         groups = norm.groups or channels
         axes = (0, 2) if norm.groups is None else (2,)
-        mean, squares = torch.empty(2, samples, channels, dtype=torch.float32).unbind()
+        mean, squares = torch.empty(
+            2, samples, channels, dtype=torch.float32, device="cpu"
+        ).unbind()
         kernels.normalize("moments", x, sums=mean, products=squares)
         mean, squares = (t.view(samples, groups, -1) for t in (mean, squares))
         centre = mean.mean(axes, keepdim=True) if norm.centre else mean.new_zeros(samples, 1, 1)
@@ -179,7 +183,9 @@ class _Normalize(torch.autograd.Function):
         cells = (samples, *weights.shape[1:])
         dy = dy.contiguous(memory_format=torch.channels_last)
         common: Any = {"dy": dy, "scale": scale, "shift": shift, "relu": ctx.relu, **ctx.drop}
-        sums, products = torch.empty(2, samples, channels, dtype=torch.float32).unbind()
+        sums, products = torch.empty(
+            2, samples, channels, dtype=torch.float32, device="cpu"
+        ).unbind()
         kernels.normalize(
             "backward_sums",
             x,

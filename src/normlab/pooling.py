@@ -15,7 +15,7 @@ class MaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × C × ⌊H/2⌋ × ⌊W/2⌋."""
-        if kernels.usable(x):
+        if min(x.shape[2:]) > 1 and kernels.usable(x):
             output: Tensor = _MaxPool.apply(x)  # type: ignore[no-untyped-call]
             return output
         return F.max_pool2d(x, 2)
@@ -28,6 +28,7 @@ class _MaxPool(torch.autograd.Function):
         y = torch.empty(
             (samples, channels, height // 2, width // 2),
             dtype=x.dtype,
+            device=x.device,
             memory_format=torch.channels_last,
         )
         kernels.pool("forward", x, out=y)

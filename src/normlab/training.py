@@ -258,8 +258,9 @@ def _announce(run: Run, console: Console) -> None:
         f"fingerprint {data.fingerprint[:12]}",
         *(f"note: {note}" for note in data.notes),
         *(
-            ["note: this recipe turns digits upside down; --recipe demo does not"]
-            if run.config.dataset == "digits" and "vertical-flip" in run.recipe.augment
+            ["note: this recipe turns or mirrors digits; --recipe demo does not"]
+            if run.config.dataset == "digits"
+            and ("vertical-flip" in run.recipe.augment or run.recipe.mirror)
             else []
         ),
         *(

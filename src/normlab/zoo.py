@@ -38,7 +38,7 @@ ZOO = {
     ),
     "micro": Entry(
         "C:24 D:40 D:40+ P D:64 D:64+ P D:92 D:92+ D:92+ P D:92+ GAP FC",
-        "any blocks, under 50,000 parameters: the most accurate",
+        "any blocks, under 50,000 parameters",
     ),
     "nano": Entry(
         "C:12 D:16 D:16+ P D:24 D:24+ P D:26 D:26+ GAP FC",

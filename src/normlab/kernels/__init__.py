@@ -52,6 +52,9 @@ class _Pool(ctypes.Structure):
     )
 
 
+KEYS = ("model name", "flags", "Features", "CPU ")  # of /proc/cpuinfo, on x86 and on ARM
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled passes; None where no GCC can build them, or no folder can keep them."""
@@ -60,9 +63,9 @@ def library() -> ctypes.CDLL | None:
         return None
     texts = [path.read_text() for path in (*SOURCES, FOLDER / "common.h")]
     key = "\n".join((*texts, *FLAGS, _processor(), _version(compiler)))
-    folder = _cache_folder()
-    path = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
     try:
+        folder = _cache_folder()
+        path = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryDirectory(dir=folder) as workplace:
@@ -71,7 +74,7 @@ def library() -> ctypes.CDLL | None:
                 subprocess.run(command, capture_output=True, check=True)
                 built.replace(path)  # whole or not at all, whoever builds at the same time
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, RuntimeError, subprocess.CalledProcessError):  # RuntimeError: no home
         return None
 
 
@@ -80,6 +83,8 @@ def usable(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.numel() > 0
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.compiler.is_compiling()
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.shape[1] <= MAX_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -154,7 +159,7 @@ def _processor() -> str:
     if not cpuinfo.exists():
         return platform.processor()
     lines = cpuinfo.read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+    return "\n".join(sorted({line for line in lines if line.startswith(KEYS)}))
 
 
 def _version(compiler: str) -> str:
