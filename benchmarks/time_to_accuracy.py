@@ -104,6 +104,8 @@ def main():
             # A run that missed the goal is longer than any that reached it.
             times = [r["seconds"] if r["epochs"][-1] >= goal else math.inf for r in runs]
             median = statistics.median_low(times)
+            if median == math.inf:
+                sys.exit(f"{network} missed {goal:.0%} with most seeds")
             goals.append({"accuracy": goal, "network": network, "median_seconds": median})
             goals[-1]["runs"] = runs
             accuracies = ", ".join(f"{run['epochs'][-1]:.2%}" for run in runs)

@@ -68,7 +68,7 @@ class RunConfig(DataConfig):
     """Peak learning rate."""
 
     weight_decay: Annotated[float | None, default_is("the recipe's")] = None
-    """Of convolutions' and `FC`'s weights."""
+    """Of convolutions' and `FC`'s weights; where Muon trains some of them, of the others."""
 
     precision: Precision = "float32"
     """Of activations and convolutions in training; `bfloat16` is faster where the processor has

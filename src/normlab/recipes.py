@@ -24,7 +24,7 @@ class Recipe:
     schedule: Literal["step", "one-cycle"]
     """`step`: times 0.2 every 6 epochs. `one-cycle`: up for a quarter of the steps, then to 0."""
     weight_decay: float = 0.0
-    """Of the weights of convolutions and of `FC`; normalizations and biases do not decay."""
+    """Of the weights of convolutions and of `FC` that are not Muon's; no others decay."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
     dropout: float = 0.0
