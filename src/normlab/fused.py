@@ -119,10 +119,8 @@ class FusedNorm(nn.Module):
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         y = torch.empty_like(x)
-        tensors: Any = {"out": y, "scale": scale[None], "shift": shift[None]}
-        if residual is not None:
-            tensors["residual"] = residual
-        kernels.normalize("apply", x, relu=self.activate, **tensors)
+        rows: Any = {"scale": scale[None], "shift": shift[None]}
+        kernels.normalize("apply", x, out=y, residual=residual, relu=self.activate, **rows)
         return y
 
     @torch.no_grad()
@@ -166,10 +164,8 @@ class _Normalize(torch.autograd.Function):
             drop["threshold"] = min(round(dropout * 2**32), 2**32 - 1)
             drop["seed"] = int(torch.randint(2**32, ()))
         y = torch.empty_like(x)
-        tensors: Any = {"out": y, "scale": scale, "shift": shift}
-        if residual is not None:
-            tensors["residual"] = residual
-        kernels.normalize("apply", x, relu=norm.activate, **drop, **tensors)
+        rows: Any = {"scale": scale, "shift": shift}
+        kernels.normalize("apply", x, out=y, residual=residual, relu=norm.activate, **rows, **drop)
         ctx.save_for_backward(x, weights, centre, deviation, scale, shift)
         ctx.axes, ctx.drop, ctx.centred, ctx.relu = axes, drop, norm.centre, norm.activate
         ctx.mark_non_differentiable(centre, variance)

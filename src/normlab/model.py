@@ -139,9 +139,11 @@ class Convolution(nn.Module):
             if self.depthwise is not None:
                 y = self.depthwise_norms[application](self.depthwise(y))
             y = self.conv(y)
-            norm = self.norms[application] if self.norms else nn.Identity()
+            norm = self.norms[application] if self.norms else None
             if self.residual and isinstance(norm, FusedNorm):
                 x = norm(y, residual=x)  # adds it in the same pass
-            else:
-                x = x + norm(y) if self.residual else norm(y)
+                continue
+            if norm is not None:
+                y = norm(y)
+            x = x + y if self.residual else y
         return x

@@ -99,6 +99,7 @@ def normalize(
     relu: bool = False,
     threshold: int = 0,
     seed: int = 0,
+    residual: Tensor | None = None,
     **tensors: Tensor,
 ) -> None:
     """Runs a pass of normalize.c over x, N × C × H × W.
@@ -106,6 +107,7 @@ def normalize(
     Args:
         name: The pass.
         x: float32 or bfloat16, channels last; `dy`, `residual` and `out` are alike.
+        residual: What `apply` adds in the end.
         relu: Whether a ReLU follows the affine map.
         threshold: Probability of dropout, in 2⁻³².
         seed: Of dropout, 32 bits.
@@ -122,6 +124,8 @@ def normalize(
         threshold=threshold,
         seed=seed,
     )
+    if residual is not None:
+        tensors["residual"] = residual
     _call(f"normlab_{name}", arguments, x, tensors)
 
 
