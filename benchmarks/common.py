@@ -158,21 +158,36 @@ class Training:
         dataset: Whose training split is learned.
         recipe: The batch size and the rest.
         threads: torch's.
-        precision: As in RunConfig.
-        budget: As in RunConfig.
+        precision, norm, budget, seed: As in RunConfig.
     """
 
-    def __init__(self, line, dataset, recipe, threads, precision="float32", budget=None):
+    def __init__(
+        self,
+        line,
+        dataset,
+        recipe,
+        threads,
+        precision="float32",
+        *,
+        norm="bn",
+        budget=None,
+        seed=0,
+    ):
         device = machine.prepare(Execution(device="cpu", threads=threads))
-        self.recipe = recipe
+        self.dataset, self.recipe, self.precision, self.seed = dataset, recipe, precision, seed
         self.network = Network(
-            line, classes=len(dataset.classes), dropout=recipe.dropout, budget=budget
+            line,
+            norm=norm,
+            classes=len(dataset.classes),
+            dropout=recipe.dropout,
+            budget=budget,
+            seed=seed,
         )
         mean, std = channel_statistics(dataset.train.images)
         self.network.input_mean.copy_(torch.from_numpy(mean))
         self.network.input_std.copy_(torch.from_numpy(std))
         self.network.to(memory_format=torch.channels_last)
-        self.batches = Batches(dataset, recipe, 0, device)
+        self.batches = Batches(dataset, recipe, seed, device)
         self.descent = Descent(self.network, recipe, precision)
         self.done = 0
 
@@ -182,7 +197,7 @@ class Training:
             epoch, step = divmod(place, self.batches.steps)
             rate = self.recipe.learning_rate_at(place, self.batches.steps)
             inputs, labels = self.batches(epoch, step)
-            torch.manual_seed(seed_for(0, "dropout", epoch, step))
+            torch.manual_seed(seed_for(self.seed, "dropout", epoch, step))
             self.descent.step(rate, inputs, labels)
             images += len(labels)
         self.done += steps

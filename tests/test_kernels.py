@@ -24,10 +24,10 @@ needs_gcc = pytest.mark.skipif(BUILT is None, reason="no GCC here builds the pas
 def fresh(tmp_path, monkeypatch):
     """An empty cache folder, and a process that has asked for no library yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    kernels.library.cache_clear()
+    kernels.load.cache_clear()
     yield tmp_path / "cache" / "normlab"
     monkeypatch.undo()
-    kernels.library.cache_clear()
+    kernels.load.cache_clear()
 
 
 def put_gcc(folder, monkeypatch, script):
@@ -80,19 +80,24 @@ def assert_they_compute(x=None):
 
 def test_without_a_compiler_there_is_no_library(fresh, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert kernels.library() is None
+    assert kernels.load() == (None, "there is no gcc")
     assert not kernels.usable(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
     assert not fresh.exists()
 
 
 @pytest.mark.parametrize(
-    "script", ["exit 1", "echo 'error: no such flag' >&2; exit 4", 'test "$1" = --version']
+    ("script", "problem"),
+    [
+        ("exit 1", "gcc fails"),
+        ("echo 'error: no such flag' >&2; exit 4", "gcc fails: error: no such flag"),
+        ('test "$1" = --version', "gcc fails"),
+    ],
 )
 def test_with_a_compiler_that_fails_there_is_none_and_nothing_is_left(
-    script, fresh, tmp_path, monkeypatch
+    script, problem, fresh, tmp_path, monkeypatch
 ):
     put_gcc(tmp_path / "bin", monkeypatch, script)
-    assert kernels.library() is None
+    assert kernels.load() == (None, problem)
     assert not list(fresh.glob("**/*"))
 
 
@@ -119,7 +124,7 @@ def test_without_the_library_a_network_trains_by_pytorch_and_the_run_says_so(
             patch.setattr(shutil, "which", lambda name: None)
         run = small_run(tmp_path / "torch")
     assert [m.kernels for m in run.machines] == ["torch"]
-    kernels.library.cache_clear()
+    kernels.load.cache_clear()
     monkeypatch.undo()  # the library that the other tests use
     if kernels.library() is not None:
         other = small_run(tmp_path / "compiled")
@@ -141,10 +146,28 @@ def test_a_built_library_is_used_again_without_compiling(fresh, tmp_path, monkey
     assert stat.S_IMODE(fresh.stat().st_mode) & 0o077 == 0  # nobody else can put a library there
     assert_they_compute()
     assert kernels.library() is kernels.library()
-    kernels.library.cache_clear()
+    kernels.load.cache_clear()
     assert kernels.library() is not None
     assert compiled(log) == 1
     assert list(fresh.iterdir()) == [built]
+
+
+@needs_gcc
+def test_a_damaged_library_is_built_anew(fresh, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    put_gcc(tmp_path / "bin", monkeypatch, copying(log))
+    assert kernels.library() is not None
+    (built,) = fresh.iterdir()
+    # In another folder, for a path that is loaded already is not read again.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    damaged = tmp_path / "other" / "normlab" / built.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no library")
+    kernels.load.cache_clear()
+    assert kernels.library() is not None
+    assert compiled(log) == 2
+    assert damaged.read_bytes() == built.read_bytes()
+    assert_they_compute()
 
 
 @needs_gcc
@@ -153,7 +176,7 @@ def test_another_compiler_source_or_flag_builds_another_library(fresh, tmp_path,
     gcc = put_gcc(tmp_path / "bin", monkeypatch, copying(log))
 
     def built():
-        kernels.library.cache_clear()
+        kernels.load.cache_clear()
         assert kernels.library() is not None
         return compiled(log)
 

@@ -111,9 +111,13 @@ class Descent:
         if math.isfinite(value):
             self.network.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            for optimizer in self.optimizers:
-                share = MUON_SHARE if isinstance(optimizer, Muon) else 1.0
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * share
-                optimizer.step()
+            self.update(rate)
         return value, int((logits.argmax(dim=1) == labels).sum())
+
+    def update(self, rate: float) -> None:
+        """Moves the parameters by their gradients."""
+        for optimizer in self.optimizers:
+            share = MUON_SHARE if isinstance(optimizer, Muon) else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+            optimizer.step()

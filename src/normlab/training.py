@@ -15,7 +15,7 @@ from typing import NoReturn
 import torch
 from rich.console import Console
 
-from normlab import layout, machine, recipes, zoo
+from normlab import kernels, layout, machine, recipes, zoo
 from normlab.checkpoint import Checkpoint, save_weights
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, load
@@ -264,7 +264,7 @@ def _announce(run: Run, console: Console) -> None:
             else []
         ),
         *(
-            ["note: no GCC could build the compiled passes; PyTorch's layers do the same, slower"]
+            [f"note: no compiled passes ({kernels.load()[1]}): PyTorch's layers, slower, instead"]
             if here.device == "cpu" and here.kernels == "torch"
             else []
         ),

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -55,27 +56,41 @@ class _Pool(ctypes.Structure):
 KEYS = ("model name", "flags", "Features", "CPU ")  # of /proc/cpuinfo, on x86 and on ARM
 
 
-@cache
 def library() -> ctypes.CDLL | None:
     """The compiled passes; None where no GCC can build them, or no folder can keep them."""
+    return load()[0]
+
+
+@cache
+def load() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled passes, or why there are none."""
     compiler = shutil.which("gcc")
     if compiler is None:
-        return None
+        return None, "there is no gcc"
     texts = [path.read_text() for path in (*SOURCES, FOLDER / "common.h")]
     key = "\n".join((*texts, *FLAGS, _processor(), _version(compiler)))
     try:
         folder = _cache_folder()
         path = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryDirectory(dir=folder) as workplace:
-                built = Path(workplace) / "kernels.so"
-                command = [compiler, *FLAGS, "-o", str(built), *map(str, SOURCES)]
-                subprocess.run(command, capture_output=True, check=True)
-                built.replace(path)  # whole or not at all, whoever builds at the same time
-        return ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.CalledProcessError):  # RuntimeError: no home
-        return None
+        if path.exists():
+            with suppress(OSError):  # damaged: built anew
+                return ctypes.CDLL(str(path)), ""
+        _compile(compiler, path)
+        return ctypes.CDLL(str(path)), ""
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        return None, f"gcc fails: {lines[-1]}" if lines else "gcc fails"
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
+        return None, str(error)
+
+
+def _compile(compiler: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=path.parent) as workplace:
+        built = Path(workplace) / "kernels.so"
+        command = [compiler, *FLAGS, "-o", str(built), *map(str, SOURCES)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        built.replace(path)  # whole or not at all, whoever builds at the same time
 
 
 def usable(x: Tensor) -> bool:
