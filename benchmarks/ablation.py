@@ -43,7 +43,7 @@ RECIPE = Recipe(
     batch_size=128,
     learning_rate=0.4,
     nesterov=True,
-    muon=True,
+    muon=0.1,
     schedule="one-cycle",
     weight_decay=1e-4,
     mirror=True,
@@ -279,10 +279,10 @@ def setting(**settings):
 
 VARIANTS = {
     "the base": Variant(),
-    "SGD alone": setting(muon=False),
-    "SGD alone, rate 0.1": setting(muon=False, learning_rate=0.1),
-    "SGD alone, no Nesterov": setting(muon=False, nesterov=False),
-    "SGD alone, constant rate of 0.05": setting(muon=False, schedule="step", learning_rate=0.05),
+    "SGD alone": setting(muon=0.0),
+    "SGD alone, rate 0.1": setting(muon=0.0, learning_rate=0.1),
+    "SGD alone, no Nesterov": setting(muon=0.0, nesterov=False),
+    "SGD alone, constant rate of 0.05": setting(muon=0.0, schedule="step", learning_rate=0.05),
     "rate 0.2": setting(learning_rate=0.2),
     "rate 0.8": setting(learning_rate=0.8),
     "batch 64": setting(batch_size=64),

@@ -29,10 +29,11 @@ from normlab.training import train
 
 SEARCH = (
     [{"learning_rate": rate} for rate in (0.1, 0.2, 0.4, 0.8)],
-    [{"weight_decay": decay} for decay in (0.0, 5e-4, 2e-3)],
-    [{"label_smoothing": share} for share in (0.0, 0.1)],
+    [{"muon": share} for share in (0.05, 0.1, 0.2)],
     [{"augment": steps} for steps in ((), ("shift",))],
-    [{"batch_size": size} for size in (64, 128, 256)],
+    [{"weight_decay": decay} for decay in (0.0, 5e-4)],
+    [{"label_smoothing": share} for share in (0.0, 0.1)],
+    [{"batch_size": size} for size in (64, 128)],
 )
 
 

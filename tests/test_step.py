@@ -232,7 +232,7 @@ def test_steps_are_sgd_with_momentum_by_hand(nesterov):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("norm", ["bn", "gn", "none"])
-@pytest.mark.parametrize("muon", [False, True])
+@pytest.mark.parametrize("muon", [0.0, 0.1])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were(value, muon, norm, precision):
     net, (inputs, labels) = network(norm), batch()

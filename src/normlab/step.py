@@ -16,8 +16,6 @@ from normlab.model import Network
 from normlab.muon import Muon
 from normlab.recipes import Recipe
 
-MUON_SHARE = 0.1
-
 
 class Batches:
     """The augmented batches of a run's epochs, each drawn from (seed, epoch, step) alone.
@@ -57,7 +55,7 @@ class Descent:
     """Gradient descent on a network's mean cross-entropy.
 
     Weights of convolutions and of `FC` decay; normalizations and biases do not. With the recipe's
-    `muon` those that mix channels are Muon's instead, at a tenth of the learning rate; the
+    `muon` those that mix channels are Muon's instead, at that share of the learning rate; the
     classifier's are not, for no normalization follows it.
 
     Args:
@@ -117,7 +115,7 @@ class Descent:
     def update(self, rate: float) -> None:
         """Moves the parameters by their gradients."""
         for optimizer in self.optimizers:
-            share = MUON_SHARE if isinstance(optimizer, Muon) else 1.0
+            share = self.recipe.muon if isinstance(optimizer, Muon) else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
             optimizer.step()

@@ -49,7 +49,7 @@ ZOO = {
         "the assignment's own line, under 50,000 parameters, with residuals where they fit",
     ),
     "line-5k": Entry(
-        "C:8 C:8+ c:8 P C:8+ C:8+ C:8+ c:8 P C:8+ C:8+ C:8+ GAP c",
+        "C:6 C:8 c:6 P C:8 C:8+ C:8+ c:6 P C:10 C:10+ C:10+ GAP c",
         "the same under 5,000 parameters",
     ),
     "sprint": Entry(
