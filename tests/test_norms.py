@@ -1,5 +1,6 @@
 """Each normalization against PyTorch's own layer or the formula written out in float64."""
 
+import re
 import sys
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import nn
 
 from normlab import norms
 from normlab.errors import UsageError
+from normlab.model import Network
+from normlab.norms import registry
 from normlab.summary import summarize
 
 SHAPE = (12, 5, 6)
@@ -29,16 +32,47 @@ def by_group(x, groups):
     return standardize(x.reshape(n, groups, c // groups, h, w), (2, 3, 4)).reshape(x.shape)
 
 
+def norm_of(p):
+    return {name.removeprefix("norm."): value for name, value in p.items()}
+
+
 def per_channel(p):
     return p[:, None, None]
 
 
+def affine(x, p, prefix=""):
+    return x * per_channel(p[f"{prefix}weight"]) + per_channel(p[f"{prefix}bias"])
+
+
+def local_response(x, p):
+    """Krizhevsky's sum, channel by channel; without the activation."""
+    a = affine(x, p, "affine.")
+    squares = F.pad(a**2, (0, 0, 0, 0, 2, 2))
+    total = sum(squares[:, k : k + a.shape[1]] for k in range(5))
+    return a / (2 + 1e-4 * total) ** 0.75
+
+
+def group_deviation(x, groups):
+    n, c, h, w = x.shape
+    cells = x.reshape(n, groups, c // groups, h, w)
+    mean = cells.mean((2, 3, 4), keepdim=True)
+    variance = ((cells - mean) ** 2).mean((2, 3, 4), keepdim=True)
+    return torch.sqrt(variance + EPSILON).expand_as(cells).reshape(x.shape)
+
+
 # From the input and the layer's parameters, by name, to what the layer must give.
 REFERENCES = {
-    "none": lambda x, p: x + per_channel(p["bias"]),
+    "none": affine,
+    "lrn": local_response,
     "bn": lambda x, p: (
         standardize(x, (0, 2, 3)) * per_channel(p["weight"]) + per_channel(p["bias"])
     ),
+    "ghost-bn=3": lambda x, p: torch.cat(
+        [affine(standardize(part, (0, 2, 3)), norm_of(p)) for part in (x[:3], x[3:6], x[6:])]
+    ),
+    "brn": lambda x, p: affine(standardize(x, (0, 2, 3)), p),  # in its first steps
+    "sync-bn": lambda x, p: affine(standardize(x, (0, 2, 3)), p),  # of one process
+    "gn-ws": lambda x, p: affine(by_group(x, 4), p),  # the rest of it is in its convolutions
     "gn": lambda x, p: by_group(x, 4) * per_channel(p["weight"]) + per_channel(p["bias"]),
     "gn=3": lambda x, p: by_group(x, 3) * per_channel(p["weight"]) + per_channel(p["bias"]),
     "ln": lambda x, p: (
@@ -51,6 +85,32 @@ REFERENCES = {
     "in": lambda x, p: standardize(x, (2, 3)) * per_channel(p["weight"]) + per_channel(p["bias"]),
     "rms": lambda x, p: (
         x / torch.sqrt((x**2).mean((1, 2, 3), keepdim=True) + EPSILON) * per_channel(p["weight"])
+    ),
+    "frn": lambda x, p: affine(x / torch.sqrt((x**2).mean((2, 3), keepdim=True) + 1e-6), p),
+    "evonorm-s0": lambda x, p: affine(x / group_deviation(x, 4), p),
+    "evonorm-s0=3": lambda x, p: affine(x / group_deviation(x, 3), p),
+}
+
+# Those that have another activation in them than a ReLU that follows, or one before.
+WITH_ACTIVATION = {
+    "lrn": lambda x, p: (
+        F.relu(affine(x, p, "affine."))
+        / (
+            2
+            + 1e-4
+            * F.avg_pool3d(F.relu(affine(x, p, "affine."))[:, None] ** 2, (5, 1, 1), 1, (2, 0, 0))[
+                :, 0
+            ]
+            * 5
+        )
+        ** 0.75
+    ),
+    "frn": lambda x, p: torch.maximum(
+        affine(x / torch.sqrt((x**2).mean((2, 3), keepdim=True) + 1e-6), p),
+        per_channel(p["threshold"]),
+    ),
+    "evonorm-s0": lambda x, p: affine(
+        x * torch.sigmoid(x * per_channel(p["slope"])) / group_deviation(x, 4), p
     ),
 }
 
@@ -68,9 +128,17 @@ def test_every_normalization_has_a_reference():
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("name", REFERENCES)
-def test_forward_and_backward_match_the_formula_in_float64(name, memory_format):
-    layer = with_random_parameters(norms.build(name, SHAPE, activate=False))
+@pytest.mark.parametrize(
+    ("name", "activate", "reference"),
+    [
+        *((name, False, reference) for name, reference in REFERENCES.items()),
+        *((name, True, reference) for name, reference in WITH_ACTIVATION.items()),
+    ],
+)
+def test_forward_and_backward_match_the_formula_in_float64(
+    name, activate, reference, memory_format
+):
+    layer = with_random_parameters(norms.build(name, SHAPE, activate=activate))
     x = (3 * torch.randn(7, *SHAPE) + 2).to(memory_format=memory_format).requires_grad_()
     upstream = torch.randn(7, *SHAPE)
     output = layer(x)
@@ -78,7 +146,7 @@ def test_forward_and_backward_match_the_formula_in_float64(name, memory_format):
 
     x64 = x.detach().double().requires_grad_()
     p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
-    expected = REFERENCES[name](x64, p64)
+    expected = reference(x64, p64)
     (expected * upstream.double()).sum().backward()
 
     torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-5)
@@ -91,6 +159,11 @@ def test_forward_and_backward_match_the_formula_in_float64(name, memory_format):
     ("name", "torchs_own"),
     [
         ("bn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("brn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("sync-bn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("ghost-bn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("none", lambda x: 3**0.5 * x),
+        ("lrn", lambda x: F.local_response_norm(3**0.5 * x, 5, alpha=5e-4, beta=0.75, k=2)),
         ("gn=6", lambda x: F.group_norm(x, 6)),
         ("ln", lambda x: F.group_norm(x, 1)),
         ("ln-full", lambda x: F.layer_norm(x, SHAPE)),
@@ -104,7 +177,7 @@ def test_at_its_first_weights_it_is_pytorchs_own(name, torchs_own):
     torch.testing.assert_close(norms.build(name, SHAPE, activate=False)(x), torchs_own(x))
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", set(REFERENCES) - set(WITH_ACTIVATION) - {"none", "evonorm-s0=3"})
 def test_an_activation_follows_where_it_is_asked_for(name):
     x = torch.randn(4, *SHAPE)
     plain = norms.build(name, SHAPE, activate=False)(x)
@@ -139,6 +212,101 @@ def test_batch_norm_uses_running_statistics_in_evaluation():
     torch.testing.assert_close(layer.eval()(x).double(), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["brn", "sync-bn", "ghost-bn=64"])
+def test_those_of_batches_use_running_statistics_in_evaluation(name):
+    layer = norms.build(name, SHAPE, activate=False)
+    x = 3 * torch.randn(64, *SHAPE) + 2
+    for _ in range(1500):
+        layer(x)
+    expected = norms.build("bn", SHAPE, activate=False)(x)
+    torch.testing.assert_close(layer.eval()(x), expected, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "r_max", "d_max"),
+    [(250, 1, 0), (750, 1 + 2 * 500 / 1750, 2.5), (1250, 1 + 2 * 1000 / 1750, 5), (9999, 3, 5)],
+)
+def test_batch_renormalization_corrects_within_its_limits(steps, r_max, d_max):
+    """Ioffe's algorithm 1, written out in float64."""
+    layer = with_random_parameters(norms.build("brn", SHAPE, activate=False))
+    generator = torch.Generator().manual_seed(2)
+    running_mean = 4 * torch.randn(12, generator=generator)
+    running_std = torch.rand(12, generator=generator) * 5 + 0.1
+    layer.running_mean.copy_(running_mean)
+    layer.running_std.copy_(running_std)
+    layer.steps.fill_(steps)
+    x = (3 * torch.randn(7, *SHAPE) + 2).requires_grad_()
+    upstream = torch.randn(7, *SHAPE)
+    output = layer(x)
+    (output * upstream).sum().backward()
+
+    x64 = x.detach().double().requires_grad_()
+    mean, std = x64.mean((0, 2, 3)), (x64.var((0, 2, 3), correction=0) + EPSILON).sqrt()
+    before_mean, before_std = running_mean.double(), running_std.double()
+    r = (std.detach() / before_std).clamp(1 / r_max, r_max)
+    d = ((mean.detach() - before_mean) / before_std).clamp(-d_max, d_max)
+    normalized = (x64 - per_channel(mean)) / per_channel(std) * per_channel(r) + per_channel(d)
+    expected = affine(normalized, {k: v.detach().double() for k, v in layer.named_parameters()})
+    (expected * upstream.double()).sum().backward()
+    torch.testing.assert_close(output.double(), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(x.grad.double(), x64.grad, atol=1e-4, rtol=1e-4)
+    moved = before_mean + 0.01 * (mean.detach() - before_mean)
+    torch.testing.assert_close(layer.running_mean.double(), moved, atol=1e-6, rtol=1e-5)
+    moved = before_std + 0.01 * (std.detach() - before_std)
+    torch.testing.assert_close(layer.running_std.double(), moved, atol=1e-6, rtol=1e-5)
+    assert layer.steps == steps + 1
+
+
+def test_weight_standardization_is_in_the_convolutions_that_mix_channels():
+    network = Network("C:8 D:12 GAP FC", norm="gn-ws")
+    first, second = network.blocks[:2]
+    x = torch.randn(2, 8, 6, 6)
+    assert torch.equal(second.depthwise(x), F.conv2d(x, second.depthwise.weight, None, 1, 1, 1, 8))
+    x = torch.randn(2, 3, 6, 6)
+    weight = first.conv.weight.detach().double()
+    rows = weight.flatten(1)
+    standardized = (rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True)
+    expected = F.conv2d(x.double(), standardized.view_as(weight), padding=1)
+    torch.testing.assert_close(first.conv(x).double(), expected, atol=1e-4, rtol=1e-4)
+    # Scaling or shifting a filter changes nothing.
+    before = first.conv(x)
+    with torch.no_grad():
+        first.conv.weight.mul_(3).add_(0.2)
+    torch.testing.assert_close(first.conv(x), before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("line", ["C:16 C:16 C:16 C:16 C:16 GAP FC", "C:16 D:16 D:16 D:16 GAP FC"])
+def test_without_normalization_features_start_at_the_inputs_scale(line):
+    """As He et al. intend it: the second moment neither vanishes nor explodes with depth."""
+    x = torch.randn(64, 3, 16, 16)
+    for seed in range(3):
+        network = Network(line, norm="none", seed=seed)
+        y = x
+        for block in network.blocks[:-2]:
+            y = block(y)
+            assert 0.2 < y.square().mean() / x.square().mean() < 5
+
+
+@pytest.mark.parametrize("name", norms.REGISTRY)
+def test_every_normalization_learns(name):
+    """A few steps on a batch lower its loss, in float32 and in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(16, 3, 32, 32, generator=generator)
+    labels = torch.randint(10, (16,), generator=generator)
+    for bfloat16 in (False, True):
+        network = Network("C:8 P D:12 P C:12+ GAP FC", norm=name).train()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
+        losses = []
+        for _ in range(15):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = F.cross_entropy(network(x).float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0] - 0.05, losses
+
+
 @given(st.integers(1, 300))
 def test_groups_default_to_the_largest_divisor_up_to_4(channels):
     groups = norms.default_groups(channels)
@@ -150,8 +318,13 @@ def test_groups_default_to_the_largest_divisor_up_to_4(channels):
     ("name", "shape", "problem"),
     [
         ("gn=5", SHAPE, "5 groups do not divide 12 channels"),
+        ("gn-ws=5", SHAPE, "5 groups do not divide 12 channels"),
+        ("evonorm-s0=5", SHAPE, "evonorm-s0=5: 5 groups do not divide 12 channels"),
+        ("ghost-bn=0", SHAPE, "must be a whole number above 0"),
+        ("frn", (8, 1, 1), "frn over a 1 × 1 map"),
+        ("evonorm-s0=4", (4, 1, 1), "evonorm-s0=4 over one value is constant"),
         ("gm", SHAPE, "no normalization 'gm': did you mean gn?"),
-        ("xyzzy", SHAPE, "no normalization 'xyzzy': it is one of none, bn"),
+        ("xyzzy", SHAPE, "no normalization 'xyzzy': it is one of none, lrn, bn"),
         ("bn=3", SHAPE, "bn takes no number"),
         ("gn=", SHAPE, "must be a whole number above 0"),
         ("gn=0", SHAPE, "must be a whole number above 0"),
@@ -203,7 +376,7 @@ def test_a_users_own_layer_by_module_and_class(tmp_path, monkeypatch):
 
 
 def test_a_layer_registered_in_python(monkeypatch):
-    monkeypatch.setattr(norms, "REGISTRY", dict(norms.REGISTRY))
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
     @norms.register(
         "scale", formula="x · w", paper="none", axes="none", parameters="1", argument="w"
@@ -221,7 +394,7 @@ def test_a_layer_registered_in_python(monkeypatch):
 
 
 def test_a_notebooks_cell_that_is_run_again_replaces_its_layer(monkeypatch):
-    monkeypatch.setattr(norms, "REGISTRY", dict(norms.REGISTRY))
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
     for size in (1, 2):
 
         @norms.register("mine", formula="", paper="", axes="", parameters="")
@@ -265,7 +438,13 @@ def test_a_name_that_is_taken_or_cannot_be_written_is_refused(name):
 
 @settings(max_examples=25)
 @given(
-    name=st.sampled_from(["ln", "gn", "in", "rms", "ln-channel", "ln-full"]),
+    name=st.sampled_from(
+        [
+            entry.name
+            for entry in norms.REGISTRY.values()
+            if "N" not in re.findall(r"\w+", entry.axes)
+        ]
+    ),
     batch=st.integers(2, 5),
     seed=st.integers(0, 2**31),
 )

@@ -113,14 +113,15 @@ class Convolution(nn.Module):
         super().__init__()
         block, inputs, outputs = placed.block, placed.input[0], placed.output[0]
         padding = 0 if block.valid or placed.kernel == 1 else 1
+        conv2d = norms.find(placed.norm)[0].convolution if placed.norm else nn.Conv2d
         self.depthwise: nn.Module | None = None
         if block.kind == "D":
-            self.depthwise = nn.Conv2d(
+            self.depthwise = conv2d(
                 inputs, inputs, 3, block.stride, padding, groups=inputs, bias=False
             )
-            self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+            self.conv = conv2d(inputs, outputs, 1, bias=False)
         else:
-            self.conv = nn.Conv2d(inputs, outputs, placed.kernel, block.stride, padding, bias=False)
+            self.conv = conv2d(inputs, outputs, placed.kernel, block.stride, padding, bias=False)
         self.depthwise_norms = nn.ModuleList()
         self.norms = nn.ModuleList()
         self.residual = block.residual

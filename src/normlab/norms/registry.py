@@ -1,15 +1,4 @@
-"""The normalization layers, in one registry.
-
-Throughout, x is N × C × H × W, a mean E and a variance Var (biased) run over the axes that an entry
-names, w and b are learned, and ε is 1e-5. `normlab norms` prints the registry.
-
-One's own layer: a `torch.nn.Module` class whose constructor takes the shape (C, H, W) of what it
-normalizes and whose `forward` keeps the shape of its N × C × H × W input; a ReLU follows it. Name
-it `module:Class` on the command line, or register it in Python:
-
-    @register("l1", formula="x / E|x| · w", paper="ours", axes="C, H, W", parameters="C")
-    class L1Norm(nn.Module): ...
-"""
+"""The registry: what a normalization is called, what it computes, how it is built."""
 
 import difflib
 import importlib
@@ -17,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normlab.errors import UsageError
-from normlab.fused import FusedNorm
 
 Shape = tuple[int, int, int]
 EPSILON = 1e-5
@@ -42,6 +30,7 @@ class Normalization:
         parameters: How many it learns, in C, H and W.
         argument: What the number behind `=` is; None where it takes none.
         divides: The number behind `=` must divide the channels.
+        convolution: The class of the convolutions that it follows.
     """
 
     name: str
@@ -53,6 +42,7 @@ class Normalization:
     parameters: str
     argument: str | None = None
     divides: bool = False
+    convolution: type[nn.Conv2d] = nn.Conv2d
 
 
 REGISTRY: dict[str, Normalization] = {}
@@ -69,13 +59,15 @@ def register(
     parameters: str,
     argument: str | None = None,
     divides: bool = False,
-    fused: bool = False,
+    activates: bool = False,
+    convolution: type[nn.Conv2d] = nn.Conv2d,
 ) -> Callable[[Layer], Layer]:
     """Enters a layer, which a ReLU then follows, into the registry.
 
     The layer is a class or function that takes the shape (C, H, W), and the number behind `=` as a
-    second argument where `argument` says what that is. A `fused` one also takes the keywords
-    `activate` (bool) and `dropout` (probability), and applies the ReLU and the dropout itself.
+    second argument where `argument` says what that is. One that `activates` also takes the keywords
+    `activate` (bool) and `dropout` (probability): it applies the ReLU, or what it has instead, and
+    the dropout itself. One that belongs to other weights names the `convolution` that has them.
 
     A name can be registered anew only by the same layer, as by a notebook's cell that is run again.
 
@@ -98,7 +90,7 @@ def register(
 
         def build(shape: Shape, number: int | None, activate: bool, dropout: float) -> nn.Module:
             numbers = () if argument is None else (number,)
-            if fused:
+            if activates:
                 return layer(shape, *numbers, activate=activate, dropout=dropout)
             return _with_tail(layer(shape, *numbers), activate, dropout)
 
@@ -112,6 +104,7 @@ def register(
             parameters=parameters,
             argument=argument,
             divides=divides,
+            convolution=convolution,
         )
         return layer
 
@@ -208,144 +201,6 @@ def _with_tail(layer: nn.Module, activate: bool, dropout: float) -> nn.Module:
 def _said(error: BaseException) -> str:
     """An error of the user's code, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def default_groups(channels: int) -> int:
-    """The largest divisor of the channels that is at most 4."""
-    return next(groups for groups in (4, 3, 2, 1) if channels % groups == 0)
-
-
-@register(
-    "none",
-    formula="x + b",
-    paper="no normalization; a bias stands in for the one that the others learn",
-    axes="none",
-    parameters="C",
-)
-class ChannelBias(nn.Module):
-    """No normalization: a bias for each channel."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(shape[0]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
-        return x + self.bias[:, None, None]
-
-
-@register(
-    "bn",
-    formula="(x − E) / √(Var + ε) · w + b; in use, E and Var are running means of training's",
-    paper="Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithms 1 and 2",
-    axes="N, H, W",
-    parameters="2·C",
-    fused=True,
-)
-def batch_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
-    """Batch normalization with a momentum of 0.1."""
-    return FusedNorm(shape, groups=None, activate=activate, dropout=dropout, eps=EPSILON)
-
-
-@register(
-    "gn",
-    formula="(x − E) / √(Var + ε) · w + b",
-    paper="Wu & He 2018, Group Normalization, arXiv:1803.08494, equations 1, 2 and 7",
-    axes="H, W and a group of channels",
-    parameters="2·C",
-    argument="number of groups (left out: the largest divisor of C that is at most 4)",
-    divides=True,
-    fused=True,
-)
-def group_norm(
-    shape: Shape, groups: int | None = None, *, activate: bool, dropout: float
-) -> nn.Module:
-    """Group normalization, affine per channel."""
-    channels, height, width = shape
-    if groups is not None and channels % groups:
-        raise UsageError(f"gn={groups}: {groups} groups do not divide {channels} channels")
-    groups = groups or default_groups(channels)
-    if groups == channels and height * width == 1:
-        raise UsageError(f"gn={groups} over one value is constant: the block needs fewer groups")
-    return FusedNorm(shape, groups=groups, activate=activate, dropout=dropout, eps=EPSILON)
-
-
-@register(
-    "ln",
-    formula="(x − E) / √(Var + ε) · w + b, w and b for each channel",
-    paper="Ba, Kiros & Hinton 2016, Layer Normalization, arXiv:1607.06450; with an affine map per "
-    "channel it is GroupNorm with one group (Wu & He 2018, section 3.1)",
-    axes="C, H, W",
-    parameters="2·C",
-    fused=True,
-)
-def layer_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
-    """Layer normalization over the whole map, affine per channel."""
-    return FusedNorm(shape, groups=1, activate=activate, dropout=dropout, eps=EPSILON)
-
-
-@register(
-    "ln-full",
-    formula="(x − E) / √(Var + ε) · w + b, w and b for each element of C × H × W",
-    paper="Ba, Kiros & Hinton 2016, Layer Normalization, arXiv:1607.06450, equation 3",
-    axes="C, H, W",
-    parameters="2·C·H·W",
-)
-def layer_norm_full(shape: Shape) -> nn.Module:
-    """Layer normalization as PyTorch's LayerNorm([C, H, W]); its size grows with the picture."""
-    return nn.LayerNorm(shape, eps=EPSILON)
-
-
-@register(
-    "ln-channel",
-    formula="(x − E) / √(Var + ε) · w + b, at each pixel by itself",
-    paper="Ba, Kiros & Hinton 2016, arXiv:1607.06450, as in Liu et al. 2022, A ConvNet for the "
-    "2020s, arXiv:2201.03545",
-    axes="C",
-    parameters="2·C",
-)
-class ChannelLayerNorm(nn.Module):
-    """Layer normalization over the channels of each pixel."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        if shape[0] == 1:
-            raise UsageError("ln-channel over one channel is constant: the block needs 2 or more")
-        self.norm = nn.LayerNorm(shape[0], eps=EPSILON)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
-        normalized: Tensor = self.norm(x.permute(0, 2, 3, 1))
-        return normalized.permute(0, 3, 1, 2)
-
-
-@register(
-    "in",
-    formula="(x − E) / √(Var + ε) · w + b",
-    paper="Ulyanov, Vedaldi & Lempitsky 2016, Instance Normalization, arXiv:1607.08022",
-    axes="H, W",
-    parameters="2·C",
-    fused=True,
-)
-def instance_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
-    """Instance normalization, affine: GroupNorm with a group for each channel."""
-    channels, height, width = shape
-    if height * width == 1:
-        raise UsageError("in over a 1 × 1 map is constant: the block needs a larger map")
-    return FusedNorm(shape, groups=channels, activate=activate, dropout=dropout, eps=EPSILON)
-
-
-@register(
-    "rms",
-    formula="x / √(E[x²] + ε) · w",
-    paper="Zhang & Sennrich 2019, Root Mean Square Layer Normalization, arXiv:1910.07467, eq. 4",
-    axes="C, H, W",
-    parameters="C",
-    fused=True,
-)
-def rms_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
-    """Root mean square normalization over the whole map, a weight for each channel."""
-    return FusedNorm(shape, groups=1, centre=False, activate=activate, dropout=dropout, eps=EPSILON)
 
 
 def channel_multiple(text: str) -> int:
