@@ -127,11 +127,11 @@ class Convolution(nn.Module):
         self.residual = block.residual
         self.repeat = block.repeat
         if placed.norm is not None:
-            *before, after = placed.norm_shapes
             for _ in range(block.repeat):
-                for shape in before:
-                    self.depthwise_norms.append(norms.build(placed.norm, shape, activate=False))
-                self.norms.append(norms.build(placed.norm, after, activate=True, dropout=dropout))
+                for shape, activate in placed.normalized:
+                    drop = dropout if activate else 0.0
+                    norm = norms.build(placed.norm, shape, activate=activate, dropout=drop)
+                    (self.norms if activate else self.depthwise_norms).append(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × width × H' × W'."""

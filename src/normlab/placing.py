@@ -39,13 +39,14 @@ class Placed:
         return 3 if self.norm is not None else 1
 
     @property
-    def norm_shapes(self) -> tuple[Shape, ...]:
-        """What the normalizations of one application see."""
+    def normalized(self) -> tuple[tuple[Shape, bool], ...]:
+        """What the normalizations of one application see, and whether an activation follows."""
         if self.norm is None:
             return ()
+        last = (self.output, True)
         if self.block.kind == "D":
-            return ((self.input[0], *self.output[1:]), self.output)
-        return (self.output,)
+            return (((self.input[0], *self.output[1:]), False), last)
+        return (last,)
 
     @property
     def weights(self) -> int:
@@ -175,8 +176,8 @@ def _counted(placed: Placed) -> Placed:
     """The block with its normalizations counted: they are built, for a user's own may be any."""
     parameters = statistics = 0
     with torch.random.fork_rng(devices=[]):  # which may draw its first weights
-        for shape in placed.norm_shapes:
-            module = norms.build(placed.norm or "", shape, activate=True)
+        for shape, activate in placed.normalized:
+            module = norms.build(placed.norm or "", shape, activate=activate)
             parameters += sum(p.numel() for p in module.parameters())
             statistics += sum(b.numel() for b in module.buffers() if b.is_floating_point())
     repeat = placed.block.repeat
@@ -200,9 +201,9 @@ def refuse_single_values(blocks: Sequence[Block], *, norm: str, classes: int, ba
         LayoutError: The block of the first that refuses.
     """
     for index, placed in enumerate(place(blocks, norm=norm, classes=classes)):
-        for shape in placed.norm_shapes:
+        for shape, activate in placed.normalized:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                module = norms.build(placed.norm or "", shape, activate=False)
+                module = norms.build(placed.norm or "", shape, activate=activate)
                 try:
                     module(torch.zeros(batch, *shape))
                 except ValueError as error:

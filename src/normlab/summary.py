@@ -134,6 +134,6 @@ def summarize(
 
 def _describe_norm(placed: Placed) -> str:
     if placed.norm == "gn":
-        groups = dict.fromkeys(norms.default_groups(shape[0]) for shape in placed.norm_shapes)
+        groups = dict.fromkeys(norms.default_groups(shape[0]) for shape, _ in placed.normalized)
         return "gn=" + ", ".join(map(str, groups))
     return placed.norm or ""
