@@ -636,7 +636,8 @@ def test_a_network_computes_what_it_does_in_float64(name):
         got.append([logits, used, *(p.grad for p in network.parameters()), *network.buffers()])
     for one, other in zip(*got, strict=True):
         scale = other.detach().abs().max()
-        torch.testing.assert_close(one.double(), other.double(), rtol=1e-3, atol=float(1e-4 * scale) + 1e-7)
+        atol = float(1e-4 * scale) + 1e-7
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-3, atol=atol)
 
 
 @compiled

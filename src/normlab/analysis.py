@@ -345,6 +345,8 @@ def _settings(runs: Sequence[Run]) -> str:
         ("config", "budget"),
         ("config", "holdout"),
         ("config", "split_seed"),
+        ("config", "train_images"),
+        ("config", "label_noise"),
     ]
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))

@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 it could not be done, 2 what was asked for makes no sense, 130 interrupted.
 """
 
-import hashlib
 import inspect
 import os
 import sys
@@ -14,11 +13,13 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from normlab.config import DataConfig, DataRoot, Execution, RunConfig, default_is
+from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
 from normlab.errors import NormlabError, UsageError
 
 _UNSET = RunConfig(network="")
+_NO_STUDY = StudyConfig(network="")
 _Config = Annotated[RunConfig, OmitArgPrefixes]
+_Study = Annotated[StudyConfig, OmitArgPrefixes]
 _Data = Annotated[DataConfig, OmitArgPrefixes]
 _Execution = Annotated[Execution, OmitArgPrefixes]
 _Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
@@ -109,6 +110,55 @@ def evaluate(
         differing = evaluation.correct - round(stated.accuracy * images)
         verdict = f"{differing:+} images" if differing else "the same"
         print(f"the run's folder states {percent(stated.accuracy, images)}: {verdict}")
+
+
+def compare(
+    config: _Study = _NO_STUDY,
+    *,
+    out: Annotated[Path | None, default_is("studies/DATASET/NETWORK")] = None,
+    workers: Annotated[int | None, default_is("one a core")] = None,
+    ray: Annotated[str | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
+    dry_run: bool = False,
+    data_root: DataRoot = None,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
+) -> None:
+    """Train every normalization with every seed on the same network, and say which is best.
+
+        $ normlab compare micro --norms bn gn ln --seeds 5
+        $ normlab compare nano --norms bn gn --batch-sizes 2 8 32 128 --epochs 5 --dry-run
+        $ normlab compare "C:8 P C:16 P C:16 GAP FC" --dataset digits --recipe demo --seeds 3
+
+    The same command goes on where it was stopped. Networks that are compared differ in the
+    normalization alone; each run is on one thread.
+
+    Args:
+        config: What is compared.
+        out: The study's folder.
+        workers: Runs at a time.
+        ray: Carry the runs out on Ray: on a cluster of this machine's cores, or the one at ADDRESS,
+            whose nodes must all see the study's folder.
+        dry_run: Say what would be run and how long it would take, and stop there.
+        data_root: Where the data lies, as `normlab train` takes it.
+        device: As `normlab train` takes it.
+    """
+    from normlab.study.compare import compare as run_study
+
+    if not config.network:
+        raise UsageError("expected a network: a name that `normlab zoo` lists, or a layout")
+    study = run_study(
+        config,
+        out or _default_study(config),
+        Execution(data_root=data_root, device=device),
+        workers=workers,
+        ray=ray,
+        dry_run=dry_run,
+    )
+    failed = [result for result in study.results if result.state == "failed"]
+    if failed:
+        raise NormlabError(
+            f"{len(failed)} of {len(study.results)} runs failed: {study.path / 'study.csv'} says "
+            "why. To try them again, give the same command again"
+        )
 
 
 def report(
@@ -240,6 +290,7 @@ def norms() -> None:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "compare": compare,
     "evaluate": evaluate,
     "report": report,
     "data": data,
@@ -260,11 +311,9 @@ def _default_out(config: RunConfig) -> Path:
 
     A layout is named by a hash; the published networks have the normalization in their name.
     """
-    from normlab.zoo import ZOO
+    from normlab.zoo import short_name
 
-    network = config.network
-    if network not in ZOO:
-        network = f"layout-{hashlib.sha256(network.encode()).hexdigest()[:6]}"
+    network = short_name(config.network)
     parts = [network]
     if config.budget is not None:
         parts.append(str(config.budget))
@@ -272,6 +321,13 @@ def _default_out(config: RunConfig) -> Path:
         parts.append(config.norm.replace(":", "."))
     dataset = config.dataset.partition(":")[0]
     return Path("runs") / dataset / "-".join([*parts, str(config.seed)])
+
+
+def _default_study(config: StudyConfig) -> Path:
+    """studies/DATASET/NETWORK; a layout is named by a hash."""
+    from normlab.zoo import short_name
+
+    return Path("studies") / config.dataset.partition(":")[0] / short_name(config.network)
 
 
 def _dispatch(arguments: list[str]) -> None:

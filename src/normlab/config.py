@@ -1,7 +1,8 @@
 """What a run is described by: the one source for flags, the Python API and config.json.
 
-`RunConfig` holds all that decides a run's numbers and is recorded with it. `Execution` holds where
-and how it is computed: it may differ when the run is resumed or evaluated on another machine.
+`RunConfig` holds all that decides a run's numbers and is recorded with it, `StudyConfig` all that
+decides a study's. `Execution` holds where and how it is computed: it may differ when the run is
+resumed or evaluated on another machine.
 """
 
 from dataclasses import dataclass
@@ -70,12 +71,75 @@ class RunConfig(DataConfig):
     weight_decay: Annotated[float | None, default_is("the recipe's")] = None
     """Of convolutions' and `FC`'s weights; where Muon trains some of them, of the others."""
 
+    train_images: Annotated[int | None, default_is("all")] = None
+    """Training images to use, each class its share; the others are left aside."""
+
+    label_noise: float = 0.0
+    """Share of the training labels that are wrong: another class's, drawn at random."""
+
     precision: Precision = "float32"
     """Of activations and convolutions in training; `bfloat16` is faster where the processor has
     instructions for it. Weights, their updates, and evaluation are float32."""
 
     seed: int = 0
     """Seed of every random draw: weights, batches, augmentation, dropout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(DataConfig):
+    """What is compared: every normalization with every seed, in every setting."""
+
+    network: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
+    ]
+    """As `normlab train` takes it; open widths are solved once, for the normalization with the most
+    parameters."""
+
+    norms: tuple[str, ...] = ("bn", "gn", "ln")
+    """Normalizations."""
+
+    seeds: int = 5
+    """Repeats. At a seed, all normalizations start from the same convolutions and see the same
+    batches."""
+
+    layouts: Annotated[tuple[str, ...], default_is("none")] = ()
+    """Further networks: names or layouts."""
+
+    budgets: Annotated[tuple[int, ...], default_is("50000 where a width is open")] = ()
+    """Parameters to stay below."""
+
+    batch_sizes: Annotated[tuple[int, ...], default_is("the recipe's")] = ()
+    """Images a step. The learning rate goes with their square root, from the recipe's on."""
+
+    groups: Annotated[tuple[int, ...], default_is("up to 4, what divides")] = ()
+    """Numbers of groups that `gn` is compared with."""
+
+    train_images: Annotated[tuple[int, ...], default_is("all")] = ()
+    """Numbers of training images, each class its share."""
+
+    label_noise: Annotated[tuple[float, ...], default_is("none")] = ()
+    """Shares of wrong training labels; 0 is none."""
+
+    tune: Annotated[tuple[Literal["lr", "wd"], ...], default_is("the recipe's settings")] = ()
+    """Search the learning rate, the weight decay, or both before the runs, on held-out images: the
+    same trials for every normalization."""
+
+    recipe: Annotated[str | None, default_is("the network's own where it has one, else seed")] = (
+        None
+    )
+    """Training recipe, as `normlab train` takes it."""
+
+    epochs: Annotated[int | None, default_is("the recipe's")] = None
+    """Passes over the training images."""
+
+    learning_rate: Annotated[float | None, default_is("the recipe's")] = None
+    """Peak learning rate, of all normalizations."""
+
+    weight_decay: Annotated[float | None, default_is("the recipe's")] = None
+    """As `normlab train` takes it, of all normalizations."""
+
+    precision: Precision = "float32"
+    """As `normlab train` takes it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,26 @@ def describe(device: torch.device, *, from_epoch: int) -> Machine:
     )
 
 
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def available_memory() -> int:
+    """The memory that processes can still have without swapping, in bytes; 0 where unknown."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
 def _processor() -> str:
     """The CPU's name: Linux keeps it in a file, other systems tell Python."""
     cpuinfo = Path("/proc/cpuinfo")

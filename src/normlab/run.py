@@ -19,7 +19,7 @@ from typeguard import TypeCheckError, check_type
 
 from normlab import layout, recipes
 from normlab.config import RunConfig
-from normlab.data import load
+from normlab.data import divide, load
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import NormlabError, RunError
 from normlab.files import write_atomically
@@ -156,11 +156,11 @@ class Run:
         try:
             return cls(
                 path=path,
-                config=_build(RunConfig, content["run"]),
-                recipe=_build(recipes.Recipe, content["recipe"]),
+                config=build(RunConfig, content["run"]),
+                recipe=build(recipes.Recipe, content["recipe"]),
                 layout=layout.format(layout.parse(content["layout"])),
-                data=_build(DataCard, content["data"]),
-                machines=tuple(_build(Machine, machine) for machine in content["machines"]),
+                data=build(DataCard, content["data"]),
+                machines=tuple(build(Machine, machine) for machine in content["machines"]),
                 epochs=read_metrics(path / "metrics.jsonl"),
             )
         except (KeyError, TypeError, AttributeError, TypeCheckError) as error:
@@ -266,7 +266,7 @@ class Run:
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "
                 f"{self.path} was trained on {self.data.fingerprint[:12]}…: give its own data"
             )
-        return dataset.hold_out(config.holdout, config.split_seed) if config.holdout else dataset
+        return divide(dataset, config)
 
 
 def read_metrics(path: Path) -> tuple[Epoch, ...]:
@@ -292,7 +292,7 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
             schema = content.pop("schema")
             if schema != SCHEMA:
                 raise RunError(f"{path} has schema {schema!r}, this normlab reads schema {SCHEMA}")
-            epochs.append(_build(Epoch, content))
+            epochs.append(build(Epoch, content))
             if epochs[-1].epoch != number:
                 raise ValueError(f"epoch {epochs[-1].epoch} stands in its place")
         except (ValueError, KeyError, TypeError, AttributeError, TypeCheckError) as error:
@@ -323,7 +323,7 @@ def _line(epoch: Epoch) -> str:
 T = TypeVar("T")
 
 
-def _build(kind: type[T], content: dict[str, Any]) -> T:
+def build(kind: type[T], content: dict[str, Any]) -> T:
     """A dataclass from JSON, its fields' types checked; TypeError or TypeCheckError else."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     hints = get_type_hints(kind)

@@ -18,7 +18,7 @@ from rich.console import Console
 from normlab import kernels, layout, machine, recipes, zoo
 from normlab.checkpoint import Checkpoint, save_weights
 from normlab.config import Execution, RunConfig
-from normlab.data import Dataset, load
+from normlab.data import Dataset, divide, load
 from normlab.data.describe import channel_statistics
 from normlab.draws import seed_for
 from normlab.errors import DivergedError, InterruptedRunError, RunError
@@ -31,7 +31,12 @@ from normlab.step import Batches, Descent
 
 
 def train(
-    config: RunConfig, out: Path | str, execution: Execution | None = None, *, quiet: bool = False
+    config: RunConfig,
+    out: Path | str,
+    execution: Execution | None = None,
+    *,
+    dataset: Dataset | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Trains a network from its first weights and writes the run's folder.
 
@@ -39,6 +44,7 @@ def train(
         config: What to train, on what, how.
         out: The run's folder; it must not hold a run yet.
         execution: Where the data lies, and the device.
+        dataset: What the configuration names, divided, where it is at hand; else it is loaded.
         quiet: Show nothing.
 
     Raises:
@@ -56,14 +62,14 @@ def train(
     line = zoo.find(config.network)
     layout.parse(line)  # a misspelt layout should not wait for a download
     device = machine.prepare(execution)
-    dataset = load(
-        config.dataset,
-        data_root=execution.data_root,
-        split_seed=config.split_seed,
-        skip_unreadable=config.skip_unreadable,
-    )
-    if config.holdout:
-        dataset = dataset.hold_out(config.holdout, config.split_seed)
+    if dataset is None:
+        loaded = load(
+            config.dataset,
+            data_root=execution.data_root,
+            split_seed=config.split_seed,
+            skip_unreadable=config.skip_unreadable,
+        )
+        dataset = divide(loaded, config)
     network = Network(
         line,
         norm=config.norm,
@@ -105,7 +111,13 @@ def train(
     return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
 
 
-def resume(path: Path | str, execution: Execution | None = None, *, quiet: bool = False) -> Run:
+def resume(
+    path: Path | str,
+    execution: Execution | None = None,
+    *,
+    dataset: Dataset | None = None,
+    quiet: bool = False,
+) -> Run:
     """Goes on with a run that was stopped, to the same end as if it had not been.
 
     On the same machine, with as many threads, the weights end up equal bit for bit.
@@ -113,6 +125,7 @@ def resume(path: Path | str, execution: Execution | None = None, *, quiet: bool 
     Args:
         path: The run's folder.
         execution: Where the data lies, and the device.
+        dataset: As `train` takes it.
         quiet: Show nothing.
 
     Raises:
@@ -130,7 +143,7 @@ def resume(path: Path | str, execution: Execution | None = None, *, quiet: bool 
             f"the checkpoint was written after {checkpoint.epoch}"
         )
     device = machine.prepare(execution)
-    dataset = run.dataset(execution.data_root)
+    dataset = run.dataset(execution.data_root) if dataset is None else dataset
     network = Network(
         run.layout,
         norm=run.config.norm,

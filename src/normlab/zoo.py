@@ -1,6 +1,7 @@
 """Named layouts."""
 
 import difflib
+import hashlib
 from dataclasses import dataclass
 
 from normlab.errors import UsageError
@@ -71,3 +72,10 @@ def find(network: str) -> str:
     if near:
         raise UsageError(f"no network {network!r}: did you mean {' or '.join(near)}?")
     return network
+
+
+def short_name(network: str) -> str:
+    """What folders call a network: its name, or a hash of its layout."""
+    if network in ZOO:
+        return network
+    return f"layout-{hashlib.sha256(network.encode()).hexdigest()[:6]}"

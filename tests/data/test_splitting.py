@@ -3,7 +3,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from normlab.data import Dataset, Split
+from normlab import RunConfig
+from normlab.data import Dataset, Split, divide, load
 from normlab.data.splitting import stratified
 from normlab.errors import DataError, UsageError
 
@@ -105,3 +106,70 @@ def test_holding_out_moves_images_and_keeps_the_fingerprint():
         assert (split.images[:, 0, 0, 0] % 4 == split.labels).all()
     together = np.concatenate([parted.train.images, parted.holdout.images])[:, 0, 0, 0]
     assert sorted(together.tolist()) == list(range(40))
+
+
+# Fewer training images, and wrong labels
+
+
+def test_a_part_of_the_training_images_is_kept():
+    whole = load("digits")
+    part = whole.keep(200, seed=3)
+    assert len(part.train) == 200
+    assert np.bincount(part.train.labels).min() >= 19
+    assert part.fingerprint == whole.fingerprint
+    assert len(part.test) == len(whole.test)
+    assert {image.tobytes() for image in part.train.images} <= {
+        image.tobytes() for image in whole.train.images
+    }
+    again, other = whole.keep(200, seed=3), whole.keep(200, seed=4)
+    assert np.array_equal(part.train.images, again.train.images)
+    assert not np.array_equal(part.train.images, other.train.images)
+
+
+def test_what_is_kept_has_nothing_to_do_with_what_is_held_out():
+    whole = load("digits")
+    held = whole.hold_out(500).holdout
+    kept = whole.keep(500).train
+    both = {i.tobytes() for i in held.images} & {i.tobytes() for i in kept.images}
+    assert 100 < len(both) < 250  # by chance 500² / 1437 = 174
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_wrong_labels_are_another_class_s_and_evenly_so(share):
+    whole = load("digits")
+    noisy = whole.mislabel(share, seed=1)
+    wrong = noisy.train.labels != whole.train.labels
+    assert wrong.sum() == round(share * len(whole.train))
+    assert noisy.train.labels.min() >= 0
+    assert noisy.train.labels.max() <= 9
+    steps = (noisy.train.labels - whole.train.labels)[wrong] % 10
+    assert set(steps) == set(range(1, 10))
+    counts = np.bincount(steps, minlength=10)[1:]
+    assert counts.max() < 2 * counts.min() + 15
+    by_class = np.bincount(whole.train.labels[wrong], minlength=10)
+    assert np.ptp(by_class) <= 1 + share * np.ptp(np.bincount(whole.train.labels))
+    assert np.array_equal(noisy.train.images, whole.train.images)
+    assert np.array_equal(noisy.test.labels, whole.test.labels)
+    assert np.array_equal(noisy.train.labels, whole.mislabel(share, seed=1).train.labels)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 2.0, float("nan")])
+def test_a_share_of_wrong_labels_that_is_none_is_refused(share):
+    with pytest.raises(UsageError, match="must be above 0 and below 1"):
+        load("digits").mislabel(share)
+
+
+def test_the_order_of_dividing_leaves_held_out_labels_right():
+    config = RunConfig(network="", holdout=300, train_images=400, label_noise=0.3)
+    whole, divided = load("digits"), divide(load("digits"), config)
+    assert (len(divided.train), len(divided.holdout)) == (400, 300)
+    labels = {i.tobytes(): k for i, k in zip(whole.train.images, whole.train.labels, strict=True)}
+    right = [
+        labels[i.tobytes()] == k
+        for i, k in zip(divided.train.images, divided.train.labels, strict=True)
+    ]
+    assert right.count(False) == 120
+    assert all(
+        labels[i.tobytes()] == k
+        for i, k in zip(divided.holdout.images, divided.holdout.labels, strict=True)
+    )

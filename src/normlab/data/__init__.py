@@ -3,10 +3,26 @@
 import difflib
 from pathlib import Path
 
+from normlab.config import RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import UsageError
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["Dataset", "Split", "divide", "load"]
+
+
+def divide(dataset: Dataset, config: RunConfig) -> Dataset:
+    """A data set as a run uses it: images held out, a part kept for training, labels made wrong.
+
+    Raises:
+        UsageError, DataError: The data set cannot be divided so.
+    """
+    if config.holdout:
+        dataset = dataset.hold_out(config.holdout, config.split_seed)
+    if config.train_images is not None:
+        dataset = dataset.keep(config.train_images, config.split_seed)
+    if config.label_noise:
+        dataset = dataset.mislabel(config.label_noise, config.split_seed)
+    return dataset
 
 
 def load(

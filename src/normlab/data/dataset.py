@@ -78,6 +78,29 @@ class Dataset:
         held, kept = stratified(self.train.labels, count, seed)
         return dataclasses.replace(self, train=self.train.take(kept), holdout=self.train.take(held))
 
+    def keep(self, count: int, seed: int = 0) -> "Dataset":
+        """Leaves aside all but a stratified, seeded part of the training split.
+
+        Raises:
+            DataError: `count` leaves a class without an image, or leaves nothing aside.
+        """
+        from normlab.data.splitting import KEPT, stratified
+
+        kept, _ = stratified(self.train.labels, count, seed, KEPT)
+        return dataclasses.replace(self, train=self.train.take(kept))
+
+    def mislabel(self, share: float, seed: int = 0) -> "Dataset":
+        """Gives a stratified, seeded share of the training images another class's label.
+
+        Raises:
+            UsageError: `share` is not from 0 to 1, exclusively.
+            DataError: It is less than an image of each class.
+        """
+        from normlab.data.splitting import relabeled
+
+        labels = relabeled(self.train.labels, share, len(self.classes), seed)
+        return dataclasses.replace(self, train=Split(self.train.images, labels))
+
 
 def fingerprint(train: Split, test: Split) -> str:
     """SHA-256 (hex) of training images, training labels, test images, test labels, in this order.

@@ -7,7 +7,7 @@ from normlab.errors import DataError, UsageError
 
 
 def stratified(
-    labels: NDArray[np.int64], count: int, seed: int
+    labels: NDArray[np.int64], count: int, seed: int, purpose: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draws `count` places, from each class its share.
 
@@ -18,6 +18,7 @@ def stratified(
         labels: int64, N.
         count: How many places to draw.
         seed: 0 or more.
+        purpose: Draws of one seed for different purposes have nothing to do with one another.
 
     Returns:
         The drawn places and all others: int64, `count` and N - `count`, both ascending.
@@ -44,9 +45,41 @@ def stratified(
             )
     # The k images of a class with the smallest random keys are k drawn at random. The keys are
     # PCG64's raw integers: NumPy guarantees their stream, but not that of Generator's methods.
-    keys = np.random.PCG64(seed).random_raw(len(labels))
+    keys = _keys(len(labels), seed, purpose)
     chosen = np.zeros(len(labels), dtype=bool)
     for label, share in zip(classes, shares, strict=True):
         places = np.flatnonzero(labels == label)
         chosen[places[np.argsort(keys[places], kind="stable")[:share]]] = True
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def relabeled(
+    labels: NDArray[np.int64], share: float, classes: int, seed: int
+) -> NDArray[np.int64]:
+    """Labels of which a share, stratified and drawn at random, is another class's.
+
+    Which of the others is drawn evenly: symmetric label noise, as in Zhang et al. 2017,
+    Understanding Deep Learning Requires Rethinking Generalization, arXiv:1611.03530, section 2.2,
+    but that none of the drawn keeps its class.
+
+    Raises:
+        UsageError: The share is not from 0 to 1, exclusively.
+        DataError: A class would have no image with a right label, or none with a wrong one.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"the share of noisy labels must be above 0 and below 1, not {share}")
+    drawn, _ = stratified(labels, round(share * len(labels)), seed, purpose=_NOISE)
+    steps = 1 + _keys(len(labels), seed, _NOISE + 1)[drawn] % np.uint64(classes - 1)
+    noisy = labels.copy()
+    noisy[drawn] = (labels[drawn] + steps.astype(np.int64)) % classes
+    return noisy
+
+
+KEPT, _NOISE = 1, 2  # purposes; a hold-out's is 0
+
+
+def _keys(count: int, seed: int, purpose: int) -> NDArray[np.uint64]:
+    keys: NDArray[np.uint64] = np.random.PCG64((seed, purpose) if purpose else seed).random_raw(
+        count
+    )
+    return keys

@@ -1,0 +1,62 @@
+"""A data set on disk that several processes read at the same time, in the same memory."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from normlab.data.dataset import Dataset, Split
+from normlab.errors import DataError, NormlabError
+from normlab.files import write_atomically
+
+_SPLITS = ("train", "test", "holdout")
+
+
+def write(dataset: Dataset, folder: Path) -> None:
+    """Writes a data set's arrays; `dataset.json`, the last, says that all are there.
+
+    Raises:
+        NormlabError: There is no space, or no permission.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _SPLITS:
+            split: Split | None = getattr(dataset, name)
+            if split is not None:
+                np.save(folder / f"{name}-images.npy", np.ascontiguousarray(split.images))
+                np.save(folder / f"{name}-labels.npy", split.labels)
+    except OSError as error:
+        raise NormlabError(f"{folder} cannot be written: {error.strerror}") from error
+    rest = {
+        field.name: getattr(dataset, field.name)
+        for field in dataclasses.fields(dataset)
+        if field.name not in _SPLITS
+    }
+    write_atomically(folder / "dataset.json", json.dumps(rest))
+
+
+def read(folder: Path) -> Dataset:
+    """The data set in a folder; its images are read from disk as they are used.
+
+    A change to its arrays changes neither the files nor what other processes see.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+    """
+    try:
+        rest = json.loads((folder / "dataset.json").read_text())
+        splits = {}
+        for name in _SPLITS:
+            images, labels = (folder / f"{name}-{part}.npy" for part in ("images", "labels"))
+            if images.exists():
+                splits[name] = Split(np.load(images, mmap_mode="c"), np.load(labels))
+        return Dataset(
+            name=rest["name"],
+            classes=tuple(rest["classes"]),
+            notes=tuple(rest["notes"]),
+            fingerprint=rest["fingerprint"],
+            **splits,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} holds no data set that can be read: {error}") from None

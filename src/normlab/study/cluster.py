@@ -1,0 +1,71 @@
+"""Runs on a Ray cluster: a task for each, tried again from its last checkpoint if its node dies."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from normlab.errors import DivergedError, NormlabError, UsageError
+from normlab.study.local import INTERVAL, Look, Outcome
+from normlab.study.work import Work, carry_out
+
+RETRIES = 3
+
+
+def on_ray(
+    address: str, *, cpus: float = 1, gpus: float = 0
+) -> Callable[[Sequence[Work]], Iterator[Look]]:
+    """A function like `local.carry_out` whose runs are tasks of a Ray cluster.
+
+    Args:
+        address: `local` to start one on this machine, else where one is, as `ray.init` takes it.
+        cpus: That a run needs; it computes on as many threads.
+        gpus: That a run needs, or which part of one.
+
+    Raises:
+        UsageError: Ray is not installed, or no cluster answers there.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("Ray is not installed: pip install 'normlab[ray]'") from None
+    if not ray.is_initialized():
+        try:
+            ray.init(
+                address=None if address == "local" else address,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise UsageError(f"no Ray cluster can be had at {address}: {said}") from None
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_carry_out)
+
+    def carry(works: Sequence[Work]) -> Iterator[Look]:
+        waiting = {task.remote(work.to_json()): work for work in works}
+        try:
+            while waiting:
+                ready, _ = ray.wait(list(waiting), timeout=INTERVAL)
+                ended = {}
+                for reference in ready:
+                    work = waiting.pop(reference)
+                    try:
+                        ended[work] = Outcome(*ray.get(reference))
+                    except ray.exceptions.RayError as error:
+                        ended[work] = Outcome(f"Ray gave it up: {' '.join(str(error).split())}")
+                started = (w for w in waiting.values() if (w.out / "config.json").exists())
+                yield Look(tuple(started), ended)
+        finally:
+            for reference in waiting:
+                ray.cancel(reference)  # it stops after its step, to be resumed
+            if waiting:
+                ray.wait(list(waiting), num_returns=len(waiting), timeout=30)
+
+    return carry
+
+
+def _carry_out(text: str) -> tuple[str, bool]:
+    """What `Outcome` is made of; errors of Ray's own are what is left to be raised."""
+    try:
+        carry_out(Work.from_json(text))
+    except NormlabError as error:
+        return str(error), isinstance(error, DivergedError)
+    return "", False

@@ -1,0 +1,411 @@
+"""A study from its configuration to its page: what is planned, searched, run and recorded."""
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from normlab import machine, recipes
+from normlab.config import Execution, RunConfig, StudyConfig
+from normlab.data import Dataset, divide, load, shared
+from normlab.errors import InterruptedRunError, NormlabError, RunError, UsageError
+from normlab.layout import parse
+from normlab.placing import count
+from normlab.study import estimate, local, tuning
+from normlab.study.display import StudyDisplay, clock
+from normlab.study.local import Look
+from normlab.study.plan import Arm, plan, settings, warnings
+from normlab.study.record import Result, Study, measured
+from normlab.study.tuning import Trial
+from normlab.study.work import Work
+from normlab.table import Table
+from normlab.zoo import find
+
+LOCK_SECONDS = 30  # as long as runs may take to stop whose study was killed
+
+# Carries out runs and tells how it goes: `local.carry_out`, or `cluster`'s.
+Carry = Callable[[Sequence[Work]], Iterator[Look]]
+
+
+def compare(
+    study: StudyConfig,
+    out: Path | str,
+    execution: Execution | None = None,
+    *,
+    workers: int | None = None,
+    ray: str | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> Study:
+    """Runs every normalization with every seed, or goes on where that was stopped.
+
+    Finished runs are kept, stopped ones resumed, failed ones tried again; a run that fails says why
+    and stops no other.
+
+    Args:
+        study: What is compared.
+        out: The study's folder.
+        execution: Where the data lies, and the device; each run is on one thread.
+        workers: How many runs at a time; None: one a core, as far as the memory goes.
+        ray: Carry them out on Ray: `local` starts a cluster of this machine, else the address of
+            one, whose nodes must all see `out`.
+        dry_run: Say what would be run and how long it would take, and stop there.
+        quiet: Show nothing.
+
+    Raises:
+        UsageError: The settings make no sense.
+        DataError: The data is not there.
+        RunError: The folder holds another study, or another process works on it.
+        InterruptedRunError: Ctrl-C; the same call goes on.
+    """
+    out = Path(out).resolve()
+    execution = execution or Execution()
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {workers}")
+    console = None if quiet else Console()
+    dataset = load(
+        study.dataset,
+        data_root=execution.data_root,
+        split_seed=study.split_seed,
+        skip_unreadable=study.skip_unreadable,
+    )
+    arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
+    before = _before(out, study, dataset)
+    device = machine.prepare(dataclasses.replace(execution, threads=1))
+    seconds = _seconds(arms, dataset, device)
+    workers = estimate.workers_for(workers)
+    if console is not None:
+        _announce(study, arms, dataset, seconds, workers, console, ray)
+    record = before or Study(
+        path=out,
+        config=study,
+        arms=tuple(arms),
+        images=study.holdout or len(dataset.test),
+        fingerprint=dataset.fingerprint,
+        results=tuple(
+            Result(arm=arm.name, seed=seed) for arm in arms for seed in range(study.seeds)
+        ),
+    )
+    if dry_run:
+        return record
+    with _locked(out) as lock, _shared(out / "data", dataset) as where:
+        carry: Carry
+        if ray is None:
+            carry = partial(local.carry_out, workers=workers, keep_open=lock)
+        else:
+            from normlab.study.cluster import on_ray
+
+            carry = on_ray(ray, gpus=1 / workers if device.type == "cuda" else 0)
+        if before is None:
+            record.write()
+        try:
+            record = _tune(record, dataset, where, carry, device, workers, console)
+            record = _run(record, where, carry, seconds, device, workers, console)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"stopped; what was done is in {out}. To go on, give the same command again"
+            ) from None
+    return record
+
+
+# --- Before the runs ----------------------------------------------------------------------------
+
+
+def _before(out: Path, study: StudyConfig, dataset: Dataset) -> Study | None:
+    """What the folder holds of this study already.
+
+    Raises:
+        RunError: It holds another study; with what differs.
+    """
+    if not (out / "study.json").exists():
+        if out.exists() and any(path.name != "data" for path in out.iterdir()):
+            raise RunError(f"{out} holds something else than a study: choose another --out")
+        return None
+    before = Study.open(out)
+    differing = [
+        f"{field.name.replace('_', ' ')} was {getattr(before.config, field.name)!r}, "
+        f"is {getattr(study, field.name)!r}"
+        for field in dataclasses.fields(study)
+        if getattr(before.config, field.name) != getattr(study, field.name)
+    ]
+    if before.fingerprint != dataset.fingerprint:
+        differing.append(
+            f"the data had fingerprint {before.fingerprint[:12]}, has {dataset.fingerprint[:12]}"
+        )
+    if differing:
+        raise RunError(
+            f"{out} holds another study: {'; '.join(differing)}. Choose another --out, or delete it"
+        )
+    return before
+
+
+def _seconds(arms: Sequence[Arm], dataset: Dataset, device: torch.device) -> dict[str, float]:
+    """What a run of each arm is thought to take."""
+    seconds = {}
+    for alike in settings(arms).values():
+        config = alike[0].config
+        divided = divide(dataset, dataclasses.replace(config, label_noise=0.0))
+        for arm in alike:
+            seconds[arm.name] = estimate.seconds_of(arm, divided, device)
+    return seconds
+
+
+def _announce(
+    study: StudyConfig,
+    arms: Sequence[Arm],
+    dataset: Dataset,
+    seconds: Mapping[str, float],
+    workers: int,
+    console: Console,
+    ray: str | None,
+) -> None:
+    """Says what will be run, and how long it will take."""
+    for warning in warnings(arms):
+        console.print(f"warning: {warning}", soft_wrap=True, highlight=False, markup=False)
+    for alike in settings(arms).values():
+        config = alike[0].config
+        console.print(find(config.network), soft_wrap=True, highlight=False, markup=False)
+        rows = []
+        for arm in alike:
+            recipe = recipes.resolve(arm.config)
+            parameters = count(
+                parse(find(config.network)), norm=arm.norm, classes=len(dataset.classes)
+            )
+            rows.append(
+                (
+                    arm.name,
+                    f"{parameters:,}",
+                    str(recipe.epochs),
+                    str(recipe.batch_size),
+                    "searched" if "lr" in study.tune else f"{recipe.learning_rate:.4g}",
+                    "searched" if "wd" in study.tune else f"{recipe.weight_decay:.4g}",
+                    clock(seconds[arm.name]),
+                )
+            )
+        console.print(
+            Table(
+                caption=f"{study.dataset}, recipe {config.recipe}, {study.seeds} seeds",
+                head=("arm", "parameters", "epochs", "batch", "rate", "decay", "time a run"),
+                kinds=("name", *["number"] * 6),
+                rows=rows,
+            )
+        )
+    each = [seconds[arm.name] for arm in arms for _ in range(study.seeds)]
+    searched = [s for arm in arms for s in _search_seconds(study, arm, seconds[arm.name])]
+    trials = f", after a search of {len(searched)} short ones" if searched else ""
+    where = "on Ray" if ray else f"{workers} at a time"
+    console.print(
+        f"{len(each)} runs{trials}, {where}: about "
+        f"{clock(estimate.total([*searched, *each], workers))}",
+        highlight=False,
+    )
+
+
+def _search_seconds(study: StudyConfig, arm: Arm, seconds: float) -> list[float]:
+    """What the trials of an arm take, from what a whole run does."""
+    epochs = recipes.resolve(arm.config).epochs
+    return [
+        estimate.START + (seconds - estimate.START) * tuning.rung_epochs(epochs, rung) / epochs
+        for what in study.tune
+        for rung in range(len(tuning.SHARES))
+        for _ in range(len(tuning.grid(what, study, arm)) // 2**rung)
+    ]
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[int | None]:
+    """Holds the folder for this process and those that it starts."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NormlabError(f"{out} cannot be written: {error.strerror}") from error
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield None
+        return
+    file = os.open(out, os.O_RDONLY)
+    try:
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise RunError(f"another process works on {out}: wait for its end") from None
+                time.sleep(0.2)
+        yield file
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _shared(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig], Path]]:
+    """Where runs find their data: written once for all that divide it alike, deleted at the end."""
+
+    def where(config: RunConfig) -> Path:
+        parts = (config.holdout, config.train_images, config.label_noise)
+        place = folder / "-".join(map(str, parts))
+        if not (place / "dataset.json").exists():
+            shared.write(divide(dataset, config), place)
+        return place
+
+    shutil.rmtree(folder, ignore_errors=True)  # a killed study's
+    try:
+        yield where
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- The search and the runs --------------------------------------------------------------------
+
+
+def _tune(
+    record: Study,
+    dataset: Dataset,
+    where: Callable[[RunConfig], Path],
+    carry: Carry,
+    device: torch.device,
+    workers: int,
+    console: Console | None,
+) -> Study:
+    """The study with the settings that its search found, each searched at the best of the last."""
+    study = record.config
+    arms = list(record.arms)
+    if any(result.state == "done" for result in record.results):
+        return record  # the search was done before
+    trials: list[Trial] = []
+    # The arms as planned: a search that goes on starts from the same.
+    arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
+    for what in study.tune:
+        done: dict[str, list[Trial]] = {}
+        for rung in range(len(tuning.SHARES)):
+            asked = {
+                arm.name: tuning.rung_of(what, rung, study, arm, done.get(arm.name, ()))
+                for arm in arms
+            }
+            done = _rung(record, arms, asked, dataset, where, carry, device, workers, console)
+            trials += [trial for own in done.values() for trial in own]
+            record = dataclasses.replace(record, trials=tuple(trials))
+            record.write()
+        found = [tuning.best(done[arm.name]) for arm in arms]
+        arms = [
+            arm.with_settings({tuning.FIELDS[what]: trial.value})
+            for arm, trial in zip(arms, found, strict=True)
+        ]
+        if console is not None:
+            for arm, trial in zip(arms, found, strict=True):
+                edge = tuning.on_edge(trial, tuning.grid(what, study, arm))
+                console.print(
+                    f"{arm.name}: {tuning.FIELDS[what].replace('_', ' ')} {trial.value:.4g}"
+                    + (", at the edge of what was tried" if edge else ""),
+                    highlight=False,
+                )
+    return dataclasses.replace(record, arms=tuple(arms))
+
+
+def _rung(
+    record: Study,
+    arms: Sequence[Arm],
+    asked: Mapping[str, Sequence[Trial]],
+    dataset: Dataset,
+    where: Callable[[RunConfig], Path],
+    carry: Carry,
+    device: torch.device,
+    workers: int,
+    console: Console | None,
+) -> dict[str, list[Trial]]:
+    """The trials of a rung, with their accuracies."""
+    holdout = tuning.held_out(record.config, len(dataset.train))
+    by_work: dict[Work, Trial] = {}
+    for arm in arms:
+        for trial in asked[arm.name]:
+            config = tuning.config_of(trial, arm, holdout)
+            folder = record.path / "tuning" / trial.name
+            work = Work(config=config, out=folder, data=where(config), device=device.type)
+            by_work[work] = trial
+    problems: dict[Work, str] = {}
+    diverged: set[Work] = set()
+    waiting = [work for work in by_work if not work.done]
+    epochs = {work: by_work[work].epochs for work in waiting}
+    thought = [1.0] * len(waiting)
+    with StudyDisplay(console, epochs, images=holdout, seconds=thought, workers=workers) as display:
+        for look in carry(waiting):
+            display.look(look)
+            for work, outcome in look.ended.items():
+                if outcome.diverged:
+                    diverged.add(work)
+                elif outcome.problem:
+                    problems[work] = outcome.problem
+    if problems:
+        work, problem = next(iter(problems.items()))
+        raise NormlabError(f"the search cannot be fair: {work.out} failed: {problem}")
+    done: dict[str, list[Trial]] = {name: [] for name in asked}
+    for work, trial in by_work.items():
+        accuracy = None
+        if work not in diverged:
+            result = Result(arm=trial.arm, seed=0)
+            accuracy = measured(result, work.out)[0].accuracies[-1]
+        done[trial.arm].append(dataclasses.replace(trial, accuracy=accuracy))
+    return done
+
+
+def _run(
+    record: Study,
+    where: Callable[[RunConfig], Path],
+    carry: Carry,
+    seconds: Mapping[str, float],
+    device: torch.device,
+    workers: int,
+    console: Console | None,
+) -> Study:
+    """The study with all its runs carried out."""
+    by_work: dict[Work, Result] = {}
+    for seed in range(record.config.seeds):  # the first seed of every arm, then the second, …
+        for result in record.results:
+            if result.seed == seed:
+                config = record.arm(result.arm).run_config(seed)
+                folder = record.folder(result)
+                work = Work(config=config, out=folder, data=where(config), device=device.type)
+                by_work[work] = result
+    for work, result in by_work.items():
+        if work.done:
+            record = record.with_result(*measured(result, work.out))
+    record.write()
+    waiting = [work for work in by_work if not work.done]
+    epochs = {work: recipes.resolve(work.config).epochs for work in waiting}
+    thought = [seconds[by_work[work].arm] for work in waiting]
+    try:
+        with StudyDisplay(
+            console, epochs, images=record.images, seconds=thought, workers=workers
+        ) as display:
+            for look in carry(waiting):
+                for work, outcome in look.ended.items():
+                    result = by_work[work]
+                    if outcome.problem:
+                        failed = dataclasses.replace(
+                            result, state="failed", problem=outcome.problem
+                        )
+                        record = record.with_result(failed)
+                    else:
+                        record = record.with_result(*measured(result, work.out))
+                    record.write()
+                display.look(look)
+    finally:
+        for work, result in by_work.items():
+            if (work.out / "checkpoint.pt").exists():
+                known = next(
+                    r for r in record.results if (r.arm, r.seed) == (result.arm, result.seed)
+                )
+                if known.state == "waiting":
+                    record = record.with_result(dataclasses.replace(result, state="stopped"))
+        record.write()
+    return record

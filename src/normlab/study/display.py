@@ -1,0 +1,123 @@
+"""What one sees of a study: a live table in a terminal, else a line a run that ended."""
+
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+
+from normlab.errors import RunError
+from normlab.evaluation import percent
+from normlab.run import read_metrics
+from normlab.study.local import Look, Outcome
+from normlab.study.work import Work
+from normlab.table import Table
+
+
+class StudyDisplay:
+    """Shows runs while they are carried out.
+
+    Args:
+        console: Where to; None shows nothing.
+        works: All the runs, with their epochs.
+        images: On how many images accuracy is measured.
+        seconds: What each run is thought to take.
+        workers: How many are carried out at a time.
+    """
+
+    def __init__(
+        self,
+        console: Console | None,
+        works: Mapping[Work, int],
+        *,
+        images: int,
+        seconds: Sequence[float],
+        workers: int,
+    ) -> None:
+        self.console, self.works, self.images = console, works, images
+        self.thought = dict(zip(works, seconds, strict=True))
+        self.workers = workers
+        self.started: dict[Work, float] = {}
+        self.ended: dict[Work, Outcome] = {}
+        self.live = Live(console=console, transient=True, refresh_per_second=2)
+
+    def __enter__(self) -> Self:
+        if self.console is not None and self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.live.stop()
+
+    def look(self, look: Look) -> None:
+        """After a look at the runs."""
+        for work in look.running:
+            self.started.setdefault(work, perf_counter())
+        for work, outcome in look.ended.items():
+            self.ended[work] = outcome
+            if self.console is not None:
+                self.console.print(self._line(work, outcome), soft_wrap=True, highlight=False)
+        if self.live.is_started:
+            self.live.update(self._table(look))
+
+    def _line(self, work: Work, outcome: Outcome) -> str:
+        count = f"[{len(self.ended)}/{len(self.works)}]".replace("[", r"\[")
+        if outcome.problem:
+            return f"{count} {work.out.name} failed: {outcome.problem}"
+        epochs = read_metrics(work.out / "metrics.jsonl")
+        return (
+            f"{count} {work.out.name}  {epochs[-1].split} accuracy "
+            f"{percent(epochs[-1].accuracy, self.images)}  {sum(e.seconds for e in epochs):.0f} s"
+        )
+
+    def _table(self, look: Look) -> Table:
+        rows = []
+        left = 0.0
+        for work in look.running:
+            try:
+                epochs = read_metrics(work.out / "metrics.jsonl")
+            except RunError:
+                epochs = ()
+            remaining = self._remaining(work, len(epochs))
+            left += remaining
+            last = percent(epochs[-1].accuracy, self.images) if epochs else "–"
+            rows.append(
+                (
+                    work.out.name,
+                    f"{len(epochs)}/{self.works[work]}",
+                    last,
+                    clock(remaining),
+                )
+            )
+        waiting = [w for w in self.works if w not in self.ended and w not in look.running]
+        left += sum(self.thought[work] for work in waiting)
+        failed = sum(bool(outcome.problem) for outcome in self.ended.values())
+        return Table(
+            caption=f"{len(self.ended) - failed} done, {failed} failed, {len(look.running)} "
+            f"running, {len(waiting)} waiting; about {clock(left / self.workers)} left",
+            head=("run", "epoch", "accuracy", "time left"),
+            kinds=("name", "number", "number", "number"),
+            rows=rows,
+        )
+
+    def _remaining(self, work: Work, done: int) -> float:
+        """By what was thought, corrected by what the epochs so far have taken."""
+        share = done / self.works[work]
+        elapsed = perf_counter() - self.started[work]
+        whole = max(self.thought[work], elapsed / share if share else elapsed)
+        return max(0.0, whole - elapsed)
+
+
+def clock(seconds: float) -> str:
+    """A time as people say it: `45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,73 @@
+"""How long a study will take, from a few measured steps."""
+
+import os
+from collections.abc import Sequence
+from time import perf_counter
+
+import torch
+
+from normlab import machine, recipes
+from normlab.data import Dataset
+from normlab.evaluation import BATCH, to_input
+from normlab.model import Network
+from normlab.step import Batches, Descent
+from normlab.study.plan import Arm
+
+WARM_UP, STEPS = 2, 4
+START = 6.0  # seconds to start a process, import torch, and write what is kept of a run
+
+
+def seconds_of(
+    arm: Arm, dataset: Dataset, device: torch.device, epochs: int | None = None
+) -> float:
+    """How long a run of an arm takes on one thread of this machine.
+
+    Args:
+        arm: What is run.
+        dataset: Its data set, divided.
+        device: Where.
+        epochs: How long; None for the arm's.
+    """
+    recipe = recipes.resolve(arm.config)
+    network = Network(
+        arm.config.network,
+        norm=arm.norm,
+        classes=len(dataset.classes),
+        budget=arm.config.budget,
+        dropout=recipe.dropout,
+    )
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = Batches(dataset, recipe, 0, device)
+    descent = Descent(network, recipe, arm.config.precision)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for step in range(WARM_UP + STEPS):
+            if step == WARM_UP:
+                start = perf_counter()
+            descent.step(1e-6, *batches(0, step % batches.steps))
+    step_seconds = (perf_counter() - start) / STEPS
+    asked = dataset.test if dataset.holdout is None else dataset.holdout
+    images = to_input(torch.from_numpy(asked.images[:BATCH]).to(device))
+    with torch.inference_mode():
+        network.eval()(images)
+        start = perf_counter()
+        network(images)
+    evaluation = (perf_counter() - start) * len(asked) / len(images)
+    return START + (epochs or recipe.epochs) * (step_seconds * batches.steps + evaluation)
+
+
+def workers_for(asked: int | None) -> int:
+    """How many runs at a time: as asked, else one a core, as far as the memory goes."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    free = machine.available_memory()
+    fit = free // max(1, machine.peak_memory()) if free else cores or 1
+    return max(1, min(cores or 1, fit))
+
+
+def total(seconds: Sequence[float], workers: int) -> float:
+    """How long runs take, some at a time, each started when another has ended."""
+    ends = [0.0] * workers
+    for each in seconds:
+        ends[ends.index(min(ends))] += each
+    return max(ends)

@@ -1,0 +1,194 @@
+"""From a study's configuration to its arms: what is run, with what settings, paired by seeds."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from normlab import layout, norms, recipes, zoo
+from normlab.config import RunConfig, StudyConfig
+from normlab.errors import UsageError
+from normlab.layout import Block
+from normlab.placing import count, refuse_single_values
+from normlab.widths import solve
+
+SMALL_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the normalizations that are compared with one another have in common.
+
+    Attributes:
+        network: A name or a layout, as it was asked for.
+        budget: Parameters to stay below, or None.
+        batch_size: Images a step.
+        train_images: Training images, or None for all.
+        label_noise: Share of wrong training labels.
+    """
+
+    network: str
+    budget: int | None
+    batch_size: int
+    train_images: int | None
+    label_noise: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A normalization in a setting: what is repeated with every seed.
+
+    Attributes:
+        name: Tells the arms apart; of a folder.
+        norm: The normalization.
+        setting: What it is compared in.
+        config: Of its runs, but for the seed.
+    """
+
+    name: str
+    norm: str
+    setting: Setting
+    config: RunConfig
+
+    def run_config(self, seed: int) -> RunConfig:
+        """The configuration of its run with a seed."""
+        return dataclasses.replace(self.config, seed=seed)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Arm":
+        """The same with other settings of its runs."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, **settings))
+
+
+def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
+    """A study's arms, setting by setting.
+
+    Args:
+        study: What is compared.
+        classes: Of the data set.
+        images: Of its training split, before any is held out or left aside.
+
+    Raises:
+        UsageError: A normalization is unknown or given twice, a number makes no sense, or an arm
+            could not be built or trained: with the block.
+    """
+    if study.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, not {study.seeds}")
+    compared = _norms(study)
+    networks = (study.network, *study.layouts)
+    axes = (
+        networks,
+        study.budgets or (None,),
+        study.batch_sizes or (None,),
+        study.train_images or (None,),
+        study.label_noise or (0.0,),
+    )
+    for values in axes:
+        if len(set(values)) < len(values):
+            raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
+    arms = []
+    for network, budget, batch, kept, noise in product(*axes):
+        solved = _solve_once(network, compared, classes, budget)
+        own = zoo.find(network)
+        line = network if layout.format(layout.parse(own)) == solved else solved
+        recipe_name = recipes.name_of(RunConfig(network=network, recipe=study.recipe))
+        values_named = (
+            zoo.short_name(network),
+            str(budget),
+            f"batch{batch}",
+            f"images{kept}",
+            f"noise{noise:g}",
+        )
+        varying = [name for name, own in zip(values_named, axes, strict=True) if len(own) > 1]
+        for norm in compared:
+            config = RunConfig(
+                dataset=study.dataset,
+                holdout=study.holdout,
+                split_seed=study.split_seed,
+                skip_unreadable=study.skip_unreadable,
+                network=line,
+                norm=norm,
+                recipe=recipe_name,
+                epochs=study.epochs,
+                learning_rate=study.learning_rate,
+                weight_decay=study.weight_decay,
+                train_images=kept,
+                label_noise=noise,
+                precision=study.precision,
+            )
+            recipe = recipes.resolve(config)
+            if batch is not None:
+                rate = recipe.learning_rate * math.sqrt(batch / recipe.batch_size)
+                config = dataclasses.replace(config, batch_size=batch, learning_rate=rate)
+                recipe = recipes.resolve(config)
+            used = (images - study.holdout) if kept is None else kept
+            last = used % recipe.batch_size or min(used, recipe.batch_size)
+            refuse_single_values(layout.parse(solved), norm=norm, classes=classes, batch=last)
+            arms.append(
+                Arm(
+                    name="-".join((norm.replace(":", "."), *varying)),
+                    norm=norm,
+                    setting=Setting(
+                        network=network,
+                        budget=budget,
+                        batch_size=recipe.batch_size,
+                        train_images=kept,
+                        label_noise=noise,
+                    ),
+                    config=config,
+                )
+            )
+    return arms
+
+
+def settings(arms: Sequence[Arm]) -> dict[Setting, list[Arm]]:
+    """The arms by what they are compared in."""
+    by_setting: dict[Setting, list[Arm]] = {}
+    for arm in arms:
+        by_setting.setdefault(arm.setting, []).append(arm)
+    return by_setting
+
+
+def warnings(arms: Sequence[Arm]) -> Iterator[str]:
+    """What to expect of the settings that were asked for."""
+    small = sorted({a.setting.batch_size for a in arms if a.setting.batch_size < SMALL_BATCH})
+    batched = [n for n in dict.fromkeys(a.norm for a in arms) if "N" in _axes(n)]
+    if small and batched:
+        yield (
+            f"batches of {', '.join(map(str, small))}: {', '.join(batched)} will take their means "
+            "and variances from few images, which differ from step to step and from the running "
+            "means that are used afterwards; expect lower accuracy than with 32 or more"
+        )
+
+
+def _axes(norm: str) -> list[str]:
+    return norms.find(norm)[0].axes.replace(",", " ").split()
+
+
+def _norms(study: StudyConfig) -> tuple[str, ...]:
+    compared = study.norms
+    if study.groups:
+        if "gn" not in compared:
+            raise UsageError("--groups are gn's: add gn to --norms")
+        expanded = [f"gn={groups}" for groups in study.groups]
+        at = compared.index("gn")
+        compared = (*compared[:at], *expanded, *compared[at + 1 :])
+    for norm in compared:
+        norms.find(norm)
+        if compared.count(norm) > 1:
+            raise UsageError(f"{norm} is given twice: leave one out")
+    if not compared:
+        raise UsageError("expected one normalization or more after --norms")
+    return compared
+
+
+def _solve_once(network: str, compared: Sequence[str], classes: int, budget: int | None) -> str:
+    """The layout that all normalizations get: the widest in which each stays below the budget."""
+    blocks = layout.parse(zoo.find(network))
+    solved = [solve(blocks, norm=norm, classes=classes, budget=budget) for norm in compared]
+
+    def largest(line: Sequence[Block]) -> int:
+        return max(count(line, norm=norm, classes=classes) for norm in compared)
+
+    return layout.format(min(solved, key=largest))

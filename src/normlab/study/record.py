@@ -1,0 +1,220 @@
+"""A study's folder: what was compared (study.json), a row a run (study.csv), the runs themselves.
+
+study.json    what was asked for, the arms, the trials of the search, what each run measured; all
+              that depends on the clock or the machine is under `costs`
+study.csv     a row a run
+runs/         a folder a run, named ARM-SEED
+tuning/       a folder a trial of the search
+report.html
+"""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from typeguard import TypeCheckError
+
+from normlab import recipes
+from normlab.config import RunConfig, StudyConfig
+from normlab.errors import RunError
+from normlab.evaluation import percent
+from normlab.files import write_atomically
+from normlab.run import Run, build
+from normlab.study import answers
+from normlab.study.plan import Arm, Setting
+from normlab.study.tuning import Trial
+
+SCHEMA = 1
+State = Literal["waiting", "stopped", "done", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A run of a study.
+
+    Attributes:
+        arm: Its arm's name.
+        seed: Its seed.
+        state: `stopped`: it can go on.
+        problem: Why it failed; empty where it did not.
+        accuracies: After each epoch, shares from 0 to 1.
+        parameters: What the network learns; 0 while it is not known.
+    """
+
+    arm: str
+    seed: int
+    state: State = "waiting"
+    problem: str = ""
+    accuracies: tuple[float, ...] = ()
+    parameters: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What a run cost. It differs from machine to machine and from time to time.
+
+    Attributes:
+        seconds: Training and evaluation, in all.
+        peak_memory: Of its process, in bytes.
+    """
+
+    seconds: float
+    peak_memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study, read from its folder by `Study.open`.
+
+    Attributes:
+        path: The folder.
+        config: What was asked for.
+        arms: What is repeated with every seed, settings in force.
+        images: On how many images accuracy is measured.
+        fingerprint: Of the data set.
+        trials: Of the search for settings.
+        results: By arm and seed, in order.
+        costs: By the run's folder.
+    """
+
+    path: Path
+    config: StudyConfig
+    arms: tuple[Arm, ...]
+    images: int
+    fingerprint: str
+    trials: tuple[Trial, ...] = ()
+    results: tuple[Result, ...] = ()
+    costs: dict[str, Costs] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Study":
+        """Reads a study's folder.
+
+        Raises:
+            RunError: It is no study's folder, it is damaged, or a newer normlab wrote it.
+        """
+        path = Path(path)
+        file = path / "study.json"
+        try:
+            content = json.loads(file.read_text())
+            schema = content["schema"]
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunError(f"{path} is no study's folder: it has no study.json") from None
+        except OSError as error:
+            raise RunError(f"{file} cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} is damaged or no study's: {error}") from None
+        if schema != SCHEMA:
+            raise RunError(
+                f"{file} has schema {schema!r}, this normlab reads schema {SCHEMA}: "
+                "upgrade normlab to open this study"
+            )
+        try:
+            return cls(
+                path=path,
+                config=build(StudyConfig, content["study"]),
+                arms=tuple(map(_arm, content["arms"])),
+                images=content["images"],
+                fingerprint=content["fingerprint"],
+                trials=tuple(build(Trial, trial) for trial in content["trials"]),
+                results=tuple(build(Result, result) for result in content["results"]),
+                costs={name: build(Costs, cost) for name, cost in content["costs"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, TypeCheckError) as error:
+            raise RunError(f"{file} is damaged: {error}") from None
+
+    def write(self) -> None:
+        """Writes study.json and study.csv."""
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "study": dataclasses.asdict(self.config),
+            "arms": [dataclasses.asdict(arm) for arm in self.arms],
+            "images": self.images,
+            "fingerprint": self.fingerprint,
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
+            "results": [dataclasses.asdict(result) for result in self.results],
+            "costs": {name: dataclasses.asdict(cost) for name, cost in self.costs.items()},
+        }
+        write_atomically(self.path / "study.json", json.dumps(content, indent=1) + "\n")
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows(self._rows())
+        write_atomically(self.path / "study.csv", file.getvalue())
+
+    def arm(self, name: str) -> Arm:
+        """The arm of a name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def folder(self, result: Result) -> Path:
+        """The run's folder."""
+        return self.path / "runs" / f"{result.arm}-{result.seed}"
+
+    def of(self, arm: Arm) -> list[Result]:
+        """The finished runs of an arm, by seed."""
+        return [r for r in self.results if r.arm == arm.name and r.state == "done"]
+
+    def with_result(self, result: Result, costs: Costs | None = None) -> "Study":
+        """The study with what is now known of a run."""
+        results = tuple(
+            result if (r.arm, r.seed) == (result.arm, result.seed) else r for r in self.results
+        )
+        name = f"{result.arm}-{result.seed}"
+        known = self.costs if costs is None else self.costs | {name: costs}
+        # In the runs' order, whatever the order in which they ended.
+        order = [f"{r.arm}-{r.seed}" for r in results]
+        return dataclasses.replace(
+            self, results=results, costs={name: known[name] for name in order if name in known}
+        )
+
+    def _rows(self) -> Iterator[list[object]]:
+        settings = [field.name for field in dataclasses.fields(Setting)]
+        yield [
+            *("arm", "norm", *settings, "learning_rate", "weight_decay", "seed", "state"),
+            *("parameters", "epochs", "last_accuracy", "best_accuracy", "seconds", "problem"),
+        ]
+        for result in self.results:
+            arm, costs = self.arm(result.arm), self.costs.get(f"{result.arm}-{result.seed}")
+            measured, recipe = result.accuracies, recipes.resolve(arm.config)
+            yield [
+                *(arm.name, arm.norm, *dataclasses.astuple(arm.setting)),
+                *(recipe.learning_rate, recipe.weight_decay, result.seed, result.state),
+                *(result.parameters or "", len(measured)),
+                *((measured[-1], max(measured)) if measured else ("", "")),
+                *(f"{costs.seconds:.1f}" if costs else "", result.problem),
+            ]
+
+
+def measured(result: Result, folder: Path) -> tuple[Result, Costs]:
+    """A run's result and costs, from its folder.
+
+    Raises:
+        RunError: The run is not finished, or damaged.
+    """
+    run = Run.open(folder)
+    done = dataclasses.replace(
+        result,
+        state="done",
+        problem="",
+        accuracies=tuple(epoch.accuracy for epoch in run.epochs),
+        parameters=run.summary.parameters,
+    )
+    memory = answers.read(folder / "answers.npz").peak_memory
+    return done, Costs(seconds=run.seconds, peak_memory=memory)
+
+
+def shown(result: Result, images: int) -> str:
+    """Its last accuracy, as text."""
+    return percent(result.accuracies[-1], images) if result.accuracies else "–"
+
+
+def _arm(content: dict[str, Any]) -> Arm:
+    return Arm(
+        name=content["name"],
+        norm=content["norm"],
+        setting=build(Setting, content["setting"]),
+        config=build(RunConfig, content["config"]),
+    )

@@ -1,0 +1,290 @@
+"""Whole studies, in real processes: finished, stopped, killed and gone on with."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normlab import Run, evaluate
+from normlab.config import StudyConfig
+from normlab.errors import RunError
+from normlab.study import answers, local, tuning
+from normlab.study.compare import compare
+from normlab.study.record import Study
+
+LINE = "C:4 P C:6 P GAP FC"
+CONFIG = StudyConfig(
+    network=LINE,
+    norms=("bn", "ln"),
+    seeds=2,
+    dataset="digits",
+    recipe="demo",
+    epochs=2,
+    batch_sizes=(32,),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study that nothing disturbed."""
+    out = tmp_path_factory.mktemp("study") / "whole"
+    return compare(CONFIG, out, quiet=True, workers=2)
+
+
+def content(path):
+    """study.json without what depends on the clock."""
+    read = json.loads((path / "study.json").read_text())
+    return {key: value for key, value in read.items() if key != "costs"}
+
+
+def test_a_study_holds_every_run_as_training_alone_makes_it(finished):
+    assert [(r.arm, r.seed, r.state) for r in finished.results] == [
+        (arm, seed, "done") for arm in ("bn", "ln") for seed in (0, 1)
+    ]
+    for result in finished.results:
+        run = Run.open(finished.folder(result))
+        assert run.config == finished.arm(result.arm).run_config(result.seed)
+        assert result.accuracies == tuple(epoch.accuracy for epoch in run.epochs)
+        assert run.machines[-1].threads == 1
+        kept = answers.read(run.path / "answers.npz")
+        evaluation = evaluate(run.network(), run.dataset())
+        assert np.array_equal(kept.predictions, evaluation.predictions)
+        assert np.array_equal(kept.labels, evaluation.labels)
+        np.testing.assert_allclose(kept.confidences, evaluation.probabilities.max(1), rtol=1e-6)
+        assert kept.right.mean() == pytest.approx(run.last.accuracy)
+        assert kept.peak_memory > 100e6
+    assert not (finished.path / "data").exists()
+
+
+def test_it_is_read_as_it_was_written(finished):
+    again = Study.open(finished.path)
+    assert again == dataclasses.replace(finished, path=again.path)
+
+
+def test_the_table_has_a_row_a_run(finished):
+    head, *rows = (finished.path / "study.csv").read_text().splitlines()
+    assert head.startswith("arm,norm,network")
+    first = dict(zip(head.split(","), rows[0].split(","), strict=True))
+    assert len(rows) == 4
+    assert first["learning_rate"] == repr(0.01 * 2**0.5)
+    assert float(first["last_accuracy"]) == finished.results[0].accuracies[-1]
+
+
+def test_finished_runs_are_kept(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.path.glob("runs/*/*")}
+    assert compare(CONFIG, finished.path, quiet=True) == finished
+    assert {path: path.stat().st_mtime_ns for path in finished.path.glob("runs/*/*")} == before
+
+
+def test_another_study_in_the_folder_is_refused_with_what_differs(finished):
+    other = dataclasses.replace(CONFIG, norms=("bn",), epochs=3)
+    with pytest.raises(RunError) as caught:
+        compare(other, finished.path, quiet=True)
+    assert "norms was ('bn', 'ln'), is ('bn',); epochs was 2, is 3" in str(caught.value)
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match="holds something else than a study"):
+        compare(CONFIG, tmp_path, quiet=True)
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys):
+    compare(dataclasses.replace(CONFIG, tune=("lr",)), tmp_path / "study", dry_run=True, workers=3)
+    said = capsys.readouterr().out
+    assert "4 runs, after a search of 28 short ones, 3 at a time: about " in said
+    assert "searched" in said
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("damage", ["{", '{"schema": 1}', '{"schema": 99}', "[]"])
+def test_a_damaged_record_is_refused_in_one_line(damage, finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "study")
+    (tmp_path / "study" / "study.json").write_text(damage)
+    with pytest.raises(RunError, match=r"^[^\n]*study.json[^\n]*(damaged|schema)[^\n]*$"):
+        Study.open(tmp_path / "study")
+
+
+# Stopped and killed
+
+
+def start(out, *more):
+    """The command line's compare, in a process of its own."""
+    command = [sys.executable, "-m", "normlab", "compare", LINE, "--dataset", "digits"]
+    settings = "--recipe demo --seeds 2 --epochs 2 --batch-sizes 32 --norms bn ln --workers 2"
+    return subprocess.Popen(
+        [*command, *settings.split(), "--out", str(out), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def runs_of(out):
+    return len(list(out.glob("runs/*/model.safetensors")))
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_end(finished, tmp_path):
+    out = tmp_path / "study"
+    process = start(out)
+    wait_for(lambda: list(out.glob("runs/*/checkpoint.pt")), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert runs_of(out) < 4
+    again = compare(CONFIG, out, quiet=True, workers=1)  # waits until its processes have stopped
+    assert [r.state for r in again.results] == ["done"] * 4
+    assert content(out) == content(finished.path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
+def test_its_runs_killed_one_by_one_fail_say_why_and_are_tried_again(finished, tmp_path):
+    out = tmp_path / "study"
+    process = start(out)
+    wait_for(lambda: list(out.glob("runs/bn-0/checkpoint.pt")), process)
+    children = [
+        int(path.name)
+        for path in Path("/proc").iterdir()
+        if path.name.isdigit() and parent_of(path) == process.pid
+    ]
+    assert 1 <= len(children) <= 2
+    os.kill(children[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "failed: it was ended by SIGKILL: was there too little memory?" in output
+    states = [r.state for r in Study.open(out).results]
+    assert sorted(states) == ["done"] * 3 + ["failed"]
+    assert compare(CONFIG, out, quiet=True).results == finished.results
+    assert content(out) == content(finished.path)
+
+
+def parent_of(path):
+    try:
+        return int((path / "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return None
+
+
+def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
+    out = tmp_path / "study"
+    process = start(out)
+    wait_for(lambda: list(out.glob("runs/*/metrics.jsonl")), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "give the same command again" in errors
+    assert {r.state for r in Study.open(out).results} <= {"stopped", "waiting", "done"}
+    process = start(out)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert content(out) == content(finished.path)
+
+
+def test_two_at_once_in_a_folder_the_second_is_refused(finished, tmp_path, monkeypatch):
+    import fcntl
+
+    monkeypatch.setattr("normlab.study.compare.LOCK_SECONDS", 0.5)
+    folder = os.open(finished.path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process works on"):
+            compare(CONFIG, finished.path, quiet=True)
+    finally:
+        os.close(folder)
+
+
+def test_a_run_that_diverges_fails_alone(tmp_path):
+    config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
+    study = compare(config, tmp_path / "study", quiet=True, workers=2)
+    states = {result.arm: result.state for result in study.results}
+    assert states["none"] == "failed"
+    (failed,) = (r for r in study.results if r.arm == "none")
+    assert "at learning rate" in failed.problem
+
+
+# The search
+
+
+def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
+    config = dataclasses.replace(CONFIG, seeds=1, tune=("lr",), norms=("ln",))
+    whole = compare(config, tmp_path / "whole", quiet=True, workers=2)
+    assert len(whole.trials) == 4 + 2 + 1
+    assert all(0 <= trial.accuracy <= 1 for trial in whole.trials)
+    for arm in whole.arms:
+        last = [t for t in whole.trials if t.arm == arm.name and t.rung == 2]
+        assert arm.config.learning_rate == max(last, key=lambda t: t.accuracy).value
+    # As if it had been killed in the second rung.
+    part = tmp_path / "part"
+    shutil.copytree(whole.path, part)
+    shutil.rmtree(part / "runs")
+    shutil.rmtree(next(part.glob("tuning/ln-lr*")))
+    record = json.loads((part / "study.json").read_text())
+    for result in record["results"]:
+        result |= {"state": "waiting", "accuracies": [], "parameters": 0}
+    (part / "study.json").write_text(json.dumps(record))
+    compare(config, part, quiet=True, workers=1)
+    assert content(part) == content(whole.path)
+
+
+# The processes
+
+
+def test_what_is_left_early_stops_its_runs(tmp_path, finished):
+    from normlab.data import load, shared
+    from normlab.study.work import Work
+
+    shared.write(load("digits"), tmp_path / "data")
+    config = dataclasses.replace(finished.arms[0].run_config(5), epochs=500)
+    work = Work(config=config, out=tmp_path / "run", data=tmp_path / "data")
+    looks = local.carry_out([work], 1)
+    for _ in looks:
+        if (tmp_path / "run" / "metrics.jsonl").exists():
+            break
+    looks.close()
+    run = Run.open(tmp_path / "run")
+    assert not run.finished
+    assert (run.path / "checkpoint.pt").exists()
+
+
+def test_answers_that_cannot_be_read_are_refused(tmp_path):
+    path = tmp_path / "answers.npz"
+    with pytest.raises(RunError, match="cannot be read"):
+        answers.read(path)
+    path.write_bytes(b"PK no archive")
+    with pytest.raises(RunError, match="cannot be read"):
+        answers.read(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--norms", "gm"], "did you mean gn?"),
+        (["--layouts", "C:3 Q"], "unknown block 'Q'"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(arguments, problem, tmp_path, capsys):
+    from normlab.cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", LINE, "--dataset", "digits", "--out", str(tmp_path / "s"), *arguments])
+    assert caught.value.code == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()

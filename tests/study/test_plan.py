@@ -1,0 +1,157 @@
+"""From a study's configuration to its arms."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from normlab import RunConfig, recipes
+from normlab.config import StudyConfig
+from normlab.data import load
+from normlab.errors import UsageError
+from normlab.model import Network
+from normlab.norms import REGISTRY
+from normlab.step import Batches
+from normlab.study.plan import plan, settings, warnings
+
+LINE = "C:4 P C:4 P GAP FC"
+
+
+def planned(network=LINE, *, images=1437, **options):
+    study = StudyConfig(network=network, dataset="digits", recipe="demo", **options)
+    return plan(study, classes=10, images=images)
+
+
+def test_every_normalization_in_every_setting():
+    arms = planned(norms=("bn", "gn"), batch_sizes=(16, 64), label_noise=(0.0, 0.2))
+    assert [arm.name for arm in arms] == [
+        *("bn-batch16-noise0", "gn-batch16-noise0", "bn-batch16-noise0.2", "gn-batch16-noise0.2"),
+        *("bn-batch64-noise0", "gn-batch64-noise0", "bn-batch64-noise0.2", "gn-batch64-noise0.2"),
+    ]
+    for setting, alike in settings(arms).items():
+        assert [arm.norm for arm in alike] == ["bn", "gn"]
+        assert {arm.config.batch_size for arm in alike} == {setting.batch_size}
+        assert {arm.config.label_noise for arm in alike} == {setting.label_noise}
+
+
+def test_an_axis_that_is_not_asked_for_leaves_the_recipes_setting():
+    (arm,) = planned(norms=("ln",))
+    assert arm.name == "ln"
+    assert arm.config == RunConfig(network=LINE, dataset="digits", recipe="demo", norm="ln")
+    assert arm.setting.batch_size == recipes.find("demo").batch_size
+
+
+def test_arms_of_a_setting_differ_in_the_normalization_alone():
+    arms = planned("assignment", norms=tuple(set(REGISTRY) - {"ln-full"}), budgets=(5000,))
+    configs = {dataclasses.replace(arm.config, norm="") for arm in arms}
+    assert len(configs) == 1
+
+
+def test_widths_are_solved_once_and_every_arm_stays_below_the_budget():
+    norms = ("bn", "frn", "rms")
+    arms = planned("C P C P C GAP FC", norms=norms, budgets=(3000, 20_000))
+    for setting, alike in settings(arms).items():
+        (line,) = {arm.config.network for arm in alike}
+        parameters = {
+            arm.norm: sum(p.numel() for p in Network(line, norm=arm.norm).parameters())
+            for arm in alike
+        }
+        assert max(parameters.values()) == parameters["frn"] < setting.budget
+        alone = Network("C P C P C GAP FC", norm="frn", budget=setting.budget)
+        assert line == alone.layout
+
+
+def test_a_name_of_the_zoo_stays_a_name():
+    (arm,) = planned("nano", norms=("bn",))
+    assert arm.config.network == "nano"
+
+
+def test_the_networks_own_recipe_is_taken():
+    arms = plan(StudyConfig(network="nano", layouts=("micro",)), classes=10, images=50_000)
+    assert [arm.config.recipe for arm in arms] == ["nano"] * 3 + ["micro"] * 3
+    assert [arm.name for arm in arms[:4]] == ["bn-nano", "gn-nano", "ln-nano", "bn-micro"]
+
+
+def test_the_learning_rate_goes_with_the_square_root_of_the_batch():
+    arms = planned(norms=("bn",), batch_sizes=(4, 16, 64))
+    rates = [recipes.resolve(arm.config).learning_rate for arm in arms]
+    assert rates == pytest.approx([0.005, 0.01, 0.02])
+    arms = planned(norms=("bn",), batch_sizes=(64,), learning_rate=0.1)
+    assert arms[0].config.learning_rate == pytest.approx(0.2)
+
+
+def test_groups_take_the_place_of_gn():
+    arms = planned(norms=("bn", "gn", "ln"), groups=(1, 2, 4))
+    assert [arm.norm for arm in arms] == ["bn", "gn=1", "gn=2", "gn=4", "ln"]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"norms": ("bn", "gm")}, "no normalization 'gm': did you mean gn?"),
+        ({"norms": ("bn", "bn")}, "bn is given twice"),
+        ({"norms": ()}, "expected one normalization or more"),
+        ({"norms": ("bn",), "groups": (2,)}, "add gn to --norms"),
+        ({"groups": (3,)}, "3 groups do not divide 4 channels"),
+        ({"seeds": 0}, "--seeds must be at least 1"),
+        ({"batch_sizes": (8, 8)}, "a value is given twice: 8, 8"),
+        ({"batch_sizes": (0,)}, "must be above 0"),
+        ({"budgets": (100,)}, "too many to stay below the budget"),
+        ({"network": "C:4 P P P P P GAP FC", "batch_sizes": (0,)}, "must be above 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, problem):
+    network = options.pop("network", LINE)
+    with pytest.raises(UsageError, match=problem):
+        planned(network, **options)
+
+
+def test_groups_that_do_not_divide_are_shown_in_their_block():
+    with pytest.raises(UsageError) as caught:
+        planned("C:4 P C:6 P GAP FC", groups=(4,))
+    problem, line, caret = str(caught.value).splitlines()
+    assert "gn=4: 4 groups do not divide 6 channels" in problem
+    assert line.strip().startswith("C:4 P C:6")
+    assert line[caret.index("^") :].startswith("C:6")
+
+
+@pytest.mark.parametrize("kept", [None, 8])
+def test_batch_norm_of_a_single_value_is_refused_before_anything_runs(kept):
+    images = {"images": 8} if kept is None else {"train_images": (kept,)}
+    with pytest.raises(UsageError) as caught:
+        planned("C:4 P P P P P C:8 GAP FC", norms=("bn",), batch_sizes=(1,), **images)
+    problem, line, caret = str(caught.value).splitlines()
+    assert "bn cannot be trained here, on 8 × 1 × 1 and batches of 1" in problem
+    assert line[caret.index("^") :].startswith("C:8")
+
+
+def test_small_batches_get_a_warning_that_says_what_to_expect():
+    (warning,) = warnings(planned(norms=("bn", "gn", "brn"), batch_sizes=(2, 4, 8)))
+    assert warning.startswith("batches of 2, 4: bn, brn will take their means")
+    assert "expect lower accuracy" in warning
+    assert not list(warnings(planned(norms=("gn", "ln"), batch_sizes=(2,))))
+    assert not list(warnings(planned(norms=("bn",), batch_sizes=(8, 32))))
+
+
+# Pairing
+
+
+def test_at_a_seed_arms_share_their_first_convolutions_and_their_batches():
+    arms = planned("C:6 P D:8 P C:8+ GAP FC", norms=("bn", "gn", "ln", "none", "gn-ws"))
+    dataset = load("digits")
+    firsts = []
+    for seed in (0, 1):
+        weights, batches = [], []
+        for arm in arms:
+            config = arm.run_config(seed)
+            network = Network(config.network, norm=config.norm, seed=config.seed)
+            weights.append(torch.cat([weight.flatten() for weight in network.weights]))
+            made = Batches(dataset, recipes.resolve(config), config.seed, torch.device("cpu"))
+            batches.append([made(1, 0), made(2, 5)])
+        assert all(torch.equal(weights[0], other) for other in weights)
+        for own in batches:
+            for (images, labels), (first_images, first_labels) in zip(own, batches[0], strict=True):
+                assert torch.equal(images, first_images)
+                assert torch.equal(labels, first_labels)
+        firsts.append(weights[0])
+    assert not torch.equal(*firsts)
