@@ -34,6 +34,8 @@ SEARCH = (
     [{"weight_decay": decay} for decay in (0.0, 5e-4)],
     [{"label_smoothing": share} for share in (0.0, 0.1)],
     [{"batch_size": size} for size in (64, 128)],
+    # Settings that may be best only together.
+    [{"learning_rate": rate, "muon": 0.05, "augment": ()} for rate in (0.2, 0.4)],
 )
 
 
@@ -62,7 +64,8 @@ class Search:
     def tune(self, norm, recipe):
         """The recipe with the best of all settings."""
         for line in SEARCH:
-            tried = [dataclasses.replace(recipe, **setting) for setting in line]
+            tried = [recipe, *(dataclasses.replace(recipe, **setting) for setting in line)]
+            tried = list(dict.fromkeys(tried))
             with ThreadPoolExecutor(len(line)) as threads:
                 accuracies = list(threads.map(partial(self.measure, norm), tried))
             recipe = tried[accuracies.index(max(accuracies))]

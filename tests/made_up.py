@@ -1,15 +1,21 @@
 """Runs, evaluations and images that no training made: what pages and figures are tested on."""
 
+import dataclasses
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 
-from normlab.config import RunConfig
+from normlab import zoo
+from normlab.config import RunConfig, StudyConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.evaluation import Evaluation
+from normlab.model import Network
 from normlab.recipes import resolve
 from normlab.run import DataCard, Epoch, Machine, Run
+from normlab.study import answers, tuning
+from normlab.study.plan import plan
+from normlab.study.record import Costs, Result, Study
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LAYOUT = "C:12 C:24 C:24+ c:12 P C:24 C:24 C:32v c:20 P C:42v C:42+ c GAP"
@@ -180,3 +186,97 @@ PUBLISHED = "norm,epoch,train_loss,train_accuracy,test_loss,test_accuracy\n" + "
     f"bn,{k},{1.66 - 0.04 * k},{36 + 1.6 * k},{1.5 - 0.03 * k},{42 + 1.5 * k}\n"
     for k in range(1, 21)
 )
+
+
+def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=True, **config):
+    """A study that no training made, in a folder: its runs' records and answers, no weights.
+
+    Args:
+        path: The folder.
+        seeds: Repeats.
+        means: The last accuracy of an arm, by its name; some usual ones where left out.
+        images: Of the test split.
+        classes: The classes' names.
+        trials: Whether settings were searched.
+        config: The study's, further.
+    """
+    config = StudyConfig(
+        **{"network": "nano", "norms": ("bn", "gn", "ln"), "seeds": seeds, **config}
+    )
+    config = dataclasses.replace(config, tune=("lr",) if trials else ())
+    arms = plan(config, classes=len(classes), images=50_000)
+    random = np.random.default_rng(0)
+    labels = np.arange(images) % len(classes)
+    shared = random.normal(0, 0.004, seeds)
+    hard = random.uniform(0, 1, images)
+    results, costs = [], {}
+    for k, arm in enumerate(arms):
+        mean = (means or {}).get(arm.name, 0.78 - 0.012 * k)
+        for seed in range(seeds):
+            share = mean + shared[seed] + random.normal(0, 0.003)
+            right = hard + random.normal(0, 0.1, images) < share
+            wrong = (labels + random.integers(1, len(classes), images)) % len(classes)
+            confidence = np.clip(0.95 - 0.5 * hard + random.normal(0, 0.05, images), 0.2, 1)
+            accuracies = rising(float(right.mean()), count=19)
+            made = run(
+                path / "runs" / f"{arm.name}-{seed}",
+                accuracies=accuracies,
+                classes=classes,
+                test=images,
+                layout=Network(zoo.find(arm.config.network), classes=len(classes)).layout,
+                **{
+                    field.name: getattr(arm.run_config(seed), field.name)
+                    for field in dataclasses.fields(arm.config)
+                },
+            )
+            made.path.mkdir(parents=True)
+            made.write_config()
+            made.write_metrics()
+            answers.write(
+                answers.Answers(
+                    predictions=np.where(right, labels, wrong),
+                    confidences=confidence.astype(np.float32),
+                    labels=labels,
+                    peak_memory=700 * 2**20,
+                ),
+                made.path / "answers.npz",
+            )
+            results.append(
+                Result(
+                    arm=arm.name,
+                    seed=seed,
+                    state="done",
+                    accuracies=tuple(accuracies),
+                    parameters=4888,
+                )
+            )
+            costs[f"{arm.name}-{seed}"] = Costs(seconds=300.0 + k, peak_memory=700 * 2**20)
+    made_up = Study(
+        path=path,
+        config=config,
+        arms=tuple(arms),
+        images=images,
+        fingerprint="ab" * 32,
+        trials=tuple(searched(config, arms)) if trials else (),
+        results=tuple(results),
+        costs=costs,
+    )
+    made_up.write()
+    return made_up
+
+
+def searched(config, arms):
+    """The trials of a search whose best value is in the middle for the first arm, then moves."""
+    for k, arm in enumerate(arms):
+        done = ()
+        for rung in range(3):
+            asked = tuning.rung_of("lr", rung, config, arm, done)
+            values = tuning.grid("lr", config, arm)
+            done = [
+                dataclasses.replace(
+                    trial,
+                    accuracy=0.6 + 0.04 * rung - 0.02 * abs(values.index(trial.value) - 3 - k),
+                )
+                for trial in asked
+            ]
+            yield from done

@@ -55,7 +55,7 @@ def test_what_is_no_row_of_numbers_is_refused(values):
 
 
 def test_a_pair_is_compared_seed_by_seed():
-    (found,) = statistics.differences({"bn": ACCURACIES, "ln": OTHERS})
+    ((found,),) = statistics.differences({"bn": ACCURACIES, "ln": OTHERS})
     test = stats.ttest_rel(ACCURACIES, OTHERS)
     assert (found.first, found.second) == ("bn", "ln")
     assert found.differences == pytest.approx([0.9, 0.9, 0.5, 1.5, 0.8])
@@ -68,15 +68,15 @@ def test_a_pair_is_compared_seed_by_seed():
 
 def test_what_all_arms_of_a_seed_share_changes_nothing():
     shared = np.array([0.0, 3.0, -1.0, 2.0, 5.0])
-    plain = statistics.differences({"bn": ACCURACIES, "ln": OTHERS})[0]
-    moved = statistics.differences({"bn": ACCURACIES + shared, "ln": OTHERS + shared})[0]
+    plain = statistics.differences({"bn": ACCURACIES, "ln": OTHERS})[0][0]
+    moved = statistics.differences({"bn": ACCURACIES + shared, "ln": OTHERS + shared})[0][0]
     assert moved.p == pytest.approx(plain.p)
     assert moved.wins.value == pytest.approx(plain.wins.value)
 
 
 def test_all_pairs_are_compared_and_corrected_together():
     arms = {"bn": ACCURACIES, "gn": OTHERS, "ln": ACCURACIES[::-1], "none": [10.0] * 5}
-    found = statistics.differences(arms)
+    (found,) = statistics.differences(arms)
     assert [(d.first, d.second) for d in found] == list(itertools.combinations(arms, 2))
     assert [d.p_holm for d in found] == statistics.holm([d.p for d in found])
 
@@ -84,16 +84,26 @@ def test_all_pairs_are_compared_and_corrected_together():
 @given(few)
 def test_swapping_two_arms_turns_the_difference_round(values):
     others = [value + k for k, value in enumerate(values)]
-    (one,) = statistics.differences({"a": values, "b": others})
-    (other,) = statistics.differences({"b": others, "a": values})
+    ((one,),) = statistics.differences({"a": values, "b": others})
+    ((other,),) = statistics.differences({"b": others, "a": values})
     assert one.mean.value == pytest.approx(-other.mean.value)
     assert one.p == pytest.approx(other.p)
     assert one.wins.value == pytest.approx(1 - other.wins.value)
     assert one.wins.low == pytest.approx(1 - other.wins.high, abs=1e-4)
 
 
+def test_pairs_of_all_groups_are_corrected_together():
+    arms = {"bn": ACCURACIES, "gn": OTHERS}
+    others = {"bn": OTHERS, "gn": ACCURACIES[::-1], "ln": [1.0, 2.0, 4.0, 3.0, 9.0]}
+    groups = statistics.differences(arms, others)
+    assert [len(group) for group in groups] == [1, 3]
+    pairs = [d for group in groups for d in group]
+    assert [d.p_holm for d in pairs] == statistics.holm([d.p for d in pairs])
+    assert groups[0][0].p_holm > statistics.differences(arms)[0][0].p_holm
+
+
 def test_one_seed_shows_nothing():
-    (found,) = statistics.differences({"bn": [90.0], "ln": [10.0]})
+    ((found,),) = statistics.differences({"bn": [90.0], "ln": [10.0]})
     assert math.isnan(found.p)
     assert math.isnan(found.p_holm)
     assert not found.shown
@@ -101,7 +111,7 @@ def test_one_seed_shows_nothing():
 
 
 def test_equal_arms_do_not_differ():
-    (found,) = statistics.differences({"bn": ACCURACIES, "ln": ACCURACIES})
+    ((found,),) = statistics.differences({"bn": ACCURACIES, "ln": ACCURACIES})
     assert (found.p, found.wins.value, found.shown) == (1.0, 0.5, False)
 
 
@@ -158,7 +168,7 @@ def test_mcnemar_is_the_binomial_test_of_the_images_that_tell_them_apart():
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_without_a_difference_at_most_a_twentieth_of_studies_shows_one(seeds):
     false = sum(
-        any(d.shown for d in statistics.differences(study)) for study in studies(seeds, 1000)
+        any(d.shown for d in statistics.differences(study)[0]) for study in studies(seeds, 1000)
     )
     assert false <= 65  # 5% and two standard errors of a share of 1,000
 
@@ -187,7 +197,7 @@ def test_a_planted_difference_is_seen_as_often_as_predicted(seeds, difference):
     spread = 0.3 * math.sqrt(2)
     seen = 0
     for study in studies(seeds, 1000, difference=difference):
-        (pair,) = statistics.differences({"bn": study["bn"], "gn": study["gn"]})
+        ((pair,),) = statistics.differences({"bn": study["bn"], "gn": study["gn"]})
         seen += pair.shown
     predicted = statistics.power(difference, spread, seeds)
     error = math.sqrt(predicted * (1 - predicted) / 1000)
@@ -197,7 +207,7 @@ def test_a_planted_difference_is_seen_as_often_as_predicted(seeds, difference):
 def test_of_three_pairs_a_difference_is_seen_at_least_as_often_as_predicted():
     seen = 0
     for study in studies(5, 1000, difference=1.0):
-        seen += statistics.differences(study)[0].shown
+        seen += statistics.differences(study)[0][0].shown
     predicted = statistics.power(1.0, 0.3 * math.sqrt(2), 5, comparisons=3)
     assert seen / 1000 >= predicted - 0.03
     assert predicted < statistics.power(1.0, 0.3 * math.sqrt(2), 5)

@@ -141,7 +141,9 @@ def compare(
         data_root: Where the data lies, as `normlab train` takes it.
         device: As `normlab train` takes it.
     """
+    from normlab.report.study_page import write_study_report
     from normlab.study.compare import compare as run_study
+    from normlab.study.findings import groups, headline
 
     if not config.network:
         raise UsageError("expected a network: a name that `normlab zoo` lists, or a layout")
@@ -153,6 +155,13 @@ def compare(
         ray=ray,
         dry_run=dry_run,
     )
+    if dry_run:
+        return
+    if any(result.state == "done" for result in study.results):
+        found = groups(study)
+        for sentence in headline(found, study.images):
+            print(sentence)
+        print(f"report: {write_study_report(study, data_root=data_root)}")
     failed = [result for result in study.results if result.state == "failed"]
     if failed:
         raise NormlabError(

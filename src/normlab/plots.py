@@ -72,11 +72,11 @@ STYLE: Any = {  # matplotlib names each key in its types
     "svg.fonttype": "none",
     "svg.hashsalt": "normlab",  # the same figure is the same file
 }
-_styled = rc_context(STYLE)
+styled = rc_context(STYLE)
 
 Quantity = Literal["loss", "accuracy"]
 
-_percent_axis = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%")
+percent_axis = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%")
 
 
 class Chart(Figure):
@@ -128,7 +128,7 @@ def read_published(path: Path | str) -> dict[str, Published]:
     }
 
 
-@_styled
+@styled
 def curves(
     runs: Sequence[Run],
     published: Sequence[Published] = (),
@@ -144,7 +144,7 @@ def curves(
     return figure
 
 
-@_styled
+@styled
 def confusion(evaluation: Evaluation) -> Figure:
     """The confusion matrix: how many images of each true class (rows) got which answer.
 
@@ -182,7 +182,7 @@ def confusion(evaluation: Evaluation) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
     """Accuracy of each class as bars, for one run or several.
 
@@ -219,7 +219,7 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
     axes.set_ylim(len(classes) - 0.5, -0.5)
     axes.set_xlim(0, 1.08 if single else 1)
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.xaxis.set_major_formatter(_percent_axis)
+    axes.xaxis.set_major_formatter(percent_axis)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -232,7 +232,7 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def mistakes(evaluation: Evaluation, split: Split, count: int = 20) -> Figure:
     """The most confident mistakes: picture, true class, answer and its probability.
 
@@ -251,14 +251,14 @@ def mistakes(evaluation: Evaluation, split: Split, count: int = 20) -> Figure:
     return _gallery(split.images[places], captions, columns=5, empty="no mistakes")
 
 
-@_styled
+@styled
 def labelled_grid(split: Split, classes: Sequence[str], count: int = 40) -> Figure:
     """The first images of a split with their classes. For notebooks: the page has a gallery."""
     captions = [short(classes[label]) for label in split.labels[:count]]
     return _gallery(split.images[:count], captions, columns=5, empty="no images")
 
 
-@_styled
+@styled
 def mean_images(description: Description) -> Figure:
     """The mean image of each class that has any. For notebooks: the page has a gallery."""
     images = mean_pictures(description)
@@ -275,7 +275,7 @@ def mean_pictures(description: Description) -> dict[str, NDArray[np.uint8]]:
     }
 
 
-@_styled
+@styled
 def channel_histograms(description: Description) -> Figure:
     """How often each of the 256 values occurs in each channel of the training images."""
     figure = Chart(figsize=(WIDTH, 4.6))
@@ -292,7 +292,7 @@ def channel_histograms(description: Description) -> Figure:
         axes.fill_between(values, histogram / histogram.sum(), step="mid", color=color, linewidth=0)
         axes.axvline(mean * 255, color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
         axes.set_title(f"{name}, mean {mean * 255:.0f} of 255", size=9.5)
-        axes.yaxis.set_major_formatter(_percent_axis)
+        axes.yaxis.set_major_formatter(percent_axis)
         axes.yaxis.set_major_locator(MaxNLocator(3))
         axes.grid(axis="y")
     panels[-1].set_xlim(0, 255)
@@ -302,7 +302,7 @@ def channel_histograms(description: Description) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def augmentations(
     images: NDArray[np.uint8], operations: Mapping[str, "Step"], seed: int = 0
 ) -> Figure:
@@ -398,7 +398,7 @@ def _panel(
     if quantity == "loss":
         axes.set_ylabel("nats an image")
     else:
-        axes.yaxis.set_major_formatter(_percent_axis)
+        axes.yaxis.set_major_formatter(percent_axis)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     last = max([1, *(len(run.epochs) for run in runs), *(len(p.loss) for p in published)])

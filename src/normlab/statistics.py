@@ -93,23 +93,30 @@ def mean(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
     return Estimate(center, center - half, center + half)
 
 
-def differences(arms: Mapping[str, Sequence[float]]) -> list[Difference]:
-    """All pairs of arms, compared seed by seed.
+def differences(*groups: Mapping[str, Sequence[float]]) -> list[list[Difference]]:
+    """All pairs of arms in each group, compared seed by seed and corrected all together.
 
     Args:
-        arms: By name, a number for each seed (an accuracy), all in the same order of seeds.
+        groups: Arms that are compared with one another, by name: a number for each seed (an
+            accuracy), all in the same order of seeds.
 
     Raises:
-        ValueError: Arms differ in their number of seeds, or have none, or a value is not finite.
+        ValueError: Arms of a group differ in their number of seeds, or have none, or a value is not
+            finite.
     """
-    values = {name: _finite(own) for name, own in arms.items()}
-    if len({len(own) for own in values.values()}) > 1:
-        raise ValueError("the arms must have the same seeds")
-    pairs = list(combinations(values, 2))
-    # Rounded, for what differs by the last bit alone does not differ.
-    gaps = [np.round(values[first] - values[second], 12) for first, second in pairs]
-    corrected = holm([paired_t(gap) for gap in gaps])
-    return [Difference(*pair, gap, p) for pair, gap, p in zip(pairs, gaps, corrected, strict=True)]
+    gaps: list[tuple[int, str, str, NDArray[np.float64]]] = []
+    for k, arms in enumerate(groups):
+        values = {name: _finite(own) for name, own in arms.items()}
+        if len({len(own) for own in values.values()}) > 1:
+            raise ValueError("the arms must have the same seeds")
+        for first, second in combinations(values, 2):
+            # Rounded, for what differs by the last bit alone does not differ.
+            gaps.append((k, first, second, np.round(values[first] - values[second], 12)))
+    compared: list[list[Difference]] = [[] for _ in groups]
+    corrected = holm([paired_t(gap) for *_, gap in gaps])
+    for (k, first, second, gap), p in zip(gaps, corrected, strict=True):
+        compared[k].append(Difference(first, second, gap, p))
+    return compared
 
 
 def paired_t(differences: Sequence[float] | NDArray[np.float64]) -> float:

@@ -5,8 +5,10 @@ import shutil
 import pytest
 
 from made_up import MATRIX, dataset, evaluation, run, split
+from made_up import study as made_up_study
 from normlab.report import data_page
 from normlab.report.page import render
+from normlab.report.study_page import render as render_study
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(
@@ -51,6 +53,12 @@ def pages(tmp_path_factory):
             [hostile] * 2,
             [split(hostile.labels)] * 2,
         ),
+        "study": render_study(
+            made_up_study(
+                folder / "study", batch_sizes=(8, 32), classes=(*HOSTILE, *"efghij"), images=500
+            ),
+            dataset(20, 500, (*HOSTILE, *"efghij")),
+        ),
         "data": data_page.render(dataset(), recipe_steps=("affine",)),
     }
     for name, content in made.items():
@@ -79,7 +87,7 @@ def visit(browser, pages):
         page.close()
 
 
-@pytest.mark.parametrize("name", ["run", "runs", "hostile", "data"])
+@pytest.mark.parametrize("name", ["run", "runs", "hostile", "study", "data"])
 def test_it_fits_any_screen_and_asks_for_nothing(visit, name):
     page, asked, complaints = visit(name)
     for width in (360, 1200):

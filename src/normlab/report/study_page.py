@@ -1,0 +1,397 @@
+"""The page about a study: the answer first, then what it rests on."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normlab import layout, zoo
+from normlab.config import StudyConfig
+from normlab.data import Dataset, divide, load
+from normlab.errors import RunError
+from normlab.evaluation import percent
+from normlab.files import write_atomically
+from normlab.placing import count
+from normlab.recipes import Recipe
+from normlab.report.figures import inline_svg, picture
+from normlab.report.html import Picture, fill
+from normlab.run import Run
+from normlab.study import answers, figures, findings, tuning
+from normlab.study.answers import Answers
+from normlab.study.display import clock
+from normlab.study.findings import Group
+from normlab.study.plan import Arm
+from normlab.study.record import Study
+from normlab.table import Table
+
+DISAGREEMENTS = 12
+PAIRS = 45  # a forest of more cannot be read
+
+
+def write_study_report(study: Study, *, data_root: Path | None = None, images: bool = True) -> Path:
+    """Writes a study's page, `report.html` in its folder.
+
+    Args:
+        study: With at least one finished run.
+        data_root: Where the data lies, as in `Execution`.
+        images: Whether the page shows pictures of the data; else the data is not read.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        RunError: No run is finished, or what a run has left is damaged.
+        DataError: The data is not there.
+    """
+    dataset = None
+    if images:
+        config = study.config
+        dataset = load(
+            config.dataset,
+            data_root=data_root,
+            split_seed=config.split_seed,
+            skip_unreadable=config.skip_unreadable,
+        )
+        if dataset.fingerprint != study.fingerprint:
+            raise RunError(
+                f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the study "
+                f"{study.path} was made on {study.fingerprint[:12]}…: give its own data"
+            )
+        dataset = divide(dataset, study.arms[0].config)
+    page = study.path / "report.html"
+    write_atomically(page, render(study, dataset))
+    return page
+
+
+def render(study: Study, dataset: Dataset | None) -> str:
+    """The page as HTML, in one file that opens from disk.
+
+    Args:
+        study: With at least one finished run.
+        dataset: Divided as its runs want it; None leaves pictures out.
+    """
+    found = findings.groups(study)
+    main = findings.main_group(found)
+    axes = findings.varying(found)
+    given = {arm.norm: _answers(study, arm, main) for arm in main.arms}
+    classes = Run.open(study.path / "runs" / f"{main.arms[0].name}-{main.seeds[0]}").data.classes
+    best = main.ranked[0][0].norm
+    return fill(
+        "study.html",
+        title=f"{len(main.arms)} normalizations on {zoo.short_name(study.config.network)}",
+        about=_about(study, main),
+        headline=findings.headline(found, study.images),
+        main_setting=findings.setting_text(main.setting, axes) if axes else "",
+        table=_table(study, found, axes),
+        findings=findings.further(study, found),
+        curves=inline_svg(figures.curves(study, main), "curves", _curves_alt(main, study.images)),
+        axes=[
+            {
+                "name": findings.AXES[axis],
+                "figure": inline_svg(
+                    figures.against(line, axis), f"axis-{axis}", _axis_alt(line, axis, study.images)
+                ),
+            }
+            for axis in axes
+            if len(line := findings.along(found, axis)) > 1
+        ],
+        forest=_forest(main, study.images),
+        searches=[
+            {
+                "name": tuning.FIELDS[what].replace("_", " "),
+                "figure": inline_svg(
+                    figures.search(study.trials, main.arms, what),
+                    f"search-{what}",
+                    _search_alt(study, main, what),
+                ),
+            }
+            for what in study.config.tune
+            if study.trials
+        ],
+        classes=inline_svg(
+            figures.class_accuracy(_class_shares(given, len(classes)), classes),
+            "classes",
+            _classes_alt(given, classes),
+        ),
+        disagreements=_disagreements(given, classes, dataset),
+        disagreement_note=_disagreement_note(given),
+        calibration=_calibration(given),
+        reliability=inline_svg(
+            figures.reliability({norm: _pooled(own) for norm, own in given.items()}),
+            "reliability",
+            f"Reliability: of the answers of {best} that it is surest of, "
+            f"{_surest(given[best])} are right.",
+        ),
+        settings=_settings(study, main),
+        runs=_runs(study),
+    )
+
+
+def _about(study: Study, main: Group) -> str:
+    done = sum(result.state == "done" for result in study.results)
+    held = "held-out" if study.config.holdout else "test"
+    return (
+        f"{done} runs on {study.config.dataset}, {len(main.seeds)} seeds, accuracy on "
+        f"{study.images:,} {held} images after the last epoch."
+    )
+
+
+def _answers(study: Study, arm: Arm, main: Group) -> list[Answers]:
+    return [
+        answers.read(study.path / "runs" / f"{arm.name}-{seed}" / "answers.npz")
+        for seed in main.seeds
+    ]
+
+
+def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
+    rows = []
+    for group in found:
+        for arm, mean in group.ranked:
+            results = study.of(arm)
+            costs = [study.costs[f"{r.arm}-{r.seed}"] for r in results]
+            each = [c.seconds / len(r.accuracies) for r, c in zip(results, costs, strict=True)]
+            passed = [findings.passed_epoch(result) for result in results]
+            known = [epoch for epoch in passed if epoch is not None]
+            half = mean.high - mean.value
+            rows.append(
+                (
+                    arm.norm,
+                    *([findings.setting_text(group.setting, axes)] if axes else []),
+                    percent(mean.value, study.images),
+                    f"± {100 * half:.2f}" if np.isfinite(half) else "one run",
+                    str(len(group.seeds)),
+                    f"{results[0].parameters:,}",
+                    f"{median(each):.1f} s",
+                    f"{max(c.peak_memory for c in costs) / 2**20:,.0f} MiB",
+                    f"{median(known):g}"
+                    if len(known) == len(passed)
+                    else "not all"
+                    if known
+                    else "never",
+                )
+            )
+    return Table(
+        caption="Accuracy: mean over the seeds and its 95% interval. Memory: the most that a run's "
+        "process held. Last column: median epoch that first passed 70%.",
+        head=(
+            *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds", "parameters"),
+            *("an epoch", "memory", "over 70%"),
+        ),
+        kinds=("name", *(["plain"] if axes else []), *["number"] * 7),
+        rows=rows,
+    )
+
+
+def _curves_alt(main: Group, images: int) -> str:
+    ends = ", ".join(f"{arm.norm} {percent(mean.value, images)}" for arm, mean in main.ranked)
+    return f"Mean accuracy by epoch, with the range of the seeds. It ends at: {ends}."
+
+
+def _axis_alt(line: Sequence[Group], axis: str, images: int) -> str:
+    said = []
+    for group in line:
+        arm, mean = group.ranked[0]
+        where = findings.setting_text(group.setting, [axis])
+        said.append(f"at {where} {arm.norm} is highest with {percent(mean.value, images)}")
+    return f"Accuracy against {findings.AXES[axis]}: {'; '.join(said)}."
+
+
+def _forest(main: Group, images: int) -> dict[str, object] | None:
+    """The differences of all pairs, the better arm first; None where there are none."""
+    if len(main.seeds) < 2 or len(main.arms) < 2:
+        return None
+    order = [arm for arm, _ in main.ranked]
+    pairs = [(a, b) for k, a in enumerate(order) for b in order[k + 1 :]][:PAIRS]
+    differences = [main.difference(a, b) for a, b in pairs]
+    names = {arm.name: arm.norm for arm in order}
+    shown = [d for d in differences if d.shown]
+    alt = f"Paired differences: {len(shown)} of {len(differences)} pairs are shown to differ"
+    if shown:
+        alt += ": " + ", ".join(f"{names[d.first]} above {names[d.second]}" for d in shown)
+    digits = 2 if images > 1000 else 1
+    permuted = len(main.seeds) >= 6
+    return {
+        "figure": inline_svg(figures.forest(differences, names), "forest", f"{alt}."),
+        "table": Table(
+            caption="All pairs. Wins: the probability that the first is above the second with a "
+            "new seed, and its 95% interval (Bouthillier et al. 2021).",
+            head=(
+                *("pair", "difference", "95% interval", "p", "p, Holm"),
+                *(["p, permutation"] if permuted else []),
+                "wins",
+            ),
+            kinds=("plain", *["number"] * (5 + permuted)),
+            rows=[
+                (
+                    f"{names[d.first]} − {names[d.second]}",
+                    f"{100 * d.mean.value:.{digits}f}",
+                    f"{100 * d.mean.low:.{digits}f} to {100 * d.mean.high:.{digits}f}",
+                    f"{d.p:.4f}",
+                    f"{d.p_holm:.4f}",
+                    *([f"{d.p_permutation:.4f}"] if permuted else []),
+                    f"{findings.chance(d.wins.value)} ({findings.chance(d.wins.low)} to "
+                    f"{findings.chance(d.wins.high)})",
+                )
+                for d in differences
+            ],
+        ),
+    }
+
+
+def _search_alt(study: Study, main: Group, what: tuning.What) -> str:
+    said = []
+    for arm in main.arms:
+        last = [t for t in study.trials if (t.arm, t.what, t.rung) == (arm.name, what, 2)]
+        if last:
+            said.append(f"{arm.norm} {tuning.best(last).value:.3g}")
+    return f"Search of the {tuning.FIELDS[what].replace('_', ' ')}; best: {', '.join(said)}."
+
+
+def _class_shares(given: dict[str, list[Answers]], classes: int) -> dict[str, NDArray[np.float64]]:
+    """By the normalization, the accuracy of each class, the mean over the seeds."""
+    shares = {}
+    for norm, own in given.items():
+        images = np.bincount(own[0].labels, minlength=classes)
+        hits = [np.bincount(a.labels, weights=a.right, minlength=classes) for a in own]
+        with np.errstate(invalid="ignore"):
+            shares[norm] = np.mean(hits, axis=0) / images
+    return shares
+
+
+def _classes_alt(given: dict[str, list[Answers]], classes: Sequence[str]) -> str:
+    shares = _class_shares(given, len(classes))
+    spread = np.ptp(np.stack([*shares.values()]), axis=0)
+    widest = int(np.nanargmax(spread))
+    ends = ", ".join(f"{norm} {share[widest]:.0%}" for norm, share in shares.items())
+    return f"Accuracy of each class; the normalizations differ most on {classes[widest]}: {ends}."
+
+
+def _disagreements(
+    given: dict[str, list[Answers]], classes: Sequence[str], dataset: Dataset | None
+) -> list[Picture] | None:
+    """The images on which the normalizations differ most; None where pictures are left out."""
+    if dataset is None:
+        return None
+    split = dataset.test if dataset.holdout is None else dataset.holdout
+    shares = {norm: np.mean([a.right for a in own], axis=0) for norm, own in given.items()}
+    spread = np.ptp(np.stack([*shares.values()]), axis=0)
+    places = [int(k) for k in np.argsort(-spread, kind="stable")[:DISAGREEMENTS] if spread[k] > 0]
+    pictures = []
+    for place in places:
+        true = classes[split.labels[place]]
+        lines = [f"{norm} {share[place]:.0%}" for norm, share in shares.items()]
+        pictures.append(
+            Picture(
+                picture(split.images[place]),
+                alt=f"{true}; right answers: {', '.join(lines)}",
+                title=true,
+                lines=lines,
+            )
+        )
+    return pictures
+
+
+def _disagreement_note(given: dict[str, list[Answers]]) -> str:
+    """How many images a normalization alone answers rightly, with most of its seeds."""
+    mostly = {norm: np.mean([a.right for a in own], axis=0) > 0.5 for norm, own in given.items()}
+    total = len(next(iter(mostly.values())))
+    stacked = np.stack([*mostly.values()])
+    every, none = int(stacked.all(axis=0).sum()), int((~stacked).all(axis=0).sum())
+    parts = []
+    for norm, own in mostly.items():
+        others = [other for name, other in mostly.items() if name != norm]
+        if others:
+            alone = int((own & ~np.any(others, axis=0)).sum())
+            parts.append(f"{norm} alone {alone:,}")
+    return (
+        f"Of {total:,} images {every:,} are answered rightly with all normalizations (by most of "
+        f"their seeds), {none:,} with none" + (f"; by {', '.join(parts)}." if parts else ".")
+    )
+
+
+def _pooled(own: Sequence[Answers]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    return np.concatenate([a.confidences for a in own]), np.concatenate([a.right for a in own])
+
+
+def _surest(own: Sequence[Answers]) -> str:
+    confidences, right = _pooled(own)
+    centers, shares, _ = figures.calibration_bins(confidences, right)
+    return f"{shares[-1]:.0%} at a mean confidence of {centers[-1]:.0%}"
+
+
+def _calibration(given: dict[str, list[Answers]]) -> Table:
+    return Table(
+        caption="Expected calibration error: how far confidence and share of right answers lie "
+        f"apart, over {figures.BINS} bins, all seeds together (Guo et al. 2017).",
+        head=("norm", "calibration error", "mean confidence", "right"),
+        kinds=("name", "number", "number", "number"),
+        rows=[
+            (
+                norm,
+                f"{100 * figures.expected_calibration_error(*pooled):.1f} points",
+                f"{pooled[0].mean():.1%}",
+                f"{pooled[1].mean():.1%}",
+            )
+            for norm, own in given.items()
+            for pooled in (_pooled(own),)
+        ],
+    )
+
+
+def _settings(study: Study, main: Group) -> list[tuple[str, str, bool]]:
+    """Name, value, whether it is code."""
+    asked = dataclasses.asdict(study.config)
+    run = Run.open(study.path / "runs" / f"{main.arms[0].name}-{main.seeds[0]}")
+    rates = ", ".join(f"{a.norm} {_recipe(study, a, main).learning_rate:.4g}" for a in main.arms)
+    decays = ", ".join(f"{a.norm} {_recipe(study, a, main).weight_decay:.4g}" for a in main.arms)
+    parameters = count(
+        layout.parse(run.layout), norm=main.arms[0].norm, classes=len(run.data.classes)
+    )
+    order = [field.name for field in dataclasses.fields(StudyConfig)]
+    return [
+        *((name.replace("_", " "), _text(asked[name]), False) for name in order),
+        ("layout", run.layout, True),
+        (f"parameters with {main.arms[0].norm}", f"{parameters:,}", False),
+        ("learning rates", rates, False),
+        ("weight decays", decays, False),
+        ("data fingerprint", study.fingerprint, True),
+        ("normlab, torch", f"{run.machines[-1].normlab}, {run.machines[-1].torch}", False),
+        ("processor", run.machines[-1].processor, False),
+    ]
+
+
+def _recipe(study: Study, arm: Arm, main: Group) -> Recipe:
+    return Run.open(study.path / "runs" / f"{arm.name}-{main.seeds[0]}").recipe
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "the default" if value is None else str(value)
+
+
+def _runs(study: Study) -> Table | None:
+    """A row a run, where they are few enough to be read."""
+    if len(study.results) > 100:
+        return None
+    rows = []
+    for result in study.results:
+        costs = study.costs.get(f"{result.arm}-{result.seed}")
+        rows.append(
+            (
+                result.arm,
+                str(result.seed),
+                result.state,
+                percent(result.accuracies[-1], study.images) if result.accuracies else "–",
+                clock(costs.seconds) if costs else "–",
+            )
+        )
+    return Table(
+        caption="All runs.",
+        head=("arm", "seed", "state", "accuracy", "time"),
+        kinds=("name", "number", "plain", "number", "number"),
+        rows=rows,
+    )

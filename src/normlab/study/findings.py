@@ -1,0 +1,388 @@
+"""What a study's numbers say, each sentence from a number; also that they do not say something."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+import numpy as np
+
+from normlab import statistics
+from normlab.analysis import TARGET
+from normlab.errors import RunError
+from normlab.statistics import Difference, Estimate
+from normlab.study import tuning
+from normlab.study.plan import Arm, Setting, settings
+from normlab.study.record import Result, Study
+
+GOAL = 0.005  # a difference that one would like to see
+AXES = {
+    "network": "network",
+    "budget": "budget",
+    "batch_size": "batch size",
+    "train_images": "training images",
+    "label_noise": "label noise",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The arms of a setting, with the runs that can be paired.
+
+    Attributes:
+        setting: What they are compared in.
+        arms: Those that have finished runs.
+        seeds: Those that all of these arms finished.
+        accuracies: Of each arm, by name: the last epochs', in the order of the seeds.
+        differences: All pairs of arms, corrected over all groups.
+    """
+
+    setting: Setting
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    accuracies: dict[str, list[float]]
+    differences: tuple[Difference, ...] = ()
+
+    @cached_property
+    def ranked(self) -> list[tuple[Arm, Estimate]]:
+        """The arms with their means, the highest first."""
+        means = [(arm, statistics.mean(self.accuracies[arm.name])) for arm in self.arms]
+        return sorted(means, key=lambda pair: -pair[1].value)
+
+    def difference(self, above: Arm, below: Arm) -> Difference:
+        """Between two arms, the first minus the second."""
+        for found in self.differences:
+            if (found.first, found.second) == (above.name, below.name):
+                return found
+            if (found.first, found.second) == (below.name, above.name):
+                return dataclasses.replace(
+                    found,
+                    first=above.name,
+                    second=below.name,
+                    differences=-found.differences,
+                )
+        raise KeyError((above.name, below.name))
+
+
+def groups(study: Study) -> list[Group]:
+    """A study's settings, those with finished runs alone.
+
+    Raises:
+        RunError: No run is finished.
+    """
+    found = []
+    for setting, arms in settings(study.arms).items():
+        done = {arm: {r.seed: r for r in study.of(arm)} for arm in arms}
+        done = {arm: runs for arm, runs in done.items() if runs}
+        if not done:
+            continue
+        seeds = sorted(set.intersection(*(set(runs) for runs in done.values())))
+        if not seeds:
+            continue
+        accuracies = {
+            arm.name: [runs[seed].accuracies[-1] for seed in seeds] for arm, runs in done.items()
+        }
+        found.append(Group(setting, tuple(done), tuple(seeds), accuracies))
+    if not found:
+        raise RunError(f"{study.path} has no finished run yet")
+    compared = statistics.differences(*(group.accuracies for group in found))
+    return [
+        dataclasses.replace(group, differences=tuple(own))
+        for group, own in zip(found, compared, strict=True)
+    ]
+
+
+def main_group(found: Sequence[Group]) -> Group:
+    """The setting in which the highest mean was reached: what the page is mostly about."""
+    return max(found, key=lambda group: group.ranked[0][1].value)
+
+
+def varying(found: Sequence[Group]) -> list[str]:
+    """The axes along which settings differ, by their names in `Setting`."""
+    return [name for name in AXES if len({getattr(group.setting, name) for group in found}) > 1]
+
+
+def along(found: Sequence[Group], axis: str) -> list[Group]:
+    """The main group and those that differ from it along one axis alone, in order."""
+    main = main_group(found).setting
+    alike = [
+        group
+        for group in found
+        if dataclasses.replace(group.setting, **{axis: getattr(main, axis)}) == main
+    ]
+    if any(isinstance(getattr(group.setting, axis), str | None) for group in alike):
+        return alike
+    return sorted(alike, key=lambda group: getattr(group.setting, axis))
+
+
+def headline(found: Sequence[Group], images: int) -> list[str]:
+    """The answer in two sentences: which is best, by how much, how sure; and when it changes."""
+    main = main_group(found)
+    return [_best(main, images), _changes(found, images) or _certainty(main)]
+
+
+def further(study: Study, found: Sequence[Group]) -> list[str]:
+    """What else there is to say."""
+    main = main_group(found)
+    return [
+        *_every_pair(main, study.images),
+        *_seeds_needed(main),
+        *_passed(study, main),
+        *_searched(study),
+        *_failed(study.results),
+        *_assumptions(main, sum(len(group.differences) for group in found)),
+    ]
+
+
+def points(share: float, images: int) -> str:
+    """A difference of accuracies in percentage points: `1.25 points`."""
+    return f"{100 * share:.{2 if images > 1000 else 1}f} points"
+
+
+def percentage(share: float, images: int) -> str:
+    """An accuracy in percent."""
+    return f"{100 * share:.{2 if images > 1000 else 1}f}%"
+
+
+def chance(probability: float) -> str:
+    """A probability that was estimated: never quite certain."""
+    if probability > 0.99:
+        return "over 99%"
+    return "under 1%" if probability < 0.01 else f"{probability:.0%}"
+
+
+def p_text(p: float) -> str:
+    """A p-value as text."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def setting_text(setting: Setting, axes: Sequence[str]) -> str:
+    """What is particular to a setting: `batch size 8, label noise 0.2`."""
+    parts = []
+    for axis in axes:
+        value = getattr(setting, axis)
+        parts.append(f"{AXES[axis]} {'all' if value is None else _number(value)}")
+    return ", ".join(parts)
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _interval(estimate: Estimate, images: int) -> str:
+    digits = 2 if images > 1000 else 1
+    low, high = (f"{100 * value:.{digits}f}".replace("-", "−") for value in _ends(estimate))
+    return f"95% interval {low} to {high}"
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    return estimate.low, estimate.high
+
+
+def _best(group: Group, images: int) -> str:
+    (best, mean), *others = group.ranked
+    seeds = len(group.seeds)
+    said = f"{best.norm} has the highest mean accuracy, {percentage(mean.value, images)}"
+    said += f" over {seeds} seeds" if seeds > 1 else " (one run)"
+    if not others:
+        return f"{said}; nothing was compared with it."
+    if seeds == 1:
+        return f"{said}; with one seed no difference between normalizations can be shown."
+    shown: list[str] = []
+    open_: list[str] = []
+    for arm, _ in others:
+        found = group.difference(best, arm)
+        text = (
+            f"{arm.norm} ({points(found.mean.value, images)}, {_interval(found.mean, images)}, "
+            f"{p_text(found.p_holm)})"
+        )
+        (shown if found.shown else open_).append(text)
+    if shown:
+        said += f", and is shown to be above {_listed(shown)}"
+    if open_:
+        said += (
+            f"{'; between' if shown else ', but between'} it and {_listed(open_)} no difference "
+            "can be shown with these seeds"
+        )
+    return said + "."
+
+
+def _changes(found: Sequence[Group], images: int) -> str | None:
+    """Where along an axis another normalization than the main group's best leads."""
+    best = main_group(found).ranked[0][0].norm
+    said = []
+    for axis in varying(found):
+        parts = []
+        for norm, own in _leaders(along(found, axis)):
+            where = _span([getattr(group.setting, axis) for group in own])
+            if norm == best:
+                parts.append(f"{norm} at {where}")
+                continue
+            gaps = [
+                group.difference(group.ranked[0][0], other)
+                for group in own
+                for other in group.arms
+                if other.norm == best
+            ]
+            if gaps:
+                widest = max(gaps, key=lambda gap: gap.mean.value)
+                shown = "shown" if all(gap.shown for gap in gaps) else "not shown"
+                up_to = "up to " if len(gaps) > 1 else ""
+                ahead = points(widest.mean.value, images)
+                parts.append(f"{norm} at {where} ({up_to}{ahead} above {best}, {shown})")
+            else:
+                parts.append(f"{norm} at {where}")
+        if parts == [f"{best} at {_span([getattr(g.setting, axis) for g in along(found, axis)])}"]:
+            said.append(f"at every {AXES[axis]} that was tried {best} has the highest mean")
+        else:
+            said.append(f"the highest mean depends on the {AXES[axis]}: {_listed(parts)}")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}." if text else None
+
+
+def _leaders(line: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """The normalizations with the highest means along an axis, and where each of them leads."""
+    leaders: list[tuple[str, list[Group]]] = []
+    for group in line:
+        norm = group.ranked[0][0].norm
+        if leaders and leaders[-1][0] == norm:
+            leaders[-1][1].append(group)
+        else:
+            leaders.append((norm, [group]))
+    return leaders
+
+
+def _span(values: Sequence[object]) -> str:
+    """Neighbouring values: `8`, `8 to 128`."""
+    first, last = _number(values[0]), _number(values[-1])
+    return first if len(values) == 1 else f"{first} to {last}"
+
+
+def _certainty(group: Group) -> str:
+    """How probable it is that the best wins again."""
+    if len(group.arms) < 2 or len(group.seeds) < 2:
+        return "More seeds, or more normalizations, would say more."
+    best, second = (arm for arm, _ in group.ranked[:2])
+    wins = group.difference(best, second).wins
+    return (
+        f"With a new seed {best.norm} would be above {second.norm} with a probability of "
+        f"{chance(wins.value)} (95% interval {chance(wins.low)} to {chance(wins.high)})."
+    )
+
+
+def _every_pair(group: Group, images: int) -> list[str]:
+    """The pairs below the best: what is not in the headline."""
+    said = []
+    order = [arm for arm, _ in group.ranked]
+    if len(group.seeds) < 2:
+        return []
+    for k, above in enumerate(order[1:], start=1):
+        for below in order[k + 1 :]:
+            found = group.difference(above, below)
+            verdict = (
+                f"is shown to be above {below.norm}"
+                if found.shown
+                else f"and {below.norm}: no difference can be shown"
+            )
+            said.append(
+                f"{above.norm} {verdict} ({points(found.mean.value, images)}, "
+                f"{_interval(found.mean, images)}, {p_text(found.p_holm)})."
+            )
+    return said[:10]
+
+
+def _seeds_needed(group: Group) -> list[str]:
+    if len(group.seeds) < 3 or len(group.arms) < 2:
+        return []
+    spreads = [float(np.std(found.differences, ddof=1)) for found in group.differences]
+    spread = median(spreads)
+    needed = statistics.seeds_needed(GOAL, spread, len(group.differences))
+    if needed is None:
+        return []
+    return [
+        f"Differences between two normalizations vary from seed to seed by {100 * spread:.2f} "
+        f"points (the median pair's standard deviation): to see a true difference of "
+        f"{100 * GOAL:.1f} points four times in five would take about {needed} seeds."
+    ]
+
+
+def _passed(study: Study, group: Group) -> list[str]:
+    """When accuracy first passed the assignment's."""
+    parts = []
+    for arm, _ in group.ranked:
+        epochs = [passed_epoch(result) for result in study.of(arm)]
+        known = [epoch for epoch in epochs if epoch is not None]
+        if known and len(known) == len(epochs):
+            parts.append(f"{arm.norm} in epoch {median(known):g}")
+        elif known:
+            parts.append(f"{arm.norm} with {len(known)} of {len(epochs)} seeds")
+        else:
+            parts.append(f"{arm.norm} never")
+    return [f"Accuracy first passed {TARGET:.0%} (median): {_listed(parts)}."]
+
+
+def passed_epoch(result: Result) -> int | None:
+    """The first epoch above 70%, or None."""
+    return next((k for k, share in enumerate(result.accuracies, 1) if share > TARGET), None)
+
+
+def _searched(study: Study) -> list[str]:
+    """How fair the search was, and where its optimum may lie outside."""
+    said = []
+    for what in study.config.tune:
+        counts = {
+            sum(t.what == what for t in study.trials if t.arm == arm.name) for arm in study.arms
+        }
+        setting = tuning.FIELDS[what].replace("_", " ")
+        if len(counts) == 1:
+            said.append(
+                f"The {setting} was searched for every normalization with the same "
+                f"{counts.pop()} short runs on held-out images, over the same values."
+            )
+        for arm in study.arms:
+            last = [t for t in study.trials if (t.arm, t.what, t.rung) == (arm.name, what, 2)]
+            if last:
+                found = tuning.best(last)
+                if tuning.on_edge(found, tuning.grid(what, study.config, arm)):
+                    said.append(
+                        f"The {setting} found for {arm.name}, {found.value:.4g}, lies at the edge "
+                        "of what was tried: a better one may lie beyond."
+                    )
+    return said
+
+
+def _failed(results: Sequence[Result]) -> list[str]:
+    failed = [result for result in results if result.state == "failed"]
+    open_ = sum(result.state in ("waiting", "stopped") for result in results)
+    said = [
+        f"{result.arm} with seed {result.seed} failed: {result.problem}" for result in failed[:5]
+    ]
+    if len(failed) > 5:
+        said.append(f"{len(failed) - 5} more runs failed.")
+    if open_:
+        said.append(f"{open_} of {len(results)} runs are not finished: this is not the end result.")
+    return said
+
+
+def _assumptions(group: Group, pairs: int) -> list[str]:
+    seeds = len(group.seeds)
+    if seeds < 2 or len(group.arms) < 2:
+        return []
+    said = (
+        "Normalizations are compared seed by seed, for at a seed all start from the same "
+        "convolutions and see the same batches. Intervals and p-values are Student's, of these "
+        "paired differences, and take them to be normally distributed; p-values are corrected for "
+        f"all {pairs} pairs that are compared (Holm)."
+    )
+    if seeds < 6:
+        said += (
+            f" With {seeds} seeds a permutation test, which needs no normal distribution, cannot "
+            "reach 5%, so none is given."
+        )
+    return [said]
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,148 @@
+"""What a study's numbers say, on studies that no training made."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from made_up import study as made_up
+from normlab import statistics
+from normlab.errors import RunError
+from normlab.study import figures, findings
+from normlab.study.findings import groups, headline, main_group
+
+
+def said(study):
+    found = groups(study)
+    return headline(found, study.images), findings.further(study, found)
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return made_up(tmp_path_factory.mktemp("usual"))
+
+
+def test_the_answer_names_the_best_and_how_sure_it_is(usual):
+    (best, certainty), _ = said(usual)
+    means = {arm.name: np.mean([r.accuracies[-1] for r in usual.of(arm)]) for arm in usual.arms}
+    assert best.startswith(f"bn has the highest mean accuracy, {means['bn']:.2%} over 5 seeds")
+    assert "is shown to be above gn (1.28 points, 95% interval 0.45 to 2.11, p = 0.013)" in best
+    assert "ln (2.74 points" in best
+    assert certainty.startswith("With a new seed bn would be above gn with a probability of 97%")
+
+
+def test_what_cannot_be_shown_is_said_so(tmp_path):
+    same = {"bn": 0.78, "gn": 0.7795, "ln": 0.72}
+    (best, _), _ = said(made_up(tmp_path, means=same, seeds=3))
+    assert "is shown to be above ln" in best
+    assert "; between it and gn" in best
+    assert "no difference can be shown with these seeds" in best
+
+
+def test_every_sentence_agrees_with_the_tests(usual):
+    (group,) = groups(usual)
+    accuracies = {arm.name: [r.accuracies[-1] for r in usual.of(arm)] for arm in usual.arms}
+    (expected,) = statistics.differences(accuracies)
+    assert [d.p_holm for d in group.differences] == [d.p_holm for d in expected]
+    bn, gn, _ = group.arms
+    there, back = group.difference(bn, gn), group.difference(gn, bn)
+    assert back.mean.value == -there.mean.value
+    assert back.p_holm == there.p_holm
+    assert back.shown == there.shown
+
+
+def test_when_the_answer_changes_along_an_axis_it_says_where(tmp_path):
+    means = {
+        f"{norm}-batch{batch}": 0.78 - 0.01 * k - 0.2 * (norm == "bn" and batch == 2)
+        for batch in (2, 8, 32)
+        for k, norm in enumerate(("bn", "gn"))
+    }
+    study = made_up(tmp_path, means=means, batch_sizes=(2, 8, 32), norms=("bn", "gn"))
+    (_, changes), _ = said(study)
+    assert changes.startswith("The highest mean depends on the batch size: gn at 2 (1")
+    assert changes.endswith("points above bn, shown) and bn at 8 to 32.")
+
+
+def test_where_it_never_changes_it_says_so(tmp_path):
+    study = made_up(tmp_path, label_noise=(0.0, 0.2), norms=("bn", "ln"))
+    (_, changes), _ = said(study)
+    assert changes == "At every label noise that was tried bn has the highest mean."
+
+
+def test_one_seed_shows_nothing_and_one_normalization_has_no_rival(tmp_path):
+    (best, _), further = said(made_up(tmp_path / "a", seeds=1))
+    assert "(one run)" in best
+    assert "with one seed no difference between normalizations can be shown" in best
+    assert not any("Student" in sentence for sentence in further)
+    (best, _), _ = said(made_up(tmp_path / "b", norms=("gn",)))
+    assert best.endswith("nothing was compared with it.")
+
+
+def test_an_optimum_at_the_edge_is_flagged(usual):
+    trials = tuple(
+        dataclasses.replace(t, accuracy=t.value) if t.arm == "gn" else t for t in usual.trials
+    )
+    # gn's last rung, as if the largest values had been the best.
+    top = sorted({t.value for t in trials if t.arm == "gn"})[-2:]
+    last = [t for t in trials if (t.arm, t.rung) == ("gn", 2)]
+    moved = {
+        old: dataclasses.replace(old, value=v, accuracy=v / 10)
+        for old, v in zip(last, top, strict=True)
+    }
+    trials = tuple(moved.get(t, t) for t in trials)
+    _, further = said(dataclasses.replace(usual, trials=trials))
+    edge = [sentence for sentence in further if "lies at the edge" in sentence]
+    assert edge == [
+        "The learning rate found for gn, 3.2, lies at the edge of what was tried: a better one may "
+        "lie beyond."
+    ]
+    assert any("same 14 short runs on held-out images" in sentence for sentence in further)
+
+
+def test_failed_and_open_runs_are_named(usual):
+    results = list(usual.results)
+    results[0] = dataclasses.replace(results[0], state="failed", problem="no space")
+    results[6] = dataclasses.replace(results[6], state="waiting", accuracies=())
+    study = dataclasses.replace(usual, results=tuple(results))
+    (best, _), further = said(study)
+    assert "over 3 seeds" in best  # those that all arms have: bn lacks seed 0, gn seed 1
+    assert "bn with seed 0 failed: no space" in further
+    assert "1 of 15 runs are not finished: this is not the end result." in further
+
+
+def test_a_study_without_a_finished_run_has_no_findings(usual):
+    waiting = tuple(dataclasses.replace(r, state="waiting") for r in usual.results)
+    with pytest.raises(RunError, match="has no finished run yet"):
+        groups(dataclasses.replace(usual, results=waiting))
+
+
+def test_a_permutation_test_is_spoken_of_where_there_is_none(tmp_path, usual):
+    assert any("permutation" in sentence for sentence in said(usual)[1])
+    six = made_up(tmp_path, seeds=6)
+    assert not any("permutation" in sentence for sentence in said(six)[1])
+
+
+def test_the_main_setting_is_where_the_highest_mean_was_reached(tmp_path):
+    means = {"bn-batch8": 0.6, "gn-batch8": 0.7, "bn-batch64": 0.65, "gn-batch64": 0.66}
+    study = made_up(tmp_path, means=means, batch_sizes=(8, 64), norms=("bn", "gn"))
+    assert main_group(groups(study)).setting.batch_size == 8
+
+
+# Calibration
+
+
+def test_the_calibration_error_is_guos():
+    random = np.random.default_rng(0)
+    confidences = random.uniform(0, 1, 5000).astype(np.float32)
+    confidences[:3] = (0.0, 1.0, 1 / 15)
+    right = random.uniform(0, 1, 5000) < confidences**2
+    error = 0.0
+    for k in range(15):
+        inside = (confidences > k / 15) & (confidences <= (k + 1) / 15)
+        inside |= (confidences == 0) & (k == 0)
+        if inside.any():
+            gap = abs(right[inside].mean() - confidences[inside].mean())
+            error += inside.mean() * gap
+    found = figures.expected_calibration_error(confidences, right)
+    assert found == pytest.approx(error, abs=2e-4)
+    assert figures.expected_calibration_error(np.full(9, 1.0), np.full(9, True)) == 0
