@@ -342,6 +342,7 @@ def _default_study(config: StudyConfig) -> Path:
 def _dispatch(arguments: list[str]) -> None:
     if arguments and arguments[0] in _COMMANDS:
         command = _COMMANDS[arguments[0]]
+        arguments = _with_address(arguments)
         tyro.cli(
             command,
             prog=f"normlab {arguments[0]}",
@@ -367,6 +368,16 @@ def _dispatch(arguments: list[str]) -> None:
         args=arguments,
         config=_STYLE,
     )
+
+
+def _with_address(arguments: list[str]) -> list[str]:
+    """Gives a --ray that stands alone the address that it means."""
+    given = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        given.append(argument)
+        if argument == "--ray" and following.startswith("--"):
+            given.append("local")
+    return given
 
 
 def _help(command: Callable[..., None]) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Runs on a Ray cluster: a task for each, tried again from its last checkpoint if its node dies."""
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 
 from normlab.errors import DivergedError, NormlabError, UsageError
@@ -28,13 +29,14 @@ def on_ray(
         raise UsageError("Ray is not installed: pip install 'normlab[ray]'") from None
     if not ray.is_initialized():
         try:
+            _reach(address)
             ray.init(
                 address=None if address == "local" else address,
                 include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
             said = " ".join(str(error).split())
             raise UsageError(f"no Ray cluster can be had at {address}: {said}") from None
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_carry_out)
@@ -60,6 +62,13 @@ def on_ray(
                 ray.wait(list(waiting), num_returns=len(waiting), timeout=30)
 
     return carry
+
+
+def _reach(address: str) -> None:
+    """Asks whether somebody answers at HOST:PORT, for Ray itself would ask for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _carry_out(text: str) -> tuple[str, bool]:

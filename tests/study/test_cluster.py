@@ -1,0 +1,85 @@
+"""The same study on Ray: on a real cluster of two nodes on this machine, one of which dies."""
+
+import dataclasses
+import time
+
+import pytest
+from test_compare import CONFIG, content
+
+from normlab.config import RunConfig, StudyConfig
+from normlab.errors import UsageError
+from normlab.study import cluster as on_cluster
+from normlab.study.compare import compare
+from normlab.study.work import Work
+
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+
+@pytest.fixture
+def cluster():
+    """Two nodes with a core each."""
+    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The study on this machine's own processes."""
+    return compare(CONFIG, tmp_path_factory.mktemp("here") / "study", quiet=True, workers=2)
+
+
+def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
+    cluster, here, tmp_path, monkeypatch
+):
+    second = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    killed = []
+    on_ray = on_cluster.on_ray
+
+    def and_kill(address, **resources):
+        """Kills the second node once two runs have trained an epoch."""
+        carry = on_ray(address, **resources)
+
+        def watched(works):
+            for look in carry(works):
+                begun = [w for w in works if (w.out / "metrics.jsonl").exists()]
+                if len(begun) >= 2 and not killed:
+                    cluster.remove_node(second, allow_graceful=False)
+                    killed.append(time.monotonic())
+                yield look
+
+        return watched
+
+    monkeypatch.setattr(on_cluster, "on_ray", and_kill)
+    study = compare(CONFIG, tmp_path / "study", quiet=True, ray=cluster.address)
+    assert killed
+    end = time.monotonic() + 60
+    while len([node for node in ray.nodes() if node["Alive"]]) > 1:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    assert [result.state for result in study.results] == ["done"] * 4
+    assert content(study.path) == content(here.path)
+
+
+def test_a_run_that_fails_fails_alone(cluster, tmp_path):
+    config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
+    study = compare(config, tmp_path / "study", quiet=True, ray=cluster.address)
+    states = {result.arm: result for result in study.results}
+    assert states["none"].state == "failed"
+    assert "at learning rate" in states["none"].problem
+
+
+def test_no_cluster_at_an_address_is_one_line(tmp_path):
+    config = StudyConfig(network="C:4 GAP FC", dataset="digits", recipe="demo")
+    with pytest.raises(UsageError, match=r"^no Ray cluster can be had at nowhere:1: [^\n]*$"):
+        compare(config, tmp_path / "study", quiet=True, ray="nowhere:1")
+
+
+def test_a_work_goes_through_json(tmp_path):
+    config = RunConfig(network="C:4 GAP FC", train_images=5, label_noise=0.5)
+    work = Work(config=config, out=tmp_path / "a b", data=tmp_path)
+    assert Work.from_json(work.to_json()) == work
+    assert "\n" not in work.to_json()
