@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from contextlib import contextmanager
 
 import pytest
 from test_compare import CONFIG, content
@@ -21,7 +22,6 @@ def cluster():
     """Two nodes with a core each."""
     nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     yield nodes
-    ray.shutdown()
     nodes.shutdown()
 
 
@@ -39,27 +39,29 @@ def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
     killed = []
     on_ray = on_cluster.on_ray
 
+    @contextmanager
     def and_kill(address, **resources):
         """Kills the second node once two runs have trained an epoch."""
-        carry = on_ray(address, **resources)
+        with on_ray(address, **resources) as carry:
 
-        def watched(works):
-            for look in carry(works):
-                begun = [w for w in works if (w.out / "metrics.jsonl").exists()]
-                if len(begun) >= 2 and not killed:
-                    cluster.remove_node(second, allow_graceful=False)
-                    killed.append(time.monotonic())
-                yield look
+            def watched(works):
+                for look in carry(works):
+                    begun = [w for w in works if (w.out / "metrics.jsonl").exists()]
+                    if len(begun) >= 2 and not killed:
+                        cluster.remove_node(second, allow_graceful=False)
+                        killed.append(second)
+                    yield look
+                end = time.monotonic() + 60
+                while len([node for node in ray.nodes() if node["Alive"]]) > 1:
+                    assert time.monotonic() < end
+                    time.sleep(0.5)
 
-        return watched
+            yield watched
 
     monkeypatch.setattr(on_cluster, "on_ray", and_kill)
     study = compare(CONFIG, tmp_path / "study", quiet=True, ray=cluster.address)
     assert killed
-    end = time.monotonic() + 60
-    while len([node for node in ray.nodes() if node["Alive"]]) > 1:
-        assert time.monotonic() < end
-        time.sleep(0.5)
+    assert not ray.is_initialized()
     assert [result.state for result in study.results] == ["done"] * 4
     assert content(study.path) == content(here.path)
 

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from normlab.errors import DivergedError, NormlabError, UsageError
 from normlab.study.local import INTERVAL, Look, Outcome
@@ -10,10 +11,11 @@ from normlab.study.work import Work, carry_out
 RETRIES = 3
 
 
+@contextmanager
 def on_ray(
     address: str, *, cpus: float = 1, gpus: float = 0
-) -> Callable[[Sequence[Work]], Iterator[Look]]:
-    """A function like `local.carry_out` whose runs are tasks of a Ray cluster.
+) -> Iterator[Callable[[Sequence[Work]], Iterator[Look]]]:
+    """A function like `local.carry_out` whose runs are tasks of a Ray cluster, while it is needed.
 
     Args:
         address: `local` to start one on this machine, else where one is, as `ray.init` takes it.
@@ -27,7 +29,8 @@ def on_ray(
         import ray
     except ImportError:
         raise UsageError("Ray is not installed: pip install 'normlab[ray]'") from None
-    if not ray.is_initialized():
+    connects = not ray.is_initialized()
+    if connects:
         try:
             _reach(address)
             ray.init(
@@ -61,7 +64,11 @@ def on_ray(
             if waiting:
                 ray.wait(list(waiting), num_returns=len(waiting), timeout=30)
 
-    return carry
+    try:
+        yield carry
+    finally:
+        if connects:
+            ray.shutdown()
 
 
 def _reach(address: str) -> None:

@@ -95,14 +95,11 @@ def compare(
     )
     if dry_run:
         return record
-    with _locked(out) as lock, _shared(out / "data", dataset) as where:
-        carry: Carry
-        if ray is None:
-            carry = partial(local.carry_out, workers=workers, keep_open=lock)
-        else:
-            from normlab.study.cluster import on_ray
-
-            carry = on_ray(ray, gpus=1 / workers if device.type == "cuda" else 0)
+    with (
+        _locked(out) as lock,
+        _shared(out / "data", dataset) as where,
+        _carrier(ray, workers, lock, device) as carry,
+    ):
         if before is None:
             record.write()
         try:
@@ -217,6 +214,20 @@ def _search_seconds(study: StudyConfig, arm: Arm, seconds: float) -> list[float]
         for rung in range(len(tuning.SHARES))
         for _ in range(len(tuning.grid(what, study, arm)) // 2**rung)
     ]
+
+
+@contextmanager
+def _carrier(
+    ray: str | None, workers: int, lock: int | None, device: torch.device
+) -> Iterator[Carry]:
+    """What carries out runs: this machine's processes, or Ray."""
+    if ray is None:
+        yield partial(local.carry_out, workers=workers, keep_open=lock)
+        return
+    from normlab.study.cluster import on_ray
+
+    with on_ray(ray, gpus=1 / workers if device.type == "cuda" else 0) as carry:
+        yield carry
 
 
 @contextmanager
