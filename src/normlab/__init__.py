@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from normlab import analysis, augment, data, layout, norms, plots
-    from normlab.config import DataConfig, Execution, RunConfig
+    from normlab import analysis, augment, data, layout, norms, plots, statistics
+    from normlab.config import DataConfig, Execution, RunConfig, StudyConfig
     from normlab.errors import NormlabError
     from normlab.evaluation import Evaluation, evaluate
     from normlab.model import Network
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from normlab.recipes import RECIPES, Recipe
     from normlab.report.data_page import write_data_page
     from normlab.report.page import runs_table
+    from normlab.report.study_page import write_study_report
     from normlab.report.write import write_report
     from normlab.run import Run
+    from normlab.study.compare import compare
+    from normlab.study.record import Study
     from normlab.summary import Summary, summarize
     from normlab.training import resume, train
     from normlab.zoo import ZOO
@@ -35,6 +38,7 @@ _HOME = {
     "DataConfig": "config",
     "Execution": "config",
     "RunConfig": "config",
+    "StudyConfig": "config",
     "NormlabError": "errors",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
@@ -47,12 +51,15 @@ _HOME = {
     "write_data_page": "report.data_page",
     "write_report": "report.write",
     "Run": "run",
+    "Study": "study.record",
+    "compare": "study.compare",
+    "write_study_report": "report.study_page",
     "runs_table": "report.page",
     "resume": "training",
     "train": "training",
     "ZOO": "zoo",
 }
-_MODULES = ("analysis", "augment", "data", "layout", "norms", "plots")
+_MODULES = ("analysis", "augment", "data", "layout", "norms", "plots", "statistics")
 
 __all__ = [
     "RECIPES",
@@ -65,9 +72,12 @@ __all__ = [
     "Recipe",
     "Run",
     "RunConfig",
+    "Study",
+    "StudyConfig",
     "Summary",
     "analysis",
     "augment",
+    "compare",
     "data",
     "evaluate",
     "layout",
@@ -76,10 +86,12 @@ __all__ = [
     "register",
     "resume",
     "runs_table",
+    "statistics",
     "summarize",
     "train",
     "write_data_page",
     "write_report",
+    "write_study_report",
 ]
 
 
