@@ -39,6 +39,7 @@ def train(
         $ normlab train assignment --norm gn --budget 5000 --epochs 10
         $ normlab train "C:16 D:24 P D:32+ GAP FC" --dataset digits --recipe demo
         $ normlab train --resume runs/cifar10/seed-bn-1
+        $ torchrun --nproc-per-node 2 -m normlab train micro --norm sync-bn
 
     Args:
         config: What to train, on what, how.
@@ -46,24 +47,28 @@ def train(
         out: The run's folder.
         resume: A run's folder: go on where it was stopped, with its own settings.
     """
+    from normlab.parallel import joined
     from normlab.report.write import write_report
     from normlab.training import resume as resume_run
     from normlab.training import train as train_run
 
-    if resume is not None:
-        if config != _UNSET or out is not None:
+    with joined(execution.device) as team:
+        if resume is not None:
+            if config != _UNSET or out is not None:
+                raise UsageError(
+                    "--resume takes the settings from the run: "
+                    "leave out all others but --data-root, --device and --threads"
+                )
+            run = resume_run(resume, execution)
+        elif not config.network:
             raise UsageError(
-                "--resume takes the settings from the run: "
-                "leave out all others but --data-root, --device and --threads"
+                "expected a network: a name that `normlab zoo` lists, or a layout such as "
+                '"C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"'
             )
-        run = resume_run(resume, execution)
-    elif not config.network:
-        raise UsageError(
-            "expected a network: a name that `normlab zoo` lists, or a layout such as "
-            '"C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"'
-        )
-    else:
-        run = train_run(config, out or _default_out(config), execution)
+        else:
+            run = train_run(config, out or _default_out(config), execution)
+    if not team.leads:
+        return
     page = write_report([run], data_root=execution.data_root)
     print(f"report: {page}")
 
@@ -400,7 +405,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _dispatch(list(arguments))
         sys.stdout.flush()
     except NormlabError as error:
-        print(f"normlab: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            print(f"normlab: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("normlab: interrupted", file=sys.stderr)

@@ -14,6 +14,7 @@ from normlab.draws import generator
 from normlab.evaluation import to_input
 from normlab.model import Network
 from normlab.muon import Muon
+from normlab.parallel import team
 from normlab.recipes import Recipe
 
 
@@ -66,6 +67,7 @@ class Descent:
 
     def __init__(self, network: Network, recipe: Recipe, precision: Precision) -> None:
         self.network, self.recipe, self.precision = network, recipe, precision
+        self.team = team()
         weights = network.weights
         mixing = [weight for weight in weights[:-1] if recipe.muon and weight.shape[1] > 1]
         by_muon = set(mixing)
@@ -99,18 +101,34 @@ class Descent:
     def step(self, rate: float, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
         """One step at a learning rate: the batch's mean loss and right answers before it.
 
-        Where the loss is not finite the weights are left as they were.
+        Of several processes each computes on its part of the batch. Where the loss is not finite
+        the weights are left as they were.
         """
+        images, inputs, labels = len(labels), self.team.part(inputs), self.team.part(labels)
         bfloat16 = self.precision == "bfloat16"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
             logits = self.network(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-        value = loss.item()
+        smoothing = self.recipe.label_smoothing
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+        loss = loss / images
+        right = (logits.argmax(dim=1) == labels).sum()
+        value, correct = self.team.sum(torch.stack((loss.detach(), right.float()))).tolist()
         if math.isfinite(value):
             self.network.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            self._add_up_gradients()
             self.update(rate)
-        return value, int((logits.argmax(dim=1) == labels).sum())
+        return value, int(correct)
+
+    def _add_up_gradients(self) -> None:
+        """Over all processes, in one message: the networks are small."""
+        if self.team.size == 1:
+            return
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        total = self.team.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, summed in zip(gradients, torch.split(total, sizes), strict=True):
+            gradient.copy_(summed.view_as(gradient))
 
     def update(self, rate: float) -> None:
         """Moves the parameters by their gradients."""

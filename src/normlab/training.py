@@ -21,9 +21,10 @@ from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, divide, load
 from normlab.data.describe import channel_statistics
 from normlab.draws import seed_for
-from normlab.errors import DivergedError, InterruptedRunError, RunError
+from normlab.errors import DivergedError, InterruptedRunError, RunError, UsageError
 from normlab.evaluation import evaluate
 from normlab.model import Network
+from normlab.parallel import team
 from normlab.placing import refuse_single_values
 from normlab.progress import TrainingDisplay
 from normlab.run import DataCard, Epoch, Run, append_metrics
@@ -56,7 +57,8 @@ def train(
     """
     out = Path(out)
     execution = execution or Execution()
-    _refuse_existing_run(out)
+    if team().leads:
+        _refuse_existing_run(out)
     config = dataclasses.replace(config, recipe=recipes.name_of(config))
     recipe = recipes.resolve(config)
     line = zoo.find(config.network)
@@ -82,7 +84,7 @@ def train(
         layout.parse(network.layout),
         norm=config.norm,
         classes=len(dataset.classes),
-        batch=len(dataset.train) % recipe.batch_size or recipe.batch_size,
+        batch=_smallest_batch(len(dataset.train), recipe.batch_size),
     )
     mean, std = channel_statistics(dataset.train.images)
     std[std == 0] = 1.0  # a channel without contrast stays as it is
@@ -107,7 +109,8 @@ def train(
     )
     descent = Descent(network, recipe, config.precision)
     checkpoint = Checkpoint(model=network.state_dict(), optimizer=descent.state_dict())
-    checkpoint.save(out / "checkpoint.pt")
+    if team().leads:
+        checkpoint.save(out / "checkpoint.pt")
     return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
 
 
@@ -174,10 +177,12 @@ def _fit(
     descent.load_state_dict(checkpoint.optimizer)
     batches = Batches(dataset, recipe, run.config.seed, device)
     run = _record_machine(run, device, checkpoint.epoch + 1)
-    run.write_config()
-    run.write_metrics()
+    leads = team().leads  # of several processes one evaluates, writes and speaks
+    if leads:
+        run.write_config()
+        run.write_metrics()
 
-    console = None if quiet else Console()
+    console = None if quiet or not leads else Console()
     if console is not None:
         _announce(run, console)
     display = TrainingDisplay(
@@ -198,11 +203,12 @@ def _fit(
             while checkpoint.step < batches.steps:
                 step = checkpoint.step
                 rate = recipe.learning_rate_at(epoch * batches.steps + step, batches.steps)
-                if stop.is_set():
+                if _any_set(stop, device):
                     checkpoint.seconds = perf_counter() - start
                     _stop(run, descent, checkpoint, rate, execution)
                 inputs, labels = batches(epoch, step)
-                torch.manual_seed(seed_for(run.config.seed, "dropout", epoch, step))
+                others = (team().rank,) if team().rank else ()
+                torch.manual_seed(seed_for(run.config.seed, "dropout", epoch, step, *others))
                 loss, correct = descent.step(rate, inputs, labels)
                 if not math.isfinite(loss):
                     raise _divergence(run, loss, epoch, step + 1, rate)
@@ -211,6 +217,9 @@ def _fit(
                 checkpoint.correct += correct
                 display.step(epoch, checkpoint.step, loss, len(labels))
 
+            if not leads:
+                checkpoint = Checkpoint(model={}, optimizer=[], epoch=epoch + 1)
+                continue
             evaluation = evaluate(network, dataset, run.split)
             # Weights that the last step broke must not become the checkpoint.
             _refuse_divergence(run, network, epoch, checkpoint.step, rate)
@@ -237,9 +246,33 @@ def _fit(
             checkpoint.save(run.path / "checkpoint.pt")
             display.epoch(measured)
 
-    save_weights(run.path / "model.safetensors", network)
-    (run.path / "checkpoint.pt").unlink()
+    if leads:
+        save_weights(run.path / "model.safetensors", network)
+        (run.path / "checkpoint.pt").unlink()
     return run
+
+
+def _smallest_batch(images: int, batch_size: int) -> int:
+    """Of an epoch, and of it the smallest part that a process gets.
+
+    Raises:
+        UsageError: A process would get nothing.
+    """
+    smallest = images % batch_size or batch_size
+    part = smallest // team().size
+    if not part:
+        raise UsageError(
+            f"an epoch's last batch has {smallest} images, too few for {team().size} processes: "
+            "choose another --batch-size"
+        )
+    return part
+
+
+def _any_set(stop: threading.Event, device: torch.device) -> bool:
+    """Whether a process was asked to stop: all must stop after the same step."""
+    if team().size == 1:
+        return stop.is_set()
+    return bool(team().sum(torch.tensor(float(stop.is_set()), device=device)))
 
 
 def _refuse_existing_run(out: Path) -> None:
@@ -297,7 +330,8 @@ def _stop(
     _refuse_divergence(run, network, epoch, step, rate)
     checkpoint.model = network.state_dict()
     checkpoint.optimizer = descent.state_dict()
-    checkpoint.save(run.path / "checkpoint.pt")
+    if team().leads:
+        checkpoint.save(run.path / "checkpoint.pt")
     raise InterruptedRunError(
         f"stopped in epoch {epoch + 1} after step {step}. "
         f"To go on: {_resume_command(run, execution)}"

@@ -1,0 +1,83 @@
+"""One run on several processes, each with its part of every batch: `torchrun … -m normlab train`.
+
+The processes hold equal weights: they start from the same draws, and each step adds up their
+gradients. So what is computed is what one process computes on the whole batch, but for the last
+bits, and but for normalizations over the batch, which see a process's part alone; `sync-bn` sees
+all of it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from normlab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run.
+
+    Attributes:
+        rank: This process's number, from 0.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process evaluates, writes and speaks."""
+        return self.rank == 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch, along its first dimension."""
+        return batch.tensor_split(self.size)[self.rank]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+
+ALONE = Team()
+
+
+def team() -> Team:
+    """The processes that were joined; this one alone where none were."""
+    if dist.is_available() and dist.is_initialized():
+        return Team(dist.get_rank(), dist.get_world_size())
+    return ALONE
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Team]:
+    """Joins the processes that torchrun started together; alone where it started none.
+
+    Args:
+        device: As `Execution` takes it: over NCCL for CUDA, else over Gloo.
+
+    Raises:
+        UsageError: torch has no such means here.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if not dist.is_available():
+        raise UsageError(
+            "this build of torch cannot train on several processes: leave torchrun out"
+        )
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield team()
+    finally:
+        dist.destroy_process_group()
