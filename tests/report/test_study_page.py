@@ -3,11 +3,13 @@
 import time
 
 import pytest
+from scipy.stats import binomtest
 
 from made_up import Page, dataset
 from made_up import study as made_up
 from normlab.errors import RunError
 from normlab.report.study_page import render, write_study_report
+from normlab.study import answers
 from normlab.study.findings import groups, headline
 
 
@@ -57,6 +59,18 @@ def test_without_pictures_it_says_so(study):
     page = Page(render(study, None))
     assert not any(tag == "img" for tag, _ in page.tags)
     assert "The pictures were left out of this page." in "".join(page.words)
+
+
+def test_of_one_seed_the_networks_are_compared_by_mcnemars_test(tmp_path):
+    study = made_up(tmp_path, seeds=1, norms=("bn", "ln"))
+    bn, ln = (
+        answers.read(tmp_path / "runs" / f"{n}-0" / "answers.npz").right for n in ("bn", "ln")
+    )
+    only_bn, only_ln = int((bn & ~ln).sum()), int((ln & ~bn).sum())
+    p = binomtest(only_bn, only_bn + only_ln).pvalue
+    text = "".join(Page(render(study, None)).words)
+    assert f"bn alone answers {only_bn} images rightly, ln alone {only_ln} (McNemar's test" in text
+    assert (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001") in text
 
 
 def test_each_axis_has_its_figure(tmp_path):

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab import layout, zoo
+from normlab import layout, statistics, zoo
 from normlab.config import StudyConfig
 from normlab.data import Dataset, divide, load
 from normlab.errors import RunError
@@ -118,6 +119,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
         ),
         disagreements=_disagreements(given, classes, dataset),
         disagreement_note=_disagreement_note(given),
+        single=_single(given) if len(main.seeds) == 1 else [],
         calibration=_calibration(given),
         reliability=inline_svg(
             figures.reliability({norm: _pooled(own) for norm, own in given.items()}),
@@ -156,6 +158,7 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
             passed = [findings.passed_epoch(result) for result in results]
             known = [epoch for epoch in passed if epoch is not None]
             half = mean.high - mean.value
+            memory = max(c.peak_memory for c in costs)
             rows.append(
                 (
                     arm.norm,
@@ -165,7 +168,7 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
                     str(len(group.seeds)),
                     f"{results[0].parameters:,}",
                     f"{median(each):.1f} s",
-                    f"{max(c.peak_memory for c in costs) / 2**20:,.0f} MiB",
+                    f"{memory / 2**20:,.0f} MiB" if memory else "–",
                     f"{median(known):g}"
                     if len(known) == len(passed)
                     else "not all"
@@ -310,6 +313,21 @@ def _disagreement_note(given: dict[str, list[Answers]]) -> str:
         f"Of {total:,} images {every:,} are answered rightly with all normalizations (by most of "
         f"their seeds), {none:,} with none" + (f"; by {', '.join(parts)}." if parts else ".")
     )
+
+
+def _single(given: dict[str, list[Answers]]) -> list[str]:
+    """Of one network of each normalization: whether they answer equally well (McNemar's test)."""
+    said = []
+    for (one, (first,)), (other, (second,)) in combinations(given.items(), 2):
+        only_first = int((first.right & ~second.right).sum())
+        only_second = int((second.right & ~first.right).sum())
+        p = statistics.mcnemar(only_first, only_second)
+        said.append(
+            f"{one} alone answers {only_first:,} images rightly, {other} alone {only_second:,} "
+            f"(McNemar's test, {findings.p_text(p)}). That is of these two networks: another seed "
+            "makes others."
+        )
+    return said
 
 
 def _pooled(own: Sequence[Answers]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -20,7 +20,7 @@ class Answers:
         predictions: int64, N: the most probable class of each image.
         confidences: float32, N: its probability.
         labels: int64, N: the true classes.
-        peak_memory: Of the process that trained it, in bytes.
+        peak_memory: Of the process that trained it, in bytes; 0 where it is not known.
     """
 
     predictions: NDArray[np.int64]

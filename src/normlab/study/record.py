@@ -60,7 +60,7 @@ class Costs:
 
     Attributes:
         seconds: Training and evaluation, in all.
-        peak_memory: Of its process, in bytes.
+        peak_memory: Of its process, in bytes; 0 where it is not known.
     """
 
     seconds: float

@@ -81,17 +81,20 @@ def carry_out(work: Work) -> None:
         return
     dataset = shared.read(work.data)
     execution = Execution(device=work.device, threads=work.threads)  # type: ignore[arg-type]
+    trains = True
     if (work.out / "config.json").exists():
         run = Run.open(work.out)
+        trains = not run.finished
         if run.config != work.config:
             raise RunError(f"{work.out} holds a run with other settings: delete it, or move it")
-        if not run.finished:
+        if trains:
             run = resume(work.out, execution, dataset=dataset, quiet=True)
     else:
         run = train(work.config, work.out, execution, dataset=dataset, quiet=True)
     device = machine.prepare(execution)
     evaluation = evaluate(run.network().to(device), dataset, run.split)
-    answers.write(answers.of(evaluation, machine.peak_memory()), work.out / "answers.npz")
+    memory = machine.peak_memory() if trains else 0  # of evaluation alone it would mislead
+    answers.write(answers.of(evaluation, memory), work.out / "answers.npz")
 
 
 def main() -> None:
