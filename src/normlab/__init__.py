@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from normlab.evaluation import Evaluation, evaluate
     from normlab.model import Network
     from normlab.norms import register
+    from normlab.prediction import Prediction, Trained, load
     from normlab.recipes import RECIPES, Recipe
     from normlab.report.data_page import write_data_page
     from normlab.report.page import runs_table
@@ -46,6 +47,9 @@ _HOME = {
     "Summary": "summary",
     "summarize": "summary",
     "register": "norms",
+    "Prediction": "prediction",
+    "Trained": "prediction",
+    "load": "prediction",
     "RECIPES": "recipes",
     "Recipe": "recipes",
     "write_data_page": "report.data_page",
@@ -69,18 +73,21 @@ __all__ = [
     "Execution",
     "Network",
     "NormlabError",
+    "Prediction",
     "Recipe",
     "Run",
     "RunConfig",
     "Study",
     "StudyConfig",
     "Summary",
+    "Trained",
     "analysis",
     "augment",
     "compare",
     "data",
     "evaluate",
     "layout",
+    "load",
     "norms",
     "plots",
     "register",

@@ -175,6 +175,49 @@ def compare(
         )
 
 
+def predict(
+    run: _Run,
+    images: Annotated[tuple[str, ...], Positional, arg(metavar="IMAGE [IMAGE ...]")],
+    *,
+    json: bool = False,
+    csv: bool = False,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
+) -> None:
+    """Say what is on pictures: the most probable class of each, and the next two.
+
+        $ normlab predict runs/cifar10/micro-bn-0 cat.jpg holidays/
+        $ normlab predict runs/cifar10/micro-bn-0 "*.png" --csv > answers.csv
+        $ curl -s https://example.org/a.jpg | normlab predict runs/cifar10/micro-bn-0 -
+
+    Pictures are turned upright, cropped to the square at their centre and resized, as training's
+    were. One that cannot be read is named on the standard error, and the others are answered.
+
+    Args:
+        run: A run's folder.
+        images: PNG, JPEG, WebP or BMP files of any size, folders of them, patterns, or - for the
+            standard input.
+        json: A line of JSON a picture, with the probabilities of all classes.
+        csv: A table with the probabilities of all classes.
+        device: As `normlab train` takes it.
+    """
+    from normlab import machine
+    from normlab.prediction import find_pictures, load, predict_files
+    from normlab.report.answers import write_answers
+
+    if json and csv:
+        raise UsageError("--json and --csv exclude each other: leave one out")
+    if not images:
+        raise UsageError("expected one picture or more after the run's folder")
+    trained = load(run).to(machine.prepare(Execution(device=device)))
+    names = find_pictures(images)
+    answers = predict_files(trained, names)
+    unreadable = write_answers(
+        answers, names, trained.classes, "json" if json else "csv" if csv else "text"
+    )
+    if unreadable:
+        raise NormlabError(f"{unreadable} of {len(names)} pictures could not be read")
+
+
 def report(
     runs: _Runs,
     *,
@@ -306,6 +349,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "compare": compare,
     "evaluate": evaluate,
+    "predict": predict,
     "report": report,
     "data": data,
     "summary": summary,

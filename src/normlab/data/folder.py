@@ -1,25 +1,23 @@
 """A user's own images: train/CLASS/*.png and, where there is one, test/CLASS/*.png."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
 from normlab.data.dataset import Dataset, Split
 from normlab.data.splitting import stratified
 from normlab.errors import DataError
+from normlab.pictures import read_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")  # by content, whatever the suffix says: Pillow knows many more
-SIZE = 32
 
 
 def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> Dataset:
-    """A folder of images as a data set; see `to_pixels` for what becomes of an image.
+    """A folder of images as a data set; see `pictures.to_pixels` for what becomes of an image.
 
     The classes are the sorted names of train's subfolders; images follow one another by class, then
     by file name. Hidden files and folders and files with other suffixes are left alone. Where there
@@ -66,31 +64,6 @@ def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> D
     if skipped:
         notes.append(f"images that could not be read and were left out: {skipped}")
     return Dataset(f"folder:{root}", classes, train, test, notes=tuple(notes))
-
-
-def to_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """An image as the networks see it.
-
-    It is turned upright as its EXIF orientation says, laid over white where it is transparent, made
-    RGB (16-bit grey is scaled, not clipped), cropped to the square at its centre, and resized with
-    an antialiasing bicubic filter.
-
-    Args:
-        image: Any size and mode that Pillow turns into RGB.
-
-    Returns:
-        uint8, 3 × 32 × 32.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits, in 16 or 32
-        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
-        deep[deep == image.info.get("transparency", -1)] = 65535  # PNG's one transparent grey
-        image = Image.fromarray(np.rint(deep / 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    square = ImageOps.fit(image.convert("RGB"), (SIZE, SIZE), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 def _files_by_class(part: Path) -> dict[str, list[Path]]:
@@ -141,17 +114,9 @@ def _read(files: dict[str, list[Path]], skip_unreadable: bool) -> tuple[Split, i
 
 def _pixels_of(file: Path) -> NDArray[np.uint8]:
     try:
-        with warnings.catch_warnings():
-            # An image with pixels for hundreds of megabytes: Pillow warns first, then refuses.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                return to_pixels(image)
-    except Exception as error:  # Pillow raises many kinds of errors on damaged files
-        unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
-        reason = "it is no PNG, JPEG or WebP" if unknown else error
-        raise DataError(
-            f"{file} cannot be read as an image ({reason}); --skip-unreadable leaves such out"
-        ) from error
+        return read_picture(file, FORMATS)[0]
+    except DataError as error:
+        raise DataError(f"{error}; --skip-unreadable leaves such out") from error
 
 
 def _split_off_test(

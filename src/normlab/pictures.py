@@ -1,0 +1,99 @@
+"""Pictures of any size and kind, as the networks see them."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from normlab.errors import DataError
+
+SIZE = 32
+GREY = "it is greyscale"
+
+
+def read_picture(
+    source: Path | IO[bytes], formats: Sequence[str]
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """A picture from a file, of an animated one the first frame, and what is peculiar about it.
+
+    Args:
+        source: The file, or an open one.
+        formats: Pillow's names of those that are read, by content, whatever a suffix says.
+
+    Returns:
+        What `to_pixels` and `peculiarities` give.
+
+    Raises:
+        DataError: It cannot be read, or has pixels for hundreds of megabytes.
+    """
+    name = source if isinstance(source, Path) else "the picture"
+    try:
+        with warnings.catch_warnings():
+            # An image with pixels for hundreds of megabytes: Pillow warns first, then refuses.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=list(formats)) as image:
+                return to_pixels(image), tuple(peculiarities(image))
+    except Exception as error:  # Pillow raises many kinds of errors on damaged files
+        unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
+        reason = f"it is no {_listed(formats)}" if unknown else error
+        raise DataError(f"{name} cannot be read as an image ({reason})") from error
+
+
+def to_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """An image as the networks see it.
+
+    It is turned upright as its EXIF orientation says, laid over white where it is transparent, made
+    RGB (16-bit grey is scaled, not clipped), cropped to the square at its centre, and resized with
+    an antialiasing bicubic filter.
+
+    Args:
+        image: Any size and mode that Pillow turns into RGB.
+
+    Returns:
+        uint8, 3 × 32 × 32.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, in 16 or 32
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        deep[deep == image.info.get("transparency", -1)] = 65535  # PNG's one transparent grey
+        image = Image.fromarray(np.rint(deep / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    square = ImageOps.fit(image.convert("RGB"), (SIZE, SIZE), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def peculiarities(image: Image.Image) -> list[str]:
+    """How a picture is unlike those that a network was trained on, as sentences' parts.
+
+    Args:
+        image: As opened, before `to_pixels`.
+    """
+    width, height = image.size
+    said = []
+    if max(width, height) > 2 * min(width, height):
+        said.append(f"of {width} × {height} pixels only the square at the centre is seen")
+    if max(width, height) < SIZE:
+        said.append(f"{width} × {height} pixels are enlarged")
+    if _is_grey(image):
+        said.append(GREY)
+    if getattr(image, "is_animated", False):
+        said.append("of its frames only the first is seen")
+    return said
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"):
+        return True
+    small = np.asarray(image.convert("RGB").resize((SIZE, SIZE))).astype(np.int64)
+    return bool(np.ptp(small, axis=2).max() <= 4)
+
+
+def _listed(formats: Sequence[str]) -> str:
+    names = [{"WEBP": "WebP"}.get(name, name) for name in formats]
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -1,0 +1,212 @@
+"""What a trained network answers on pictures."""
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from normlab.errors import DataError, UsageError
+from normlab.evaluation import to_input
+from normlab.model import Network
+from normlab.pictures import GREY, peculiarities, read_picture, to_pixels
+from normlab.run import Run
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+BATCH = 256
+
+Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A network's answer on a picture.
+
+    Attributes:
+        name: The picture's file; empty where it has none.
+        classes: The classes' names.
+        probabilities: float32, classes, adding up to 1.
+        notes: How the picture is unlike those that the network was trained on.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.top(1)[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Its probability."""
+        return self.top(1)[0][1]
+
+    def top(self, count: int = 3) -> list[tuple[str, float]]:
+        """The most probable classes with their probabilities, the first first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[k], float(self.probabilities[k])) for k in order]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that could not be read, and why, in a line."""
+
+    name: str
+    problem: str
+
+
+class Trained(nn.Module):
+    """A trained network that knows its classes; `normlab.load` gives one.
+
+    Args:
+        network: Asked in evaluation mode.
+        classes: The classes' names.
+    """
+
+    def __init__(self, network: Network, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = tuple(classes)
+        grey = bool((network.input_mean == network.input_mean[0]).all())
+        self.expected = (GREY,) if grey else ()  # what is not peculiar, for it was trained on such
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, float N × 3 × 32 × 32 in 0 to 1, to logits, float N × classes."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    @torch.inference_mode()
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Of uint8 images, N × 3 × 32 × 32: float32, N × classes."""
+        device = next(self.parameters()).device
+        asked = [
+            self(to_input(torch.from_numpy(part).to(device))).float().softmax(1).cpu().numpy()
+            for part in (pixels[k : k + BATCH] for k in range(0, len(pixels), BATCH))
+        ]
+        return np.concatenate(asked) if asked else np.empty((0, len(self.classes)), np.float32)
+
+    def predict(self, pictures: Picture | Iterable[Picture]) -> list[Prediction]:
+        """The answers on pictures.
+
+        Args:
+            pictures: One or several: paths, PIL images, or uint8 arrays, H × W, H × W × 3 or
+                H × W × 4, of any size; or one array of many, N × H × W × 3.
+
+        Raises:
+            DataError: A picture cannot be read.
+            TypeError: It is none.
+        """
+        if isinstance(pictures, str | os.PathLike | Image.Image) or (
+            isinstance(pictures, np.ndarray) and pictures.ndim < 4
+        ):
+            pictures = [pictures]
+        read = [_read(picture) for picture in pictures]
+        pixels = np.stack([p for _, p, _ in read]) if read else np.empty((0, 3, 32, 32), np.uint8)
+        return [
+            self.prediction(name, probabilities, notes)
+            for (name, _, notes), probabilities in zip(
+                read, self.probabilities(pixels), strict=True
+            )
+        ]
+
+    def prediction(
+        self, name: str, probabilities: NDArray[np.float32], notes: tuple[str, ...]
+    ) -> Prediction:
+        """An answer, with the notes that are none for pictures of its training's kind left out."""
+        noted = tuple(note for note in notes if note not in self.expected)
+        return Prediction(name, self.classes, probabilities, noted)
+
+
+def load(path: Path | str) -> Trained:
+    """A trained network from a run's folder.
+
+    Raises:
+        RunError: It is no run's folder, not finished, or damaged.
+    """
+    run = Run.open(path)
+    return Trained(run.network(), run.data.classes)
+
+
+def find_pictures(inputs: Sequence[str]) -> list[str]:
+    """The picture files that inputs name: files, folders (with all below them), patterns, `-`.
+
+    Raises:
+        UsageError: An input names nothing.
+    """
+    found: list[str] = []
+    for name in inputs:
+        path = Path(name).expanduser()
+        if name == "-" or path.is_file():
+            found.append(name)
+            continue
+        if path.is_dir():
+            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        else:
+            anchor = Path(path.anchor)
+            try:
+                below = sorted(anchor.glob(str(path.relative_to(anchor))))
+            except (ValueError, NotImplementedError):
+                below = []
+        if not below:
+            raise UsageError(f"{name}: there is no such picture, nor a folder with pictures")
+        found += map(str, below)
+    return found
+
+
+def predict_files(trained: Trained, names: Sequence[str]) -> Iterator[Prediction | Unreadable]:
+    """The answers on picture files, in order; memory does not grow with their number.
+
+    Args:
+        trained: The network.
+        names: The files; `-` is the standard input.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as readers:
+        for start in range(0, len(names), BATCH):
+            read = list(readers.map(_try_to_read, names[start : start + BATCH]))
+            pixels = [r[1] for r in read if not isinstance(r, Unreadable)]
+            answers = iter(
+                trained.probabilities(np.stack(pixels)) if pixels else np.empty((0, 0), np.float32)
+            )
+            for one in read:
+                if isinstance(one, Unreadable):
+                    yield one
+                else:
+                    yield trained.prediction(one[0], next(answers), one[2])
+
+
+def _try_to_read(name: str) -> tuple[str, NDArray[np.uint8], tuple[str, ...]] | Unreadable:
+    try:
+        return _read(name)
+    except DataError as error:
+        return Unreadable(name, str(error))
+
+
+def _read(picture: Picture) -> tuple[str, NDArray[np.uint8], tuple[str, ...]]:
+    """A picture's name, pixels and peculiarities."""
+    if isinstance(picture, str | os.PathLike):
+        name = os.fspath(picture)
+        source = io.BytesIO(sys.stdin.buffer.read()) if name == "-" else Path(name).expanduser()
+        return name, *read_picture(source, FORMATS)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+            raise TypeError(
+                f"expected uint8, H × W, H × W × 3 or H × W × 4, got {picture.dtype}, "
+                f"{' × '.join(map(str, picture.shape))}"
+            )
+        picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        raise TypeError(f"expected a path, a PIL image or an array, got {type(picture).__name__}")
+    return "", to_pixels(picture), tuple(peculiarities(picture))

@@ -1,0 +1,87 @@
+"""Answers on pictures as they leave the program: text for people, JSON lines, CSV."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import track
+
+from normlab.prediction import Prediction, Unreadable
+
+FEW = 200  # pictures that need no progress bar
+
+
+def write_answers(
+    answers: Iterable[Prediction | Unreadable],
+    names: Sequence[str],
+    classes: Sequence[str],
+    form: Literal["text", "json", "csv"],
+) -> int:
+    """Writes answers to the standard output as they come, and what could not be read to the error.
+
+    Args:
+        answers: One for each name.
+        names: The pictures' names, to know their number and how wide they are.
+        classes: The classes' names.
+        form: How.
+
+    Returns:
+        How many could not be read.
+    """
+    errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if form == "csv":
+        table.writerow(["picture", "class", "probability", *classes, "notes"])
+    widths = max(map(len, names), default=0), max(map(len, classes))
+    shown = track(
+        answers,
+        "Asking",
+        total=len(names),
+        console=errors,
+        transient=True,
+        # On a terminal the answers themselves are the progress.
+        disable=len(names) <= FEW or not errors.is_terminal or sys.stdout.isatty(),
+    )
+    unreadable = 0
+    for answer in shown:
+        if isinstance(answer, Unreadable):
+            unreadable += 1
+            errors.print(f"normlab: {answer.problem}")
+        elif form == "json":
+            print(_json(answer))
+        elif form == "csv":
+            shares = [f"{p:.6g}" for p in answer.probabilities]
+            notes = "; ".join(answer.notes)
+            table.writerow([answer.name, answer.label, f"{answer.probability:.6g}", *shares, notes])
+        else:
+            print(_line(answer, *widths))
+    return unreadable
+
+
+def _json(answer: Prediction) -> str:
+    shares = zip(answer.classes, map(float, answer.probabilities), strict=True)
+    return json.dumps(
+        {
+            "picture": answer.name,
+            "class": answer.label,
+            "probability": answer.probability,
+            "probabilities": dict(shares),
+            "notes": answer.notes,
+        }
+    )
+
+
+def _line(answer: Prediction, name_width: int, class_width: int) -> str:
+    (label, probability), *others = answer.top(3)
+    rest = ", ".join(f"{other} {share:.1%}" for other, share in others)
+    notes = "".join(f"; {note}" for note in answer.notes)
+    name = _plain(answer.name)
+    return f"{name:{name_width}}  {_plain(label):{class_width}} {probability:6.1%}  ({rest}){notes}"
+
+
+def _plain(text: str) -> str:
+    """Text without control characters, which a file's name may have."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,240 @@
+"""What a trained network answers on pictures of all kinds, through the command line and Python."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import normlab
+from normlab.cli import main
+from normlab.data import load
+from normlab.errors import DataError, RunError, UsageError
+from normlab.prediction import find_pictures
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A network that can tell digits apart."""
+    config = normlab.RunConfig(
+        network="C:8 P C:16 P GAP FC", dataset="digits", recipe="demo", epochs=3, learning_rate=0.05
+    )
+    return normlab.train(config, tmp_path_factory.mktemp("run") / "digits", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The first twenty test images as files, all of the formats that are read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for k, image in enumerate(load("digits").test.images[:20]):
+        suffix = ("png", "bmp", "webp", "jpg")[k % 4]
+        options = {"lossless": True} if suffix == "webp" else {"quality": 100}
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{k:02}.{suffix}", **options)
+    return folder
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a command and gives its exit code, output and errors."""
+
+    def command(*arguments):
+        code = 0
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return command
+
+
+# Python
+
+
+def test_the_answers_are_those_of_an_evaluation(run):
+    expected = normlab.evaluate(run.network(), run.dataset())
+    images = run.dataset().test.images
+    trained = normlab.load(run.path)
+    answers = trained.predict(images.transpose(0, 2, 3, 1))
+    found = np.stack([answer.probabilities for answer in answers])
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
+    assert [answer.label for answer in answers] == [str(k) for k in expected.predictions]
+    assert trained.classes == run.data.classes
+
+
+def test_paths_pil_images_and_arrays_are_answered_alike(run, pictures):
+    trained = normlab.load(run.path)
+    path = pictures / "00.png"
+    image = Image.open(path)
+    for picture in (path, str(path), image, np.asarray(image), [path]):
+        (answer,) = trained.predict(picture)
+        np.testing.assert_allclose(
+            answer.probabilities, trained.predict(path)[0].probabilities, atol=1e-6
+        )
+    assert trained.predict(path)[0].name == str(path)
+    assert trained.predict([]) == []
+
+
+def test_an_answer_ranks_its_classes(run, pictures):
+    (answer,) = normlab.load(run.path).predict(pictures / "00.png")
+    top = answer.top(10)
+    assert top[0] == (answer.label, answer.probability)
+    assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
+    assert sum(p for _, p in top) == pytest.approx(1, abs=1e-5)
+
+
+def test_it_is_a_module(run):
+    trained = normlab.load(run.path)
+    assert not trained.training
+    assert not trained.network.training
+    logits = trained(torch.rand(3, 3, 32, 32))
+    assert logits.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("picture", "problem"),
+    [
+        (np.zeros((32, 32, 3)), "expected uint8"),
+        (np.zeros(32, np.uint8), "expected uint8"),
+        (7, "not iterable"),
+        ([7], "expected a path, a PIL image or an array, got int"),
+    ],
+)
+def test_what_is_no_picture_is_refused(run, picture, problem):
+    with pytest.raises(TypeError, match=problem):
+        normlab.load(run.path).predict(picture)
+
+
+def test_a_file_that_is_no_picture_is_refused(run, tmp_path):
+    (tmp_path / "x.png").write_text("no")
+    with pytest.raises(DataError, match="it is no PNG, JPEG, WebP or BMP"):
+        normlab.load(run.path).predict(tmp_path / "x.png")
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="is no run's folder"):
+        normlab.load(tmp_path)
+
+
+# Pictures unlike training's
+
+
+@pytest.mark.parametrize(
+    ("image", "note"),
+    [
+        (Image.new("RGB", (300, 20), "red"), "of 300 × 20 pixels only the square at the centre"),
+        (Image.new("RGB", (9, 7), "red"), "9 × 7 pixels are enlarged"),
+        (Image.effect_noise((64, 64), 90), "it is greyscale"),
+        (Image.effect_noise((64, 64), 90).convert("RGB"), "it is greyscale"),
+        (Image.new("I;16", (64, 64), 40000), "it is greyscale"),
+    ],
+)
+def test_a_picture_unlike_training_s_gets_a_note(image, note, run):
+    trained = normlab.load(run.path)
+    trained.expected = ()  # as of a network that was trained on colours
+    (answer,) = trained.predict(image)
+    assert any(said.startswith(note) for said in answer.notes)
+
+
+def test_a_usual_picture_gets_none(run):
+    colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    assert normlab.load(run.path).predict(colours)[0].notes == ()
+
+
+def test_grey_pictures_are_usual_for_a_network_that_was_trained_on_grey_ones(run, pictures):
+    assert normlab.load(run.path).predict(pictures / "00.png")[0].notes == ()
+
+
+def test_of_an_animated_picture_the_first_frame_is_seen(run, tmp_path):
+    frames = [Image.effect_noise((40, 40), 50 + k).convert("RGB") for k in range(3)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    trained = normlab.load(run.path)
+    (answer,) = trained.predict(tmp_path / "a.webp")
+    (first,) = trained.predict(frames[0])
+    np.testing.assert_allclose(answer.probabilities, first.probabilities, atol=1e-6)
+    assert "of its frames only the first is seen" in answer.notes
+
+
+# The command line
+
+
+def test_a_line_a_picture(run, pictures, said):
+    code, output, errors = said("predict", run.path, pictures)
+    assert (code, errors) == (0, "")
+    lines = output.splitlines()
+    assert len(lines) == 20
+    answers = normlab.load(run.path).predict(sorted(pictures.iterdir()))
+    for line, answer in zip(lines, answers, strict=True):
+        assert line.startswith(answer.name)
+        assert f"{answer.label} {answer.probability:6.1%}" in line
+
+
+def test_json_and_csv_hold_all_probabilities(run, pictures, said):
+    _, output, _ = said("predict", run.path, pictures / "0*.png", "--json")
+    (answer, *_) = map(json.loads, output.splitlines())
+    (expected,) = normlab.load(run.path).predict(pictures / "00.png")
+    assert answer["class"] == expected.label
+    assert [*answer["probabilities"].values()] == pytest.approx(expected.probabilities.tolist())
+    _, output, _ = said("predict", run.path, pictures / "0*.png", "--csv")
+    first = next(csv.DictReader(io.StringIO(output)))
+    assert first["picture"] == str(pictures / "00.png")
+    assert float(first["3"]) == pytest.approx(answer["probabilities"]["3"], rel=1e-4)
+
+
+def test_the_standard_input_is_a_picture(run, pictures):
+    done = subprocess.run(
+        [sys.executable, "-m", "normlab", "predict", run.path, "-", "--json"],
+        input=(pictures / "00.png").read_bytes(),
+        capture_output=True,
+        check=True,
+    )
+    (expected,) = normlab.load(run.path).predict(pictures / "00.png")
+    assert json.loads(done.stdout)["probability"] == pytest.approx(expected.probability, rel=1e-5)
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, pictures, said, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no")
+    code, output, errors = said("predict", run.path, tmp_path / "bad.png", pictures / "00.png")
+    assert code == 1
+    assert len(output.splitlines()) == 1
+    assert "bad.png cannot be read as an image" in errors
+    assert errors.splitlines()[-1] == "normlab: 1 of 2 pictures could not be read"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["nothing.png"], "nothing.png: there is no such picture, nor a folder with pictures"),
+        (["*.gif"], "there is no such picture"),
+        ([], "expected one picture or more"),
+        (["x.png", "--json", "--csv"], "--json and --csv exclude each other"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(arguments, problem, run, said):
+    code, output, errors = said("predict", run.path, *arguments)
+    assert (code, output) == (2, "")
+    assert problem in errors
+
+
+def test_names_with_control_characters_leave_the_terminal_alone(run, said, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a\x1b[31m\n.png")
+    _, output, _ = said("predict", run.path, tmp_path)
+    assert "\x1b" not in output
+    assert len(output.splitlines()) == 1
+
+
+def test_folders_patterns_and_files_name_pictures(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/2.png", "a/1.jpg", "a/b/3.WEBP", "a/readme.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_pictures(["a"]) == ["a/1.jpg", "a/2.png", "a/b/3.WEBP"]
+    assert find_pictures(["a/*.png", "-"]) == ["a/2.png", "-"]
+    assert find_pictures([str(tmp_path / "a" / "*.jpg")]) == [str(tmp_path / "a" / "1.jpg")]
+    with pytest.raises(UsageError, match="there is no such picture"):
+        find_pictures(["b"])
