@@ -38,7 +38,13 @@ def test_an_axis_that_is_not_asked_for_leaves_the_recipes_setting():
     (arm,) = planned(norms=("ln",))
     assert arm.name == "ln"
     assert arm.config == RunConfig(network=LINE, dataset="digits", recipe="demo", norm="ln")
-    assert arm.setting.batch_size == recipes.find("demo").batch_size
+    assert arm.setting.batch_size is None
+
+
+def test_normalizations_whose_recipes_differ_are_still_compared():
+    arms = plan(StudyConfig(network="line-5k"), classes=10, images=50_000)
+    assert len({recipes.resolve(arm.config).batch_size for arm in arms}) > 1
+    assert len(settings(arms)) == 1
 
 
 def test_arms_of_a_setting_differ_in_the_normalization_alone():

@@ -24,14 +24,14 @@ class Setting:
     Attributes:
         network: A name or a layout, as it was asked for.
         budget: Parameters to stay below, or None.
-        batch_size: Images a step.
+        batch_size: Images a step, or None for each one's recipe's.
         train_images: Training images, or None for all.
         label_noise: Share of wrong training labels.
     """
 
     network: str
     budget: int | None
-    batch_size: int
+    batch_size: int | None
     train_images: int | None
     label_noise: float
 
@@ -132,7 +132,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
                     setting=Setting(
                         network=network,
                         budget=budget,
-                        batch_size=recipe.batch_size,
+                        batch_size=batch,
                         train_images=kept,
                         label_noise=noise,
                     ),
@@ -152,7 +152,8 @@ def settings(arms: Sequence[Arm]) -> dict[Setting, list[Arm]]:
 
 def warnings(arms: Sequence[Arm]) -> Iterator[str]:
     """What to expect of the settings that were asked for."""
-    small = sorted({a.setting.batch_size for a in arms if a.setting.batch_size < SMALL_BATCH})
+    sizes = {recipes.resolve(arm.config).batch_size for arm in arms}
+    small = sorted(size for size in sizes if size < SMALL_BATCH)
     batched = [n for n in dict.fromkeys(a.norm for a in arms) if "N" in _axes(n)]
     if small and batched:
         yield (

@@ -58,8 +58,8 @@ def grid(what: What, study: StudyConfig, arm: Arm) -> tuple[float, ...]:
         return DECAYS
     recipe = recipes.find(recipes.name_of(arm.config))
     base = study.learning_rate or recipe.learning_rate
-    # By the same rule as where it is not tuned.
-    base *= (arm.setting.batch_size / recipe.batch_size) ** 0.5
+    if arm.setting.batch_size is not None:  # by the same rule as where it is not tuned
+        base *= (arm.setting.batch_size / recipe.batch_size) ** 0.5
     return tuple(base * factor for factor in FACTORS)
 
 
