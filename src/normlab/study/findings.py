@@ -8,8 +8,8 @@ from statistics import median
 
 import numpy as np
 
-from normlab import statistics
-from normlab.analysis import TARGET
+from normlab import recipes, statistics
+from normlab.analysis import TARGET, shown
 from normlab.errors import RunError
 from normlab.statistics import Difference, Estimate
 from normlab.study import tuning
@@ -131,6 +131,7 @@ def further(study: Study, found: Sequence[Group]) -> list[str]:
         *_passed(study, main),
         *_searched(study),
         *_failed(study.results),
+        *_recipes(study, main),
         *_assumptions(main, sum(len(group.differences) for group in found)),
     ]
 
@@ -365,13 +366,33 @@ def _failed(results: Sequence[Result]) -> list[str]:
     return said
 
 
+def _recipes(study: Study, group: Group) -> list[str]:
+    """What the arms differ in beside the normalization."""
+    in_force = {arm.norm: recipes.resolve(arm.config) for arm in group.arms}
+    differing = []
+    for field in dataclasses.fields(recipes.Recipe):
+        values = {norm: getattr(recipe, field.name) for norm, recipe in in_force.items()}
+        if len(set(values.values())) > 1:
+            each = ", ".join(f"{norm} {shown(value)}" for norm, value in values.items())
+            differing.append(f"{field.name.replace('_', ' ')} ({each})")
+    if not differing:
+        return []
+    by = "this study's search" if study.config.tune else "a search made before"
+    return [
+        "Beside the normalization the arms differ in what was found best for each on held-out "
+        f"images, by {by}: {_listed(differing)}."
+    ]
+
+
 def _assumptions(group: Group, pairs: int) -> list[str]:
     seeds = len(group.seeds)
     if seeds < 2 or len(group.arms) < 2:
         return []
+    sizes = {recipes.resolve(arm.config).batch_size for arm in group.arms}
+    batches = "see the same batches" if len(sizes) == 1 else "see the images in the same order"
     said = (
         "Normalizations are compared seed by seed, for at a seed all start from the same "
-        "convolutions and see the same batches. Intervals and p-values are Student's, of these "
+        f"convolutions and {batches}. Intervals and p-values are Student's, of these "
         "paired differences, and take them to be normally distributed; p-values are corrected for "
         f"all {pairs} pairs that are compared (Holm)."
     )
