@@ -226,13 +226,14 @@ def report(
     no_images: bool = False,
     published: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run, or about several together.
+    """Write one self-contained HTML page about a run, about several together, or about a study.
 
         $ normlab report runs/cifar10/seed-bn-0
         $ normlab report runs/digits/*-0 --out comparison.html
+        $ normlab report studies/cifar10/micro --no-images
 
     Args:
-        runs: Runs' folders.
+        runs: Runs' folders, or a study's.
         out: The page.
         data_root: Where the data lies, as `normlab train` takes it.
         no_images: Leave out the pictures of the data.
@@ -242,7 +243,17 @@ def report(
     from normlab.run import Run
 
     if not runs:
-        raise UsageError("expected one run's folder or more")
+        raise UsageError("expected one run's folder or more, or a study's")
+    if len(runs) == 1 and (runs[0] / "study.json").exists():
+        from normlab.report.study_page import write_study_report
+        from normlab.study.record import Study
+
+        if out is not None or published is not None:
+            raise UsageError("a study's page takes neither --out nor --published: leave them out")
+        study = Study.open(runs[0])
+        page = write_study_report(study, data_root=data_root, images=not no_images)
+        print(f"report: {page}")
+        return
     page = write_report(
         [Run.open(run) for run in runs],
         out,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from normlab import Run, evaluate
+from normlab.cli import main
 from normlab.config import StudyConfig
 from normlab.errors import RunError
 from normlab.study import answers, local, tuning
@@ -111,6 +112,16 @@ def test_a_damaged_record_is_refused_in_one_line(damage, finished, tmp_path):
     (tmp_path / "study" / "study.json").write_text(damage)
     with pytest.raises(RunError, match=r"^[^\n]*study.json[^\n]*(damaged|schema)[^\n]*$"):
         Study.open(tmp_path / "study")
+
+
+def test_its_page_can_be_made_again(finished, capsys):
+    main(["report", str(finished.path), "--no-images"])
+    assert capsys.readouterr().out == f"report: {finished.path / 'report.html'}\n"
+    page = (finished.path / "report.html").read_text()
+    assert "The pictures were left out of this page." in page
+    with pytest.raises(SystemExit):
+        main(["report", str(finished.path), "--out", "elsewhere.html"])
+    assert "takes neither --out nor --published" in capsys.readouterr().err
 
 
 # Stopped and killed
@@ -281,8 +292,6 @@ def test_answers_that_cannot_be_read_are_refused(tmp_path):
     ],
 )
 def test_the_command_line_refuses_in_one_line(arguments, problem, tmp_path, capsys):
-    from normlab.cli import main
-
     with pytest.raises(SystemExit) as caught:
         main(["compare", LINE, "--dataset", "digits", "--out", str(tmp_path / "s"), *arguments])
     assert caught.value.code == 2
