@@ -106,7 +106,7 @@ def test_two_processes_compute_what_one_does(name, steps):
         assert loss == pytest.approx(other_loss, rel=1e-6)  # summed in float32
         assert right == other_right
     for key, value in one["state"].items():
-        torch.testing.assert_close(two["state"][key], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(two["state"][key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_on_two_processes_is_one_run(tmp_path):

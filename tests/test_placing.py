@@ -48,10 +48,10 @@ def test_an_unknown_normalization_of_the_network_is_no_blocks_fault():
 
 def test_a_single_value_for_a_channel_is_refused_with_its_block():
     blocks = layout.parse("C:4 P P P P P C:4/ln C:4 c GAP")
-    refuse_single_values(blocks, norm="bn", classes=10, batch=2)
-    refuse_single_values(blocks, norm="ln", classes=10, batch=1)
+    refuse_single_values(blocks, norm="bn", classes=10, batches=(2,))
+    refuse_single_values(blocks, norm="ln", classes=10, batches=(1,))
     with pytest.raises(
         LayoutError, match="bn cannot be trained here, on 4 × 1 × 1 and batches of 1,"
     ) as caught:
-        refuse_single_values(blocks, norm="bn", classes=10, batch=1)
+        refuse_single_values(blocks, norm="bn", classes=10, batches=(1,))
     assert caught.value.start == len("C:4 P P P P P C:4/ln ")

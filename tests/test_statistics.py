@@ -34,11 +34,11 @@ def studies(seeds, count, *, difference=0.0):
 def test_the_mean_has_scipys_interval(values):
     estimate = statistics.mean(values)
     assert estimate.value == pytest.approx(np.mean(values))
-    if np.ptp(values):
+    if np.ptp(values):  # else there is no spread to judge by
         expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
         assert (estimate.low, estimate.high) == pytest.approx(tuple(expected), abs=1e-9)
     else:
-        assert (estimate.low, estimate.high) == pytest.approx((values[0], values[0]))
+        assert (estimate.low, estimate.high) == (-math.inf, math.inf)
 
 
 def test_one_value_has_no_interval():
@@ -112,7 +112,28 @@ def test_one_seed_shows_nothing():
 
 def test_equal_arms_do_not_differ():
     ((found,),) = statistics.differences({"bn": ACCURACIES, "ln": ACCURACIES})
-    assert (found.p, found.wins.value, found.shown) == (1.0, 0.5, False)
+    assert math.isnan(found.p)
+    assert (found.wins.value, found.shown) == (0.5, False)
+
+
+@pytest.mark.parametrize("difference", [0.8 / 360, 4 / 360, 1 / 3])
+@pytest.mark.parametrize("seeds", [2, 3, 7])
+def test_equal_differences_show_nothing_for_they_have_no_spread(difference, seeds):
+    other = np.arange(seeds) / 360
+    ((found,),) = statistics.differences({"bn": other + difference, "ln": other})
+    assert not found.shown
+    assert math.isinf(found.mean.high)
+    assert (found.wins.value, found.wins.low, found.wins.high) == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_accuracies_of_few_images_show_no_more_than_chance_either(seeds):
+    """They are multiples of 1/360, and ties are common."""
+    false = 0
+    for study in studies(seeds, 1000):
+        rounded = {name: np.round(values / 100 * 360) / 360 for name, values in study.items()}
+        false += any(d.shown for d in statistics.differences(rounded)[0])
+    assert false <= 65
 
 
 def test_arms_of_different_seeds_are_refused():

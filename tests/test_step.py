@@ -299,7 +299,7 @@ def test_a_network_without_normalizations_has_a_step_too():
 
 
 def test_matrices_inside_a_normalization_of_ones_own_do_not_decay(monkeypatch):
-    monkeypatch.setattr(norms, "REGISTRY", dict(norms.REGISTRY))
+    monkeypatch.setattr(norms.registry, "REGISTRY", dict(norms.REGISTRY))
 
     @norms.register("mixed", formula="", paper="", axes="", parameters="")
     class Mixed(nn.Module):

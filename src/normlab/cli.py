@@ -133,8 +133,7 @@ def compare(
         $ normlab compare nano --norms bn gn --batch-sizes 2 8 32 128 --epochs 5 --dry-run
         $ normlab compare "C:8 P C:16 P C:16 GAP FC" --dataset digits --recipe demo --seeds 3
 
-    The same command goes on where it was stopped. Networks that are compared differ in the
-    normalization alone; each run is on one thread.
+    The same command goes on where it was stopped. Each run is on one thread.
 
     Args:
         config: What is compared.

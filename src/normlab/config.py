@@ -59,6 +59,10 @@ class RunConfig(DataConfig):
     """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), or the one
     of a network of that name: `micro`, `nano`, `line`, `line-5k`, `sprint`."""
 
+    untuned: bool = False
+    """The recipe as it is, without what was found for the network's normalization on held-out
+    images."""
+
     epochs: Annotated[int | None, default_is("the recipe's")] = None
     """Passes over the training images."""
 
@@ -99,8 +103,8 @@ class StudyConfig(DataConfig):
     """Normalizations."""
 
     seeds: int = 5
-    """Repeats. At a seed, all normalizations start from the same convolutions and see the same
-    batches."""
+    """Repeats. At a seed, all normalizations start from the same convolutions and see the images in
+    the same order."""
 
     layouts: Annotated[tuple[str, ...], default_is("none")] = ()
     """Further networks: names or layouts."""

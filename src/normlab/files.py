@@ -1,10 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one process works on."""
 
 import os
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from normlab.errors import NormlabError
+from normlab.errors import NormlabError, RunError
+
+LOCK_SECONDS = 30  # as long as runs may take to stop whose study was killed
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -42,3 +47,40 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int | None]:
+    """Holds a folder, which is made where it is missing, for this process.
+
+    Yields:
+        The lock's file descriptor: a process that inherits it holds the folder too. None where the
+        system has no such locks.
+
+    Raises:
+        NormlabError: The folder cannot be made.
+        RunError: Another process holds it, for longer than a run takes to stop.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NormlabError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield None
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise RunError(f"another process works on {folder}: wait for its end") from None
+                time.sleep(0.2)
+        yield file
+    finally:
+        os.close(file)

@@ -2,8 +2,8 @@
 
 The processes hold equal weights: they start from the same draws, and each step adds up their
 gradients. So what is computed is what one process computes on the whole batch, but for the last
-bits, and but for normalizations over the batch, which see a process's part alone; `sync-bn` sees
-all of it.
+bits, for dropout, which every process draws for itself, and for normalizations over the batch,
+which see a process's part alone; `sync-bn` sees all of it.
 """
 
 import os
@@ -64,7 +64,7 @@ def joined(device: str) -> Iterator[Team]:
         device: As `Execution` takes it: over NCCL for CUDA, else over Gloo.
 
     Raises:
-        UsageError: torch has no such means here.
+        UsageError: torch has no such means here, or there are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -74,9 +74,14 @@ def joined(device: str) -> Iterator[Team]:
             "this build of torch cannot train on several processes: leave torchrun out"
         )
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # What is tried out before training is on the CPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    except (RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise UsageError(f"the processes that torchrun started cannot be joined: {said}") from None
     try:
         yield team()
     finally:

@@ -1,5 +1,6 @@
 """Pictures of any size and kind, as the networks see them."""
 
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from normlab.errors import DataError
 
 SIZE = 32
 GREY = "it is greyscale"
+_OPENING = threading.Lock()
 
 
 def read_picture(
@@ -32,11 +34,12 @@ def read_picture(
     """
     name = source if isinstance(source, Path) else "the picture"
     try:
-        with warnings.catch_warnings():
+        with _OPENING, warnings.catch_warnings():  # filters are the whole process's
             # An image with pixels for hundreds of megabytes: Pillow warns first, then refuses.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=list(formats)) as image:
-                return to_pixels(image), tuple(peculiarities(image))
+            opened = Image.open(source, formats=list(formats))  # reads the header alone
+        with opened as image:
+            return to_pixels(image), tuple(peculiarities(image))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
         reason = f"it is no {_listed(formats)}" if unknown else error

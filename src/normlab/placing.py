@@ -191,10 +191,12 @@ def shape_text(shape: Shape) -> str:
     return " × ".join(map(str, shape))
 
 
-def refuse_single_values(blocks: Sequence[Block], *, norm: str, classes: int, batch: int) -> None:
-    """Refuses a batch in which a normalization has a single value to take statistics over.
+def refuse_single_values(
+    blocks: Sequence[Block], *, norm: str, classes: int, batches: Sequence[int]
+) -> None:
+    """Refuses batches in which a normalization has a single value to take statistics over.
 
-    Each is tried in training mode on a batch of this size: BatchNorm over a 1 × 1 map refuses one
+    Each is tried in training mode on batches of these sizes: BatchNorm over a 1 × 1 map refuses one
     image, and a user's own may refuse anything.
 
     Raises:
@@ -204,11 +206,13 @@ def refuse_single_values(blocks: Sequence[Block], *, norm: str, classes: int, ba
         for shape, activate in placed.normalized:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 module = norms.build(placed.norm or "", shape, activate=activate)
-                try:
-                    module(torch.zeros(batch, *shape))
-                except ValueError as error:
-                    problem = (
-                        f"{placed.norm} cannot be trained here, on {shape_text(shape)} and batches "
-                        f"of {batch}, as an epoch's last is ({error}): choose another --batch-size"
-                    )
-                    raise layout.error_at(blocks, index, problem) from None
+                for batch in batches:
+                    try:
+                        module(torch.zeros(batch, *shape))
+                    except ValueError as error:
+                        problem = (
+                            f"{placed.norm} cannot be trained here, on {shape_text(shape)} and "
+                            f"batches of {batch}, as an epoch has ({error}): "
+                            "choose another --batch-size"
+                        )
+                        raise layout.error_at(blocks, index, problem) from None

@@ -148,7 +148,7 @@ def find_pictures(inputs: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for name in inputs:
-        path = Path(name).expanduser()
+        path = Path(name)
         if name == "-" or path.is_file():
             found.append(name)
             continue
@@ -198,7 +198,7 @@ def _read(picture: Picture) -> tuple[str, NDArray[np.uint8], tuple[str, ...]]:
     """A picture's name, pixels and peculiarities."""
     if isinstance(picture, str | os.PathLike):
         name = os.fspath(picture)
-        source = io.BytesIO(sys.stdin.buffer.read()) if name == "-" else Path(name).expanduser()
+        source = io.BytesIO(sys.stdin.buffer.read()) if name == "-" else Path(name)
         return name, *read_picture(source, FORMATS)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3):

@@ -124,6 +124,11 @@ def name_of(config: RunConfig) -> str:
     return config.recipe or (config.network if config.network in RECIPES else "seed")
 
 
+def found_for(name: str, norm: str) -> dict[str, Any] | None:
+    """What was found for a normalization, whatever its number; None where nothing was searched."""
+    return TUNED.get((name, norm.partition("=")[0]))
+
+
 def resolve(config: RunConfig) -> Recipe:
     """The recipe in force: with what was tuned for the normalization, and the settings asked for.
 
@@ -132,7 +137,7 @@ def resolve(config: RunConfig) -> Recipe:
     """
     name = name_of(config)
     recipe = find(name)
-    tuned = TUNED.get((name, config.norm.partition("=")[0]), {})
+    tuned = {} if config.untuned else found_for(name, config.norm) or {}
     own: dict[str, Any] = {
         name: value
         for name in ("epochs", "batch_size", "learning_rate", "weight_decay")

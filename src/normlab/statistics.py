@@ -29,7 +29,7 @@ class Estimate:
 
     Attributes:
         value: The estimate.
-        low: The interval's lower end; -inf where there is but one observation.
+        low: The interval's lower end; -inf where no spread was observed.
         high: The upper end.
     """
 
@@ -87,7 +87,7 @@ def mean(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
     """
     array = _finite(values)
     center = float(array.mean())
-    if len(array) == 1:
+    if np.ptp(array) == 0:  # one value, or equal ones: no spread was seen to judge by
         return Estimate(center, -math.inf, math.inf)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(array) - 1) * stats.sem(array))
     return Estimate(center, center - half, center + half)
@@ -120,12 +120,10 @@ def differences(*groups: Mapping[str, Sequence[float]]) -> list[list[Difference]
 
 
 def paired_t(differences: Sequence[float] | NDArray[np.float64]) -> float:
-    """The p of the paired t test, two-sided; NaN for one difference."""
+    """The p of the paired t test, two-sided; NaN where the differences have no spread."""
     array = _finite(differences)
-    if len(array) == 1:
-        return math.nan
     if np.ptp(array) == 0:
-        return float(array[0] == 0)
+        return math.nan
     return float(stats.ttest_1samp(array, 0.0).pvalue)
 
 
@@ -144,7 +142,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def sign_flip(differences: Sequence[float] | NDArray[np.float64]) -> float | None:
-    """The exact permutation test of paired differences: p, two-sided.
+    """The permutation test of paired differences: p, two-sided; exact up to sixteen seeds.
 
     Without an effect each difference could as well have the other sign. None where not even the
     clearest outcome, 2 of the 2ⁿ signings, is below 5%: below six differences.
@@ -175,7 +173,7 @@ def probability_above_zero(differences: Sequence[float] | NDArray[np.float64]) -
     if len(array) == 1:
         return Estimate(math.nan, 0.0, 1.0)
     center, spread = float(array.mean()), float(array.std(ddof=1))
-    if spread == 0:
+    if np.ptp(array) == 0:
         sure = 0.5 if center == 0 else float(center > 0)
         return Estimate(sure, 0.0, 1.0)  # no spread was seen; that says nothing of a new seed
     root = math.sqrt(len(array))

@@ -84,7 +84,7 @@ def train(
         layout.parse(network.layout),
         norm=config.norm,
         classes=len(dataset.classes),
-        batch=_smallest_batch(len(dataset.train), recipe.batch_size),
+        batches=_batches(len(dataset.train), recipe.batch_size),
     )
     mean, std = channel_statistics(dataset.train.images)
     std[std == 0] = 1.0  # a channel without contrast stays as it is
@@ -252,20 +252,20 @@ def _fit(
     return run
 
 
-def _smallest_batch(images: int, batch_size: int) -> int:
-    """Of an epoch, and of it the smallest part that a process gets.
+def _batches(images: int, batch_size: int) -> tuple[int, int]:
+    """An epoch's first batch and its last, of each the smallest part that a process gets.
 
     Raises:
         UsageError: A process would get nothing.
     """
-    smallest = images % batch_size or batch_size
-    part = smallest // team().size
-    if not part:
+    first, last = min(images, batch_size), images % batch_size or min(images, batch_size)
+    processes = team().size
+    if last < processes:
         raise UsageError(
-            f"an epoch's last batch has {smallest} images, too few for {team().size} processes: "
+            f"an epoch's last batch has {last} images, too few for {processes} processes: "
             "choose another --batch-size"
         )
-    return part
+    return first // processes, last // processes
 
 
 def _any_set(stop: threading.Event, device: torch.device) -> bool:

@@ -93,9 +93,11 @@ def test_another_study_in_the_folder_is_refused_with_what_differs(finished):
 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.bin").touch()
     with pytest.raises(RunError, match="holds something else than a study"):
         compare(CONFIG, tmp_path, quiet=True)
+    assert (tmp_path / "data" / "mine.bin").exists()
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys):
@@ -210,7 +212,7 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
 def test_two_at_once_in_a_folder_the_second_is_refused(finished, tmp_path, monkeypatch):
     import fcntl
 
-    monkeypatch.setattr("normlab.study.compare.LOCK_SECONDS", 0.5)
+    monkeypatch.setattr("normlab.files.LOCK_SECONDS", 0.5)
     folder = os.open(finished.path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -274,13 +276,15 @@ def test_what_is_left_early_stops_its_runs(tmp_path, finished):
     assert (run.path / "checkpoint.pt").exists()
 
 
-def test_answers_that_cannot_be_read_are_refused(tmp_path):
+def test_answers_that_cannot_be_read_are_refused(tmp_path, finished):
     path = tmp_path / "answers.npz"
     with pytest.raises(RunError, match="cannot be read"):
         answers.read(path)
-    path.write_bytes(b"PK no archive")
-    with pytest.raises(RunError, match="cannot be read"):
-        answers.read(path)
+    whole = next(finished.path.glob("runs/*/answers.npz")).read_bytes()
+    for damaged in (b"PK no archive", b"", whole[: len(whole) // 2], whole[:-30]):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match="cannot be read"):
+            answers.read(path)
 
 
 @pytest.mark.parametrize(

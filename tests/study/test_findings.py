@@ -114,14 +114,13 @@ def test_recipes_that_differ_are_named(tmp_path, usual):
     assert not any("Beside the normalization" in sentence for sentence in said(usual)[1])
     study = made_up(tmp_path, network="line-5k", trials=False)
     (sentence,) = (s for s in said(study)[1] if s.startswith("Beside the normalization"))
-    assert "by a search made before" in sentence
     assert "batch size (bn 64, gn 128, ln 64)" in sentence
     assert any("see the images in the same order" in sentence for sentence in said(study)[1])
 
 
 def test_a_study_without_a_finished_run_has_no_findings(usual):
     waiting = tuple(dataclasses.replace(r, state="waiting") for r in usual.results)
-    with pytest.raises(RunError, match="has no finished run yet"):
+    with pytest.raises(RunError, match="has no seed yet that all normalizations"):
         groups(dataclasses.replace(usual, results=waiting))
 
 

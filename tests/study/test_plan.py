@@ -91,6 +91,19 @@ def test_groups_take_the_place_of_gn():
     assert [arm.norm for arm in arms] == ["bn", "gn=1", "gn=2", "gn=4", "ln"]
 
 
+def test_with_groups_the_widths_are_those_that_all_of_them_divide():
+    arms = planned("assignment", norms=("bn", "gn"), groups=(1, 2, 4), budgets=(5000,))
+    assert len(arms) == 4
+    assert len({arm.config.network for arm in arms}) == 1
+
+
+def test_what_was_found_for_some_normalizations_alone_is_left_out():
+    alone = plan(StudyConfig(network="line-5k", norms=("gn",)), classes=10, images=50_000)
+    both = plan(StudyConfig(network="line-5k", norms=("gn", "in")), classes=10, images=50_000)
+    assert recipes.resolve(alone[0].config).augment == ()
+    assert [recipes.resolve(arm.config) for arm in both] == [recipes.find("line-5k")] * 2
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -102,6 +115,8 @@ def test_groups_take_the_place_of_gn():
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"batch_sizes": (8, 8)}, "a value is given twice: 8, 8"),
         ({"batch_sizes": (0,)}, "must be above 0"),
+        ({"label_noise": (1.5,)}, "--label-noise must be 0 or more and below 1"),
+        ({"train_images": (1400,), "tune": ("lr",)}, "--train-images must be above 0 and below"),
         ({"budgets": (100,)}, "too many to stay below the budget"),
         ({"network": "C:4 P P P P P GAP FC", "batch_sizes": (0,)}, "must be above 0"),
     ],

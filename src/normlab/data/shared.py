@@ -27,7 +27,7 @@ def write(dataset: Dataset, folder: Path) -> None:
                 np.save(folder / f"{name}-images.npy", np.ascontiguousarray(split.images))
                 np.save(folder / f"{name}-labels.npy", split.labels)
     except OSError as error:
-        raise NormlabError(f"{folder} cannot be written: {error.strerror}") from error
+        raise NormlabError(f"{folder} cannot be written: {error.strerror or error}") from error
     rest = {
         field.name: getattr(dataset, field.name)
         for field in dataclasses.fields(dataset)

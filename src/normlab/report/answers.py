@@ -49,13 +49,15 @@ def write_answers(
     for answer in shown:
         if isinstance(answer, Unreadable):
             unreadable += 1
-            errors.print(f"normlab: {answer.problem}")
+            errors.print(f"normlab: {_plain(answer.problem)}")
         elif form == "json":
             print(_json(answer))
         elif form == "csv":
             shares = [f"{p:.6g}" for p in answer.probabilities]
             notes = "; ".join(answer.notes)
-            table.writerow([answer.name, answer.label, f"{answer.probability:.6g}", *shares, notes])
+            table.writerow(
+                [_plain(answer.name), answer.label, f"{answer.probability:.6g}", *shares, notes]
+            )
         else:
             print(_line(answer, *widths))
     return unreadable

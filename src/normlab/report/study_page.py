@@ -82,7 +82,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
     best = main.ranked[0][0].norm
     return fill(
         "study.html",
-        title=f"{len(main.arms)} normalizations on {zoo.short_name(study.config.network)}",
+        title=f"{len(main.arms)} normalizations on {zoo.short_name(main.setting.network)}",
         about=_about(study, main),
         headline=findings.headline(found, study.images),
         main_setting=findings.setting_text(main.setting, axes) if axes else "",
@@ -164,7 +164,7 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
                     arm.norm,
                     *([findings.setting_text(group.setting, axes)] if axes else []),
                     percent(mean.value, study.images),
-                    f"± {100 * half:.2f}" if np.isfinite(half) else "one run",
+                    f"± {100 * half:.2f}" if np.isfinite(half) else "–",
                     str(len(group.seeds)),
                     f"{results[0].parameters:,}",
                     f"{median(each):.1f} s",
@@ -216,11 +216,13 @@ def _forest(main: Group, images: int) -> dict[str, object] | None:
         alt += ": " + ", ".join(f"{names[d.first]} above {names[d.second]}" for d in shown)
     digits = 2 if images > 1000 else 1
     permuted = len(main.seeds) >= 6
+    every = len(order) * (len(order) - 1) // 2
+    pairs_shown = "All pairs." if every <= PAIRS else f"The first {PAIRS} of {every} pairs."
     return {
         "figure": inline_svg(figures.forest(differences, names), "forest", f"{alt}."),
         "table": Table(
-            caption="All pairs. Wins: the probability that the first is above the second with a "
-            "new seed, and its 95% interval (Bouthillier et al. 2021).",
+            caption=f"{pairs_shown} Wins: the probability that the first is above the second with "
+            "a new seed, and its 95% interval (Bouthillier et al. 2021).",
             head=(
                 *("pair", "difference", "95% interval", "p", "p, Holm"),
                 *(["p, permutation"] if permuted else []),

@@ -1,8 +1,10 @@
 """What a run's network answered on each image, kept so that pages need not ask it again."""
 
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,14 +67,14 @@ def read(path: Path) -> Answers:
         RunError: They are not there, or damaged.
     """
     try:
-        with np.load(path) as arrays:
+        with np.load(io.BytesIO(path.read_bytes())) as arrays:
             answers = Answers(
                 predictions=arrays["predictions"].astype(np.int64),
                 confidences=arrays["confidences"].astype(np.float32),
                 labels=arrays["labels"].astype(np.int64),
                 peak_memory=int(arrays["peak_memory"]),
             )
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if not len(answers.predictions) == len(answers.confidences) == len(answers.labels):
         raise RunError(f"{path} is damaged: its arrays differ in length")

@@ -13,14 +13,13 @@ RETRIES = 3
 
 @contextmanager
 def on_ray(
-    address: str, *, cpus: float = 1, gpus: float = 0
+    address: str, *, gpus: float = 0
 ) -> Iterator[Callable[[Sequence[Work]], Iterator[Look]]]:
     """A function like `local.carry_out` whose runs are tasks of a Ray cluster, while it is needed.
 
     Args:
         address: `local` to start one on this machine, else where one is, as `ray.init` takes it.
-        cpus: That a run needs; it computes on as many threads.
-        gpus: That a run needs, or which part of one.
+        gpus: That a run needs, or which part of one, beside a core.
 
     Raises:
         UsageError: Ray is not installed, or no cluster answers there.
@@ -42,7 +41,9 @@ def on_ray(
         except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
             said = " ".join(str(error).split())
             raise UsageError(f"no Ray cluster can be had at {address}: {said}") from None
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_carry_out)
+    # A process for each run, so that its memory is its own.
+    options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
+    task = ray.remote(**options)(_carry_out)
 
     def carry(works: Sequence[Work]) -> Iterator[Look]:
         waiting = {task.remote(work.to_json()): work for work in works}

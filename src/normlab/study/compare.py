@@ -1,9 +1,7 @@
 """A study from its configuration to its page: what is planned, searched, run and recorded."""
 
 import dataclasses
-import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +14,7 @@ from normlab import machine, recipes
 from normlab.config import Execution, RunConfig, StudyConfig
 from normlab.data import Dataset, divide, load, shared
 from normlab.errors import InterruptedRunError, NormlabError, RunError, UsageError
+from normlab.files import locked
 from normlab.layout import parse
 from normlab.placing import count
 from normlab.study import estimate, local, tuning
@@ -27,8 +26,6 @@ from normlab.study.tuning import Trial
 from normlab.study.work import Work
 from normlab.table import Table
 from normlab.zoo import find
-
-LOCK_SECONDS = 30  # as long as runs may take to stop whose study was killed
 
 # Carries out runs and tells how it goes: `local.carry_out`, or `cluster`'s.
 Carry = Callable[[Sequence[Work]], Iterator[Look]]
@@ -69,6 +66,8 @@ def compare(
     execution = execution or Execution()
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, not {workers}")
+    if workers is not None and ray is not None and execution.device != "cuda":
+        raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
     console = None if quiet else Console()
     dataset = load(
         study.dataset,
@@ -96,7 +95,7 @@ def compare(
     if dry_run:
         return record
     with (
-        _locked(out) as lock,
+        locked(out) as lock,
         _shared(out / "data", dataset) as where,
         _carrier(ray, workers, lock, device) as carry,
     ):
@@ -122,7 +121,7 @@ def _before(out: Path, study: StudyConfig, dataset: Dataset) -> Study | None:
         RunError: It holds another study; with what differs.
     """
     if not (out / "study.json").exists():
-        if out.exists() and any(path.name != "data" for path in out.iterdir()):
+        if out.exists() and any(out.iterdir()):
             raise RunError(f"{out} holds something else than a study: choose another --out")
         return None
     before = Study.open(out)
@@ -231,34 +230,6 @@ def _carrier(
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[int | None]:
-    """Holds the folder for this process and those that it starts."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NormlabError(f"{out} cannot be written: {error.strerror}") from error
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield None
-        return
-    file = os.open(out, os.O_RDONLY)
-    try:
-        end = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise RunError(f"another process works on {out}: wait for its end") from None
-                time.sleep(0.2)
-        yield file
-    finally:
-        os.close(file)
-
-
-@contextmanager
 def _shared(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig], Path]]:
     """Where runs find their data: written once for all that divide it alike, deleted at the end."""
 
@@ -290,7 +261,6 @@ def _tune(
 ) -> Study:
     """The study with the settings that its search found, each searched at the best of the last."""
     study = record.config
-    arms = list(record.arms)
     if any(result.state == "done" for result in record.results):
         return record  # the search was done before
     trials: list[Trial] = []

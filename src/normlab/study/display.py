@@ -63,12 +63,13 @@ class StudyDisplay:
         for work, outcome in look.ended.items():
             self.ended[work] = outcome
             if self.console is not None:
-                self.console.print(self._line(work, outcome), soft_wrap=True, highlight=False)
+                line = self._line(work, outcome)
+                self.console.print(line, soft_wrap=True, highlight=False, markup=False)
         if self.live.is_started:
             self.live.update(self._table(look))
 
     def _line(self, work: Work, outcome: Outcome) -> str:
-        count = f"[{len(self.ended)}/{len(self.works)}]".replace("[", r"\[")
+        count = f"[{len(self.ended)}/{len(self.works)}]"
         if outcome.problem:
             return f"{count} {work.out.name} failed: {outcome.problem}"
         epochs = read_metrics(work.out / "metrics.jsonl")

@@ -17,16 +17,13 @@ WARM_UP, STEPS = 2, 4
 START = 6.0  # seconds to start a process, import torch, and write what is kept of a run
 
 
-def seconds_of(
-    arm: Arm, dataset: Dataset, device: torch.device, epochs: int | None = None
-) -> float:
+def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
     """How long a run of an arm takes on one thread of this machine.
 
     Args:
         arm: What is run.
         dataset: Its data set, divided.
         device: Where.
-        epochs: How long; None for the arm's.
     """
     recipe = recipes.resolve(arm.config)
     network = Network(
@@ -52,7 +49,7 @@ def seconds_of(
         start = perf_counter()
         network(images)
     evaluation = (perf_counter() - start) * len(asked) / len(images)
-    return START + (epochs or recipe.epochs) * (step_seconds * batches.steps + evaluation)
+    return START + recipe.epochs * (step_seconds * batches.steps + evaluation)
 
 
 def workers_for(asked: int | None) -> int:

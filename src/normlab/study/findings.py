@@ -1,6 +1,7 @@
 """What a study's numbers say, each sentence from a number; also that they do not say something."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,7 +86,9 @@ def groups(study: Study) -> list[Group]:
         }
         found.append(Group(setting, tuple(done), tuple(seeds), accuracies))
     if not found:
-        raise RunError(f"{study.path} has no finished run yet")
+        raise RunError(
+            f"{study.path} has no seed yet that all normalizations of a setting have finished"
+        )
     compared = statistics.differences(*(group.accuracies for group in found))
     return [
         dataclasses.replace(group, differences=tuple(own))
@@ -127,7 +130,7 @@ def further(study: Study, found: Sequence[Group]) -> list[str]:
     main = main_group(found)
     return [
         *_every_pair(main, study.images),
-        *_seeds_needed(main),
+        *_seeds_needed(main, sum(len(group.differences) for group in found)),
         *_passed(study, main),
         *_searched(study),
         *_failed(study.results),
@@ -155,6 +158,8 @@ def chance(probability: float) -> str:
 
 def p_text(p: float) -> str:
     """A p-value as text."""
+    if math.isnan(p):
+        return "p unknown"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
@@ -173,12 +178,12 @@ def _number(value: object) -> str:
 
 def _interval(estimate: Estimate, images: int) -> str:
     digits = 2 if images > 1000 else 1
-    low, high = (f"{100 * value:.{digits}f}".replace("-", "−") for value in _ends(estimate))
+    if not math.isfinite(estimate.low):
+        return "no interval, for the seeds show no spread"
+    low, high = (
+        f"{100 * value:.{digits}f}".replace("-", "−") for value in (estimate.low, estimate.high)
+    )
     return f"95% interval {low} to {high}"
-
-
-def _ends(estimate: Estimate) -> tuple[float, float]:
-    return estimate.low, estimate.high
 
 
 def _best(group: Group, images: int) -> str:
@@ -238,6 +243,9 @@ def _changes(found: Sequence[Group], images: int) -> str | None:
             said.append(f"at every {AXES[axis]} that was tried {best} has the highest mean")
         else:
             said.append(f"the highest mean depends on the {AXES[axis]}: {_listed(parts)}")
+        others = [other for other in varying(found) if other != axis]
+        if others:
+            said[-1] += f" (with {setting_text(main_group(found).setting, others)})"
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}." if text else None
 
@@ -290,15 +298,18 @@ def _every_pair(group: Group, images: int) -> list[str]:
                 f"{above.norm} {verdict} ({points(found.mean.value, images)}, "
                 f"{_interval(found.mean, images)}, {p_text(found.p_holm)})."
             )
-    return said[:10]
+    more = [f"{len(said) - 10} more pairs are in the table."] if len(said) > 10 else []
+    return said[:10] + more
 
 
-def _seeds_needed(group: Group) -> list[str]:
+def _seeds_needed(group: Group, pairs: int) -> list[str]:
     if len(group.seeds) < 3 or len(group.arms) < 2:
         return []
     spreads = [float(np.std(found.differences, ddof=1)) for found in group.differences]
     spread = median(spreads)
-    needed = statistics.seeds_needed(GOAL, spread, len(group.differences))
+    if spread == 0:
+        return []
+    needed = statistics.seeds_needed(GOAL, spread, pairs)
     if needed is None:
         return []
     return [
@@ -370,17 +381,18 @@ def _recipes(study: Study, group: Group) -> list[str]:
     """What the arms differ in beside the normalization."""
     in_force = {arm.norm: recipes.resolve(arm.config) for arm in group.arms}
     differing = []
+    searched = [tuning.FIELDS[what] for what in study.config.tune]
     for field in dataclasses.fields(recipes.Recipe):
         values = {norm: getattr(recipe, field.name) for norm, recipe in in_force.items()}
         if len(set(values.values())) > 1:
             each = ", ".join(f"{norm} {shown(value)}" for norm, value in values.items())
-            differing.append(f"{field.name.replace('_', ' ')} ({each})")
+            by = ", searched here" if field.name in searched else ""
+            differing.append(f"{field.name.replace('_', ' ')} ({each}{by})")
     if not differing:
         return []
-    by = "this study's search" if study.config.tune else "a search made before"
     return [
         "Beside the normalization the arms differ in what was found best for each on held-out "
-        f"images, by {by}: {_listed(differing)}."
+        f"images: {_listed(differing)}."
     ]
 
 
@@ -388,8 +400,9 @@ def _assumptions(group: Group, pairs: int) -> list[str]:
     seeds = len(group.seeds)
     if seeds < 2 or len(group.arms) < 2:
         return []
-    sizes = {recipes.resolve(arm.config).batch_size for arm in group.arms}
-    batches = "see the same batches" if len(sizes) == 1 else "see the images in the same order"
+    in_force = [recipes.resolve(arm.config) for arm in group.arms]
+    alike = len({(r.batch_size, r.augment, r.mirror) for r in in_force}) == 1
+    batches = "see the same batches" if alike else "see the images in the same order"
     said = (
         "Normalizations are compared seed by seed, for at a seed all start from the same "
         f"convolutions and {batches}. Intervals and p-values are Student's, of these "

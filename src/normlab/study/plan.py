@@ -10,7 +10,6 @@ from typing import Any
 from normlab import layout, norms, recipes, zoo
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
-from normlab.layout import Block
 from normlab.placing import count, refuse_single_values
 from normlab.widths import solve
 
@@ -87,6 +86,14 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     for values in axes:
         if len(set(values)) < len(values):
             raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
+    held_out = max(study.holdout, min(5000, images // 10) if study.tune else 0)
+    left = images - held_out
+    for number in study.train_images:
+        if not 0 < number < left:
+            raise UsageError(f"--train-images must be above 0 and below {left:,}, not {number:,}")
+    for share in study.label_noise:
+        if not 0 <= share < 1:
+            raise UsageError(f"--label-noise must be 0 or more and below 1, not {share}")
     arms = []
     for network, budget, batch, kept, noise in product(*axes):
         solved = _solve_once(network, compared, classes, budget)
@@ -101,6 +108,8 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
             f"noise{noise:g}",
         )
         varying = [name for name, own in zip(values_named, axes, strict=True) if len(own) > 1]
+        # What was found for some of the normalizations alone would favour them.
+        found = [recipes.found_for(recipe_name, norm) for norm in compared]
         for norm in compared:
             config = RunConfig(
                 dataset=study.dataset,
@@ -110,6 +119,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
                 network=line,
                 norm=norm,
                 recipe=recipe_name,
+                untuned=any(found) and None in found,
                 epochs=study.epochs,
                 learning_rate=study.learning_rate,
                 weight_decay=study.weight_decay,
@@ -122,9 +132,12 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
                 rate = recipe.learning_rate * math.sqrt(batch / recipe.batch_size)
                 config = dataclasses.replace(config, batch_size=batch, learning_rate=rate)
                 recipe = recipes.resolve(config)
-            used = (images - study.holdout) if kept is None else kept
-            last = used % recipe.batch_size or min(used, recipe.batch_size)
-            refuse_single_values(layout.parse(solved), norm=norm, classes=classes, batch=last)
+            used = left if kept is None else kept
+            batches = (
+                min(used, recipe.batch_size),
+                used % recipe.batch_size or min(used, recipe.batch_size),
+            )
+            refuse_single_values(layout.parse(solved), norm=norm, classes=classes, batches=batches)
             arms.append(
                 Arm(
                     name="-".join((norm.replace(":", "."), *varying)),
@@ -176,7 +189,12 @@ def _norms(study: StudyConfig) -> tuple[str, ...]:
         at = compared.index("gn")
         compared = (*compared[:at], *expanded, *compared[at + 1 :])
     for norm in compared:
-        norms.find(norm)
+        entry, _ = norms.find(norm)
+        if ":" not in norm and not entry.layer.startswith("normlab."):
+            raise UsageError(
+                f"{norm} is known to this program alone, and each run is a process of its own: "
+                "name it module:Class"
+            )
         if compared.count(norm) > 1:
             raise UsageError(f"{norm} is given twice: leave one out")
     if not compared:
@@ -187,9 +205,17 @@ def _norms(study: StudyConfig) -> tuple[str, ...]:
 def _solve_once(network: str, compared: Sequence[str], classes: int, budget: int | None) -> str:
     """The layout that all normalizations get: the widest in which each stays below the budget."""
     blocks = layout.parse(zoo.find(network))
-    solved = [solve(blocks, norm=norm, classes=classes, budget=budget) for norm in compared]
-
-    def largest(line: Sequence[Block]) -> int:
-        return max(count(line, norm=norm, classes=classes) for norm in compared)
-
-    return layout.format(min(solved, key=largest))
+    largest: dict[str, int] = {}
+    problem: UsageError | None = None
+    for norm in compared:
+        line = solve(blocks, norm=norm, classes=classes, budget=budget)
+        try:
+            largest[layout.format(line)] = max(
+                count(line, norm=other, classes=classes) for other in compared
+            )
+        except UsageError as error:  # its groups do not divide these widths
+            problem = problem or error
+    if not largest:
+        assert problem is not None
+        raise problem
+    return min(largest, key=lambda line: largest[line])

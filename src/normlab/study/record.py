@@ -22,7 +22,6 @@ from typeguard import TypeCheckError
 from normlab import recipes
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
-from normlab.evaluation import percent
 from normlab.files import write_atomically
 from normlab.run import Run, build
 from normlab.study import answers
@@ -204,11 +203,6 @@ def measured(result: Result, folder: Path) -> tuple[Result, Costs]:
     )
     memory = answers.read(folder / "answers.npz").peak_memory
     return done, Costs(seconds=run.seconds, peak_memory=memory)
-
-
-def shown(result: Result, images: int) -> str:
-    """Its last accuracy, as text."""
-    return percent(result.accuracies[-1], images) if result.accuracies else "–"
 
 
 def _arm(content: dict[str, Any]) -> Arm:

@@ -75,13 +75,11 @@ def held_out(study: StudyConfig, images: int) -> int:
 
 def config_of(trial: Trial, arm: Arm, holdout: int) -> RunConfig:
     """The configuration of a trial's run."""
-    kept = arm.setting.train_images
     return dataclasses.replace(
         arm.with_settings({FIELDS[trial.what]: trial.value}).config,
         epochs=trial.epochs,
         holdout=holdout,
         seed=0,
-        train_images=kept,
     )
 
 
@@ -123,8 +121,8 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 
 def on_edge(trial: Trial, values: Sequence[float]) -> bool:
-    """Whether it lies at an end of the grid, where a better value may lie beyond."""
-    return trial.value in (min(values), max(values))
+    """Whether it lies at an end of the grid, where a better value may lie beyond; never 0."""
+    return trial.value in (min(values), max(values)) and trial.value > 0
 
 
 def _rank(trial: Trial) -> tuple[float, float]:

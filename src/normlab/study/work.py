@@ -18,6 +18,7 @@ from typing import Any
 
 from normlab.config import Execution, RunConfig
 from normlab.errors import DivergedError, NormlabError, RunError
+from normlab.files import locked
 from normlab.study import answers
 
 DIVERGED = 3  # exit code, beside the command line's
@@ -71,6 +72,11 @@ def carry_out(work: Work) -> None:
         RunError: The folder holds another run.
         NormlabError: As `train` and `resume` do.
     """
+    with locked(work.out):  # an older task of a Ray cluster may still be at it
+        _carry_out(work)
+
+
+def _carry_out(work: Work) -> None:
     from normlab import machine
     from normlab.data import shared
     from normlab.evaluation import evaluate
@@ -109,7 +115,7 @@ def main() -> None:
     try:
         carry_out(work)
     except NormlabError as error:
-        print(error, file=sys.stderr)
+        print(str(error).partition("\n")[0], file=sys.stderr)  # the others are of a layout
         sys.exit(DIVERGED if isinstance(error, DivergedError) else error.exit_code)
 
 
