@@ -30,6 +30,7 @@ from normlab.draws import generator
 from normlab.evaluation import evaluate
 from normlab.files import write_atomically
 from normlab.fused import FusedNorm
+from normlab.norms.by_sample import StandardizedConv2d
 from normlab.pooling import MaxPool
 from normlab.recipes import Recipe
 from normlab.step import Batches, Descent
@@ -98,19 +99,10 @@ def squeeze_and_excitation(network):
     replace(network, FusedNorm, new)
 
 
-class StandardizedConv2d(nn.Conv2d):
-    """Qiao et al. 2019, Weight Standardization, arXiv:1903.10520, equations 5 to 7."""
-
-    def forward(self, x):
-        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-10).sqrt()
-        return self._conv_forward(x, weight, None)
-
-
 def weight_standardization(network):
     """In every convolution that mixes channels."""
     for layer in network.modules():
-        if type(layer) is nn.Conv2d and layer.groups == 1:
+        if isinstance(layer, nn.Conv2d):  # which leaves depthwise filters as they are
             layer.__class__ = StandardizedConv2d
 
 

@@ -55,15 +55,15 @@ def compare(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[str]
     compared = [group for group in alike if len(group) > 1]
     said = []
     if len(alike) > 1:
-        groups = ", and among ".join(_listed([called[k] for k in group]) for group in compared)
+        groups = ", and among ".join(listed([called[k] for k in group]) for group in compared)
         said.append(
             f"Not all runs are measured on the same images: accuracies compare only among {groups}."
             if compared
-            else f"{_listed(called)} are measured on different images: their accuracies do not "
+            else f"{listed(called)} are measured on different images: their accuracies do not "
             "compare."
         )
     for group in compared:
-        of = f" of {_listed([called[k] for k in group])}" if len(alike) > 1 else ""
+        of = f" of {listed([called[k] for k in group])}" if len(alike) > 1 else ""
         said += _ranked([(called[k], runs[k], evaluations[k]) for k in group], of)
     said += _seeds(called, runs)
     said.append(_settings(runs))
@@ -198,7 +198,7 @@ def _gap(run: Run, _: Evaluation) -> str:
         return (
             f"{measured.capitalize()} is {_points(-gap, images)} above training accuracy "
             f"({trained}). That is no sign of anything wrong: training accuracy is measured "
-            f"{_listed(hindered)}."
+            f"{listed(hindered)}."
         )
     above = f"Training accuracy ({trained}) is {_points(gap, images)} above {measured}"
     if gap < OVERFITTING:
@@ -264,7 +264,7 @@ def _ranked(group: Sequence[tuple[str, Run, Evaluation]], of: str) -> list[str]:
     first, run, evaluation = group[0]
     top, images = run.last.accuracy, images_measured(run)
     leaders = [name for name, run, _ in group if run.last.accuracy == top]
-    said = [f"Highest last accuracy{of}: {_listed(leaders)}, {percent(top, images)}."]
+    said = [f"Highest last accuracy{of}: {listed(leaders)}, {percent(top, images)}."]
     for other, run, answers in group[len(leaders) :]:
         difference = top - run.last.accuracy
         error = _paired_error(evaluation, answers)
@@ -318,14 +318,14 @@ def _seeds(called: Sequence[str], runs: Sequence[Run]) -> list[str]:
         accuracies = [runs[k].last.accuracy for k in arm]
         spread = _points(max(accuracies) - min(accuracies), images_measured(runs[arm[0]]))
         said.append(
-            f"{_listed([called[k] for k in arm])} differ only in the seed; their last "
+            f"{listed([called[k] for k in arm])} differ only in the seed; their last "
             f"accuracies lie {spread} apart. A difference of this size is no sign of a better "
             "normalization."
         )
     if single:
         this = "This is one run each"
         if said:
-            this = f"{_listed(single)} {'is one run' if len(single) == 1 else 'are one run each'}"
+            this = f"{listed(single)} {'is one run' if len(single) == 1 else 'are one run each'}"
         said.append(
             f"{this}: how much another seed would change is in none of these errors. "
             "Only repeats with several seeds can put a difference down to the normalization."
@@ -338,7 +338,7 @@ def _settings(runs: Sequence[Run]) -> str:
     differ = []
     lines = [layout.parse(run.layout) for run in runs]
     if len({tuple(dataclasses.replace(block, norm=None) for block in line) for line in lines}) > 1:
-        parameters = _listed([f"{n:,}" for n in dict.fromkeys(r.summary.parameters for r in runs)])
+        parameters = listed([f"{n:,}" for n in dict.fromkeys(r.summary.parameters for r in runs)])
         differ.append(f"the layout ({parameters} parameters)")
     settings = [
         *(("recipe", field.name) for field in dataclasses.fields(runs[0].recipe)),
@@ -351,7 +351,7 @@ def _settings(runs: Sequence[Run]) -> str:
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
         if len(values) > 1:
-            differ.append(f"{name.replace('_', ' ')} ({_listed([shown(v) for v in values])})")
+            differ.append(f"{name.replace('_', ' ')} ({listed([shown(v) for v in values])})")
     if len({run.data.fingerprint for run in runs}) > 1:
         differ.append("the data")
     seeds = len({run.config.seed for run in runs}) > 1
@@ -362,11 +362,11 @@ def _settings(runs: Sequence[Run]) -> str:
     if differ and len(norms) > 1:
         return (
             f"Beside the normalization{' and the seed' if seeds else ''} the runs differ in "
-            f"{_listed(differ)}: a difference cannot be put down to the normalization alone."
+            f"{listed(differ)}: a difference cannot be put down to the normalization alone."
         )
     same = [*(["the normalization"] if len(norms) > 1 else []), *(["the seed"] if seeds else [])]
     if same or differ:
-        return f"The runs differ in nothing but {_listed([*same, *differ])}."
+        return f"The runs differ in nothing but {listed([*same, *differ])}."
     return "The runs differ in no setting."
 
 
@@ -399,5 +399,6 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
 
 
-def _listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Items in words: `a, b and c`."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

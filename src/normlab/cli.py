@@ -284,17 +284,12 @@ def data(
     from rich.console import Console
 
     from normlab import recipes
-    from normlab.data import load
+    from normlab.data import load_for
     from normlab.data.describe import describe
     from normlab.report.data_page import write_data_page
 
     steps = recipes.find(recipe).augment
-    dataset = load(
-        config.dataset,
-        data_root=data_root,
-        split_seed=config.split_seed,
-        skip_unreadable=config.skip_unreadable,
-    )
+    dataset = load_for(config, data_root)
     if config.holdout:
         dataset = dataset.hold_out(config.holdout, config.split_seed)
     Console().print(describe(dataset))

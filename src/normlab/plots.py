@@ -202,7 +202,7 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
             places,
             np.nan_to_num(shares),
             0.9 * height,
-            color=_color(k),
+            color=color_of(k),
             label=short(name),
         )
         for place, share, images in zip(
@@ -366,11 +366,13 @@ def short(name: str, length: int = 16) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def _color(k: int) -> str:
+def color_of(k: int) -> str:
+    """The k-th curve's colour."""
     return COLORS[k % len(COLORS)]
 
 
-def _marker(k: int) -> str:
+def marker_of(k: int) -> str:
+    """The k-th curve's marker."""
     return MARKERS[k % len(MARKERS)]
 
 
@@ -393,7 +395,7 @@ def _panel(
             _draw(axes, getattr(curve, name), MUTED, "", train=train)
         for k, run in enumerate(runs):
             values = [getattr(epoch, name) for epoch in run.epochs]
-            _draw(axes, values, _color(k), _marker(k), train=train)
+            _draw(axes, values, color_of(k), marker_of(k), train=train)
     axes.set_title(quantity.capitalize())
     if quantity == "loss":
         axes.set_ylabel("nats an image")
@@ -434,8 +436,8 @@ def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published])
             Line2D(
                 [],
                 [],
-                color=_color(k),
-                marker=_marker(k),
+                color=color_of(k),
+                marker=marker_of(k),
                 label=short(name, 22),
             )
             for k, name in enumerate(names(runs))

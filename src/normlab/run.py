@@ -19,7 +19,7 @@ from typeguard import TypeCheckError, check_type
 
 from normlab import layout, recipes
 from normlab.config import RunConfig
-from normlab.data import divide, load
+from normlab.data import divide, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import NormlabError, RunError
 from normlab.files import write_atomically
@@ -255,12 +255,7 @@ class Run:
         name = config.dataset
         if name.startswith("folder:") and data_root is not None:
             name, data_root = f"folder:{data_root}", None
-        dataset = load(
-            name,
-            data_root=data_root,
-            split_seed=config.split_seed,
-            skip_unreadable=config.skip_unreadable,
-        )
+        dataset = load_for(dataclasses.replace(config, dataset=name), data_root)
         if dataset.fingerprint != self.data.fingerprint:
             raise RunError(
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "

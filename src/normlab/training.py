@@ -18,7 +18,7 @@ from rich.console import Console
 from normlab import kernels, layout, machine, recipes, zoo
 from normlab.checkpoint import Checkpoint, save_weights
 from normlab.config import Execution, RunConfig
-from normlab.data import Dataset, divide, load
+from normlab.data import Dataset, divide, load_for
 from normlab.data.describe import channel_statistics
 from normlab.draws import seed_for
 from normlab.errors import DivergedError, InterruptedRunError, RunError, UsageError
@@ -65,12 +65,7 @@ def train(
     layout.parse(line)  # a misspelt layout should not wait for a download
     device = machine.prepare(execution)
     if dataset is None:
-        loaded = load(
-            config.dataset,
-            data_root=execution.data_root,
-            split_seed=config.split_seed,
-            skip_unreadable=config.skip_unreadable,
-        )
+        loaded = load_for(config, execution.data_root)
         dataset = divide(loaded, config)
     network = Network(
         line,

@@ -146,6 +146,12 @@ def test_batch_norm_of_a_single_value_is_refused_before_anything_runs(kept):
     assert line[caret.index("^") :].startswith("C:8")
 
 
+def test_the_runs_own_last_batch_is_tried_and_not_the_searchs():
+    line = "C:4 P P P P P C:8 GAP FC"
+    with pytest.raises(UsageError, match="batches of 1, as an epoch has"):
+        planned(line, norms=("bn",), batch_sizes=(1436,), tune=("lr",))
+
+
 def test_small_batches_get_a_warning_that_says_what_to_expect():
     (warning,) = warnings(planned(norms=("bn", "gn", "brn"), batch_sizes=(2, 4, 8)))
     assert warning.startswith("batches of 2, 4: bn, brn will take their means")

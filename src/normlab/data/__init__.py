@@ -3,11 +3,21 @@
 import difflib
 from pathlib import Path
 
-from normlab.config import RunConfig
+from normlab.config import DataConfig, RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import UsageError
 
-__all__ = ["Dataset", "Split", "divide", "load"]
+__all__ = ["Dataset", "Split", "divide", "load", "load_for"]
+
+
+def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
+    """The data set that a configuration names, whole. Raises what `load` raises."""
+    return load(
+        config.dataset,
+        data_root=data_root,
+        split_seed=config.split_seed,
+        skip_unreadable=config.skip_unreadable,
+    )
 
 
 def divide(dataset: Dataset, config: RunConfig) -> Dataset:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from normlab import layout, statistics, zoo
 from normlab.config import StudyConfig
-from normlab.data import Dataset, divide, load
+from normlab.data import Dataset, divide, load_for
 from normlab.errors import RunError
 from normlab.evaluation import percent
 from normlab.files import write_atomically
@@ -50,12 +50,7 @@ def write_study_report(study: Study, *, data_root: Path | None = None, images: b
     dataset = None
     if images:
         config = study.config
-        dataset = load(
-            config.dataset,
-            data_root=data_root,
-            split_seed=config.split_seed,
-            skip_unreadable=config.skip_unreadable,
-        )
+        dataset = load_for(config, data_root)
         if dataset.fingerprint != study.fingerprint:
             raise RunError(
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the study "

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from normlab import machine, recipes
 from normlab.config import Execution, RunConfig, StudyConfig
-from normlab.data import Dataset, divide, load, shared
+from normlab.data import Dataset, divide, load_for, shared
 from normlab.errors import InterruptedRunError, NormlabError, RunError, UsageError
 from normlab.files import locked
 from normlab.layout import parse
@@ -69,12 +69,7 @@ def compare(
     if workers is not None and ray is not None and execution.device != "cuda":
         raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
     console = None if quiet else Console()
-    dataset = load(
-        study.dataset,
-        data_root=execution.data_root,
-        split_seed=study.split_seed,
-        skip_unreadable=study.skip_unreadable,
-    )
+    dataset = load_for(study, execution.data_root)
     arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
     before = _before(out, study, dataset)
     device = machine.prepare(dataclasses.replace(execution, threads=1))

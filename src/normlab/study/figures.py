@@ -12,10 +12,11 @@ from normlab import statistics
 from normlab.plots import (
     COLORS,
     FAINT,
-    MARKERS,
     MUTED,
     WIDTH,
     Chart,
+    color_of,
+    marker_of,
     percent_axis,
     short,
     styled,
@@ -40,13 +41,13 @@ def curves(study: Study, group: Group) -> Figure:
         values = np.array([run[:shortest] for run in runs])
         epochs = np.arange(1, shortest + 1)
         axes.fill_between(
-            epochs, values.min(0), values.max(0), color=_color(k), alpha=0.18, linewidth=0
+            epochs, values.min(0), values.max(0), color=color_of(k), alpha=0.18, linewidth=0
         )
         axes.plot(
             epochs,
             values.mean(0),
-            color=_color(k),
-            marker=_marker(k),
+            color=color_of(k),
+            marker=marker_of(k),
             markevery=max(1, shortest // 10),
             label=short(arm.norm, 22),
         )
@@ -118,8 +119,8 @@ def against(line: Sequence[Group], axis: str) -> Figure:
             xs,
             means,
             yerr=np.where(np.isfinite(ends), ends, 0),
-            color=_color(k),
-            marker=_marker(k),
+            color=color_of(k),
+            marker=marker_of(k),
             capsize=2.5,
             elinewidth=1.0,
             label=short(norm, 22),
@@ -149,8 +150,8 @@ def search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Figure:
             axes.plot(
                 [t.value for t in own],
                 [np.nan if t.accuracy is None else t.accuracy for t in own],
-                color=_color(k),
-                marker=_marker(k),
+                color=color_of(k),
+                marker=marker_of(k),
                 linewidth=0.8 + 0.6 * rung,
                 markersize=2.5 + 1.2 * rung,
                 alpha=0.5 + 0.5 * rung / max(rungs[-1], 1),
@@ -190,9 +191,9 @@ def class_accuracy(shares: Mapping[str, NDArray[np.float64]], classes: Sequence[
             own_shares,
             range(len(classes)),
             linestyle="",
-            marker=_marker(k),
+            marker=marker_of(k),
             markersize=6,
-            color=_color(k),
+            color=color_of(k),
             label=short(norm, 22),
         )
     axes.set_yticks(range(len(classes)), [short(name) for name in classes])
@@ -218,7 +219,7 @@ def reliability(by_norm: Mapping[str, tuple[NDArray[np.float32], NDArray[np.bool
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0)
     for k, (norm, (confidences, right)) in enumerate(by_norm.items()):
         centers, shares, _ = calibration_bins(confidences, right)
-        axes.plot(centers, shares, color=_color(k), marker=_marker(k), label=short(norm, 22))
+        axes.plot(centers, shares, color=color_of(k), marker=marker_of(k), label=short(norm, 22))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("confidence of the answer")
@@ -252,11 +253,3 @@ def expected_calibration_error(confidences: NDArray[np.float32], right: NDArray[
 
 def _value(trial: Trial) -> float:
     return trial.value
-
-
-def _color(k: int) -> str:
-    return COLORS[k % len(COLORS)]
-
-
-def _marker(k: int) -> str:
-    return MARKERS[k % len(MARKERS)]

@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 
 from normlab import recipes, statistics
-from normlab.analysis import TARGET, shown
+from normlab.analysis import TARGET, listed, shown
 from normlab.errors import RunError
 from normlab.statistics import Difference, Estimate
 from normlab.study import tuning
@@ -205,10 +205,10 @@ def _best(group: Group, images: int) -> str:
         )
         (shown if found.shown else open_).append(text)
     if shown:
-        said += f", and is shown to be above {_listed(shown)}"
+        said += f", and is shown to be above {listed(shown)}"
     if open_:
         said += (
-            f"{'; between' if shown else ', but between'} it and {_listed(open_)} no difference "
+            f"{'; between' if shown else ', but between'} it and {listed(open_)} no difference "
             "can be shown with these seeds"
         )
     return said + "."
@@ -242,7 +242,7 @@ def _changes(found: Sequence[Group], images: int) -> str | None:
         if parts == [f"{best} at {_span([getattr(g.setting, axis) for g in along(found, axis)])}"]:
             said.append(f"at every {AXES[axis]} that was tried {best} has the highest mean")
         else:
-            said.append(f"the highest mean depends on the {AXES[axis]}: {_listed(parts)}")
+            said.append(f"the highest mean depends on the {AXES[axis]}: {listed(parts)}")
         others = [other for other in varying(found) if other != axis]
         if others:
             said[-1] += f" (with {setting_text(main_group(found).setting, others)})"
@@ -331,7 +331,7 @@ def _passed(study: Study, group: Group) -> list[str]:
             parts.append(f"{arm.norm} with {len(known)} of {len(epochs)} seeds")
         else:
             parts.append(f"{arm.norm} never")
-    return [f"Accuracy first passed {TARGET:.0%} (median): {_listed(parts)}."]
+    return [f"Accuracy first passed {TARGET:.0%} (median): {listed(parts)}."]
 
 
 def passed_epoch(result: Result) -> int | None:
@@ -392,7 +392,7 @@ def _recipes(study: Study, group: Group) -> list[str]:
         return []
     return [
         "Beside the normalization the arms differ in what was found best for each on held-out "
-        f"images: {_listed(differing)}."
+        f"images: {listed(differing)}."
     ]
 
 
@@ -415,8 +415,3 @@ def _assumptions(group: Group, pairs: int) -> list[str]:
             "reach 5%, so none is given."
         )
     return [said]
-
-
-def _listed(parts: Sequence[str]) -> str:
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last

@@ -132,7 +132,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
                 rate = recipe.learning_rate * math.sqrt(batch / recipe.batch_size)
                 config = dataclasses.replace(config, batch_size=batch, learning_rate=rate)
                 recipe = recipes.resolve(config)
-            used = left if kept is None else kept
+            used = images - study.holdout if kept is None else kept
             batches = (
                 min(used, recipe.batch_size),
                 used % recipe.batch_size or min(used, recipe.batch_size),
