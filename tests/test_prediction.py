@@ -102,7 +102,7 @@ def test_it_is_a_module(run):
         (np.zeros((32, 32, 3)), "expected uint8"),
         (np.zeros(32, np.uint8), "expected uint8"),
         (7, "not iterable"),
-        ([7], "expected a path, a PIL image or an array, got int"),
+        ([7], "expected a path, bytes, a PIL image or an array, got int"),
     ],
 )
 def test_what_is_no_picture_is_refused(run, picture, problem):
@@ -211,7 +211,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, pictures,
     [
         (["nothing.png"], "nothing.png: there is no such picture, nor a folder with pictures"),
         (["*.gif"], "there is no such picture"),
-        ([], "expected one picture or more"),
+        ([], "expected a picture after the run's folder"),
         (["x.png", "--json", "--csv"], "--json and --csv exclude each other"),
     ],
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from normlab.config import DataConfig, Execution, RunConfig, StudyConfig
     from normlab.errors import NormlabError
     from normlab.evaluation import Evaluation, evaluate
+    from normlab.explanation import Explanation, explain
     from normlab.model import Network
     from normlab.norms import register
     from normlab.prediction import Prediction, Trained, load
@@ -43,6 +44,8 @@ _HOME = {
     "NormlabError": "errors",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
+    "Explanation": "explanation",
+    "explain": "explanation",
     "Network": "model",
     "Summary": "summary",
     "summarize": "summary",
@@ -71,6 +74,7 @@ __all__ = [
     "DataConfig",
     "Evaluation",
     "Execution",
+    "Explanation",
     "Network",
     "NormlabError",
     "Prediction",
@@ -86,6 +90,7 @@ __all__ = [
     "compare",
     "data",
     "evaluate",
+    "explain",
     "layout",
     "load",
     "norms",

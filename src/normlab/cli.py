@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
 from normlab.errors import NormlabError, UsageError
+
+if TYPE_CHECKING:
+    from normlab.prediction import Trained
 
 _UNSET = RunConfig(network="")
 _NO_STUDY = StudyConfig(network="")
@@ -24,6 +27,13 @@ _Data = Annotated[DataConfig, OmitArgPrefixes]
 _Execution = Annotated[Execution, OmitArgPrefixes]
 _Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
 _Run = Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="")]
+_RunAndPicture = Annotated[
+    tuple[str, ...], Positional, arg(metavar="RUN PICTURE", help_behavior_hint="")
+]
+_RunAndPictures = Annotated[
+    tuple[str, ...], Positional, arg(metavar="RUN PICTURE [PICTURE ...]", help_behavior_hint="")
+]
+_Model = Annotated[Literal["micro", "nano"] | None, default_is("none")]
 
 
 def train(
@@ -175,15 +185,16 @@ def compare(
 
 
 def predict(
-    run: _Run,
-    images: Annotated[tuple[str, ...], Positional, arg(metavar="IMAGE [IMAGE ...]")],
+    inputs: _RunAndPictures,
     *,
+    model: _Model = None,
     json: bool = False,
     csv: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
 ) -> None:
     """Say what is on pictures: the most probable class of each, and the next two.
 
+        $ normlab predict --model micro cat.jpg
         $ normlab predict runs/cifar10/micro-bn-0 cat.jpg holidays/
         $ normlab predict runs/cifar10/micro-bn-0 "*.png" --csv > answers.csv
         $ curl -s https://example.org/a.jpg | normlab predict runs/cifar10/micro-bn-0 -
@@ -192,29 +203,68 @@ def predict(
     were. One that cannot be read is named on the standard error, and the others are answered.
 
     Args:
-        run: A run's folder.
-        images: PNG, JPEG, WebP or BMP files of any size, folders of them, patterns, or - for the
-            standard input.
+        inputs: A run's folder, which is left out with --model, and pictures: PNG, JPEG, WebP or BMP
+            files of any size, folders of them, patterns, or - for the standard input.
+        model: Instead of a run's folder, a network that comes with normlab.
         json: A line of JSON a picture, with the probabilities of all classes.
         csv: A table with the probabilities of all classes.
         device: As `normlab train` takes it.
     """
     from normlab import machine
-    from normlab.prediction import find_pictures, load, predict_files
+    from normlab.prediction import find_pictures, predict_files
     from normlab.report.answers import write_answers
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other: leave one out")
-    if not images:
-        raise UsageError("expected one picture or more after the run's folder")
-    trained = load(run).to(machine.prepare(Execution(device=device)))
-    names = find_pictures(images)
+    trained, pictures = _trained(inputs, model)
+    trained.to(machine.prepare(Execution(device=device)))
+    names = find_pictures(pictures)
     answers = predict_files(trained, names)
     unreadable = write_answers(
         answers, names, trained.classes, "json" if json else "csv" if csv else "text"
     )
     if unreadable:
         raise NormlabError(f"{unreadable} of {len(names)} pictures could not be read")
+
+
+def explain(
+    inputs: _RunAndPicture,
+    *,
+    classes: Annotated[tuple[str, ...], default_is("the answered class")] = (),
+    model: _Model = None,
+    out: Annotated[Path | None, default_is("PICTURE-explained.png, in this folder")] = None,
+) -> None:
+    """Draw where a network looks on a picture: Grad-CAM and occlusion.
+
+        $ normlab explain runs/cifar10/micro-bn-0 cat.jpg
+        $ normlab explain runs/cifar10/micro-bn-0 cat.jpg --classes cat dog --out why.png
+        $ normlab explain --model micro cat.jpg
+
+    Grad-CAM is bright where the last maps before pooling speak for the class. Occlusion is red
+    where the class's probability falls when a patch of 8 × 8 of the 32 × 32 pixels is covered, blue
+    where it rises. It needs captum: pip install "normlab[explain]".
+
+    Args:
+        inputs: A run's folder, which is left out with --model, and a picture: a PNG, JPEG, WebP or
+            BMP file, or - for the standard input.
+        classes: Ask about these classes.
+        model: Instead of a run's folder, a network that comes with normlab.
+        out: The figure, a PNG.
+    """
+    from normlab import plots
+    from normlab.explanation import explain as explain_picture
+    from normlab.report.answers import line
+
+    trained, pictures = _trained(inputs, model)
+    if len(pictures) != 1:
+        raise UsageError(f"expected one picture, got {len(pictures)}")
+    (picture,) = pictures
+    explained = explain_picture(trained, picture, classes)
+    stem = "picture" if picture == "-" else Path(picture).stem
+    out = out or Path(f"{stem}-explained.png")
+    plots.save(plots.explanation(explained), out)
+    print(line(explained.prediction))
+    print(f"explanation: {out}")
 
 
 def report(
@@ -355,6 +405,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
+    "explain": explain,
     "report": report,
     "data": data,
     "summary": summary,
@@ -367,6 +418,18 @@ _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 _ABOUT = """Train tiny image classifiers under a parameter budget; see which normalization suits.
 
 Start with: normlab train assignment --norm gn --dataset digits --recipe demo"""
+
+
+def _trained(inputs: Sequence[str], model: str | None) -> "tuple[Trained, Sequence[str]]":
+    """A network from the first input, or the model of this name; and the pictures."""
+    from normlab.prediction import load
+
+    if model is None and not inputs:
+        raise UsageError("expected a run's folder and a picture, or --model NAME and a picture")
+    pictures = inputs[1:] if model is None else inputs
+    if not pictures:
+        raise UsageError("expected a picture after the run's folder")
+    return load(inputs[0]) if model is None else load(model=model), pictures
 
 
 def _default_out(config: RunConfig) -> Path:

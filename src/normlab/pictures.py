@@ -18,13 +18,14 @@ _OPENING = threading.Lock()
 
 
 def read_picture(
-    source: Path | IO[bytes], formats: Sequence[str]
+    source: Path | IO[bytes], formats: Sequence[str], size: int = SIZE
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """A picture from a file, of an animated one the first frame, and what is peculiar about it.
 
     Args:
         source: The file, or an open one.
         formats: Pillow's names of those that are read, by content, whatever a suffix says.
+        size: As `to_pixels` takes it.
 
     Returns:
         What `to_pixels` and `peculiarities` give.
@@ -39,15 +40,15 @@ def read_picture(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(source, formats=list(formats))  # reads the header alone
         with opened as image:
-            return to_pixels(image), tuple(peculiarities(image))
+            return to_pixels(image, size), tuple(peculiarities(image))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
         reason = f"it is no {_listed(formats)}" if unknown else error
         raise DataError(f"{name} cannot be read as an image ({reason})") from error
 
 
-def to_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """An image as the networks see it.
+def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
+    """An image as the networks see it, or the same in another size.
 
     It is turned upright as its EXIF orientation says, laid over white where it is transparent, made
     RGB (16-bit grey is scaled, not clipped), cropped to the square at its centre, and resized with
@@ -55,9 +56,10 @@ def to_pixels(image: Image.Image) -> NDArray[np.uint8]:
 
     Args:
         image: Any size and mode that Pillow turns into RGB.
+        size: Pixels of a side.
 
     Returns:
-        uint8, 3 × 32 × 32.
+        uint8, 3 × size × size.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, in 16 or 32
@@ -67,7 +69,7 @@ def to_pixels(image: Image.Image) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    square = ImageOps.fit(image.convert("RGB"), (SIZE, SIZE), Image.Resampling.BICUBIC)
+    square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -32,6 +32,7 @@ from normlab.run import Run
 
 if TYPE_CHECKING:
     from normlab.augment import Step
+    from normlab.explanation import Explanation
 
 INK = "#1b1f24"  # text, axes
 FAINT = "#dfe3e8"  # grid
@@ -338,6 +339,70 @@ def augmented(
         changed = operation(floats.clone(), torch.Generator().manual_seed(seed))
         rows[name] = (changed.clamp(0, 1) * 255).round().byte().numpy()
     return rows
+
+
+@styled
+def explanation(explained: "Explanation") -> Figure:
+    """Where a network looks: for each class a row of the picture, Grad-CAM and occlusion over it.
+
+    Args:
+        explained: From `normlab.explain`.
+    """
+    rows = len(explained.maps)
+    figure = Chart(figsize=(WIDTH, rows * (WIDTH / 3 + 0.75)))
+    grid = figure.subplots(rows, 3, squeeze=False)
+    grey = explained.picture.mean(axis=0)
+    for (seen, cam, covered), maps in zip(grid, explained.maps, strict=True):
+        _picture(seen, explained.picture)
+        most = float(np.abs(maps.occlusion).max())
+        for axes, values, colors, lowest, highest in (
+            (cam, maps.grad_cam, "inferno", 0.0, 1.0),
+            (covered, maps.occlusion, "RdBu_r", -most or -1.0, most or 1.0),
+        ):
+            _picture(axes, np.stack([grey] * 3).astype(np.uint8))
+            axes.imshow(
+                values,
+                cmap=colors,
+                vmin=lowest,
+                vmax=highest,
+                alpha=0.65,
+                interpolation="bilinear",
+                extent=(-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5),
+            )
+        seen.set_title(f"{short(maps.label)} {maps.probability:.1%}")
+        cam.set_title("Grad-CAM", size=9.5, weight="normal")
+        covered.set_title("occlusion", size=9.5, weight="normal")
+        cam.set_xlabel("bright: speaks for it", size=7.5)
+        covered.set_xlabel(f"covered, its probability\n{_change(maps.occlusion)}", size=7.5)
+    return figure
+
+
+def _change(occlusion: NDArray[np.float32]) -> str:
+    """What covering does to a class's probability, at most."""
+    fall, rise = max(0.0, float(occlusion.max())), max(0.0, -float(occlusion.min()))
+    parts = [f"falls by up to {100 * fall:.1f} points (red)"] * (fall >= 0.0005)
+    parts += [f"rises by up to {100 * rise:.1f} points (blue)"] * (rise >= 0.0005)
+    return ",\n".join(parts) or "hardly changes"
+
+
+@styled
+def class_maps(maps: NDArray[np.float32], classes: Sequence[str]) -> Figure:
+    """Where a network looks for each class: the mean Grad-CAM of the class's images.
+
+    For notebooks: the page has a gallery.
+
+    Args:
+        maps: From `normlab.explanation.class_maps`.
+        classes: The classes' names.
+    """
+    return _gallery(colored(maps), [*map(short, classes)], columns=5, empty="")
+
+
+def colored(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Heat maps, N × H × W, in colours, uint8, N × 3 × H × W: each map's greatest is brightest."""
+    greatest = np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+    shades = colormaps["inferno"](maps / greatest, bytes=True)
+    return np.ascontiguousarray(shades[..., :3].transpose(0, 3, 1, 2))
 
 
 def save(figure: Figure, path: Path | str) -> None:

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from normlab.errors import DataError, UsageError
 from normlab.evaluation import to_input
 from normlab.model import Network
-from normlab.pictures import GREY, peculiarities, read_picture, to_pixels
+from normlab.pictures import GREY, SIZE, peculiarities, read_picture, to_pixels
 from normlab.run import Run
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 BATCH = 256
+MODELS = ("micro", "nano")  # in the folder `models`: final runs on CIFAR-10
 
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Trained(nn.Module):
         self.expected = (GREY,) if grey else ()  # what is not peculiar, for it was trained on such
         self.eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.network.input_mean.device
+
     def forward(self, images: Tensor) -> Tensor:
         """Images, float N × 3 × 32 × 32 in 0 to 1, to logits, float N × classes."""
         logits: Tensor = self.network(images)
@@ -91,9 +97,8 @@ class Trained(nn.Module):
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Of uint8 images, N × 3 × 32 × 32: float32, N × classes."""
-        device = next(self.parameters()).device
         asked = [
-            self(to_input(torch.from_numpy(part).to(device))).float().softmax(1).cpu().numpy()
+            self(to_input(torch.from_numpy(part).to(self.device))).float().softmax(1).cpu().numpy()
             for part in (pixels[k : k + BATCH] for k in range(0, len(pixels), BATCH))
         ]
         return np.concatenate(asked) if asked else np.empty((0, len(self.classes)), np.float32)
@@ -102,23 +107,23 @@ class Trained(nn.Module):
         """The answers on pictures.
 
         Args:
-            pictures: One or several: paths, PIL images, or uint8 arrays, H × W, H × W × 3 or
-                H × W × 4, of any size; or one array of many, N × H × W × 3.
+            pictures: One or several: paths, files' bytes, PIL images, or uint8 arrays, H × W,
+                H × W × 3 or H × W × 4, of any size; or one array of many, N × H × W × 3.
 
         Raises:
             DataError: A picture cannot be read.
             TypeError: It is none.
         """
-        if isinstance(pictures, str | os.PathLike | Image.Image) or (
+        if isinstance(pictures, str | os.PathLike | bytes | Image.Image) or (
             isinstance(pictures, np.ndarray) and pictures.ndim < 4
         ):
             pictures = [pictures]
-        read = [_read(picture) for picture in pictures]
-        pixels = np.stack([p for _, p, _ in read]) if read else np.empty((0, 3, 32, 32), np.uint8)
+        found = [read(picture) for picture in pictures]
+        pixels = np.stack([p for _, p, _ in found]) if found else np.empty((0, 3, 32, 32), np.uint8)
         return [
             self.prediction(name, probabilities, notes)
             for (name, _, notes), probabilities in zip(
-                read, self.probabilities(pixels), strict=True
+                found, self.probabilities(pixels), strict=True
             )
         ]
 
@@ -130,12 +135,25 @@ class Trained(nn.Module):
         return Prediction(name, self.classes, probabilities, noted)
 
 
-def load(path: Path | str) -> Trained:
-    """A trained network from a run's folder.
+def load(path: Path | str | None = None, *, model: str | None = None) -> Trained:
+    """A trained network.
+
+    Args:
+        path: A run's folder.
+        model: Instead of that, a network that comes with normlab: `micro` or `nano`.
 
     Raises:
         RunError: It is no run's folder, not finished, or damaged.
+        UsageError: There is no such model.
+        TypeError: Both are given, or neither.
     """
+    if (path is None) == (model is None):
+        raise TypeError("expected a run's folder or the name of a model")
+    if model is not None:
+        if model not in MODELS:
+            raise UsageError(f"no model {model!r}: there are {' and '.join(MODELS)}")
+        path = Path(__file__).parent / "models" / model
+    assert path is not None
     run = Run.open(path)
     return Trained(run.network(), run.data.classes)
 
@@ -189,17 +207,24 @@ def predict_files(trained: Trained, names: Sequence[str]) -> Iterator[Prediction
 
 def _try_to_read(name: str) -> tuple[str, NDArray[np.uint8], tuple[str, ...]] | Unreadable:
     try:
-        return _read(name)
+        return read(name)
     except DataError as error:
         return Unreadable(name, str(error))
 
 
-def _read(picture: Picture) -> tuple[str, NDArray[np.uint8], tuple[str, ...]]:
-    """A picture's name, pixels and peculiarities."""
+def read(picture: Picture, size: int = SIZE) -> tuple[str, NDArray[np.uint8], tuple[str, ...]]:
+    """A picture's name, pixels (uint8, 3 × size × size) and peculiarities.
+
+    Raises:
+        DataError: It cannot be read.
+        TypeError: It is none.
+    """
     if isinstance(picture, str | os.PathLike):
         name = os.fspath(picture)
         source = io.BytesIO(sys.stdin.buffer.read()) if name == "-" else Path(name)
-        return name, *read_picture(source, FORMATS)
+        return name, *read_picture(source, FORMATS, size)
+    if isinstance(picture, bytes):
+        return "", *read_picture(io.BytesIO(picture), FORMATS, size)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
             raise TypeError(
@@ -208,5 +233,7 @@ def _read(picture: Picture) -> tuple[str, NDArray[np.uint8], tuple[str, ...]]:
             )
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
-        raise TypeError(f"expected a path, a PIL image or an array, got {type(picture).__name__}")
-    return "", to_pixels(picture), tuple(peculiarities(picture))
+        raise TypeError(
+            f"expected a path, bytes, a PIL image or an array, got {type(picture).__name__}"
+        )
+    return "", to_pixels(picture, size), tuple(peculiarities(picture))

@@ -35,7 +35,7 @@ def write_answers(
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
         table.writerow(["picture", "class", "probability", *classes, "notes"])
-    widths = max(map(len, names), default=0), max(map(len, classes))
+    widths = max(map(len, names)), max(map(len, classes))
     shown = track(
         answers,
         "Asking",
@@ -59,7 +59,7 @@ def write_answers(
                 [_plain(answer.name), answer.label, f"{answer.probability:.6g}", *shares, notes]
             )
         else:
-            print(_line(answer, *widths))
+            print(line(answer, *widths))
     return unreadable
 
 
@@ -76,7 +76,8 @@ def _json(answer: Prediction) -> str:
     )
 
 
-def _line(answer: Prediction, name_width: int, class_width: int) -> str:
+def line(answer: Prediction, name_width: int = 1, class_width: int = 1) -> str:
+    """An answer for people to read: name, class, probability, the next two, notes."""
     (label, probability), *others = answer.top(3)
     rest = ", ".join(f"{other} {share:.1%}" for other, share in others)
     notes = "".join(f"; {note}" for note in answer.notes)

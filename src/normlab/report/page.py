@@ -4,6 +4,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from normlab import layout, plots
 from normlab.analysis import (
     ACCURACY,
@@ -30,6 +33,7 @@ def render(
     splits: Sequence[Split] | None,
     *,
     published: Sequence[Sequence[plots.Published]] | None = None,
+    maps: Sequence[NDArray[np.float32] | str] | None = None,
 ) -> str:
     """The page as HTML, in one file that opens from disk.
 
@@ -38,6 +42,8 @@ def render(
         evaluations: One a run.
         splits: The evaluated images, one split a run; None leaves pictures out.
         published: Published curves to draw behind a run's own, for each run.
+        maps: For each run what `normlab.explanation.class_maps` gives, or why there are none; None
+            leaves them out.
     """
     called = names(runs)
     sections = [
@@ -48,6 +54,7 @@ def render(
             evaluations[k],
             splits[k] if splits else None,
             published[k] if published else (),
+            maps[k] if maps else None,
         )
         for k, name in enumerate(called)
     ]
@@ -67,6 +74,7 @@ def _section(
     evaluation: Evaluation,
     split: Split | None,
     published: Sequence[plots.Published],
+    maps: NDArray[np.float32] | str | None,
 ) -> dict[str, object]:
     """What the page says of one run. `mistakes` is None where pictures are left out."""
     last, first = run.last, run.epochs[0]
@@ -102,6 +110,7 @@ def _section(
             plots.confusion(evaluation), f"{key}-confusion", _confusion_alt(evaluation)
         ),
         "pairs": _pairs(evaluation),
+        "maps": maps if maps is None or isinstance(maps, str) else _maps(maps, evaluation.classes),
         "layers": run.summary.table,
         "layers_note": run.summary.note,
         "settings": _settings(run),
@@ -208,6 +217,26 @@ def _mistakes(evaluation: Evaluation, split: Split) -> list[Picture]:
             )
         )
     return pictures
+
+
+def _maps(maps: NDArray[np.float32], classes: Sequence[str]) -> list[Picture]:
+    """The classes' heat maps, each with where it is brightest."""
+    pictures = []
+    for name, values, colored in zip(classes, maps, plots.colored(maps), strict=True):
+        if np.isnan(values).any():
+            continue  # no images
+        where = _place(values)
+        alt = f"{name}: brightest {where}"
+        pictures.append(Picture(picture(colored), alt=alt, title=name, lines=(where,)))
+    return pictures
+
+
+def _place(values: NDArray[np.float32]) -> str:
+    """Where a map is highest, in words."""
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    across = ("left", "centre", "right")[3 * int(column) // values.shape[1]]
+    down = ("top", "middle", "bottom")[3 * int(row) // values.shape[0]]
+    return "at the centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
 
 
 def _class_list(evaluation: Evaluation) -> str:

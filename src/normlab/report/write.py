@@ -4,14 +4,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from normlab import plots
 from normlab.analysis import names
-from normlab.data.dataset import Dataset
+from normlab.data.dataset import Dataset, Split
 from normlab.errors import UsageError
 from normlab.evaluation import evaluate
+from normlab.explanation import class_maps
 from normlab.files import write_atomically
+from normlab.model import Network
 from normlab.report.page import render
 from normlab.run import Run
 
@@ -52,15 +56,18 @@ def write_report(
             f"{published} has curves for {', '.join(known)}: no run here has such a normalization"
         )
     datasets: dict[object, Dataset] = {}
-    evaluations, splits = [], []
+    evaluations, splits, maps = [], [], []
     for run in runs:
         config = run.config
         key = (run.data.fingerprint, config.dataset, config.holdout, config.split_seed)
         if key not in datasets:
             datasets[key] = run.dataset(data_root)
-        evaluations.append(evaluate(run.network(), datasets[key], run.split))
-        splits.append(datasets[key].split(run.split))
-    write_atomically(page, render(runs, evaluations, splits if images else None, published=curves))
+        network, split = run.network(), datasets[key].split(run.split)
+        evaluations.append(evaluate(network, datasets[key], run.split))
+        splits.append(split)
+        maps.append(_class_maps(network, split, len(run.data.classes)))
+    shown = splits if images else None
+    write_atomically(page, render(runs, evaluations, shown, published=curves, maps=maps))
 
     single = len(runs) == 1
     figures: dict[str, Figure] = {"curves": plots.curves(runs, curves[0] if single else ())}
@@ -77,6 +84,14 @@ def write_report(
     if single and not images:
         (folder / "mistakes.png").unlink(missing_ok=True)  # an earlier report's
     return page
+
+
+def _class_maps(network: Network, split: Split, classes: int) -> NDArray[np.float32] | str:
+    """The classes' heat maps; where there are none, why, for the page to say."""
+    try:
+        return class_maps(network, split, classes)
+    except UsageError as error:
+        return f"There are no heat maps: {error}."
 
 
 def _refuse_repeated(runs: Sequence[Run]) -> None:
