@@ -1,6 +1,6 @@
 """Tunes a network's recipe for each normalization, by the same trials, on held-out images.
 
-    python benchmarks/tune.py NETWORK --out OUT.json [--norms bn gn ln] [--epochs 6] [--workers 2]
+    python benchmarks/tune.py NETWORK --out OUT.json [--norms bn gn ln] [--epochs 6] [--lines 6]
 
 Every normalization gets the same trials: the settings of SEARCH, line by line, each line at the
 best of the lines before it. 5,000 images of the training split are held out to choose by; the test
@@ -30,12 +30,10 @@ from normlab.training import train
 SEARCH = (
     [{"learning_rate": rate} for rate in (0.1, 0.2, 0.4, 0.8)],
     [{"muon": share} for share in (0.025, 0.05, 0.1)],
+    [{"batch_size": size} for size in (64, 128)],
+    [{"label_smoothing": share} for share in (0.0, 0.1)],
     [{"augment": steps} for steps in ((), ("shift",))],
     [{"weight_decay": decay} for decay in (0.0, 5e-4)],
-    [{"label_smoothing": share} for share in (0.0, 0.1)],
-    [{"batch_size": size} for size in (64, 128)],
-    # Settings that may be best only together.
-    [{"learning_rate": rate, "muon": 0.05, "augment": ()} for rate in (0.2, 0.4)],
 )
 
 
@@ -61,9 +59,9 @@ class Search:
         self.lock = threading.Lock()
         self.trials = json.loads(out.read_text())["trials"] if out.exists() else []
 
-    def tune(self, norm, recipe):
+    def tune(self, norm, recipe, lines):
         """The recipe with the best of all settings."""
-        for line in SEARCH:
+        for line in SEARCH[:lines]:
             tried = [recipe, *(dataclasses.replace(recipe, **setting) for setting in line)]
             tried = list(dict.fromkeys(tried))
             with ThreadPoolExecutor(len(line)) as threads:
@@ -97,6 +95,9 @@ def main():
     parser.add_argument("network")
     parser.add_argument("--norms", nargs="+", default=["bn", "gn", "ln"])
     parser.add_argument("--epochs", type=positive, default=6)
+    parser.add_argument(
+        "--lines", type=positive, default=len(SEARCH), help="of SEARCH, to stop after"
+    )
     parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with")
@@ -105,7 +106,8 @@ def main():
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         search = Search(arguments.network, arguments.precision, arguments.out, pool)
         with ThreadPoolExecutor(len(arguments.norms)) as threads:
-            best = threads.map(lambda norm: search.tune(norm, recipe), arguments.norms)
+            tune = partial(search.tune, recipe=recipe, lines=arguments.lines)
+            best = threads.map(tune, arguments.norms)
             for norm, found in zip(arguments.norms, best, strict=True):
                 print(f"{norm}: {found}")
 
