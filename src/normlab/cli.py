@@ -313,6 +313,28 @@ def report(
     print(f"report: {page}")
 
 
+def card(
+    runs: _Runs,
+    *,
+    out: Annotated[Path | None, default_is("README.md in the first RUN")] = None,
+) -> None:
+    """Write a run's model card, so that its folder can be put on the Hugging Face Hub as it is.
+
+        $ normlab card runs/cifar10/micro-bn-0
+        $ normlab card runs/cifar10/micro-bn-0 runs/cifar10/micro-bn-1 runs/cifar10/micro-bn-2
+
+    Args:
+        runs: A run's folder, and repeats of it with other seeds: the card then has their mean.
+        out: The card.
+    """
+    from normlab.report.card import write_card
+    from normlab.run import Run
+
+    if not runs:
+        raise UsageError("expected a run's folder")
+    print(f"card: {write_card([Run.open(run) for run in runs], out)}")
+
+
 def data(
     config: _Data = DataConfig(),  # noqa: B008 — it is frozen
     *,
@@ -407,6 +429,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "explain": explain,
     "report": report,
+    "card": card,
     "data": data,
     "summary": summary,
     "zoo": zoo,

@@ -236,8 +236,14 @@ class Run:
         from normlab.checkpoint import load_weights
         from normlab.model import Network
 
+        weights, least = self.path / "model.safetensors", 4 * self.summary.parameters
+        if weights.is_file() and weights.stat().st_size < least:  # before memory is asked for
+            raise RunError(
+                f"{weights} is damaged or another network's: its size is "
+                f"{weights.stat().st_size:,} bytes, the layout's parameters take {least:,}"
+            )
         network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
-        load_weights(self.path / "model.safetensors", network)
+        load_weights(weights, network)
         return network.eval()
 
     def dataset(self, data_root: Path | None = None) -> Dataset:

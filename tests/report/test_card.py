@@ -1,0 +1,108 @@
+"""The model card, read back as the Hugging Face Hub reads it."""
+
+import dataclasses
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+
+import normlab
+from normlab.cli import main
+from normlab.errors import RunError, UsageError
+from normlab.report.card import model_card, write_card
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "digits-bn-0")
+    return normlab.Run.open(tmp_path / "digits-bn-0")
+
+
+def with_accuracy(run, path, seed, accuracy):
+    """A repeat of a run that ended elsewhere."""
+    shutil.copytree(run.path, path)
+    last = dataclasses.replace(run.last, accuracy=accuracy)
+    config = dataclasses.replace(run.config, seed=seed)
+    return dataclasses.replace(run, path=path, config=config, epochs=(*run.epochs[:-1], last))
+
+
+def test_the_metadata_are_what_the_hub_reads(run):
+    card = ModelCard(model_card([run]))
+    assert card.data.library_name == "normlab"
+    assert card.data.pipeline_tag == "image-classification"
+    assert "bn" in card.data.tags
+    (result,) = card.data.eval_results
+    assert result.metric_type == "accuracy"
+    assert result.metric_value == run.last.accuracy
+    assert result.dataset_split == "test"
+
+
+def test_the_text_says_what_the_run_s_folder_holds(run):
+    text = model_card([run])
+    for fact in (
+        run.layout,
+        f"{run.summary.parameters:,} parameters",
+        run.data.fingerprint,
+        f"{run.data.train:,} training images",
+        "after the last epoch (3)",
+        "One run, seed 0",
+        "is not known from one run",
+        *(f"`{name}`" for name in run.data.classes),
+    ):
+        assert fact in text
+
+
+def test_the_folder_is_read_back_from_the_card_the_weights_and_the_configuration(run, tmp_path):
+    write_card([run])
+    uploaded = tmp_path / "uploaded"
+    uploaded.mkdir()
+    for name in ("README.md", "config.json", "model.safetensors"):
+        shutil.copy(run.path / name, uploaded)
+    images = run.dataset().test.images[:50]
+    expected = normlab.load(run.path).probabilities(images)
+    assert (normlab.load(uploaded).probabilities(images) == expected).all()
+
+
+def test_repeats_give_a_mean_and_its_spread(run, tmp_path):
+    first = dataclasses.replace(
+        run, epochs=(*run.epochs[:-1], dataclasses.replace(run.last, accuracy=0.90))
+    )
+    others = [with_accuracy(run, tmp_path / f"{k}", k, 0.90 + k / 100) for k in (1, 2)]
+    text = model_card([first, *others])
+    assert "over the seeds 0, 1, 2 the mean is 91.00 ± 1.00%" in text
+    assert "not known from one run" not in text
+
+
+def test_what_is_no_repeat_is_refused(run, tmp_path):
+    other = with_accuracy(run, tmp_path / "other", 1, 0.5)
+    norm = dataclasses.replace(other, config=dataclasses.replace(other.config, norm="gn"))
+    with pytest.raises(UsageError, match=r"no repeat of .*: they differ in norm$"):
+        model_card([run, norm])
+    with pytest.raises(UsageError, match="same seed"):
+        model_card([run, run])
+    (run.path / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="is its training finished"):
+        model_card([run])
+
+
+def test_names_cannot_break_the_card(run):
+    classes = ("a|b", "`x`", "<script>alert(1)</script>", "two\nlines", *run.data.classes[4:])
+    hostile = dataclasses.replace(run, data=dataclasses.replace(run.data, classes=classes))
+    text = model_card([hostile])
+    assert "<script>" not in text
+    assert "`ab`, `x`, `scriptalert(1)/script`, `twolines`" in text
+    assert ModelCard(text).data.model_name == run.name
+
+
+def test_the_command_keeps_a_text_that_is_there(run, capsys):
+    main(["card", str(run.path)])
+    assert capsys.readouterr().out == f"card: {run.path / 'README.md'}\n"
+    main(["card", str(run.path)])  # the same text: nothing to lose
+    (run.path / "README.md").write_text("my own words")
+    with pytest.raises(SystemExit):
+        main(["card", str(run.path)])
+    assert "is there already" in capsys.readouterr().err
+    assert (run.path / "README.md").read_text() == "my own words"
+    with pytest.raises(SystemExit):
+        main(["card"])
+    assert "expected a run's folder" in capsys.readouterr().err
