@@ -114,6 +114,12 @@ def test_another_networks_weights_are_refused(network, layout, problem, tmp_path
         load_weights(tmp_path / "model.safetensors", Network(layout))
 
 
+def test_weights_of_another_type_are_refused(network, tmp_path):
+    save_weights(tmp_path / "model.safetensors", network.to(torch.float16))
+    with pytest.raises(RunError, match=r"is torch\.float16, expected torch\.float32"):
+        load_weights(tmp_path / "model.safetensors", Network(LAYOUT))
+
+
 def test_damaged_or_missing_weights_are_said_in_one_line(network, tmp_path):
     with pytest.raises(RunError, match="is its training finished"):
         load_weights(tmp_path / "model.safetensors", network)

@@ -121,6 +121,27 @@ def test_what_is_no_run_is_refused(tmp_path):
         normlab.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"schema": 99}, "has schema 99, this normlab reads schema"),
+        ({"layout": "C:8 Q GAP FC"}, "is damaged: unknown block 'Q'"),
+        ({"layout": "C:8 P C:9 P GAP FC"}, "is another network's"),
+        # Would take 30 GB, were it built before its size is compared with the file's.
+        ({"layout": "C:8 P C:4096 " + "C:4096 " * 50 + "P GAP FC"}, "the layout's parameters take"),
+        ({"recipe": 7}, "is damaged"),
+        ({"run": {"network": "nano", "norm": "xyz"}}, "no normalization 'xyz'"),
+    ],
+)
+def test_an_untrusted_folder_is_refused_in_a_line(run, tmp_path, change, problem):
+    content = json.loads((run.path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | change))
+    (tmp_path / "model.safetensors").write_bytes((run.path / "model.safetensors").read_bytes())
+    with pytest.raises((RunError, UsageError), match=problem) as caught:
+        normlab.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 # Pictures unlike training's
 
 

@@ -99,6 +99,11 @@ def load_weights(path: Path, network: nn.Module) -> None:
                 f"{path} is another network's: {name} is {list(tensors[name].shape)}, "
                 f"expected {list(own[name].shape)}"
             )
+        if tensors[name].dtype != own[name].dtype:
+            raise RunError(
+                f"{path} is another network's: {name} is {tensors[name].dtype}, "
+                f"expected {own[name].dtype}"
+            )
     network.load_state_dict(tensors)
 
 
