@@ -101,6 +101,9 @@ RECIPES = {
 
 # What the search on held-out images found for a network's recipe and a normalization.
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
+    ("nano", "bn"): {"batch_size": 64},
+    ("nano", "gn"): {"batch_size": 64},
+    ("nano", "ln"): {"label_smoothing": 0.1},
     ("line-5k", "bn"): {
         "learning_rate": 0.2,
         "muon": 0.05,
