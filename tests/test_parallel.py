@@ -1,6 +1,6 @@
 """One run on two real processes, against the same on one."""
 
-import json
+import dataclasses
 import os
 import signal
 import subprocess
@@ -134,9 +134,8 @@ def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     process.communicate(timeout=60)
     stopped = Run.open(out)
     assert not stopped.finished
-    config = json.loads((out / "config.json").read_text())
-    config["recipe"]["epochs"] = len(stopped.epochs) + 1
-    (out / "config.json").write_text(json.dumps(config))
+    recipe = dataclasses.replace(stopped.recipe, epochs=len(stopped.epochs) + 1)
+    dataclasses.replace(stopped, recipe=recipe).write_config()
     finish(launch(out, processes=1, resume=True))
     assert Run.open(out).finished
 

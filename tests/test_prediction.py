@@ -16,6 +16,7 @@ from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, RunError, UsageError
 from normlab.prediction import find_pictures
+from tampering import rewrite
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +135,8 @@ def test_what_is_no_run_is_refused(tmp_path):
     ],
 )
 def test_an_untrusted_folder_is_refused_in_a_line(run, tmp_path, change, problem):
-    content = json.loads((run.path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(content | change))
+    (tmp_path / "config.json").write_bytes((run.path / "config.json").read_bytes())
+    rewrite(tmp_path / "config.json", **change)
     (tmp_path / "model.safetensors").write_bytes((run.path / "model.safetensors").read_bytes())
     with pytest.raises((RunError, UsageError), match=problem) as caught:
         normlab.load(tmp_path)

@@ -4,7 +4,9 @@ import shutil
 import pytest
 
 from normlab.errors import RunError
-from normlab.run import Run
+from normlab.run import SCHEMA, Run
+from normlab.sealed import seal
+from tampering import rewrite
 
 
 @pytest.fixture
@@ -12,11 +14,6 @@ def copy(trained, tmp_path):
     """A folder of a run that a test may damage."""
     shutil.copytree(trained.path, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def change(path, **values):
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | values))
 
 
 def test_a_run_answers_for_itself(trained):
@@ -34,7 +31,12 @@ def test_a_run_answers_for_itself(trained):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": 1, "run": 3}']
+    "content",
+    [
+        *("", "{", "[]", "{}", f'{{"schema": {SCHEMA}}}'),
+        json.dumps(seal({"schema": SCHEMA})),
+        json.dumps(seal({"schema": SCHEMA, "run": 3})),
+    ],
 )
 def test_a_damaged_configuration_is_said_in_one_line(copy, content):
     (copy / "config.json").write_text(content)
@@ -44,10 +46,10 @@ def test_a_damaged_configuration_is_said_in_one_line(copy, content):
 
 def test_a_configuration_with_a_field_unknown_or_a_layout_that_does_not_parse(copy):
     content = json.loads((copy / "config.json").read_text())
-    change(copy / "config.json", run=content["run"] | {"colour": 1})
+    rewrite(copy / "config.json", run=content["run"] | {"colour": 1})
     with pytest.raises(RunError, match="is damaged"):
         Run.open(copy)
-    change(copy / "config.json", run=content["run"], layout="C:12 Q")
+    rewrite(copy / "config.json", run=content["run"], layout="C:12 Q")
     with pytest.raises(RunError, match=r"config\.json is damaged: unknown block 'Q'"):
         Run.open(copy)
 
@@ -65,7 +67,7 @@ def test_a_configuration_with_a_field_unknown_or_a_layout_that_does_not_parse(co
 )
 def test_a_field_of_the_wrong_type_is_damage(copy, part, field, value):
     content = json.loads((copy / "config.json").read_text())
-    change(copy / "config.json", **{part: content[part] | {field: value}})
+    rewrite(copy / "config.json", **{part: content[part] | {field: value}})
     with pytest.raises(RunError, match=r"config\.json is damaged"):
         Run.open(copy)
 
@@ -87,18 +89,42 @@ def test_metrics_that_cannot_be_read(copy):
         Run.open(copy / "config.json")
 
 
-def test_a_newer_schema_is_refused_in_one_line(copy):
-    change(copy / "config.json", schema=2)
-    with pytest.raises(RunError, match=r"schema 2, this normlab reads schema 1: upgrade normlab"):
+def test_another_schema_is_refused_in_one_line(copy):
+    rewrite(copy / "config.json", schema=99)
+    with pytest.raises(RunError, match=f"schema 99, this normlab reads schema {SCHEMA}: open it"):
         Run.open(copy)
-    change(copy / "config.json", schema=1)
+    rewrite(copy / "config.json", schema=SCHEMA)
     metrics = copy / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().replace('"schema": 1', '"schema": 9'))
+    metrics.write_text(metrics.read_text().replace(f'"schema": {SCHEMA}', '"schema": 9'))
     with pytest.raises(RunError, match=r"metrics\.jsonl.* has schema 9"):
         Run.open(copy)
 
 
+def test_what_was_changed_by_hand_is_refused(copy):
+    config = copy / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RunError, match=r"config\.json is damaged: its checksum does not fit"):
+        Run.open(copy)
+    config.write_text(json.dumps(json.loads(text)))  # other spaces are no other content
+    metrics = copy / "metrics.jsonl"
+    line = metrics.read_text().splitlines()[1]
+    better = line.replace('"accuracy": 0.', '"accuracy": 0.9')
+    assert better != line
+    metrics.write_text(metrics.read_text().replace(line, better))
+    with pytest.raises(RunError, match=r"line 2, is damaged: its checksum does not fit"):
+        Run.open(copy)
+
+
+def test_a_finished_run_without_its_last_lines_is_refused(copy):
+    metrics = copy / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: it holds 2 of 3 epochs"):
+        Run.open(copy)
+
+
 def test_a_damaged_line_of_metrics_is_named_but_a_cut_off_last_one_is_left_out(copy):
+    (copy / "model.safetensors").unlink()
     metrics = copy / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(lines[:2]) + lines[2][:20])
@@ -116,6 +142,6 @@ def test_a_damaged_line_of_metrics_is_named_but_a_cut_off_last_one_is_left_out(c
 
 def test_other_data_is_refused(copy):
     content = json.loads((copy / "config.json").read_text())
-    change(copy / "config.json", data=content["data"] | {"fingerprint": "f" * 64})
+    rewrite(copy / "config.json", data=content["data"] | {"fingerprint": "f" * 64})
     with pytest.raises(RunError, match=r"has fingerprint [0-9a-f]{12}…, the run .* ffffffffffff…"):
         Run.open(copy).dataset()

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -125,6 +126,35 @@ def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, tmp_path, monkeypatch, capsys):
+    def kill(self, epoch, step, loss, images):
+        if (epoch, step) == (2, 3):
+            raise SystemExit
+
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "step", kill)
+        with pytest.raises(SystemExit):
+            train(SMALL, out, quiet=True)
+    checkpoint = out / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    assert_equal_runs(whole, resume(out, quiet=True))
+    said = capsys.readouterr().err
+    assert f"{checkpoint} is damaged" in said
+    assert "going on from checkpoint-before.pt" in said
+    assert not list(out.glob("*.pt"))
+
+
+def test_two_at_once_in_a_folder_the_second_is_refused(tmp_path, monkeypatch):
+    def resume_too(self, epoch, step, loss, images):
+        with ThreadPoolExecutor(1) as other:
+            other.submit(resume, tmp_path / "run", quiet=True).result()
+
+    monkeypatch.setattr(TrainingDisplay, "step", resume_too)
+    with pytest.raises(RunError, match=r"another process works on .*run: wait for its end"):
+        train(SMALL, tmp_path / "run", quiet=True)
+
+
 def test_a_line_written_before_its_checkpoint_is_done_again(whole, tmp_path, monkeypatch):
     out = tmp_path / "torn"
     save = Checkpoint.save
@@ -209,7 +239,7 @@ def test_the_last_batch_is_what_is_left_and_every_image_is_seen_once(tmp_path, m
 
 
 def test_held_out_images_are_measured_and_the_test_split_is_not_read(tmp_path, monkeypatch):
-    real = training.load
+    real = training.load_for
 
     def without_test_images(*args, **kwargs):
         dataset = real(*args, **kwargs)
@@ -218,7 +248,7 @@ def test_held_out_images_are_measured_and_the_test_split_is_not_read(tmp_path, m
         )
         return dataclasses.replace(dataset, test=unreadable)
 
-    monkeypatch.setattr(training, "load", without_test_images)
+    monkeypatch.setattr(training, "load_for", without_test_images)
     config = dataclasses.replace(SMALL, holdout=100, epochs=1)
     run = train(config, tmp_path / "run", quiet=True)
     assert run.split == run.last.split == "holdout"
@@ -285,14 +315,14 @@ def test_an_interrupted_epochs_seconds_are_added_up(tmp_path, monkeypatch):
 
 
 def test_a_channel_without_contrast_is_no_division_by_zero(tmp_path, monkeypatch):
-    real = training.load
+    real = training.load_for
 
     def without_red(*args, **kwargs):
         dataset = real(*args, **kwargs)
         dataset.train.images[:, 0] = dataset.test.images[:, 0] = 7
         return dataset
 
-    monkeypatch.setattr(training, "load", without_red)
+    monkeypatch.setattr(training, "load_for", without_red)
     run = train(dataclasses.replace(SMALL, epochs=1), tmp_path / "run", quiet=True)
     assert run.data.std[0] == 1
     assert np.isfinite(run.last.loss)
@@ -336,9 +366,8 @@ def test_other_data_than_the_runs_is_refused(tmp_path, monkeypatch):
     out = tmp_path / "run"
     with pytest.raises(InterruptedRunError):
         train(SMALL, out, quiet=True)
-    content = json.loads((out / "config.json").read_text())
-    content["data"]["fingerprint"] = "0" * 64
-    (out / "config.json").write_text(json.dumps(content))
+    data = dataclasses.replace(Run.open(out).data, fingerprint="0" * 64)
+    dataclasses.replace(Run.open(out), data=data).write_config()
     with pytest.raises(RunError, match="give its own data"):
         resume(out, quiet=True)
 

@@ -1,5 +1,9 @@
-"""State on disk: weights as safetensors, and what a run needs to go on."""
+"""State on disk: weights as safetensors, and what a run needs to go on.
 
+Both carry a SHA-256 of their content: what changed on the disk is refused, not computed with.
+"""
+
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,8 @@ from torch import Tensor, nn
 from normlab.errors import RunError
 from normlab.files import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
+MAGIC = "normlab-checkpoint"
 
 
 @dataclass(kw_only=True)
@@ -39,12 +44,14 @@ class Checkpoint:
     seconds: float = 0.0
 
     def save(self, path: Path) -> None:
-        """Writes it, whole or not at all."""
+        """Writes it, whole or not at all; the one before is kept beside it (`before`)."""
         # Not asdict, which would copy every tensor.
-        state = {"schema": SCHEMA} | {name: getattr(self, name) for name in _FIELDS}
+        state = {name: getattr(self, name) for name in _FIELDS}
         content = io.BytesIO()
         torch.save(state, content)
-        write_atomically(path, content.getvalue())
+        state_bytes = content.getvalue()
+        head = f"{MAGIC} {SCHEMA} {hashlib.sha256(state_bytes).hexdigest()}\n"
+        write_atomically(path, head.encode() + state_bytes, previous=before(path))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -54,17 +61,56 @@ class Checkpoint:
             RunError: There is none, it is damaged, or a newer normlab wrote it.
         """
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            schema = state.pop("schema")
-            if schema != SCHEMA:
-                raise RunError(f"{path} has schema {schema!r}, this normlab reads {SCHEMA}")
-            return cls(**state)
+            head, _, content = path.read_bytes().partition(b"\n")
         except FileNotFoundError:
             raise RunError(f"{path.parent} cannot be resumed: it has no {path.name}") from None
-        except RunError:
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}") from None
+        damaged = RunError(f"{path} is damaged: it is no checkpoint that normlab wrote")
+        match head.decode(errors="replace").split(" "):
+            case [magic, schema, checksum] if magic == MAGIC:
+                if schema != str(SCHEMA):
+                    raise RunError(f"{path} has schema {schema}, this normlab reads {SCHEMA}")
+            case _:
+                raise damaged
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise damaged
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return cls(**state)
+        except Exception as error:  # somebody else's pickle, with a checksum, can raise anything
+            raise damaged from error
+
+
+def load_latest(path: Path) -> tuple[Checkpoint, str]:
+    """The checkpoint, or where it is damaged the one before it.
+
+    Returns:
+        The checkpoint, and what to tell where it is the one before; empty where it is not.
+
+    Raises:
+        RunError: Neither is there and whole.
+    """
+    try:
+        return Checkpoint.load(path), ""
+    except RunError as error:
+        if not before(path).exists():
             raise
-        except Exception as error:  # a damaged pickle can raise anything
-            raise RunError(f"{path} is damaged: it is no checkpoint that normlab wrote") from error
+        try:
+            return Checkpoint.load(before(path)), f"{error}: going on from {before(path).name}"
+        except RunError as second:
+            raise RunError(f"{error}; and {second}") from None
+
+
+def before(path: Path) -> Path:
+    """Where the checkpoint before the last one is kept."""
+    return path.with_stem(f"{path.stem}-before")
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint and the one before it."""
+    for each in (path, before(path)):
+        each.unlink(missing_ok=True)
 
 
 _FIELDS = tuple(Checkpoint.__dataclass_fields__)
@@ -73,7 +119,8 @@ _FIELDS = tuple(Checkpoint.__dataclass_fields__)
 def save_weights(path: Path, network: nn.Module) -> None:
     """Writes a network's parameters and buffers as safetensors, whole or not at all."""
     tensors = {name: _plain(tensor) for name, tensor in network.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(tensors))
+    metadata = {"sha256": _digest(tensors)}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
@@ -83,7 +130,9 @@ def load_weights(path: Path, network: nn.Module) -> None:
         RunError: There is no such file, it is damaged, or it holds another network's tensors.
     """
     try:
-        tensors = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
     except (OSError, safetensors.SafetensorError) as error:
@@ -104,7 +153,18 @@ def load_weights(path: Path, network: nn.Module) -> None:
                 f"{path} is another network's: {name} is {tensors[name].dtype}, "
                 f"expected {own[name].dtype}"
             )
+    if metadata.get("sha256") != _digest(tensors):
+        raise RunError(f"{path} is damaged: its checksum does not fit")
     network.load_state_dict(tensors)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 (hex) of names, types, shapes and values, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _plain(tensor: Tensor) -> Tensor:

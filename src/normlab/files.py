@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +10,14 @@ from pathlib import Path
 
 from normlab.errors import NormlabError, RunError
 
-LOCK_SECONDS = 30  # as long as runs may take to stop whose study was killed
 
-
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | str, *, previous: Path | None = None) -> None:
     """Writes a file so that a reader finds the old content or the new one, never a part.
 
     Args:
         path: The file; its folder is made where it is missing.
         content: Bytes, or text, which is written as UTF-8.
+        previous: What the old file is called from now on; None: it is gone.
 
     Raises:
         NormlabError: The file cannot be written (no space, no permission); the old one is intact.
@@ -35,12 +35,26 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise NormlabError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new names in a folder last, where a folder can be opened: not on Windows."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:
@@ -49,38 +63,51 @@ def _umask() -> int:
     return mask
 
 
+_held: set[tuple[Path, int]] = set()  # by this process: folder and thread
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[int | None]:
+def locked(folder: Path, patience: float = 0.0) -> Iterator[int | None]:
     """Holds a folder, which is made where it is missing, for this process.
+
+    Args:
+        folder: The folder.
+        patience: Seconds to wait for another process to leave it.
 
     Yields:
         The lock's file descriptor: a process that inherits it holds the folder too. None where the
-        system has no such locks.
+        system has no such locks, or where this thread holds the folder already.
 
     Raises:
         NormlabError: The folder cannot be made.
-        RunError: Another process holds it, for longer than a run takes to stop.
+        RunError: Another process or thread holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NormlabError(f"{folder} cannot be written: {error.strerror}") from error
+    key = folder.resolve(), threading.get_ident()
     try:
         import fcntl
     except ImportError:  # Windows
         yield None
         return
+    if key in _held:
+        yield None
+        return
     file = os.open(folder, os.O_RDONLY)
     try:
-        end = time.monotonic() + LOCK_SECONDS
+        end = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > end:
+                if time.monotonic() >= end:
                     raise RunError(f"another process works on {folder}: wait for its end") from None
                 time.sleep(0.2)
+        _held.add(key)
         yield file
     finally:
+        _held.discard(key)
         os.close(file)

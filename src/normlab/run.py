@@ -23,12 +23,13 @@ from normlab.data import divide, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import NormlabError, RunError
 from normlab.files import write_atomically
+from normlab.sealed import seal, unseal
 
 if TYPE_CHECKING:
     from normlab.model import Network
     from normlab.summary import Summary
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +152,11 @@ class Run:
         if schema != SCHEMA:
             raise RunError(
                 f"{config} has schema {schema!r}, this normlab reads schema {SCHEMA}: "
-                "upgrade normlab to open this run"
+                "open it with the normlab that wrote it"
             )
         try:
-            return cls(
+            content = unseal(content)
+            run = cls(
                 path=path,
                 config=build(RunConfig, content["run"]),
                 recipe=build(recipes.Recipe, content["recipe"]),
@@ -163,10 +165,16 @@ class Run:
                 machines=tuple(build(Machine, machine) for machine in content["machines"]),
                 epochs=read_metrics(path / "metrics.jsonl"),
             )
-        except (KeyError, TypeError, AttributeError, TypeCheckError) as error:
-            raise RunError(f"{config} is damaged: {error}") from None
         except layout.LayoutError as error:
             raise RunError(f"{config} is damaged: {error.problem}") from None
+        except (KeyError, TypeError, ValueError, AttributeError, TypeCheckError) as error:
+            raise RunError(f"{config} is damaged: {error}") from None
+        if run.finished and run.epochs and len(run.epochs) < run.recipe.epochs:
+            raise RunError(
+                f"{path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} of "
+                f"{run.recipe.epochs} epochs, and the run is finished"
+            )
+        return run
 
     def write_config(self) -> None:
         """Writes config.json."""
@@ -178,7 +186,7 @@ class Run:
             "data": dataclasses.asdict(self.data),
             "machines": [dataclasses.asdict(machine) for machine in self.machines],
         }
-        write_atomically(self.path / "config.json", json.dumps(content, indent=2) + "\n")
+        write_atomically(self.path / "config.json", json.dumps(seal(content), indent=2) + "\n")
 
     def write_metrics(self) -> None:
         """Writes metrics.jsonl anew, with the epochs of this object."""
@@ -290,9 +298,11 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
     for number, line in enumerate(lines, start=1):
         try:
             content = json.loads(line)
-            schema = content.pop("schema")
+            schema = content["schema"]
             if schema != SCHEMA:
                 raise RunError(f"{path} has schema {schema!r}, this normlab reads schema {SCHEMA}")
+            content = unseal(content)
+            del content["schema"]
             epochs.append(build(Epoch, content))
             if epochs[-1].epoch != number:
                 raise ValueError(f"epoch {epochs[-1].epoch} stands in its place")
@@ -317,7 +327,7 @@ def append_metrics(path: Path, epoch: Epoch) -> None:
 
 
 def _line(epoch: Epoch) -> str:
-    content = {"schema": SCHEMA} | dataclasses.asdict(epoch)
+    content = seal({"schema": SCHEMA} | dataclasses.asdict(epoch))
     return json.dumps(content, allow_nan=False) + "\n"
 
 

@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
@@ -16,13 +16,15 @@ import torch
 from rich.console import Console
 
 from normlab import kernels, layout, machine, recipes, zoo
-from normlab.checkpoint import Checkpoint, save_weights
+from normlab.checkpoint import Checkpoint, load_latest, save_weights
+from normlab.checkpoint import remove as remove_checkpoint
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, divide, load_for
 from normlab.data.describe import channel_statistics
 from normlab.draws import seed_for
 from normlab.errors import DivergedError, InterruptedRunError, RunError, UsageError
 from normlab.evaluation import evaluate
+from normlab.files import locked
 from normlab.model import Network
 from normlab.parallel import team
 from normlab.placing import refuse_single_values
@@ -104,9 +106,11 @@ def train(
     )
     descent = Descent(network, recipe, config.precision)
     checkpoint = Checkpoint(model=network.state_dict(), optimizer=descent.state_dict())
-    if team().leads:
-        checkpoint.save(out / "checkpoint.pt")
-    return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
+    with _alone(out):
+        if team().leads:
+            _refuse_existing_run(out)  # another may have begun meanwhile
+            checkpoint.save(out / "checkpoint.pt")
+        return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
 
 
 def resume(
@@ -131,26 +135,34 @@ def resume(
         DataError, DivergedError, InterruptedRunError: As `train` does.
     """
     execution = execution or Execution()
-    run = Run.open(path)
-    if run.finished:
-        raise RunError(f"{run.path} is finished: there is nothing to resume")
-    checkpoint = Checkpoint.load(run.path / "checkpoint.pt")
-    if len(run.epochs) < checkpoint.epoch:
-        raise RunError(
-            f"{run.path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} epochs, "
-            f"the checkpoint was written after {checkpoint.epoch}"
+    with _alone(Run.open(path).path):
+        run = Run.open(path)  # as it is now that no other process works on it
+        if run.finished:
+            raise RunError(f"{run.path} is finished: there is nothing to resume")
+        checkpoint, said = load_latest(run.path / "checkpoint.pt")
+        if said and team().leads:
+            Console(stderr=True).print(f"note: {said}", soft_wrap=True, highlight=False)
+        if len(run.epochs) < checkpoint.epoch:
+            raise RunError(
+                f"{run.path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} epochs, "
+                f"the checkpoint was written after {checkpoint.epoch}"
+            )
+        device = machine.prepare(execution)
+        dataset = run.dataset(execution.data_root) if dataset is None else dataset
+        network = Network(
+            run.layout,
+            norm=run.config.norm,
+            classes=len(run.data.classes),
+            dropout=run.recipe.dropout,
         )
-    device = machine.prepare(execution)
-    dataset = run.dataset(execution.data_root) if dataset is None else dataset
-    network = Network(
-        run.layout,
-        norm=run.config.norm,
-        classes=len(run.data.classes),
-        dropout=run.recipe.dropout,
-    )
-    # A line that was written after the checkpoint is of an epoch that will be done again.
-    run = dataclasses.replace(run, epochs=run.epochs[: checkpoint.epoch])
-    return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
+        # A line that was written after the checkpoint is of an epoch that will be done again.
+        run = dataclasses.replace(run, epochs=run.epochs[: checkpoint.epoch])
+        return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
+
+
+def _alone(folder: Path) -> AbstractContextManager[object]:
+    """Holds a run's folder: of several processes the leading one does."""
+    return locked(folder) if team().leads else nullcontext()
 
 
 def _fit(
@@ -243,7 +255,7 @@ def _fit(
 
     if leads:
         save_weights(run.path / "model.safetensors", network)
-        (run.path / "checkpoint.pt").unlink()
+        remove_checkpoint(run.path / "checkpoint.pt")
     return run
 
 

@@ -19,7 +19,7 @@ from normlab.config import StudyConfig
 from normlab.errors import RunError
 from normlab.study import answers, local, tuning
 from normlab.study.compare import compare
-from normlab.study.record import Study
+from normlab.study.record import Result, Study
 
 LINE = "C:4 P C:6 P GAP FC"
 CONFIG = StudyConfig(
@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.parametrize("damage", ["{", '{"schema": 1}', '{"schema": 99}', "[]"])
+@pytest.mark.parametrize("damage", ["{", '{"schema": 2}', '{"schema": 99}', "[]"])
 def test_a_damaged_record_is_refused_in_one_line(damage, finished, tmp_path):
     shutil.copytree(finished.path, tmp_path / "study")
     (tmp_path / "study" / "study.json").write_text(damage)
@@ -212,7 +212,7 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
 def test_two_at_once_in_a_folder_the_second_is_refused(finished, tmp_path, monkeypatch):
     import fcntl
 
-    monkeypatch.setattr("normlab.files.LOCK_SECONDS", 0.5)
+    monkeypatch.setattr("normlab.study.compare.PATIENCE", 0.5)
     folder = os.open(finished.path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -248,10 +248,9 @@ def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     shutil.copytree(whole.path, part)
     shutil.rmtree(part / "runs")
     shutil.rmtree(next(part.glob("tuning/ln-lr*")))
-    record = json.loads((part / "study.json").read_text())
-    for result in record["results"]:
-        result |= {"state": "waiting", "accuracies": [], "parameters": 0}
-    (part / "study.json").write_text(json.dumps(record))
+    record = Study.open(part)
+    begun = tuple(Result(arm=r.arm, seed=r.seed) for r in record.results)
+    dataclasses.replace(record, results=begun, costs={}).write()
     compare(config, part, quiet=True, workers=1)
     assert content(part) == content(whole.path)
 

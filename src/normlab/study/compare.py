@@ -23,7 +23,7 @@ from normlab.study.local import Look
 from normlab.study.plan import Arm, plan, settings, warnings
 from normlab.study.record import Result, Study, measured
 from normlab.study.tuning import Trial
-from normlab.study.work import Work
+from normlab.study.work import PATIENCE, Work
 from normlab.table import Table
 from normlab.zoo import find
 
@@ -90,7 +90,7 @@ def compare(
     if dry_run:
         return record
     with (
-        locked(out) as lock,
+        locked(out, PATIENCE) as lock,
         _shared(out / "data", dataset) as where,
         _carrier(ray, workers, lock, device) as carry,
     ):

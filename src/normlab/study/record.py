@@ -24,11 +24,12 @@ from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
 from normlab.files import write_atomically
 from normlab.run import Run, build
+from normlab.sealed import seal, unseal
 from normlab.study import answers
 from normlab.study.plan import Arm, Setting
 from normlab.study.tuning import Trial
 
-SCHEMA = 1
+SCHEMA = 2
 State = Literal["waiting", "stopped", "done", "failed"]
 
 
@@ -111,9 +112,11 @@ class Study:
         if schema != SCHEMA:
             raise RunError(
                 f"{file} has schema {schema!r}, this normlab reads schema {SCHEMA}: "
-                "upgrade normlab to open this study"
+                "open it with the normlab that wrote it"
             )
         try:
+            costs = unseal(content.pop("costs"))
+            content = unseal(content)
             return cls(
                 path=path,
                 config=build(StudyConfig, content["study"]),
@@ -122,24 +125,28 @@ class Study:
                 fingerprint=content["fingerprint"],
                 trials=tuple(build(Trial, trial) for trial in content["trials"]),
                 results=tuple(build(Result, result) for result in content["results"]),
-                costs={name: build(Costs, cost) for name, cost in content["costs"].items()},
+                costs={name: build(Costs, cost) for name, cost in costs.items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, TypeCheckError) as error:
             raise RunError(f"{file} is damaged: {error}") from None
 
     def write(self) -> None:
         """Writes study.json and study.csv."""
-        content: dict[str, Any] = {
-            "schema": SCHEMA,
-            "study": dataclasses.asdict(self.config),
-            "arms": [dataclasses.asdict(arm) for arm in self.arms],
-            "images": self.images,
-            "fingerprint": self.fingerprint,
-            "trials": [dataclasses.asdict(trial) for trial in self.trials],
-            "results": [dataclasses.asdict(result) for result in self.results],
-            "costs": {name: dataclasses.asdict(cost) for name, cost in self.costs.items()},
-        }
-        write_atomically(self.path / "study.json", json.dumps(content, indent=1) + "\n")
+        content = seal(
+            {
+                "schema": SCHEMA,
+                "study": dataclasses.asdict(self.config),
+                "arms": [dataclasses.asdict(arm) for arm in self.arms],
+                "images": self.images,
+                "fingerprint": self.fingerprint,
+                "trials": [dataclasses.asdict(trial) for trial in self.trials],
+                "results": [dataclasses.asdict(result) for result in self.results],
+            }
+        )
+        # Apart, so that the rest of two equal studies is equal, checksum included.
+        costs = seal({name: dataclasses.asdict(cost) for name, cost in self.costs.items()})
+        text = json.dumps(content | {"costs": costs}, indent=1)
+        write_atomically(self.path / "study.json", text + "\n")
         file = io.StringIO()
         csv.writer(file, lineterminator="\n").writerows(self._rows())
         write_atomically(self.path / "study.csv", file.getvalue())

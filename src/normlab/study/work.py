@@ -24,6 +24,9 @@ from normlab.study import answers
 DIVERGED = 3  # exit code, beside the command line's
 
 
+PATIENCE = 30  # seconds: as long as runs may take to stop whose study was killed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """A run to be carried out.
@@ -72,7 +75,7 @@ def carry_out(work: Work) -> None:
         RunError: The folder holds another run.
         NormlabError: As `train` and `resume` do.
     """
-    with locked(work.out):  # an older task of a Ray cluster may still be at it
+    with locked(work.out, PATIENCE):  # an older task of a Ray cluster may still be at it
         _carry_out(work)
 
 
