@@ -6,7 +6,7 @@ DEMO := runs/demo
 BENCH := runs/bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench bench-seed clean
+.PHONY: demo test faults lint format bench bench-seed clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -18,6 +18,9 @@ demo: .venv/installed  ## train three normalizations on the embedded digits and 
 
 test: .venv/installed  ## run the tests
 	$(BIN)/pytest
+
+faults: .venv/installed  ## kill runs, damage their files, fill their disk: minutes
+	$(BIN)/pytest tests/faults
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ def test_it_answers_straight_after_the_install(model, tmp_path, capsys):
 
 
 def test_another_name_is_refused():
-    with pytest.raises(UsageError, match="no model 'huge': there are"):
+    with pytest.raises(UsageError, match="no model 'huge': there is"):
         normlab.load(model="huge")
     with pytest.raises(TypeError, match="a run's folder or the name of a model"):
         normlab.load()

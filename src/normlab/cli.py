@@ -33,7 +33,7 @@ _RunAndPicture = Annotated[
 _RunAndPictures = Annotated[
     tuple[str, ...], Positional, arg(metavar="RUN PICTURE [PICTURE ...]", help_behavior_hint="")
 ]
-_Model = Annotated[Literal["micro", "nano"] | None, default_is("none")]
+_Model = Annotated[Literal["nano"] | None, default_is("none")]
 
 
 def train(
@@ -194,7 +194,7 @@ def predict(
 ) -> None:
     """Say what is on pictures: the most probable class of each, and the next two.
 
-        $ normlab predict --model micro cat.jpg
+        $ normlab predict --model nano cat.jpg
         $ normlab predict runs/cifar10/micro-bn-0 cat.jpg holidays/
         $ normlab predict runs/cifar10/micro-bn-0 "*.png" --csv > answers.csv
         $ curl -s https://example.org/a.jpg | normlab predict runs/cifar10/micro-bn-0 -
@@ -238,7 +238,7 @@ def explain(
 
         $ normlab explain runs/cifar10/micro-bn-0 cat.jpg
         $ normlab explain runs/cifar10/micro-bn-0 cat.jpg --classes cat dog --out why.png
-        $ normlab explain --model micro cat.jpg
+        $ normlab explain --model nano cat.jpg
 
     Grad-CAM is bright where the last maps before pooling speak for the class. Occlusion is red
     where the class's probability falls when a patch of 8 × 8 of the 32 × 32 pixels is covered, blue

@@ -23,7 +23,7 @@ from normlab.run import Run
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 BATCH = 256
-MODELS = ("micro", "nano")  # in the folder `models`: final runs on CIFAR-10
+MODELS = ("nano",)  # in the folder `models`: seed 0 of a final study on CIFAR-10
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
@@ -140,7 +140,7 @@ def load(path: Path | str | None = None, *, model: str | None = None) -> Trained
 
     Args:
         path: A run's folder.
-        model: Instead of that, a network that comes with normlab: `micro` or `nano`.
+        model: Instead of that, the name of a network that comes with normlab: `nano`.
 
     Raises:
         RunError: It is no run's folder, not finished, or damaged.
@@ -151,7 +151,7 @@ def load(path: Path | str | None = None, *, model: str | None = None) -> Trained
         raise TypeError("expected a run's folder or the name of a model")
     if model is not None:
         if model not in MODELS:
-            raise UsageError(f"no model {model!r}: there are {' and '.join(MODELS)}")
+            raise UsageError(f"no model {model!r}: there is {', '.join(MODELS)}")
         path = Path(__file__).parent / "models" / model
     assert path is not None
     run = Run.open(path)

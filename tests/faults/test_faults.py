@@ -1,0 +1,226 @@
+"""What can happen to a run, and what comes of it: docs/reliability.md has the table.
+
+Run by `make faults`. After each fault the run goes on to the same end, bit for bit, or a line says
+what is damaged; a wrong number or a traceback fails the test.
+"""
+
+import dataclasses
+import os
+import random
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+from harness import CONFIG, EXECUTION, assert_equal_runs, measured, problem, start, work
+from PIL import Image
+
+from normlab.errors import DataError, NormlabError, RunError
+from normlab.run import Run
+from normlab.training import resume, train
+
+FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt")
+
+
+# Killed at any moment
+
+
+def seconds_of_a_run(tmp_path):
+    begun = time.monotonic()
+    process = start(tmp_path / "timed")
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - begun
+
+
+def test_killed_at_a_hundred_moments_it_ends_the_same(whole, tmp_path):
+    """In a step, in a checkpoint's writing, in the report: wherever the moment falls."""
+    length = seconds_of_a_run(tmp_path)
+    moments = random.Random(0)
+    seen = set()
+    for k in range(100):
+        out = tmp_path / str(k)
+        process = start(out)
+        time.sleep(moments.uniform(0, length))
+        process.kill()
+        process.join()
+        state = sorted(path.name for path in out.glob("*.*")) if out.exists() else []
+        seen.add(tuple(state))
+        assert problem(out) is None, (k, state)
+        assert_equal_runs(out, whole)
+        assert (out / "report.html").exists()
+        shutil.rmtree(out)
+    assert len(seen) >= 4  # not begun, begun, two checkpoints, finished
+
+
+def test_killed_again_and_again_it_ends_the_same(whole, tmp_path):
+    out = tmp_path / "run"
+    length = seconds_of_a_run(tmp_path)
+    moments = random.Random(1)
+    for _ in range(20):
+        process = start(out)
+        time.sleep(moments.uniform(0.1, 0.6) * length)
+        process.kill()
+        process.join()
+    assert problem(out) is None
+    assert_equal_runs(out, whole)
+
+
+# Damaged files
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A run that was killed in its third epoch."""
+    from normlab.progress import TrainingDisplay
+
+    def kill(self, epoch, step, loss, images):
+        if (epoch, step) == (2, 5):
+            raise SystemExit
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "step", kill)
+        with pytest.raises(SystemExit):
+            train(CONFIG, out, EXECUTION, quiet=True)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["cut short", "a bit flipped", "emptied", "deleted"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named_or_done_without(whole, stopped, tmp_path, name, kind):
+    """Of a finished run and of a stopped one, ten places each."""
+    draw = random.Random(f"{name} {kind}")
+    for source in (whole, stopped):
+        if not (source / name).exists():
+            continue
+        for _ in range(10 if kind in ("cut short", "a bit flipped") else 1):
+            out = tmp_path / "damaged"
+            shutil.copytree(source, out)
+            damage(out / name, kind, draw)
+            said = problem(out)
+            if said is None:
+                assert_equal_runs(out, whole)
+            else:
+                assert name in said or str(out) in said
+            shutil.rmtree(out)
+
+
+def damage(path, kind, draw):
+    content = bytearray(path.read_bytes())
+    match kind:
+        case "cut short":
+            del content[draw.randrange(len(content)) :]
+        case "a bit flipped":
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        case "emptied":
+            content.clear()
+        case "deleted":
+            path.unlink()
+            return
+    path.write_bytes(content)
+
+
+# The disk
+
+
+@contextmanager
+def small_disk(folder, size):
+    """A file system of so many bytes, where one may be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root, and not everywhere, may mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_once_there_is_room_it_goes_on(whole, tmp_path):
+    page = 4096  # tmpfs gives room by pages
+    with small_disk(tmp_path / "disk", 500 * page) as disk:
+        out, ballast = disk / "run", disk / "ballast"
+        said = []
+        for pages in range(2, 40, 3):  # from nothing fits to all but the report does
+            shutil.rmtree(out, ignore_errors=True)
+            ballast.write_bytes(bytes((498 - pages) * page))
+            trouble = problem(out)
+            ballast.unlink()
+            if trouble is not None:
+                said.append(trouble)
+                assert "No space left on device" in trouble
+            assert problem(out) is None
+            assert_equal_runs(out, whole)
+        assert len({line.partition(" ")[0] for line in said}) > 2  # in different files' writing
+
+
+def test_a_read_only_folder_is_said_and_nothing_is_lost(whole, stopped, tmp_path):
+    with small_disk(tmp_path / "disk", 4_000_000) as disk:
+        out = disk / "run"
+        shutil.copytree(stopped, out)
+        remount = ["mount", "-o", "remount,ro", str(disk)]
+        subprocess.run(remount, check=True)
+        assert "Read-only file system" in problem(out)
+        subprocess.run([*remount[:2], "remount,rw", str(disk)], check=True)
+        assert problem(out) is None
+        assert_equal_runs(out, whole)
+
+
+# The rest
+
+
+def test_the_second_process_in_a_folder_is_refused(whole, tmp_path):
+    out = tmp_path / "run"
+    process = start(out)
+    while not (out / "checkpoint.pt").exists():
+        assert process.is_alive()
+    os.kill(process.pid, 19)  # it stands still, and holds the folder
+    try:
+        with pytest.raises(RunError, match=r"another process works on|holds a run that can go on"):
+            train(CONFIG, out, EXECUTION, quiet=True)
+    finally:
+        os.kill(process.pid, 18)
+    process.join()
+    assert process.exitcode == 0
+    assert_equal_runs(out, whole)
+
+
+def test_a_clock_that_goes_back_changes_nothing(whole, tmp_path, monkeypatch):
+    clock = iter(range(2_000_000_000, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    assert problem(tmp_path / "run") is None
+    assert_equal_runs(tmp_path / "run", whole)
+    assert all(epoch.seconds > 0 for epoch in Run.open(tmp_path / "run").epochs)
+
+
+def test_data_deleted_in_the_middle_are_missed_when_they_are_needed(tmp_path, monkeypatch):
+    from normlab.progress import TrainingDisplay
+
+    for split in ("train", "test"):
+        for label in ("dark", "light"):
+            folder = tmp_path / "pictures" / split / label
+            folder.mkdir(parents=True)
+            for k in range(20):
+                shade = 4 * k + (128 if label == "light" else 0)
+                Image.new("RGB", (32, 32), (shade, shade, shade)).save(folder / f"{k}.png")
+
+    def delete(self, epoch, step, loss, images):
+        shutil.rmtree(tmp_path / "pictures", ignore_errors=True)
+        if (epoch, step) == (1, 1) and not (tmp_path / "again").exists():
+            raise SystemExit
+
+    config = dataclasses.replace(CONFIG, dataset=f"folder:{tmp_path / 'pictures'}", batch_size=8)
+    shutil.copytree(tmp_path / "pictures", tmp_path / "kept")
+    monkeypatch.setattr(TrainingDisplay, "step", delete)
+    with pytest.raises(SystemExit):
+        train(config, tmp_path / "run", EXECUTION, quiet=True)
+    with pytest.raises(DataError, match="pictures"):
+        resume(tmp_path / "run", EXECUTION, quiet=True)
+    (tmp_path / "again").touch()
+    shutil.copytree(tmp_path / "kept", tmp_path / "pictures")
+    run = resume(tmp_path / "run", EXECUTION, quiet=True)  # deleted anew: they are in memory
+    assert len(measured(run.path)) == CONFIG.epochs
+    with pytest.raises(NormlabError, match="pictures"):
+        work(tmp_path / "run")
