@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from normlab import RunConfig, machine, training
+from normlab.analysis import analyze
 from normlab.augment import augment
 from normlab.checkpoint import Checkpoint
 from normlab.config import Execution
-from normlab.data import load
+from normlab.data import Split, load
 from normlab.draws import generator, seed_for
 from normlab.errors import (
     DataError,
@@ -29,6 +30,7 @@ from normlab.errors import (
 from normlab.evaluation import evaluate
 from normlab.layout import LayoutError
 from normlab.model import Network
+from normlab.plots import curves
 from normlab.progress import TrainingDisplay
 from normlab.recipes import Recipe, resolve
 from normlab.run import Run
@@ -254,6 +256,29 @@ def test_held_out_images_are_measured_and_the_test_split_is_not_read(tmp_path, m
     assert run.split == run.last.split == "holdout"
     assert (run.data.train, run.data.holdout) == (1337, 100)
     assert run.last.accuracy * 100 == pytest.approx(round(run.last.accuracy * 100))
+
+
+def test_without_test_images_nothing_is_evaluated(whole, tmp_path, monkeypatch):
+    digits = load("digits")
+    nothing = Split(np.empty((0, 3, 32, 32), np.uint8), np.empty(0, np.int64))
+    dataset = dataclasses.replace(digits, test=nothing)
+    monkeypatch.setattr(training, "evaluate", None)
+    run = train(SMALL, tmp_path / "run", dataset=dataset, quiet=True)
+    weights, expected = (load_file(r.path / "model.safetensors") for r in (run, whole))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert run.split == "train"
+    for epoch, other in zip(run.epochs, whole.epochs, strict=True):
+        assert epoch.split == "train"
+        assert (epoch.loss, epoch.accuracy) == (epoch.train_loss, epoch.train_accuracy)
+        assert (epoch.train_loss, epoch.train_accuracy) == (other.train_loss, other.train_accuracy)
+    assert Run.open(run.path) == run
+    with pytest.raises(ValueError, match="the test split has no images"):
+        evaluate(run.network(), dataset)
+    with pytest.raises(ValueError, match="run has no images to be measured on but those of its"):
+        analyze(run, evaluate(run.network(), dataset, "train"))
+    loss, _ = curves([run]).axes
+    assert len(loss.lines) == 1
+    assert [text.get_text() for text in curves([run]).legends[0].texts] == ["training"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):

@@ -35,7 +35,7 @@ def analyze(run: Run, evaluation: Evaluation) -> list[str]:
         evaluation: Of its network, on the split that its curve is measured on.
 
     Raises:
-        ValueError: The evaluation is of another split.
+        ValueError: The evaluation is of another split, or the run has training images alone.
     """
     if evaluation.split != run.split:
         raise ValueError(f"the curve is of {run.split}, the evaluation of {evaluation.split}")
@@ -85,7 +85,9 @@ def names(runs: Sequence[Run]) -> list[str]:
 
 
 def images_measured(run: Run) -> int:
-    """How many images its accuracy is measured on."""
+    """How many images its accuracy is measured on; ValueError where there are none."""
+    if run.split == "train":
+        raise ValueError(f"{run.name} has no images to be measured on but those of its training")
     return run.data.holdout or run.data.test
 
 

@@ -138,11 +138,13 @@ def evaluate(
         tta: `flip` averages the probabilities over each image and its mirror image.
 
     Raises:
-        ValueError: Nothing was held out, and the hold-out was asked for; or an unknown `tta`.
+        ValueError: The split has no images, or nothing was held out; or an unknown `tta`.
     """
     if tta not in (None, "flip"):
         raise ValueError(f"no test-time augmentation {tta!r}: there is flip")
     part = dataset.split(split)
+    if not len(part):
+        raise ValueError(f"the {split} split has no images")
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()

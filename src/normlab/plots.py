@@ -459,8 +459,9 @@ def _panel(
         for curve in published:
             _draw(axes, getattr(curve, name), MUTED, "", train=train)
         for k, run in enumerate(runs):
-            values = [getattr(epoch, name) for epoch in run.epochs]
-            _draw(axes, values, color_of(k), marker_of(k), train=train)
+            if train or run.split != "train":
+                values = [getattr(epoch, name) for epoch in run.epochs]
+                _draw(axes, values, color_of(k), marker_of(k), train=train)
     axes.set_title(quantity.capitalize())
     if quantity == "loss":
         axes.set_ylabel("nats an image")
@@ -493,7 +494,7 @@ def _draw(axes: Axes, values: Sequence[float], color: str, marker: str, *, train
 
 def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published]) -> None:
     """The runs by colour and marker, then what solid and dashed mean."""
-    splits = dict.fromkeys(run.split for run in runs)
+    splits = dict.fromkeys(run.split for run in runs if run.split != "train")
     measured = " or ".join({"test": "test", "holdout": "held out"}[split] for split in splits)
     own = COLORS[0] if len(runs) == 1 else INK
     handles = [
@@ -508,7 +509,7 @@ def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published])
             for k, name in enumerate(names(runs))
             if len(runs) > 1
         ),
-        Line2D([], [], color=own, label=measured),
+        *([Line2D([], [], color=own, label=measured)] if measured else []),
         Line2D([], [], color=own, linewidth=1.2, linestyle=(0, (4, 2)), label="training"),
         *(Line2D([], [], color=MUTED, linewidth=1.0, label=curve.label) for curve in published),
     ]

@@ -79,10 +79,11 @@ class TrainingDisplay:
         """After an epoch: its line."""
         if self.console is not None:
             width = len(str(self.epochs))
+            measured = f"{epoch.split} loss {epoch.loss:.4f} accuracy {epoch.accuracy:.2%}  "
             self.console.print(
                 f"epoch {epoch.epoch:>{width}}/{self.epochs}  "
                 f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.2%}  "
-                f"{epoch.split} loss {epoch.loss:.4f} accuracy {epoch.accuracy:.2%}  "
+                f"{measured if epoch.split != 'train' else ''}"
                 f"rate {epoch.learning_rate:.4g}  {epoch.seconds:.1f} s",
                 soft_wrap=True,
                 highlight=False,

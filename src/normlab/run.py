@@ -8,6 +8,7 @@ report.html, figures/
 """
 
 import dataclasses
+import inspect
 import json
 import os
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class Epoch:
         epoch: Counted from 1.
         train_loss: Mean over the epoch's training images, as augmented, while the weights changed.
         train_accuracy: Likewise.
-        split: What `loss` and `accuracy` were measured on after the epoch: `test` or `holdout`.
+        split: What `loss` and `accuracy` were measured on after the epoch: `test` or `holdout`; or
+            `train`, where there is neither: they are then `train_loss` and `train_accuracy`.
         loss: Mean negative log-likelihood on that split.
         accuracy: Share of right answers on that split.
         learning_rate: The epoch's last one.
@@ -167,7 +169,7 @@ class Run:
             )
         except layout.LayoutError as error:
             raise RunError(f"{config} is damaged: {error.problem}") from None
-        except (KeyError, TypeError, ValueError, AttributeError, TypeCheckError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{config} is damaged: {error}") from None
         if run.finished and run.epochs and len(run.epochs) < run.recipe.epochs:
             raise RunError(
@@ -199,8 +201,13 @@ class Run:
 
     @property
     def split(self) -> SplitName:
-        """What the curve is measured on: `holdout` where images were held out, else `test`."""
-        return "holdout" if self.data.holdout else "test"
+        """What the curve is measured on: `holdout` where images were held out, else `test`.
+
+        `train` where there are no test images either: nothing is measured but the training itself.
+        """
+        if self.data.holdout:
+            return "holdout"
+        return "test" if self.data.test else "train"
 
     @property
     def finished(self) -> bool:
@@ -306,7 +313,7 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
             epochs.append(build(Epoch, content))
             if epochs[-1].epoch != number:
                 raise ValueError(f"epoch {epochs[-1].epoch} stands in its place")
-        except (ValueError, KeyError, TypeError, AttributeError, TypeCheckError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path}, line {number}, is damaged: {error}") from None
     return tuple(epochs)
 
@@ -335,10 +342,14 @@ T = TypeVar("T")
 
 
 def build(kind: type[T], content: dict[str, Any]) -> T:
-    """A dataclass from JSON, its fields' types checked; TypeError or TypeCheckError else."""
+    """A dataclass from its fields' values, their types checked; TypeError where one is wrong."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     hints = get_type_hints(kind)
     for name, value in fields.items():
         if name in hints:
-            check_type(value, hints[name])
+            try:
+                check_type(value, hints[name])
+            except TypeCheckError:
+                wanted = inspect.formatannotation(hints[name])
+                raise TypeError(f"{name} must be {wanted}, not {value!r}") from None
     return kind(**fields)

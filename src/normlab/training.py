@@ -48,6 +48,7 @@ def train(
         out: The run's folder; it must not hold a run yet.
         execution: Where the data lies, and the device.
         dataset: What the configuration names, divided, where it is at hand; else it is loaded.
+            Without test images nothing is evaluated: the epochs tell of the training alone.
         quiet: Show nothing.
 
     Raises:
@@ -227,18 +228,23 @@ def _fit(
             if not leads:
                 checkpoint = Checkpoint(model={}, optimizer=[], epoch=epoch + 1)
                 continue
-            evaluation = evaluate(network, dataset, run.split)
+            train_loss = checkpoint.loss_sum / len(batches.labels)
+            train_accuracy = checkpoint.correct / len(batches.labels)
+            loss, accuracy = train_loss, train_accuracy
+            if run.split != "train":
+                evaluation = evaluate(network, dataset, run.split)
+                loss, accuracy = evaluation.loss, evaluation.accuracy
             # Weights that the last step broke must not become the checkpoint.
             _refuse_divergence(run, network, epoch, checkpoint.step, rate)
-            if not math.isfinite(evaluation.loss):
-                raise _divergence(run, evaluation.loss, epoch, checkpoint.step, rate)
+            if not math.isfinite(loss):
+                raise _divergence(run, loss, epoch, checkpoint.step, rate)
             measured = Epoch(
                 epoch=epoch + 1,
-                train_loss=checkpoint.loss_sum / len(batches.labels),
-                train_accuracy=checkpoint.correct / len(batches.labels),
+                train_loss=train_loss,
+                train_accuracy=train_accuracy,
                 split=run.split,
-                loss=evaluation.loss,
-                accuracy=evaluation.accuracy,
+                loss=loss,
+                accuracy=accuracy,
                 learning_rate=rate,
                 seconds=perf_counter() - start,
             )

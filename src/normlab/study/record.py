@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from typeguard import TypeCheckError
-
 from normlab import recipes
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
@@ -127,7 +125,7 @@ class Study:
                 results=tuple(build(Result, result) for result in content["results"]),
                 costs={name: build(Costs, cost) for name, cost in costs.items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, TypeCheckError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{file} is damaged: {error}") from None
 
     def write(self) -> None:
