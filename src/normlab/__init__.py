@@ -15,7 +15,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from normlab import analysis, augment, data, layout, norms, plots, statistics
+    from normlab.classifier import Classifier
     from normlab.config import DataConfig, Execution, RunConfig, StudyConfig
+    from normlab.data.describe import describe
     from normlab.errors import NormlabError
     from normlab.evaluation import Evaluation, evaluate
     from normlab.explanation import Explanation, explain
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
 # Where each public name is defined. It is imported when it is first used: torch and its like take
 # seconds, and `normlab --help` needs none of them.
 _HOME = {
+    "Classifier": "classifier",
     "DataConfig": "config",
     "Execution": "config",
     "RunConfig": "config",
     "StudyConfig": "config",
+    "describe": "data.describe",
     "NormlabError": "errors",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
@@ -71,6 +75,7 @@ _MODULES = ("analysis", "augment", "data", "layout", "norms", "plots", "statisti
 __all__ = [
     "RECIPES",
     "ZOO",
+    "Classifier",
     "DataConfig",
     "Evaluation",
     "Execution",
@@ -89,6 +94,7 @@ __all__ = [
     "augment",
     "compare",
     "data",
+    "describe",
     "evaluate",
     "explain",
     "layout",

@@ -226,7 +226,8 @@ def read(picture: Picture, size: int = SIZE) -> tuple[str, NDArray[np.uint8], tu
     if isinstance(picture, bytes):
         return "", *read_picture(io.BytesIO(picture), FORMATS, size)
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        colours = picture.shape[2:] in ((), (3,), (4,))
+        if picture.dtype != np.uint8 or picture.ndim < 2 or not colours or not picture.size:
             raise TypeError(
                 f"expected uint8, H × W, H × W × 3 or H × W × 4, got {picture.dtype}, "
                 f"{' × '.join(map(str, picture.shape))}"

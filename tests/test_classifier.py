@@ -1,0 +1,338 @@
+"""The network as scikit-learn's estimator: its own checks, and what it does with images."""
+
+import pickle
+import signal
+import tempfile
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from normlab import Classifier, NormlabError
+from normlab.data import load
+from normlab.errors import DataError, DivergedError, UsageError
+from normlab.progress import TrainingDisplay
+
+SMALL = Classifier("C:6s2 P C:12 FC", recipe="demo", epochs=1, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """scikit-learn's digits as pictures, uint8, 400 × 8 × 8, and their labels."""
+    images, labels = load_digits(return_X_y=True)
+    return np.rint(images[:400].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8), labels[:400]
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    return clone(SMALL).fit(*digits)
+
+
+# scikit-learn's checks
+
+
+class OfTables(Classifier):
+    """A table's rows drawn as pictures: stripes, a column each, as light as its value is high.
+
+    scikit-learn's checks know tables alone and skip what takes images. Drawn so, all of them hold
+    for the classifier, but those of what X may be: here `validate_data` and the scaler answer
+    them, and for images the tests below do. One is skipped by itself, where SCIPY_ARRAY_API is not
+    set: other arrays than NumPy's are not supported.
+    """
+
+    def fit(self, X, y):  # noqa: N803
+        self.scaler_ = MinMaxScaler((0, 255), clip=True).fit(validate_data(self, X))
+        return super().fit(self.drawn(X), y)
+
+    def predict_proba(self, X):  # noqa: N803
+        check_is_fitted(self)
+        return super().predict_proba(self.drawn(validate_data(self, X, reset=False)))
+
+    def drawn(self, X):  # noqa: N803
+        shades = self.scaler_.transform(X).round().astype(np.uint8)
+        return shades[:, None, :].repeat(4, axis=1).repeat(5, axis=2)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        return tags
+
+
+@parametrize_with_checks([OfTables("C:4s2 C:4s2 FC", recipe="demo", epochs=3, learning_rate=0.05)])
+def test_it_passes_scikit_learn_s_checks(estimator, check):
+    check(estimator)
+
+
+# Fitting
+
+
+def test_it_learns_what_train_learns(trained):
+    """The run's network, bit for bit, from the same images: N × H × W × 3 instead."""
+    split, config = load("digits").train, trained.config
+    classifier = Classifier(
+        config.network, recipe="demo", epochs=config.epochs, learning_rate=config.learning_rate
+    )
+    classifier.fit(split.images.transpose(0, 2, 3, 1), split.labels)
+    expected = trained.network().state_dict()
+    for name, value in classifier.trained_.network.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert [e.train_loss for e in classifier.history_] == [e.train_loss for e in trained.epochs]
+
+
+def test_after_fitting_it_knows_its_classes_network_and_history(digits, fitted):
+    images, labels = digits
+    assert fitted.classes_.tolist() == list(range(10))
+    assert fitted.trained_.classes == tuple("0123456789")
+    assert [e.epoch for e in fitted.history_] == [1]
+    assert fitted.history_[0].split == "train"
+    assert not hasattr(fitted, "n_features_in_")
+    probabilities = fitted.predict_proba(images)
+    assert probabilities.shape == (400, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    answers = fitted.trained_.predict(list(images[:20]))
+    assert [answer.label for answer in answers] == [str(k) for k in fitted.predict(images[:20])]
+    assert fitted.score(images, labels) == (fitted.predict(images) == labels).mean()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        np.array(list("jihgfedcba")),
+        np.array(list("jihgfedcba"), dtype=object),
+        np.arange(10) * -1.0,
+        np.arange(10, dtype=np.int8) - 5,
+    ],
+)
+def test_labels_of_any_kind_are_mapped_and_mapped_back(names, digits, fitted):
+    images, labels = digits
+    classifier = clone(SMALL).fit(images, names[labels])
+    assert classifier.classes_.tolist() == sorted(names.tolist())
+    assert classifier.classes_.dtype == names.dtype
+    assert set(classifier.predict(images)) <= set(names)
+    assert classifier.trained_.classes == tuple(map(str, sorted(names.tolist())))
+
+
+def test_labels_may_be_booleans_and_a_list(digits):
+    images, labels = digits
+    classifier = clone(SMALL).fit(list(images), [bool(k == 0) for k in labels])
+    assert classifier.predict(images).dtype == bool
+    assert classifier.predict_proba(images).shape == (400, 2)
+    assert classifier.score(images, labels == 0) > 0.9
+
+
+def test_an_equal_seed_gives_equal_answers_and_another_seed_others(digits, fitted):
+    images, labels = digits
+    again = clone(fitted).fit(images, labels)
+    np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
+    other = clone(fitted).set_params(random_state=1).fit(images, labels)
+    assert (other.predict_proba(images) != fitted.predict_proba(images)).any()
+
+
+def test_fitting_twice_starts_afresh(digits, fitted):
+    images, labels = digits
+    classifier = clone(SMALL).fit(images, labels % 3)
+    assert classifier.predict_proba(images).shape == (400, 3)
+    classifier.fit(images, labels)
+    np.testing.assert_array_equal(classifier.predict_proba(images), fitted.predict_proba(images))
+
+
+def test_a_fit_that_fails_leaves_what_was_fitted(digits, fitted):
+    images, labels = digits
+    classifier = clone(SMALL).fit(images, labels)
+    with pytest.raises(DivergedError):
+        classifier.set_params(norm="none", learning_rate=1e6).fit(images, labels % 2)
+    np.testing.assert_array_equal(classifier.predict_proba(images), fitted.predict_proba(images))
+
+
+def test_it_is_pickled_with_its_network(digits, fitted, tmp_path):
+    images, _ = digits
+    joblib.dump(fitted, tmp_path / "classifier.joblib")
+    for copy in (
+        pickle.loads(pickle.dumps(fitted)),
+        joblib.load(tmp_path / "classifier.joblib"),
+    ):
+        np.testing.assert_array_equal(copy.predict_proba(images), fitted.predict_proba(images))
+        assert copy.history_ == fitted.history_
+
+
+def test_it_speaks_when_it_is_asked_to(digits, capsys):
+    clone(SMALL).fit(*digits)
+    assert capsys.readouterr() == ("", "")
+    clone(SMALL).set_params(verbose=True).fit(*digits)
+    said = capsys.readouterr().out
+    assert "the images given: 400 training" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("epoch"))
+    assert line.startswith("epoch 1/1  train loss ")
+    assert line.count("loss") == 1
+
+
+def test_ctrl_c_ends_it_and_leaves_no_folder(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(TrainingDisplay, "step", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        clone(SMALL).fit(*digits)
+    assert [*tmp_path.iterdir()] == []
+
+
+# What images may be
+
+
+def test_images_of_all_kinds_are_answered_alike(digits, fitted, tmp_path):
+    grey = digits[0][:5]
+    colours = grey[..., None].repeat(3, axis=3)
+    opaque = np.concatenate([colours, np.full_like(grey[..., None], 255)], axis=3)
+    pictures = [Image.fromarray(image) for image in grey]
+    paths = [tmp_path / f"{k}.png" for k in range(5)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    expected = fitted.predict_proba(grey)
+    assert len(np.unique(expected, axis=0)) == 5
+    files = [path.read_bytes() for path in paths]
+    names = np.array([*map(str, paths)])
+    for given in (colours, opaque, [*grey], pictures, (*paths,), files, names, names.astype("O")):
+        np.testing.assert_array_equal(fitted.predict_proba(given), expected)
+
+
+def test_a_list_may_hold_images_of_different_sizes(fitted):
+    sizes = (np.full((9, 40), 7, np.uint8), np.full((50, 50, 3), 7, np.uint8))
+    one, other = fitted.predict_proba(sizes)
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (np.zeros((9, 64), np.uint8), r"9 × 64, a table: reshape its rows, X\.reshape\(-1, h"),
+        (np.zeros((9, 8, 8)), r"float64, 9 × 8 × 8, expected uint8: scale to 0–255"),
+        (np.zeros((9, 8, 8), bool), "X is bool, .* expected uint8"),
+        (np.zeros((9, 3, 8, 8), np.uint8), r"channels first: .* X\.transpose\(0, 2, 3, 1\)"),
+        (np.zeros((9, 8, 8, 1), np.uint8), r"grey is N × H × W, X\[\.\.\., 0\]"),
+        (np.zeros((9, 8, 8, 5), np.uint8), "9 × 8 × 8 × 5, expected uint8, N × H × W × 3"),
+        (np.zeros((9, 8, 3), np.uint8), r"one picture: make it several, X\[None\]"),
+        (np.zeros((0, 8, 8), np.uint8), "X is uint8, 0 × 8 × 8, expected"),
+        (np.zeros((9, 0, 8), np.uint8), "X is uint8, 9 × 0 × 8, expected"),
+        (np.zeros((9, 1, 8, 8, 3), np.uint8), "expected uint8, N × H × W × 3"),
+        ([], "X has no image"),
+        (np.zeros(0, np.uint8), "X is uint8, 0, expected"),
+        (np.zeros(9, np.uint8), r"X\[0\]: expected a path, .* or an array, got int"),
+        ([[0, 1], [1, 0]], r"X\[0\]: expected a path, .* got list"),
+        ([np.zeros((8, 8), np.uint8), np.zeros((8, 8))], r"X\[1\]: expected uint8, .* got float64"),
+        ([np.zeros((0, 8), np.uint8)] * 2, r"X\[0\]: expected uint8, .* got uint8, 0 × 8"),
+        ("cat.png", "X is one picture, expected several"),
+        (Path("cat.png"), "X is one picture"),
+        (b"a file's bytes", "X is one picture"),
+        (Image.new("RGB", (8, 8)), "X is one picture"),
+        (None, "X is object, no array, expected"),
+        (7, "X is int64, no array, expected"),
+    ],
+)
+def test_what_is_no_images_is_refused_in_one_line(given, problem, fitted):
+    count = len(given) if isinstance(given, list | np.ndarray) else 1
+    labels = range(count)
+    for ask in (fitted.predict, fitted.predict_proba, lambda given: SMALL.fit(given, labels)):
+        with pytest.raises(ValueError, match=problem) as error:
+            ask(given)
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(fitted, tmp_path):
+    (tmp_path / "x.png").write_text("no")
+    with pytest.raises(DataError, match=r"x\.png cannot be read as an image"):
+        fitted.predict([tmp_path / "x.png"])
+
+
+def test_labels_that_are_none_are_refused(digits):
+    images, labels = digits
+    for y, problem in (
+        (labels[:-1], "inconsistent numbers of samples: .*400, 399"),
+        (None, "requires y to be passed"),
+        (np.zeros(400), "y has one class, 0.0: there must be two or more"),
+        (np.linspace(0, 1, 400), "Unknown label type"),
+        (np.full((400, 2), 1), "y should be a 1d array"),
+        ([*labels[:-1], np.nan], "NaN"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            clone(SMALL).fit(images, y)
+
+
+def test_nothing_is_answered_before_fitting(digits):
+    for ask in (SMALL.predict, SMALL.predict_proba):
+        with pytest.raises(NotFittedError):
+            ask(digits[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ({"random_state": None}, "random_state must be a whole number, not None"),
+        ({"random_state": np.random.RandomState(0)}, "random_state must be a whole number"),
+        ({"epochs": 2.5}, r"epochs must be int \| None, not 2\.5"),
+        ({"learning_rate": "high"}, "learning_rate must be float"),
+        ({"device": "gpu"}, "device must be Literal"),
+        ({"precision": "float16"}, "precision must be Literal"),
+        ({"norm": "gm"}, "did you mean gn"),
+        ({"network": "nanno"}, "did you mean nano"),
+        ({"budget": 3}, "budget"),
+        ({"threads": 0}, "threads must be at least 1"),
+    ],
+)
+def test_parameters_are_checked_by_fit_and_not_before(setting, problem, digits):
+    classifier = clone(SMALL).set_params(**setting)
+    with pytest.raises(UsageError, match=problem):
+        classifier.fit(*digits)
+
+
+def test_a_loss_that_is_not_finite_says_what_to_change(digits):
+    with pytest.raises(NormlabError, match=r"^the loss was not finite: lower learning_rate$"):
+        clone(SMALL).set_params(norm="none", learning_rate=1e6).fit(*digits)
+
+
+# In scikit-learn's company
+
+
+def test_cross_validation_finds_more_than_chance(digits):
+    images, labels = digits
+    folds = StratifiedKFold(2)
+    scores = cross_val_score(SMALL, images, labels, cv=folds)
+    assert (scores > 0.5).all()  # chance gives 0.1, with a standard deviation of 0.02
+    listed = [Image.fromarray(image) for image in images]
+    np.testing.assert_array_equal(cross_val_score(SMALL, listed, labels, cv=folds), scores)
+
+
+def test_a_grid_is_searched_in_other_processes(digits):
+    grid = {"norm": ["bn", "gn"], "learning_rate": np.array([1e-6, 0.05])}
+    search = GridSearchCV(SMALL, grid, cv=StratifiedKFold(2), n_jobs=2).fit(*digits)
+    assert search.best_params_["learning_rate"] == 0.05
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    best = clone(SMALL).set_params(**search.best_params_).fit(*digits)
+    np.testing.assert_array_equal(search.predict_proba(digits[0]), best.predict_proba(digits[0]))
+
+
+def test_it_ends_a_pipeline_of_which_a_grid_sets_its_parameters(digits, fitted):
+    images, labels = digits
+    pipeline = Pipeline(
+        [
+            ("reshape", FunctionTransformer(lambda rows: rows.reshape(-1, 8, 8))),
+            ("classify", SMALL),
+        ]
+    )
+    rows = images.reshape(400, 64)
+    np.testing.assert_array_equal(
+        clone(pipeline).fit(rows, labels).predict(rows), fitted.predict(images)
+    )
+    grid = {"classify__epochs": np.arange(1, 3), "classify__batch_size": np.array([8])}
+    search = GridSearchCV(pipeline, grid, cv=StratifiedKFold(2)).fit(rows, labels)
+    assert (
+        len(search.best_estimator_["classify"].history_) == search.best_params_["classify__epochs"]
+    )
