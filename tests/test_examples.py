@@ -1,6 +1,13 @@
+"""The examples: a normalization of one's own, and the assignment's notebook in a real kernel."""
+
 import runpy
 from pathlib import Path
 
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import normlab
 from normlab import RunConfig
 from normlab.norms import registry
 from normlab.training import train
@@ -18,3 +25,63 @@ def test_ones_own_normalization_trains_under_its_name(tmp_path, monkeypatch):
     assert run.last.train_loss < run.epochs[0].train_loss
     assert run.summary.rows[0].normalization == "l1"
     assert run.summary.rows[0].parameters == 27 * 6 + 2 * 6
+
+
+@pytest.fixture(scope="module")
+def written():
+    """The notebook as it lies in the repository."""
+    return nbformat.read(EXAMPLES / "assignment.ipynb", as_version=4)
+
+
+@pytest.fixture(scope="module")
+def executed(written, tmp_path_factory):
+    """The notebook on the digits, and the folder it was executed in."""
+    folder = tmp_path_factory.mktemp("notebook")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NORMLAB_NOTEBOOK_DATASET", "digits")
+        client = NotebookClient(
+            nbformat.from_dict(written), timeout=1800, resources={"metadata": {"path": folder}}
+        )
+        return client.execute(), folder
+
+
+def printed(notebook):
+    return "".join(
+        output.text
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stdout"
+    )
+
+
+def test_the_notebook_is_kept_without_outputs(written):
+    nbformat.validate(written)
+    code = [cell for cell in written.cells if cell.cell_type == "code"]
+    assert code
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+
+
+def test_the_notebook_says_what_its_runs_say(executed):
+    notebook, folder = executed
+    runs = [normlab.Run.open(folder / "runs" / "assignment-digits" / n) for n in ("bn", "gn", "ln")]
+    assert all(run.finished and run.last.accuracy > 0.3 for run in runs)
+    evaluations = [normlab.evaluate(run.network(), run.dataset()) for run in runs]
+    said = printed(notebook)
+    for sentences in (
+        *map(normlab.analysis.analyze, runs, evaluations),
+        normlab.analysis.compare(runs, evaluations),
+    ):
+        assert "".join(f"- {sentence}\n" for sentence in sentences) in said
+    for run in runs:
+        assert f"- fewer than 5,000 parameters ({run.summary.parameters:,}): yes" in said
+    assert (folder / "runs" / "assignment-digits" / "report.html").exists()
+
+
+def test_the_notebook_shows_its_figures_and_tables_and_nothing_goes_wrong(executed):
+    notebook, _ = executed
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [output.data for output in outputs if "data" in output]
+    # grid, means, histograms, two of changes, curves, classes; mistakes, confusion; three digits
+    assert sum("image/png" in data for data in shown) == 7 + 2 * 3 + 3
+    assert sum("<table>" in data.get("text/html", "") for data in shown) == 1 + 2 + 3 + 1 + 3
+    assert not [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
