@@ -50,7 +50,10 @@ def finished(path, *, seed=0, **config):
         test=len(digits.test),
     )
     made = dataclasses.replace(
-        shape, data=card, epochs=epochs([0.1, 0.12], split="holdout" if held else "test")
+        shape,
+        data=card,
+        recipe=dataclasses.replace(shape.recipe, epochs=2),
+        epochs=epochs([0.1, 0.12], split="holdout" if held else "test"),
     )
     made.write_config()
     made.write_metrics()
