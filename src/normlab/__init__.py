@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normlab.errors import NormlabError
     from normlab.evaluation import Evaluation, evaluate
     from normlab.explanation import Explanation, explain
+    from normlab.export.write import Exported, export_run
     from normlab.model import Network
     from normlab.norms import register
     from normlab.prediction import Prediction, Trained, load
@@ -50,6 +51,8 @@ _HOME = {
     "evaluate": "evaluation",
     "Explanation": "explanation",
     "explain": "explanation",
+    "Exported": "export.write",
+    "export_run": "export.write",
     "Network": "model",
     "Summary": "summary",
     "summarize": "summary",
@@ -80,6 +83,7 @@ __all__ = [
     "Evaluation",
     "Execution",
     "Explanation",
+    "Exported",
     "Network",
     "NormlabError",
     "Prediction",
@@ -97,6 +101,7 @@ __all__ = [
     "describe",
     "evaluate",
     "explain",
+    "export_run",
     "layout",
     "load",
     "norms",

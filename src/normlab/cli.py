@@ -267,6 +267,38 @@ def explain(
     print(f"explanation: {out}")
 
 
+def export(
+    run: _Run,
+    *,
+    to: Literal["onnx", "pt2"],
+    int8: bool = False,
+    out: Annotated[
+        Path | None, default_is("model.onnx, model-int8.onnx or model.pt2 in RUN")
+    ] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Write a run's network as a file for use without normlab: ONNX, or PyTorch's own program.
+
+        $ normlab export runs/cifar10/micro-bn-0 --to onnx
+        $ normlab export runs/cifar10/micro-bn-0 --to onnx --int8
+        $ normlab export runs/cifar10/micro-bn-0 --to pt2 --out micro.pt2
+
+    It takes pixels and gives probabilities. It is run on 1,000 test images before it is written,
+    and must answer as the trained network does.
+
+    Args:
+        run: A run's folder.
+        to: The format: `onnx` for ONNX Runtime and its like, `pt2` for `torch.export.load`.
+        int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
+        out: The file.
+        data_root: Where the data lies, as `normlab train` takes it.
+    """
+    from normlab.export.write import export_run
+    from normlab.run import Run
+
+    print(export_run(Run.open(run), to, out, int8=int8, data_root=data_root))
+
+
 def report(
     runs: _Runs,
     *,
@@ -428,6 +460,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
+    "export": export,
     "report": report,
     "card": card,
     "data": data,

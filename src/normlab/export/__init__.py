@@ -1,0 +1,1 @@
+"""A trained network for use without normlab: ONNX, or PyTorch's exported program."""
