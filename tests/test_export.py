@@ -329,7 +329,7 @@ def test_a_missing_library_is_named_with_the_extra_that_has_it(files, said, monk
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     code, output, errors = said("export", files["run"].path, "--to", "onnx")
     assert (code, output) == (2, "")
-    assert errors == "normlab: onnxscript is not installed: pip install 'normlab[export]'\n"
+    assert errors == 'normlab: ONNX needs onnxscript: pip install "normlab[export]"\n'
 
 
 def test_pt2_needs_no_further_library(files, monkeypatch, tmp_path):

@@ -284,7 +284,7 @@ def export(
         $ normlab export runs/cifar10/micro-bn-0 --to pt2 --out micro.pt2
 
     It takes pixels and gives probabilities. It is run on 1,000 test images before it is written,
-    and must answer as the trained network does.
+    and must answer as the trained network does. ONNX needs pip install "normlab[export]".
 
     Args:
         run: A run's folder.

@@ -194,7 +194,7 @@ def _by_pytorch(network: Network) -> Ask:
 def _refuse_without_libraries() -> None:
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f"{missing[0]} is not installed: pip install 'normlab[export]'")
+        raise UsageError(f'ONNX needs {missing[0]}: pip install "normlab[export]"')
 
 
 def _sample(split: Split, count: int) -> Split:
