@@ -1,6 +1,7 @@
 """Where a network looks: against the definitions, through the command line, in the report."""
 
 import io
+import shutil
 import sys
 
 import numpy as np
@@ -136,10 +137,12 @@ def test_what_makes_no_sense_is_said_in_a_line(trained, arguments, problem, caps
 
 
 def test_the_report_shows_where_the_network_looks(trained, tmp_path, monkeypatch):
-    page = write_report([trained], tmp_path / "page.html").read_text()
+    shutil.copytree(trained.path, tmp_path / "run")  # for the figures
+    run = normlab.Run.open(tmp_path / "run")
+    page = write_report([run]).read_text()
     assert "Where the network looks" in page
     assert 'alt="3: brightest ' in page
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.delitem(sys.modules, "captum.attr", raising=False)
-    page = write_report([trained], tmp_path / "page.html").read_text()
+    page = write_report([run]).read_text()
     assert "There are no heat maps: heat maps need captum" in page

@@ -1,6 +1,7 @@
 """Where a network looks: Grad-CAM and occlusion, both by captum (the extra `explain`)."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -194,7 +195,10 @@ def _last_maps(network: Network) -> torch.nn.Module:
 
 def _captum() -> ModuleType:
     try:
-        import captum.attr
+        with warnings.catch_warnings():
+            # Its progress bars, which are not used, would like another package in notebooks.
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import captum.attr
     except ModuleNotFoundError as error:
         raise UsageError(f'heat maps need {error.name}: pip install "normlab[explain]"') from None
     module: ModuleType = captum.attr

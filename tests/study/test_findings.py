@@ -110,9 +110,10 @@ def test_failed_and_open_runs_are_named(usual):
     assert "1 of 15 runs are not finished: this is not the end result." in further
 
 
-def test_recipes_that_differ_are_named(tmp_path, usual):
-    assert not any("Beside the normalization" in sentence for sentence in said(usual)[1])
-    study = made_up(tmp_path, network="line-5k", trials=False)
+def test_recipes_that_differ_are_named(tmp_path):
+    alike = made_up(tmp_path / "alike", network="sprint", trials=False)
+    assert not any("Beside the normalization" in sentence for sentence in said(alike)[1])
+    study = made_up(tmp_path / "differing", network="line-5k", trials=False)
     (sentence,) = (s for s in said(study)[1] if s.startswith("Beside the normalization"))
     assert "batch size (bn 64, gn 128, ln 64)" in sentence
     assert any("see the images in the same order" in sentence for sentence in said(study)[1])
