@@ -39,6 +39,7 @@ def executed(written, tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NORMLAB_NOTEBOOK_DATASET", "digits")
+        patch.setenv("OMP_NUM_THREADS", "1")  # as the other tests
         client = NotebookClient(
             nbformat.from_dict(written), timeout=1800, resources={"metadata": {"path": folder}}
         )
