@@ -84,5 +84,6 @@ def joined(device: str) -> Iterator[Team]:
         raise UsageError(f"the processes that torchrun started cannot be joined: {said}") from None
     try:
         yield team()
+        dist.barrier()  # one that leaves while another still sends can abort at its exit
     finally:
         dist.destroy_process_group()
