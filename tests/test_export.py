@@ -216,9 +216,10 @@ def test_files_name_no_folder_of_the_machine_that_made_them(files):
     assert not any(folder in files[name].path.read_bytes() for name in ("onnx", "int8", "pt2"))
 
 
-def test_onnx_is_little_larger_than_the_weights(files):
+def test_files_are_little_larger_than_the_weights(files):
     weights = (files["run"].path / "model.safetensors").stat().st_size
     assert files["onnx"].size < 1.3 * weights
+    assert files["int8"].size < 0.7 * files["onnx"].size
 
 
 def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path):
@@ -267,16 +268,19 @@ def test_int8_says_what_it_costs_and_saves(files):
 
 
 def test_int8_has_weights_of_seven_bits_with_a_scale_for_each_channel(files):
-    tensors = {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
-        for tensor in onnx.load(files["int8"].path).graph.initializer
-    }
-    weights = {name: array for name, array in tensors.items() if array.ndim == 4}
-    assert len(weights) == 4
-    for name, weight in weights.items():
-        assert weight.dtype == np.int8
-        assert 60 <= abs(weight.astype(int)).max() <= 64
-        assert len(tensors[name.replace("quantized", "scale")]) == len(weight)
+    graph = onnx.load(files["int8"].path).graph
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    filters = [
+        [tensors[name] for name in node.input]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and tensors.get(node.input[0], np.empty(0)).ndim == 4
+    ]
+    assert sorted(len(weights) for weights, _, _ in filters) == [12, 24, 24, 32]
+    for weights, scales, zeros in filters:
+        assert weights.dtype == np.int8
+        assert 60 <= abs(weights.astype(int)).max() <= 64
+        assert len(scales) == len(weights)
+        assert not zeros.any()
 
 
 @pytest.mark.parametrize(
@@ -371,6 +375,10 @@ class Other(Scaling):
     def forward(self, x):
         return -x if torch.compiler.is_compiling() else x
 
+class Alone(Scaling):
+    def forward(self, x):
+        return x - x.mean(0) if len(x) > 1 else x
+
 class Rare(Scaling):
     def forward(self, x):
         return torch.special.bessel_j0(x)
@@ -400,6 +408,7 @@ def test_ones_own_normalization_is_exported(own):
     ("name", "to", "problem"),
     [
         ("Choosing", "pt2", "run cannot be exported to pt2: its normalization is own_norms:Choos"),
+        ("Alone", "pt2", "run cannot be exported to pt2: its normalization is own_norms:Alone"),
         ("Rare", "onnx", "run cannot be exported to onnx: its normalization is own_norms:Rare"),
         ("Other", "pt2", "the exported network answers differently: another class on "),
     ],

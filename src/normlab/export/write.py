@@ -142,22 +142,23 @@ def export_run(
         "fingerprint": run.data.fingerprint,
         "normlab": normlab.__version__,
     }
+    sample = _sample(dataset.test, COMPARED).images
+    expected = answers(_by_pytorch(network), sample)
+    quantized = None
     with _explained(run, to):
         program = trace(InUse(network))
         content = to_onnx(program, metadata) if to == "onnx" else to_pt2(program, metadata)
-    ask = open_onnx(content) if to == "onnx" else open_pt2(content)
-    sample = _sample(dataset.test, COMPARED).images
-    difference = _compare(answers(_by_pytorch(network), sample), answers(ask, sample))
-    quantized = None
-    if int8:
-        float_size = len(content)
-        content = to_int8(content, _sample(dataset.train, CALIBRATING).images, metadata)
-        quantized = Quantized(
-            float_size=float_size,
-            images=len(dataset.test),
-            float_correct=count_correct(ask, dataset.test),
-            correct=count_correct(open_onnx(content), dataset.test),
-        )
+        ask = open_onnx(content) if to == "onnx" else open_pt2(content)
+        difference = _compare(expected, answers(ask, sample))
+        if int8:
+            float_size = len(content)
+            content = to_int8(content, _sample(dataset.train, CALIBRATING).images, metadata)
+            quantized = Quantized(
+                float_size=float_size,
+                images=len(dataset.test),
+                float_correct=count_correct(ask, dataset.test),
+                correct=count_correct(open_onnx(content), dataset.test),
+            )
     path = Path(out) if out else run.path / f"model{'-int8' if int8 else ''}.{to}"
     write_atomically(path, content)
     return Exported(
@@ -217,17 +218,19 @@ def _compare(expected: Probabilities, found: Probabilities) -> float:
 
 @contextmanager
 def _explained(run: Run, to: str) -> Iterator[None]:
-    """Says in a line why PyTorch cannot export a network: a user's own layer can raise anything."""
+    """Says in a line why a network cannot be exported: a user's own layer can raise anything."""
     try:
         yield
+    except NormlabError:
+        raise
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         said = str(cause).strip().partition("\n")[0]
         raise NormlabError(
-            f"{run.path} cannot be exported to {to}: its normalization is {run.config.norm}, and "
-            f"PyTorch says {type(cause).__name__}: {said}"
+            f"{run.path} cannot be exported to {to}: its normalization is {run.config.norm}, "
+            f"which raises {type(cause).__name__}: {said}"
         ) from error
 
 

@@ -1,0 +1,138 @@
+"""An exported network beside the trained one: size, accuracy, latency, images per second.
+
+    python benchmarks/export.py RUN [--threads 1 2] [--repetitions 7] [--out OUT.json]
+
+From uint8 images, N × 3 × 32 × 32, to probabilities:
+
+    PyTorch         `normlab.load(RUN).probabilities`: eager, normlab's compiled passes where they
+                    are built, channels last
+    torch.compile   the same, its network compiled by Inductor for each shape
+    ONNX Runtime    what `normlab export RUN --to onnx` writes
+    int8            what `--int8` writes
+
+All are asked in one process, with each number of threads, by turns of half a second: first about
+one image at a time, then about 256 at a time. A first turn of each, which compiles, is not counted,
+nor is a turn's first call, in which the last contender's threads may still spin. Latency and images
+per second are medians of the repetitions.
+
+Size is the file that a network is loaded from (PyTorch: model.safetensors, which needs the layout
+beside it). Accuracy is on the whole test split. Times need an idle machine.
+"""
+
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from common import alternate, parser, positive, report, show
+
+import normlab
+from normlab.evaluation import percent
+from normlab.export.formats import open_onnx
+from normlab.export.write import count_correct, export_run
+
+SECONDS = 0.5  # of a turn
+BATCHES = (1, 256)
+
+
+def images_per_second(ask, pixels, threads):
+    torch.set_num_threads(threads)  # ONNX Runtime's are its session's
+    ask(pixels)
+    start, calls = perf_counter(), 0
+    while perf_counter() - start < SECONDS:
+        ask(pixels)
+        calls += 1
+    return calls * len(pixels) / (perf_counter() - start)
+
+
+def contenders(run, files, threads):
+    """How each is asked, on so many threads."""
+    torch.compiler.reset()
+    compiled = normlab.load(run.path)
+    compiled.compile(dynamic=False, fullgraph=True)  # else it would go on uncompiled, unnoticed
+    return {
+        "PyTorch": normlab.load(run.path).probabilities,
+        "torch.compile": compiled.probabilities,
+        "ONNX Runtime": open_onnx(files["float32"], threads),
+        "int8": open_onnx(files["int8"], threads),
+    }
+
+
+def main():
+    options = parser(__doc__, repetitions=7)
+    options.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    options.add_argument("--threads", type=positive, nargs="+", default=[1, 2])
+    options.add_argument("--data-root", type=Path, metavar="FOLDER", help="where its data lies")
+    options = options.parse_args()
+
+    run = normlab.Run.open(options.run)
+    test = run.dataset(options.data_root).test
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for name, int8 in (("float32", False), ("int8", True)):
+            path = Path(folder, f"{name}.onnx")
+            export_run(run, "onnx", path, int8=int8, data_root=options.data_root)
+            files[name] = path.read_bytes()
+    weights = (run.path / "model.safetensors").stat().st_size
+    sizes = {
+        "PyTorch": weights,
+        "torch.compile": weights,
+        "ONNX Runtime": len(files["float32"]),
+        "int8": len(files["int8"]),
+    }
+
+    correct, measured, rows = {}, [], []
+    for threads in options.threads:
+        asked = contenders(run, files, threads)
+        speeds = {}
+        for batch in BATCHES:
+            turns = {
+                name: partial(images_per_second, ask, test.images[:batch], threads)
+                for name, ask in asked.items()
+            }
+            speeds[batch] = alternate(turns, options.repetitions)
+        correct = correct or {name: count_correct(ask, test) for name, ask in asked.items()}
+        for name in asked:
+            latencies = [1000 / speed for speed in speeds[1][name]]
+            rates = speeds[256][name]
+            measured.append(
+                {
+                    "name": name,
+                    "threads": threads,
+                    "milliseconds_one_image": latencies,
+                    "images_per_second_256": rates,
+                }
+            )
+            rows.append(
+                (
+                    name,
+                    str(threads),
+                    f"{sizes[name] / 1000:,.1f} kB",
+                    percent(correct[name] / len(test), len(test)),
+                    f"{statistics.median(latencies):.2f} ms",
+                    f"{statistics.median(rates):,.0f}",
+                )
+            )
+    show(
+        f"{run.layout}, {run.config.norm}",
+        ("", "threads", "size", "accuracy", "one image", "images/s at 256"),
+        rows,
+    )
+    report(
+        options.out,
+        packages=("onnx", "onnxscript", "onnxruntime"),
+        run=run.name,
+        layout=run.layout,
+        norm=run.config.norm,
+        fingerprint=run.data.fingerprint,
+        bytes=sizes,
+        test_images=len(test),
+        correct=correct,
+        measured=measured,
+    )
+
+
+if __name__ == "__main__":
+    main()
