@@ -108,6 +108,17 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "study").exists()
 
 
+def test_a_dry_run_counts_what_is_done_already(finished, tmp_path, capsys):
+    compare(CONFIG, finished.path, dry_run=True)
+    assert "4 runs, all of them done\n" in capsys.readouterr().out
+    out = tmp_path / "study"
+    shutil.copytree(finished.path, out)
+    failed = dataclasses.replace(finished.results[0], state="failed")
+    dataclasses.replace(finished, path=out).with_result(failed).write()
+    compare(CONFIG, out, dry_run=True, workers=3)
+    assert "4 runs, 3 of them done, 3 at a time: about " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("damage", ["{", '{"schema": 2}', '{"schema": 99}', "[]"])
 def test_a_damaged_record_is_refused_in_one_line(damage, finished, tmp_path):
     shutil.copytree(finished.path, tmp_path / "study")

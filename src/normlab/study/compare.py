@@ -75,8 +75,6 @@ def compare(
     device = machine.prepare(dataclasses.replace(execution, threads=1))
     seconds = _seconds(arms, dataset, device)
     workers = estimate.workers_for(workers)
-    if console is not None:
-        _announce(study, arms, dataset, seconds, workers, console, ray)
     record = before or Study(
         path=out,
         config=study,
@@ -87,6 +85,8 @@ def compare(
             Result(arm=arm.name, seed=seed) for arm in arms for seed in range(study.seeds)
         ),
     )
+    if console is not None:
+        _announce(record, arms, dataset, seconds, workers, console, ray)
     if dry_run:
         return record
     with (
@@ -149,7 +149,7 @@ def _seconds(arms: Sequence[Arm], dataset: Dataset, device: torch.device) -> dic
 
 
 def _announce(
-    study: StudyConfig,
+    record: Study,
     arms: Sequence[Arm],
     dataset: Dataset,
     seconds: Mapping[str, float],
@@ -157,7 +157,8 @@ def _announce(
     console: Console,
     ray: str | None,
 ) -> None:
-    """Says what will be run, and how long it will take."""
+    """Says what will be run, and how long what is left of it will take."""
+    study = record.config
     for warning in warnings(arms):
         console.print(f"warning: {warning}", soft_wrap=True, highlight=False, markup=False)
     for alike in settings(arms).values():
@@ -188,13 +189,21 @@ def _announce(
                 rows=rows,
             )
         )
-    each = [seconds[arm.name] for arm in arms for _ in range(study.seeds)]
-    searched = [s for arm in arms for s in _search_seconds(study, arm, seconds[arm.name])]
+    runs = len(record.results)
+    left = [seconds[result.arm] for result in record.results if result.state != "done"]
+    if not left:
+        console.print(f"{runs} runs, all of them done", highlight=False)
+        return
+    searched, done = [], ""
+    if len(left) < runs:  # the search was done before
+        done = f", {runs - len(left)} of them done"
+    else:
+        searched = [s for arm in arms for s in _search_seconds(study, arm, seconds[arm.name])]
     trials = f", after a search of {len(searched)} short ones" if searched else ""
     where = "on Ray" if ray else f"{workers} at a time"
     console.print(
-        f"{len(each)} runs{trials}, {where}: about "
-        f"{clock(estimate.total([*searched, *each], workers))}",
+        f"{runs} runs{done}{trials}, {where}: about "
+        f"{clock(estimate.total([*searched, *left], workers))}",
         highlight=False,
     )
 
