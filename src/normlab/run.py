@@ -39,7 +39,8 @@ class Epoch:
 
     Attributes:
         epoch: Counted from 1.
-        train_loss: Mean over the epoch's training images, as augmented, while the weights changed.
+        train_loss: What was minimized, mean over the epoch's training images, as augmented, while
+            the weights changed; with label smoothing that of smoothed labels.
         train_accuracy: Likewise.
         split: What `loss` and `accuracy` were measured on after the epoch: `test` or `holdout`; or
             `train`, where there is neither: they are then `train_loss` and `train_accuracy`.

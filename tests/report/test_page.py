@@ -151,6 +151,13 @@ def test_no_mistakes_and_one_epoch():
     assert "Most frequent mistakes" not in text
 
 
+def test_a_loss_of_smoothed_labels_is_called_so(answers, page):
+    assert "smoothed" not in page.text
+    smooth = dataclasses.replace(run().recipe, label_smoothing=0.1)
+    text = Page(render([dataclasses.replace(run(), recipe=smooth)], [answers], None)).text
+    assert "The training loss is that of smoothed labels, higher than that of plain ones." in text
+
+
 def test_held_out_is_never_called_test(answers):
     held = dataclasses.replace(answers, split="holdout")
     text = Page(render([run(holdout=5_000)], [held], None)).text

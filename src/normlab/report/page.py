@@ -199,6 +199,8 @@ def _curves_note(run: Run, published: Sequence[plots.Published]) -> str:
     note = (
         f"Solid: {IMAGES[run.split]}, after each epoch. Dashed: training images, {', '.join(how)}."
     )
+    if run.recipe.label_smoothing:
+        note += " The training loss is that of smoothed labels, higher than that of plain ones."
     return note + "".join(f" Grey: {curve.label}." for curve in published)
 
 
