@@ -30,8 +30,8 @@ def test_a_run_like_the_published_one():
         "the weights still change.",
         "The hardest class is cat (49.6%), the easiest automobile (83.9%); the difference is "
         "larger than sampling error. All test images are counted.",
-        "The most confused pair is cat and dog, 357 of the 2,859 mistakes: cat taken for dog "
-        "186 times, dog for cat 171 times.",
+        "The most confused pair is cat and dog, 357 of the 2,859 mistakes: cat is taken for dog "
+        "in 186 images, dog for cat in 171 images.",
     ]
 
 
@@ -137,7 +137,11 @@ def test_a_class_without_images_is_not_the_hardest():
 def test_equally_confused_pairs_are_not_ranked():
     assert "confused" not in said(run(), evaluation([[5, 2, 0], [1, 5, 3], [0, 0, 9]]))
     text = said(run(), evaluation([[5, 2, 0], [1, 5, 1], [0, 0, 9]]))
-    assert "airplane taken for automobile 2 times, automobile for airplane once" in text
+    assert (
+        "airplane is taken for automobile in 2 images, automobile for airplane in one image" in text
+    )
+    text = said(run(), evaluation([[5, 2, 0], [0, 5, 1], [0, 0, 9]]))
+    assert "airplane is taken for automobile in 2 images, automobile for airplane in none" in text
 
 
 def test_another_accuracy_when_evaluated_again_is_said():

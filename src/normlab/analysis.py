@@ -256,7 +256,7 @@ def _pair(_: Run, evaluation: Evaluation) -> str | None:
     one, other = evaluation.classes[a], evaluation.classes[b]
     return (
         f"The most confused pair is {one} and {other}, {most:,} of the {wrong:,} mistakes: "
-        f"{one} taken for {other} {_times(there)}, {other} for {one} {_times(back)}."
+        f"{one} is taken for {other} {_in_images(there)}, {other} for {one} {_in_images(back)}."
     )
 
 
@@ -397,8 +397,8 @@ def _points(difference: float, images: int) -> str:
     return f"{percent(difference, images)[:-1]} points"
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count:,} times"
+def _in_images(count: int) -> str:
+    return {0: "in none", 1: "in one image"}.get(count, f"in {count:,} images")
 
 
 def listed(items: Sequence[str]) -> str:
