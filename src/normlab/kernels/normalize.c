@@ -41,10 +41,14 @@ INLINE void moments(const Pass *p, int64_t n, int half, int relu, int drop) {
     (void)relu, (void)drop;
     const int64_t channels = p->channels, length = tile_length(channels);
     float origin[TILE], sum[TILE], square[TILE];
-    /* Deviations are taken from the first pixel: what cancels in the end is then at most as many
-       times the variance as there are pixels. */
-    for (int64_t c = 0; c < channels; c++)
-        sum[c] = load(p->x, n * p->pixels * channels + c, half);
+    /* Deviations are taken from the mean of eight pixels, or fewer: little is left to cancel. */
+    memset(sum, 0, length * sizeof *sum);
+    const int64_t looks = p->pixels < 8 ? p->pixels : 8;
+    for (int64_t i = 0; i < looks; i++) {
+        const int64_t pixel = n * p->pixels + (3 * i + 1) * p->pixels / (3 * looks);
+        for (int64_t c = 0; c < channels; c++)
+            sum[c] += load(p->x, pixel * channels + c, half) / looks;
+    }
     fill(origin, sum, channels, length);
     memset(sum, 0, length * sizeof *sum);
     memset(square, 0, length * sizeof *square);
