@@ -24,7 +24,7 @@ from normlab.data import divide, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import NormlabError, RunError
 from normlab.files import write_atomically
-from normlab.sealed import seal, unseal
+from normlab.sealed import DAMAGED, read, seal, unseal
 
 if TYPE_CHECKING:
     from normlab.model import Network
@@ -143,20 +143,7 @@ class Run:
         """
         path = Path(path)
         config = path / "config.json"
-        try:
-            content = json.loads(config.read_text())
-            schema = content["schema"]
-        except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"{path} is no run's folder: it has no config.json") from None
-        except OSError as error:
-            raise RunError(f"{config} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{config} is damaged or no run's configuration: {error}") from None
-        if schema != SCHEMA:
-            raise RunError(
-                f"{config} has schema {schema!r}, this normlab reads schema {SCHEMA}: "
-                "open it with the normlab that wrote it"
-            )
+        content = read(config, SCHEMA, "run")
         try:
             content = unseal(content)
             run = cls(
@@ -170,7 +157,7 @@ class Run:
             )
         except layout.LayoutError as error:
             raise RunError(f"{config} is damaged: {error.problem}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except DAMAGED as error:
             raise RunError(f"{config} is damaged: {error}") from None
         if run.finished and run.epochs and len(run.epochs) < run.recipe.epochs:
             raise RunError(
@@ -314,7 +301,7 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
             epochs.append(build(Epoch, content))
             if epochs[-1].epoch != number:
                 raise ValueError(f"epoch {epochs[-1].epoch} stands in its place")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGED as error:
             raise RunError(f"{path}, line {number}, is damaged: {error}") from None
     return tuple(epochs)
 

@@ -2,7 +2,36 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
+
+from normlab.errors import RunError
+
+# What reading somebody's JSON, and taking from it what should be there, can raise.
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+def read(file: Path, schema: int, kind: str) -> dict[str, Any]:
+    """The content of the file that makes a folder a `kind` ("run", "study"), not yet unsealed.
+
+    Raises:
+        RunError: There is none, it is no JSON object, or another normlab wrote it.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        written = content["schema"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{file.parent} is no {kind}'s folder: it has no {file.name}") from None
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from None
+    except DAMAGED as error:
+        raise RunError(f"{file} is damaged or no {kind}'s: {error}") from None
+    if written != schema:
+        raise RunError(
+            f"{file} has schema {written!r}, this normlab reads schema {schema}: "
+            "open it with the normlab that wrote it"
+        )
+    return content
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:

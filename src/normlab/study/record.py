@@ -22,7 +22,7 @@ from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
 from normlab.files import write_atomically
 from normlab.run import Run, build
-from normlab.sealed import seal, unseal
+from normlab.sealed import DAMAGED, read, seal, unseal
 from normlab.study import answers
 from normlab.study.plan import Arm, Setting
 from normlab.study.tuning import Trial
@@ -98,20 +98,7 @@ class Study:
         """
         path = Path(path)
         file = path / "study.json"
-        try:
-            content = json.loads(file.read_text())
-            schema = content["schema"]
-        except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"{path} is no study's folder: it has no study.json") from None
-        except OSError as error:
-            raise RunError(f"{file} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{file} is damaged or no study's: {error}") from None
-        if schema != SCHEMA:
-            raise RunError(
-                f"{file} has schema {schema!r}, this normlab reads schema {SCHEMA}: "
-                "open it with the normlab that wrote it"
-            )
+        content = read(file, SCHEMA, "study")
         try:
             costs = unseal(content.pop("costs"))
             content = unseal(content)
@@ -125,7 +112,7 @@ class Study:
                 results=tuple(build(Result, result) for result in content["results"]),
                 costs={name: build(Costs, cost) for name, cost in costs.items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except DAMAGED as error:
             raise RunError(f"{file} is damaged: {error}") from None
 
     def write(self) -> None:
