@@ -6,7 +6,7 @@ DEMO := runs/demo
 BENCH := runs/bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test faults lint format bench bench-seed clean
+.PHONY: demo test faults fuzz lint format bench bench-seed clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -21,6 +21,10 @@ test: .venv/installed  ## run the tests
 
 faults: .venv/installed  ## kill runs, damage their files, fill their disk: minutes
 	$(BIN)/pytest tests/faults
+
+fuzz: .venv/installed  ## look for input that breaks a reader: ten minutes for each of them
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet atheris
+	$(BIN)/python tests/fuzz/run.py
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .

@@ -312,6 +312,7 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, capsys):
 def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
     (tmp_path / "halving.py").write_text(
         "from torch import nn\n"
+        "print('imported')\n"
         "class Halve(nn.Module):\n"
         "    def __init__(self, shape):\n"
         "        super().__init__()\n"
@@ -323,6 +324,43 @@ def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
     (folder,) = (tmp_path / "runs" / "digits").iterdir()
     assert folder.name.endswith("-halving.Halve-0")
     assert (folder / "model.safetensors").exists()
+    # The folder may have come from anybody: what it names is not run unless its user says so.
+    refused = run("evaluate", str(folder), cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert refused.stderr.count("\n") == 1
+    assert "names the normalization halving:Halve, which is code: if you trust" in refused.stderr
+    assert "put NORMLAB_NORMS=halving before the command" in refused.stderr
+    done = subprocess.run(
+        [*NORMLAB, "evaluate", str(folder)],
+        capture_output=True, text=True, cwd=tmp_path,
+        env=ENVIRONMENT | {"NORMLAB_NORMS": "other halving"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the run's folder states" in done.stdout
+
+
+def test_a_stopped_run_with_ones_own_normalization_says_what_to_vouch_for(tmp_path, monkeypatch):
+    (tmp_path / "own_slow.py").write_text(
+        "import os, signal\n"
+        "from torch import nn\n"
+        "class Slow(nn.Module):\n"
+        "    def __init__(self, shape):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        if x.requires_grad and not os.path.exists('seen'):\n"
+        "            open('seen', 'w').close()\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return x / 2\n"
+    )
+    line = "C:6/own_slow:Slow P C:8 GAP FC"
+    stopped = run("train", line, *TRAIN[2:], "--epochs", "2", "--out", "r", cwd=tmp_path)
+    assert stopped.returncode == 130, stopped.stderr
+    command = re.search(r"To go on: (.*)$", stopped.stderr.strip())[1]
+    assert command == "NORMLAB_NORMS=own_slow normlab train --resume r --threads 1"
+    monkeypatch.setitem(ENVIRONMENT, "NORMLAB_NORMS", "own_slow")
+    done = run(*command.split()[2:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -95,7 +95,8 @@ def peculiarities(image: Image.Image) -> list[str]:
 def _is_grey(image: Image.Image) -> bool:
     if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"):
         return True
-    small = np.asarray(image.convert("RGB").resize((SIZE, SIZE))).astype(np.int64)
+    kind = "RGBA" if image.has_transparency_data else "RGB"
+    small = np.asarray(image.convert(kind).resize((SIZE, SIZE)))[..., :3].astype(np.int64)
     return bool(np.ptp(small, axis=2).max() <= 4)
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import os
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +140,8 @@ class Run:
         """Reads a run's folder.
 
         Raises:
-            RunError: It is no run's folder, it is damaged, or a newer normlab wrote it.
+            RunError: It is no run's folder, it is damaged, a newer normlab wrote it, or it names
+                somebody's own normalization for which nobody vouches.
         """
         path = Path(path)
         config = path / "config.json"
@@ -159,6 +161,7 @@ class Run:
             raise RunError(f"{config} is damaged: {error.problem}") from None
         except DAMAGED as error:
             raise RunError(f"{config} is damaged: {error}") from None
+        _refuse_unknown_code(run)
         if run.finished and run.epochs and len(run.epochs) < run.recipe.epochs:
             raise RunError(
                 f"{path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} of "
@@ -271,6 +274,28 @@ class Run:
                 f"{self.path} was trained on {self.data.fingerprint[:12]}…: give its own data"
             )
         return divide(dataset, config)
+
+
+def own_normalizations(norm: str, line: str) -> list[str]:
+    """Those of a network that are not normlab's, each `module:Class`."""
+    names = {norm, *(block.norm or "" for block in layout.parse(line))}
+    return sorted(name for name in names if ":" in name)
+
+
+def _refuse_unknown_code(run: Run) -> None:
+    """To import a module is to run it, and a run's folder can be anybody's.
+
+    What it names must have been imported already, or stand in the environment's NORMLAB_NORMS.
+    """
+    trusted = {*sys.modules, *os.environ.get("NORMLAB_NORMS", "").split()}
+    for name in own_normalizations(run.config.norm, run.layout):
+        module = name.partition(":")[0]
+        if module not in trusted:
+            raise RunError(
+                f"{run.path} names the normalization {name}, which is code: if you trust what "
+                f"{module} is here, put NORMLAB_NORMS={module} before the command "
+                f"(in Python: import {module})"
+            )
 
 
 def read_metrics(path: Path) -> tuple[Epoch, ...]:

@@ -29,7 +29,7 @@ from normlab.model import Network
 from normlab.parallel import team
 from normlab.placing import refuse_single_values
 from normlab.progress import TrainingDisplay
-from normlab.run import DataCard, Epoch, Run, append_metrics
+from normlab.run import DataCard, Epoch, Run, append_metrics, own_normalizations
 from normlab.step import Batches, Descent
 
 
@@ -367,6 +367,9 @@ def _divergence(run: Run, loss: float, epoch: int, step: int, rate: float) -> Di
 
 def _resume_command(run: Run, execution: Execution) -> str:
     """What goes on with a run, where and how it was computed until now."""
+    own = own_normalizations(run.config.norm, run.layout)
+    modules = " ".join(sorted({name.partition(":")[0] for name in own}))
+    vouched = f"NORMLAB_NORMS={shlex.quote(modules)} " if own else ""
     command = ["normlab", "train", "--resume", str(run.path)]
     if execution.data_root is not None:
         command += ["--data-root", str(execution.data_root)]
@@ -374,7 +377,7 @@ def _resume_command(run: Run, execution: Execution) -> str:
         command += ["--device", execution.device]
     if execution.threads is not None:
         command += ["--threads", str(execution.threads)]
-    return shlex.join(command)
+    return vouched + shlex.join(command)
 
 
 @contextmanager

@@ -160,8 +160,8 @@ def _import(text: str) -> Normalization:
             f"--norm {text}: importing {module_name} failed: {_said(error)}"
         ) from error
     layer = getattr(module, class_name, None)
-    if layer is None:
-        raise UsageError(f"--norm {text}: {module_name} has no {class_name}")
+    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
+        raise UsageError(f"--norm {text}: {module_name} has no torch.nn.Module {class_name}")
 
     def build(shape: Shape, number: int | None, activate: bool, dropout: float) -> nn.Module:
         del number

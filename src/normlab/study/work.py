@@ -80,14 +80,16 @@ def carry_out(work: Work) -> None:
 
 
 def _carry_out(work: Work) -> None:
-    from normlab import machine
+    from normlab import machine, norms, zoo
     from normlab.data import shared
     from normlab.evaluation import evaluate
-    from normlab.run import Run
+    from normlab.run import Run, own_normalizations
     from normlab.training import resume, train
 
     if work.done:
         return
+    for name in own_normalizations(work.config.norm, zoo.find(work.config.network)):
+        norms.find(name)  # imported, so that a run's folder may name it
     dataset = shared.read(work.data)
     execution = Execution(device=work.device, threads=work.threads)  # type: ignore[arg-type]
     trains = True
