@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import pytest
 import torch
@@ -24,3 +25,25 @@ def trained(tmp_path_factory):
         learning_rate=0.1,
     )
     return train(config, tmp_path_factory.mktemp("runs") / "trained", quiet=True)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, with a camera that shows a moving circle."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=[
+                *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+                *("--disable-background-networking", "--disable-component-update"),
+                *("--disable-sync", "--use-fake-device-for-media-stream"),
+                "--use-fake-ui-for-media-stream",
+            ],
+        )
+        yield browser
+        browser.close()

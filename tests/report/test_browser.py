@@ -1,7 +1,5 @@
 """The pages in a real browser."""
 
-import shutil
-
 import pytest
 
 from made_up import MATRIX, dataset, evaluation, run, split
@@ -10,33 +8,12 @@ from normlab.report import data_page
 from normlab.report.page import render
 from normlab.report.study_page import render as render_study
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
 HOSTILE = (
     "<script>document.title='x'</script>",
     '"><img src=x onerror=alert(1)>',
     "a\nb",
     "w" * 400,
 )
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-                *("--disable-background-networking", "--disable-component-update"),
-                "--disable-sync",
-            ],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
