@@ -231,6 +231,18 @@ def test_any_name_can_be_drawn():
         assert b"<script>" not in plots.svg(figure)
 
 
+def test_a_heat_map_over_a_picture_is_brightest_where_it_is_greatest():
+    heat = np.zeros((8, 8), np.float32)
+    heat[1, 6] = 0.3
+    drawn = plots.heat_over(np.full((3, 64, 80), 100, np.uint8), heat)
+    assert drawn.shape == (3, 64, 80)
+    assert drawn.dtype == np.uint8
+    row, column = np.unravel_index(drawn.sum(axis=0).argmax(), (64, 80))
+    assert (row // 8, column // 10) == (1, 6)
+    corner = 0.65 * plots.colored(np.zeros((1, 1, 1), np.float32))[0, :, 0, 0]
+    np.testing.assert_allclose(drawn[:, -1, 0], 0.35 * 100 + corner, atol=1)
+
+
 def test_nothing_global_is_touched(data):
     before = dict(mpl.rcParams)
     for figure in (plots.curves([run()]), plots.labelled_grid(data.train, data.classes, 5)):

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
 from normlab.analysis import ACCURACY, interval, names
 from normlab.data.dataset import Split
@@ -39,6 +40,7 @@ FAINT = "#dfe3e8"  # grid
 MUTED = "#6b7480"  # what stands in the background
 PAPER = "#ffffff"  # text on strong colours
 COLORS = ("#0b66b0", "#c8500a", "#0a7d5c", "#a63f80", "#8a6a00", "#5a5fc7", "#3d4752")
+HEAT = 0.65  # how much of a heat map's colours covers the picture below
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 WIDTH = 5.0  # inches; at 360 pixels' width the text is still 9 pixels high
@@ -365,7 +367,7 @@ def explanation(explained: "Explanation") -> Figure:
                 cmap=colors,
                 vmin=lowest,
                 vmax=highest,
-                alpha=0.65,
+                alpha=HEAT,
                 interpolation="bilinear",
                 extent=(-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5),
             )
@@ -403,6 +405,23 @@ def colored(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
     greatest = np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
     shades = colormaps["inferno"](maps / greatest, bytes=True)
     return np.ascontiguousarray(shades[..., :3].transpose(0, 3, 1, 2))
+
+
+def heat_over(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A heat map over a picture without its colours, as `explanation` draws it, with no figure.
+
+    Args:
+        picture: uint8, 3 × H × W.
+        heat: float32, h × w: drawn blurred to the picture's size; the greatest is brightest.
+
+    Returns:
+        uint8, 3 × H × W.
+    """
+    _, height, width = picture.shape
+    smooth = Image.fromarray(heat).resize((width, height), Image.Resampling.BILINEAR)
+    shades = colored(np.asarray(smooth)[None])[0]
+    mixed: NDArray[np.uint8] = ((1 - HEAT) * picture.mean(axis=0) + HEAT * shades).astype(np.uint8)
+    return mixed
 
 
 def save(figure: Figure, path: Path | str) -> None:

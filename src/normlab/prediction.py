@@ -150,12 +150,17 @@ def load(path: Path | str | None = None, *, model: str | None = None) -> Trained
     if (path is None) == (model is None):
         raise TypeError("expected a run's folder or the name of a model")
     if model is not None:
-        if model not in MODELS:
-            raise UsageError(f"no model {model!r}: there is {', '.join(MODELS)}")
-        path = Path(__file__).parent / "models" / model
+        path = find_model(model)
     assert path is not None
     run = Run.open(path)
     return Trained(run.network(), run.data.classes)
+
+
+def find_model(name: str) -> Path:
+    """The run's folder of a network that comes with normlab; UsageError where there is none."""
+    if name not in MODELS:
+        raise UsageError(f"no model {name!r}: there is {', '.join(MODELS)}")
+    return Path(__file__).parent / "models" / name
 
 
 def find_pictures(inputs: Sequence[str]) -> list[str]:

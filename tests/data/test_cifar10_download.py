@@ -183,3 +183,16 @@ def test_a_terminal_gets_a_bar(server, capfd, monkeypatch):
     assert "Downloading CIFAR-10" in err
     size = f"{len(server.content) / 1e3:.1f}"
     assert f"{size}/{size} kB" in err
+
+
+def test_what_needs_no_download_is_at_hand(server, monkeypatch, tmp_path):
+    assert not cifar10.at_hand()
+    server.answers("whole")
+    load("cifar10")
+    assert cifar10.at_hand()
+    archive = next(tmp_path.rglob(ARCHIVE))
+    archive.write_bytes(archive.read_bytes()[:-1])
+    assert not cifar10.at_hand()  # `load` would fetch it anew
+    monkeypatch.setenv("NORMLAB_DATA", str(tmp_path))
+    assert cifar10.at_hand()  # `load` looks there alone
+    assert server.asked == 1

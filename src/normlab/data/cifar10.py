@@ -84,6 +84,11 @@ def load(data_root: Path | None = None) -> Dataset:
     )
 
 
+def at_hand() -> bool:
+    """Whether `load` needs no download."""
+    return bool(os.environ.get("NORMLAB_DATA")) or _cached() is not None
+
+
 # --- The two layouts ----------------------------------------------------------------------------
 # A decoder turns a file's bytes into pixels (uint8, RECORDS × PIXELS) and labels (RECORDS), and
 # raises ValueError with what is wrong.
@@ -286,14 +291,19 @@ def _limited(read: Callable[[int], bytes], file: str) -> bytes:
 
 
 def _from_cache() -> _Source:
+    return _cached() or _Source(_download(_cache()), _BINARY)
+
+
+def _cache() -> Path:
     import pooch
 
-    folder = pooch.os_cache("normlab")
-    source = _find(folder)
+    return Path(pooch.os_cache("normlab"))
+
+
+def _cached() -> _Source | None:
+    source = _find(_cache())
     # Nobody put the archive there but normlab: one that is not the published file is damaged.
-    if source is None or (source.path.is_file() and source.notes):
-        return _Source(_download(folder), _BINARY)
-    return source
+    return None if source and source.path.is_file() and source.notes else source
 
 
 def _download(folder: Path) -> Path:

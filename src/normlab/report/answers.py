@@ -51,7 +51,7 @@ def write_answers(
             unreadable += 1
             errors.print(f"normlab: {_plain(answer.problem)}")
         elif form == "json":
-            print(_json(answer))
+            print(as_json(answer))
         elif form == "csv":
             shares = [f"{p:.6g}" for p in answer.probabilities]
             notes = "; ".join(answer.notes)
@@ -63,7 +63,8 @@ def write_answers(
     return unreadable
 
 
-def _json(answer: Prediction) -> str:
+def as_json(answer: Prediction) -> str:
+    """An answer as an object in a line: picture, class, probability, all probabilities, notes."""
     shares = zip(answer.classes, map(float, answer.probabilities), strict=True)
     return json.dumps(
         {

@@ -163,7 +163,7 @@ def _about(run: Run) -> str:
     epochs = "1 epoch" if run.last.epoch == 1 else f"{run.last.epoch} epochs"
     held = " The test split was not read." if run.split == "holdout" else ""
     return (
-        f"{run.config.network} with {_normalization(run)}, {epochs} on {run.config.dataset}, "
+        f"{run.config.network} with {normalization(run)}, {epochs} on {run.config.dataset}, "
         f"seed {run.config.seed}. One run.{held}"
     )
 
@@ -316,7 +316,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
         rows.append(
             (
                 name,
-                _normalization(run),
+                normalization(run),
                 f"{run.summary.parameters:,}",
                 f"{run.summary.macs:,}",
                 percent(run.last.accuracy, images),
@@ -347,7 +347,8 @@ def _class_table(evaluations: dict[str, Evaluation]) -> Table:
     )
 
 
-def _normalization(run: Run) -> str:
+def normalization(run: Run) -> str:
+    """A run's normalization, and the blocks that have another."""
     own = Counter(b.norm for b in layout.parse(run.layout) if b.norm is not None)
     blocks = ", ".join(f"{name} in {n} block{'s' * (n > 1)}" for name, n in own.items())
     return f"{run.config.norm} ({blocks})" if own else run.config.norm
