@@ -367,6 +367,40 @@ def card(
     print(f"card: {write_card([Run.open(run) for run in runs], out)}")
 
 
+def serve(
+    runs: _Runs,
+    *,
+    model: _Model = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    data_root: Annotated[Path | None, default_is("$NORMLAB_DATA, else the cached download")] = None,
+) -> None:
+    """Serve a page where one drops or takes a picture and sees what networks answer, side by side.
+
+        $ normlab serve runs/cifar10/micro-bn-0
+        $ normlab serve runs/cifar10/micro-bn-0 runs/cifar10/micro-gn-0 runs/cifar10/micro-ln-0
+        $ curl --data-binary @cat.jpg http://127.0.0.1:7860/predict
+
+    It needs gradio: pip install "normlab[serve]". Ctrl-C ends it.
+
+    Args:
+        runs: Runs' folders.
+        model: Beside them or alone, a network that comes with normlab.
+        host: The address to listen on. By default this machine alone reaches the page; 0.0.0.0 lets
+            the whole network.
+        port: The port; 0 takes one that is free.
+        data_root: Where the data lies, for pictures to try; nothing is downloaded.
+    """
+    from normlab.prediction import find_model
+    from normlab.run import Run
+    from normlab.serve import serve as serve_runs
+
+    folders = [*runs, *([] if model is None else [find_model(model)])]
+    if not folders:
+        raise UsageError("expected one run's folder or more, or --model NAME")
+    serve_runs([Run.open(folder) for folder in folders], host=host, port=port, data_root=data_root)
+
+
 def data(
     config: _Data = DataConfig(),  # noqa: B008 — it is frozen
     *,
@@ -463,6 +497,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "report": report,
     "card": card,
+    "serve": serve,
     "data": data,
     "summary": summary,
     "zoo": zoo,

@@ -40,11 +40,21 @@ def _keep_freed_memory() -> None:
 
     By default large blocks go back to the system and come again page by page, zeroed.
     """
+    trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
+    _mallopt(trim_threshold, -1)
+    _mallopt(mmap_max, 0)
+
+
+def share_arenas() -> None:
+    """Lets glibc's threads share memory that is free: each keeps its own by default."""
+    arena_max = -8
+    _mallopt(arena_max, 2)
+
+
+def _mallopt(parameter: int, value: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
-        mallopt(trim_threshold, -1)
-        mallopt(mmap_max, 0)
+        mallopt(parameter, value)
 
 
 def describe(device: torch.device, *, from_epoch: int) -> Machine:
