@@ -6,7 +6,11 @@ DEMO := runs/demo
 BENCH := runs/bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test faults fuzz lint format bench bench-seed clean
+# What the lock leaves out: torch's CUDA, and what only Windows, Emscripten and PyPy need.
+NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+    nvidia-nvshmem-cu13 triton colorama httpx2-jsfetch cffi
+
+.PHONY: demo test faults fuzz lint format bench bench-seed lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -43,8 +47,36 @@ bench: .venv/installed-bench  ## measure speed and memory, into runs/bench; CIFA
 bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a student writes it
 	.venv-seed/bin/python benchmarks/reference_seed.py
 
+lock: .venv-supply/installed  ## write requirements.lock: what make test installs, with the hash of every file
+	mkdir -p build && rm -f build/all-but-torch.lock
+	printf '%s\n' $(NOT_LOCKED) | .venv-supply/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 \
+	    --extra dev --constraints constraints.txt --excludes - --generate-hashes --no-annotate --no-header \
+	    --no-emit-package torch --output-file build/all-but-torch.lock pyproject.toml
+	{ echo '# What make test installs, with the hash of every file. Written by make lock, installed by make locked.'; \
+	  sed '/^# /d' build/all-but-torch.lock; \
+	  echo '# On Linux the build for CPUs alone, which pip has to be told about: --extra-index-url https://download.pytorch.org/whl/cpu'; \
+	  awk '/^torch==/ { printf $$0 } / torch-/ { printf " \\\n    --hash=sha256:" $$1 } END { print "" }' \
+	      constraints.txt torch.sha256; } > requirements.lock
+
+locked:  ## make .venv from requirements.lock, the hash of every file checked
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --only-binary :all: --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	touch .venv/installed
+
+oldest: .venv-oldest/installed  ## run the tests with the oldest versions that pyproject.toml allows
+	.venv-oldest/bin/pytest -o filterwarnings=default
+
+audit: .venv-supply/installed  ## ask PyPI for known vulnerabilities of the constraints' versions
+	.venv-supply/bin/pip-audit --disable-pip --no-deps --requirement constraints.txt
+
+dist: .venv-supply/installed  ## build the source distribution and the wheel, and check what PyPI would show of them
+	rm -rf dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-supply/bin/python -m build
+	.venv-supply/bin/twine check --strict dist/*
+
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-seed $(DEMO) $(BENCH) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/normlab.egg-info
 
@@ -58,6 +90,17 @@ clean:  ## remove what the other targets made
 
 .venv/installed-bench: .venv/installed
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@
+
+.venv-supply/installed: constraints.txt
+	$(PYTHON) -m venv .venv-supply
+	.venv-supply/bin/pip install --quiet --constraint constraints.txt build pip-audit twine uv
+	touch $@
+
+# Only the direct dependencies are at their oldest: what they need in turn is as new as they allow.
+.venv-oldest/installed: pyproject.toml .venv-supply/installed
+	.venv-supply/bin/uv venv --quiet --clear --python 3.11 .venv-oldest
+	.venv-supply/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[dev]'
 	touch $@
 
 # torchvision needs a torch other than the constraints'. On Linux both bring several GB of CUDA libraries.
