@@ -389,6 +389,14 @@ def answers(page, run):
     return {row[0]: row[-1] for row in rows}
 
 
+def boxes(locator):
+    """Where elements stand, all at the same moment: the page may be scrolling."""
+    return locator.evaluate_all(
+        "all => all.map(e => e.getBoundingClientRect()).map(({x, y, width, height}) => "
+        "({x, y, width, height}))"
+    )
+
+
 def shown(prediction):
     return {name: f"{round(100 * share)}%" for name, share in prediction.top(10)}
 
@@ -406,7 +414,7 @@ def test_a_picture_is_answered_by_two_runs_side_by_side(visit, picture, runs):
     for run, name in zip(runs, ("trained, bn", f"{HOSTILE}, gn"), strict=True):
         (expected,) = normlab.load(run.path).predict(picture)
         assert answers(page, name) == shown(expected)
-    first, second = (page.locator("#answers .column").nth(k).bounding_box() for k in range(2))
+    first, second = boxes(page.locator("#answers .column"))
     assert first["y"] == second["y"]
     assert first["x"] + first["width"] <= second["x"]
     maps = page.locator("#answers img")
@@ -419,7 +427,7 @@ def test_on_a_phone_they_stand_one_below_the_other_and_are_scrolled_to(visit, pi
     give(page, picture)
     answers(page, "trained")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    first, second = (page.locator("#answers .column").nth(k).bounding_box() for k in range(2))
+    first, second = boxes(page.locator("#answers .column"))
     assert first["y"] + first["height"] <= second["y"]
     page.wait_for_function(
         "Math.abs(document.getElementById('answers').getBoundingClientRect().top) < 100"
