@@ -29,8 +29,8 @@ from normlab.training import train
 
 SEARCH = (
     [{"learning_rate": rate} for rate in (0.1, 0.2, 0.4, 0.8)],
-    [{"muon": share} for share in (0.025, 0.05, 0.1)],
-    [{"batch_size": size} for size in (64, 128)],
+    [{"muon": share} for share in (0.025, 0.05, 0.1, 0.2)],
+    [{"batch_size": size} for size in (32, 64, 128)],
     [{"label_smoothing": share} for share in (0.0, 0.1)],
     [{"augment": steps} for steps in ((), ("shift",))],
     [{"weight_decay": decay} for decay in (0.0, 5e-4)],

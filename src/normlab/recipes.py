@@ -102,8 +102,8 @@ RECIPES = {
 # What the search on held-out images found for a network's recipe and a normalization.
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("micro", "bn"): {},
-    ("micro", "gn"): {"learning_rate": 0.2},
-    ("micro", "ln"): {"learning_rate": 0.2},
+    ("micro", "gn"): {"learning_rate": 0.2, "muon": 0.1, "batch_size": 64},
+    ("micro", "ln"): {"learning_rate": 0.2, "muon": 0.1, "batch_size": 64},
     ("nano", "bn"): {"batch_size": 64},
     ("nano", "gn"): {"batch_size": 64},
     ("nano", "ln"): {"label_smoothing": 0.1},
