@@ -1,6 +1,7 @@
 """What each ingredient of training gives: held-out accuracy with it and without, over seeds.
 
     python benchmarks/ablation.py --out OUT.json [--only TEXT] [--epochs 6] [--seeds 3]
+        [--precision bfloat16]
 
 Every variant is BASE and its recipe but for one thing. 5,000 images of the training split are held
 out to judge by; the test split is not read. A run is on one thread, in a process of its own. What
@@ -227,9 +228,10 @@ class Distillation(Descent):
     """Half of the target is a larger network's answer: Hinton et al. 2015, arXiv:1503.02531."""
 
     def step(self, rate, inputs, labels):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")
+        with torch.no_grad(), half:
             answers = self.teacher(inputs).float().softmax(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half:
             logits = self.network(inputs)
         targets = (F.one_hot(labels, answers.shape[1]) + answers) / 2
         self.network.zero_grad()
@@ -309,11 +311,11 @@ VARIANTS = {
 class Trial(Training):
     """A variant's training with a seed; `evaluated` is what is judged in the end."""
 
-    def __init__(self, variant, recipe, seed):
+    def __init__(self, variant, recipe, seed, precision):
         dataset = load("cifar10").hold_out(5000, 0)
         recipe = dataclasses.replace(recipe, **variant.settings)
         super().__init__(
-            variant.network, dataset, recipe, 1, "bfloat16", norm=variant.norm, seed=seed
+            variant.network, dataset, recipe, 1, precision, norm=variant.norm, seed=seed
         )
         self.evaluated = self.network
         variant.alter(self.network)
@@ -322,22 +324,26 @@ class Trial(Training):
         variant.change(self)
 
 
-def run(name, epochs, seed):
+def run(name, epochs, seed, precision):
     """One run: accuracy in percent, parameters, seconds of the steps."""
-    trial = Trial(VARIANTS[name], dataclasses.replace(RECIPE, epochs=epochs), seed)
+    trial = Trial(VARIANTS[name], dataclasses.replace(RECIPE, epochs=epochs), seed, precision)
     parameters = sum(parameter.numel() for parameter in trial.network.parameters())
     start = perf_counter()
     trial(epochs * trial.batches.steps)
     seconds = perf_counter() - start
     accuracy = 100 * evaluate(trial.evaluated, trial.dataset, "holdout").accuracy
-    key = {"variant": name, "epochs": epochs, "seed": seed}
+    key = {"variant": name, "epochs": epochs, "seed": seed, "precision": precision}
     return {**key, "accuracy": accuracy, "parameters": parameters, "seconds": seconds}
 
 
-def summary(runs, epochs):
+def summary(runs, epochs, precision):
     """A row for each variant: parameters, mean and spread, the mean difference from the base."""
     by_seed = {
-        name: {r["seed"]: r for r in runs if (r["variant"], r["epochs"]) == (name, epochs)}
+        name: {
+            r["seed"]: r
+            for r in runs
+            if (r["variant"], r["epochs"], r["precision"]) == (name, epochs, precision)
+        }
         for name in VARIANTS
     }
     base, rows = by_seed["the base"], []
@@ -361,12 +367,13 @@ def main():
     parser.add_argument("--epochs", type=positive, default=RECIPE.epochs)
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--workers", type=positive, default=2)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with")
     options = parser.parse_args()
     runs = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
-    done = {(r["variant"], r["epochs"], r["seed"]) for r in runs}
+    done = {(r["variant"], r["epochs"], r["seed"], r["precision"]) for r in runs}
     wanted = [
-        (name, options.epochs, seed)
+        (name, options.epochs, seed, options.precision)
         for seed in range(options.seeds)
         for name in VARIANTS
         if options.only in name
@@ -381,9 +388,9 @@ def main():
             write_atomically(options.out, json.dumps(content, indent=1) + "\n")
             print(runs[-1], flush=True)
     show(
-        f"Held-out accuracy in percent after {options.epochs} epochs",
+        f"Held-out accuracy in percent after {options.epochs} epochs, {options.precision}",
         ("variant", "parameters", "mean", "spread", "over the base", "seconds"),
-        summary(runs, options.epochs),
+        summary(runs, options.epochs, options.precision),
     )
 
 
