@@ -1,4 +1,4 @@
-"""How long normlab takes to 70% test accuracy on CIFAR-10.
+"""How long normlab takes to 70% and to 80% test accuracy on CIFAR-10.
 
     python benchmarks/time_to_accuracy.py [--seeds 3] [--threads 2] [--precision bfloat16]
         [--reference .venv-seed/bin/python] [--out OUT.json]
@@ -26,7 +26,10 @@ from pathlib import Path
 
 from common import median_ratio, positive, report
 
-GOALS = ((0.70, "sprint"),)
+GOALS = (  # an accuracy, and the run that passes it in the least time that was found
+    (0.70, {"network": "sprint"}),
+    (0.80, {"network": "sprint", "recipe": "line", "epochs": 8}),
+)
 
 CHILD = """
 import json, sys, time
@@ -34,8 +37,8 @@ import torch
 import torch._dynamo  # the first optimizer imports it; here it is one of the imports
 import normlab
 from normlab.training import train
-network, seed, threads, precision, data, out = sys.argv[1:]
-config = normlab.RunConfig(network=network, seed=int(seed), precision=precision)
+settings, seed, threads, precision, data, out = sys.argv[1:]
+config = normlab.RunConfig(**json.loads(settings), seed=int(seed), precision=precision)
 execution = normlab.Execution(data_root=data, threads=int(threads), device="cpu")
 start = time.perf_counter()
 run = train(config, out, execution, quiet=True)
@@ -59,10 +62,11 @@ def extracted(root, folder):
     return Path(folder)
 
 
-def measure(network, seed, threads, precision, data):
-    """One run of a network with its own recipe, in a new process."""
+def measure(settings, seed, threads, precision, data):
+    """One run, in a new process."""
+    settings = json.dumps(settings)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", CHILD, network, str(seed), str(threads), precision]
+        command = [sys.executable, "-c", CHILD, settings, str(seed), str(threads), precision]
         done = subprocess.run(
             [*command, str(data), f"{folder}/run"], check=True, capture_output=True, text=True
         )
@@ -90,26 +94,27 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     root = os.environ.get("NORMLAB_DATA") or sys.exit("NORMLAB_DATA must name CIFAR-10's folder")
-    settings = arguments.threads, arguments.precision
+    machine = arguments.threads, arguments.precision
     goals = []
     with tempfile.TemporaryDirectory() as folder:
         data = extracted(root, folder)
-        measure("sprint", 0, *settings, data)  # fills the disk's cache, builds the kernels
-        for goal, network in GOALS:
+        measure(GOALS[0][1], 0, *machine, data)  # fills the disk's cache, builds the kernels
+        for goal, settings in GOALS:
+            name = " ".join(map(str, settings.values()))
             runs, references = [], []
             for seed in range(arguments.seeds):
-                runs.append(measure(network, seed, *settings, data))
+                runs.append(measure(settings, seed, *machine, data))
                 if arguments.reference and goal == 0.70:
                     references.append(reference_seconds(arguments.reference, data))
             # A run that missed the goal is longer than any that reached it.
             times = [r["seconds"] if r["epochs"][-1] >= goal else math.inf for r in runs]
             median = statistics.median_low(times)
             if median == math.inf:
-                sys.exit(f"{network} missed {goal:.0%} with most seeds")
-            goals.append({"accuracy": goal, "network": network, "median_seconds": median})
+                sys.exit(f"{name} missed {goal:.0%} with most seeds")
+            goals.append({"accuracy": goal, **settings, "median_seconds": median})
             goals[-1]["runs"] = runs
             accuracies = ", ".join(f"{run['epochs'][-1]:.2%}" for run in runs)
-            print(f"{goal:.0%} by {network}: {median:.1f} s, median; last epochs {accuracies}")
+            print(f"{goal:.0%} by {name}: {median:.1f} s, median; last epochs {accuracies}")
             if references:
                 ratio = median_ratio(references, times)
                 goals[-1] |= {"reference_seconds": references, "median_ratio": ratio}

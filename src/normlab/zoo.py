@@ -38,7 +38,7 @@ ZOO = {
         "the assignment's own line, its widths solved from the budget",
     ),
     "micro": Entry(
-        "C:24 D:40 D:40+ P D:64 D:64+ P D:92 D:92+ D:92+ P D:92+ GAP FC",
+        "C:24 D:48 P D:64 D:64+ D:64+ P D:104 D:104+ D:104+ GAP FC",
         "any blocks, under 50,000 parameters",
     ),
     "nano": Entry(
