@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,8 @@ def test_files_say_what_they_are(files):
         "classes": json.dumps([*"0123456789"]),
         "layout": "C:12 P C:24 P D:32 GAP FC",
         "norm": "bn",
+        "seed": "0",
+        "weights": sha256((files["run"].path / "model.safetensors").read_bytes()).hexdigest(),
         "fingerprint": DIGITS.fingerprint,
         "normlab": normlab.__version__,
     }

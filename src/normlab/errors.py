@@ -1,6 +1,11 @@
 """The errors that normlab raises on purpose: one line that says what was wrong and what to do."""
 
 
+def printable(text: str) -> str:
+    """Text without control characters, which names in somebody's files may have."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class NormlabError(Exception):
     """Something the user can mend. The command line prints it as one line, without a traceback."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normlab.data.dataset import Split
-from normlab.errors import UsageError
+from normlab.errors import UsageError, printable
 from normlab.evaluation import to_input
 from normlab.model import Network
 from normlab.prediction import BATCH, Picture, Prediction, Trained, read
@@ -71,7 +71,9 @@ def explain(trained: Trained, picture: Picture, classes: Sequence[str] = ()) -> 
     """
     for name in classes:
         if name not in trained.classes:
-            raise UsageError(f"no class {name!r}: there are {', '.join(trained.classes)}")
+            raise UsageError(
+                f"no class {name!r}: there are {', '.join(map(printable, trained.classes))}"
+            )
     if (
         isinstance(picture, str) and picture == "-"
     ):  # it can be read once, and is needed in two sizes

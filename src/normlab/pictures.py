@@ -8,7 +8,7 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from normlab.errors import DataError
 
@@ -51,8 +51,8 @@ def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
     """An image as the networks see it, or the same in another size.
 
     It is turned upright as its EXIF orientation says, laid over white where it is transparent, made
-    RGB (16-bit grey is scaled, not clipped), cropped to the square at its centre, and resized with
-    an antialiasing bicubic filter.
+    RGB (16-bit grey, Pillow's modes I and I;16, is scaled from 0–65535, not clipped), cropped to
+    the square at its centre, and resized with an antialiasing bicubic filter.
 
     Args:
         image: Any size and mode that Pillow turns into RGB.
@@ -80,10 +80,12 @@ def peculiarities(image: Image.Image) -> list[str]:
         image: As opened, before `to_pixels`.
     """
     width, height = image.size
+    if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # it lies on its side
+        width, height = height, width
     said = []
     if max(width, height) > 2 * min(width, height):
         said.append(f"of {width} × {height} pixels only the square at the centre is seen")
-    if max(width, height) < SIZE:
+    if min(width, height) < SIZE:
         said.append(f"{width} × {height} pixels are enlarged")
     if _is_grey(image):
         said.append(GREY)

@@ -72,7 +72,7 @@ class Trained(nn.Module):
     """A trained network that knows its classes; `normlab.load` gives one.
 
     Args:
-        network: Asked in evaluation mode.
+        network: Asked in evaluation mode, whatever mode it is in.
         classes: The classes' names.
     """
 
@@ -97,10 +97,14 @@ class Trained(nn.Module):
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Of uint8 images, N × 3 × 32 × 32: float32, N × classes."""
+        if training := self.network.training:
+            self.eval()
         asked = [
             self(to_input(torch.from_numpy(part).to(self.device))).float().softmax(1).cpu().numpy()
             for part in (pixels[k : k + BATCH] for k in range(0, len(pixels), BATCH))
         ]
+        if training:
+            self.train()
         return np.concatenate(asked) if asked else np.empty((0, len(self.classes)), np.float32)
 
     def predict(self, pictures: Picture | Iterable[Picture]) -> list[Prediction]:
@@ -139,7 +143,7 @@ def load(path: Path | str | None = None, *, model: str | None = None) -> Trained
     """A trained network.
 
     Args:
-        path: A run's folder.
+        path: A run's folder, or its `model.safetensors`, beside which `config.json` must lie.
         model: Instead of that, the name of a network that comes with normlab: `nano`.
 
     Raises:
@@ -152,7 +156,8 @@ def load(path: Path | str | None = None, *, model: str | None = None) -> Trained
     if model is not None:
         path = find_model(model)
     assert path is not None
-    run = Run.open(path)
+    path = Path(path)
+    run = Run.open(path.parent if path.name == "model.safetensors" else path)
     return Trained(run.network(), run.data.classes)
 
 
@@ -172,21 +177,33 @@ def find_pictures(inputs: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in inputs:
         path = Path(name)
-        if name == "-" or path.is_file():
+        if name == "-":
             found.append(name)
             continue
-        if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        else:
-            anchor = Path(path.anchor)
-            try:
-                below = sorted(anchor.glob(str(path.relative_to(anchor))))
-            except (ValueError, NotImplementedError):
-                below = []
+        try:
+            if path.is_file():
+                below = [path]
+            elif path.is_dir():
+                below = sorted(filter(_looks_like_one, path.rglob("*")))
+            else:
+                anchor = Path(path.anchor)
+                below = sorted(filter(_is_shown, anchor.glob(str(path.relative_to(anchor)))))
+        except (OSError, ValueError, NotImplementedError):  # no such name can be
+            below = []
         if not below:
             raise UsageError(f"{name}: there is no such picture, nor a folder with pictures")
         found += map(str, below)
     return found
+
+
+def _looks_like_one(path: Path) -> bool:
+    """Whether a file in a folder is taken for a picture."""
+    return path.suffix.lower() in SUFFIXES and _is_shown(path)
+
+
+def _is_shown(path: Path) -> bool:
+    """A file, and no hidden one: macOS puts one named `._NAME` beside each."""
+    return path.is_file() and not path.name.startswith(".")
 
 
 def predict_files(trained: Trained, names: Sequence[str]) -> Iterator[Prediction | Unreadable]:
@@ -242,4 +259,10 @@ def read(picture: Picture, size: int = SIZE) -> tuple[str, NDArray[np.uint8], tu
         raise TypeError(
             f"expected a path, bytes, a PIL image or an array, got {type(picture).__name__}"
         )
-    return "", to_pixels(picture, size), tuple(peculiarities(picture))
+    try:
+        return "", to_pixels(picture, size), tuple(peculiarities(picture))
+    except (ValueError, ZeroDivisionError) as error:  # of a mode that is not converted, or empty
+        raise DataError(
+            f"a PIL image of mode {picture.mode}, {picture.width} × {picture.height}, "
+            f"cannot be used ({error})"
+        ) from error

@@ -157,6 +157,8 @@ class Run:
                 machines=tuple(build(Machine, machine) for machine in content["machines"]),
                 epochs=read_metrics(path / "metrics.jsonl"),
             )
+            if len(set(run.data.classes)) < len(run.data.classes):
+                raise ValueError("two of its classes have one name")
         except layout.LayoutError as error:
             raise RunError(f"{config} is damaged: {error.problem}") from None
         except DAMAGED as error:

@@ -91,7 +91,7 @@ def test_names_cannot_break_the_card(run):
     text = model_card([hostile])
     assert "<script>" not in text
     assert "`ab`, `x`, `scriptalert(1)/script`, `twolines`" in text
-    assert ModelCard(text).data.model_name == run.name
+    assert ModelCard(text).data.model_name == "layout-5935d4-bn-0"
 
 
 def test_the_command_keeps_a_text_that_is_there(run, capsys):

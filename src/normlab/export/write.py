@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -139,6 +140,8 @@ def export_run(
         "classes": json.dumps(run.data.classes),
         "layout": run.layout,
         "norm": run.config.norm,
+        "seed": str(run.config.seed),
+        "weights": sha256((run.path / "model.safetensors").read_bytes()).hexdigest(),
         "fingerprint": run.data.fingerprint,
         "normlab": normlab.__version__,
     }

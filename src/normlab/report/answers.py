@@ -9,6 +9,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import track
 
+from normlab.errors import printable
 from normlab.prediction import Prediction, Unreadable
 
 FEW = 200  # pictures that need no progress bar
@@ -34,7 +35,7 @@ def write_answers(
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
-        table.writerow(["picture", "class", "probability", *classes, "notes"])
+        table.writerow(["picture", "class", "probability", *map(printable, classes), "notes"])
     widths = max(map(len, names)), max(map(len, classes))
     shown = track(
         answers,
@@ -49,14 +50,20 @@ def write_answers(
     for answer in shown:
         if isinstance(answer, Unreadable):
             unreadable += 1
-            errors.print(f"normlab: {_plain(answer.problem)}")
+            errors.print(f"normlab: {printable(answer.problem)}")
         elif form == "json":
             print(as_json(answer))
         elif form == "csv":
             shares = [f"{p:.6g}" for p in answer.probabilities]
             notes = "; ".join(answer.notes)
             table.writerow(
-                [_plain(answer.name), answer.label, f"{answer.probability:.6g}", *shares, notes]
+                [
+                    printable(answer.name),
+                    printable(answer.label),
+                    f"{answer.probability:.6g}",
+                    *shares,
+                    notes,
+                ]
             )
         else:
             print(line(answer, *widths))
@@ -80,12 +87,9 @@ def as_json(answer: Prediction) -> str:
 def line(answer: Prediction, name_width: int = 1, class_width: int = 1) -> str:
     """An answer for people to read: name, class, probability, the next two, notes."""
     (label, probability), *others = answer.top(3)
-    rest = ", ".join(f"{other} {share:.1%}" for other, share in others)
+    rest = ", ".join(f"{printable(other)} {share:.1%}" for other, share in others)
     notes = "".join(f"; {note}" for note in answer.notes)
-    name = _plain(answer.name)
-    return f"{name:{name_width}}  {_plain(label):{class_width}} {probability:6.1%}  ({rest}){notes}"
-
-
-def _plain(text: str) -> str:
-    """Text without control characters, which a file's name may have."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    name = printable(answer.name)
+    return (
+        f"{name:{name_width}}  {printable(label):{class_width}} {probability:6.1%}  ({rest}){notes}"
+    )

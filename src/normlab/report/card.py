@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from normlab import zoo
 from normlab.analysis import ACCURACY, IMAGES, images_measured, listed
 from normlab.errors import UsageError
 from normlab.evaluation import percent
@@ -44,7 +45,7 @@ def model_card(runs: Sequence[Run]) -> str:
         each.network()  # RunError where its weights are not there or not its own
     sections = (
         _metadata(run),
-        f"# {_plain(run.name)}",
+        f"# {_plain(_title(run))}",
         _about(run),
         "## Intended use",
         _use(run),
@@ -78,6 +79,12 @@ def _refuse_others(runs: Sequence[Run]) -> None:
         raise UsageError("two of the runs have the same seed: they are no repeats of each other")
 
 
+def _title(run: Run) -> str:
+    """Network, normalization and seed: a study's folders say only the last two."""
+    config = run.config
+    return f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}"
+
+
 def _metadata(run: Run) -> str:
     """The YAML at the top, its values written as JSON, which YAML contains."""
     known = run.config.dataset in ("cifar10", "digits")
@@ -89,7 +96,7 @@ def _metadata(run: Run) -> str:
         "metrics": ["accuracy"],
         "model-index": [
             {
-                "name": run.name,
+                "name": _title(run),
                 "results": [
                     {
                         "task": {"type": "image-classification"},
