@@ -150,6 +150,11 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "study").exists()
 
 
+def test_of_a_cluster_whose_cores_are_not_known_the_time_is_that_of_one(tmp_path, capsys):
+    compare(CONFIG, tmp_path / "study", dry_run=True, ray="10.0.0.5:6379")
+    assert re.search(r"4 runs, on Ray: about \d+ (s|min) of one core\n", capsys.readouterr().out)
+
+
 def test_a_dry_run_counts_what_is_done_already(finished, tmp_path, capsys):
     compare(CONFIG, finished.path, dry_run=True)
     assert "4 runs, all of them done\n" in capsys.readouterr().out
