@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 
 from normlab import __version__
 from normlab.cli import _COMMANDS, _default_out, main
-from normlab.config import RunConfig
+from normlab.config import RunConfig, StudyConfig
 from normlab.data import cifar10
+from normlab.errors import UsageError
 from normlab.evaluation import evaluate
 from normlab.run import Run
 from normlab.zoo import ZOO
@@ -361,6 +363,32 @@ def test_a_stopped_run_with_ones_own_normalization_says_what_to_vouch_for(tmp_pa
     monkeypatch.setitem(ENVIRONMENT, "NORMLAB_NORMS", "own_slow")
     done = run(*command.split()[2:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        StudyConfig(network="C:8 P GAP FC", norms=("bn", "gn=2"), batch_sizes=(2, 8), untuned=True),
+        StudyConfig(network="nano", seeds=3, tune=("lr", "wd"), epochs=2, label_noise=(0.0, 0.2)),
+    ],
+)
+def test_a_studys_command_asks_for_it(config, monkeypatch):
+    asked = []
+
+    def compare(config, *arguments, **options):
+        asked.append(config)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("normlab.study.compare.compare", compare)
+    with pytest.raises(SystemExit):
+        main(shlex.split(config.command)[1:])
+    assert asked == [config]
+
+
+def test_a_network_that_ray_took_for_an_address_is_hinted_at(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--ray", "micro"])
+    assert "before --ray, which took micro as an address" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_early_is_no_error():

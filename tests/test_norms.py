@@ -163,7 +163,10 @@ def test_forward_and_backward_match_the_formula_in_float64(
         ("sync-bn", lambda x: F.batch_norm(x, None, None, training=True)),
         ("ghost-bn", lambda x: F.batch_norm(x, None, None, training=True)),
         ("none", lambda x: 3**0.5 * x),
-        ("lrn", lambda x: F.local_response_norm(3**0.5 * x, 5, alpha=5e-4, beta=0.75, k=2)),
+        (
+            "lrn",
+            lambda x: F.local_response_norm(3**0.5 * 2**0.75 * x, 5, alpha=5e-4, beta=0.75, k=2),
+        ),
         ("gn=6", lambda x: F.group_norm(x, 6)),
         ("ln", lambda x: F.group_norm(x, 1)),
         ("ln-full", lambda x: F.layer_norm(x, SHAPE)),
@@ -275,16 +278,33 @@ def test_weight_standardization_is_in_the_convolutions_that_mix_channels():
     torch.testing.assert_close(first.conv(x), before, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("norm", ["none", "lrn"])
 @pytest.mark.parametrize("line", ["C:16 C:16 C:16 C:16 C:16 GAP FC", "C:16 D:16 D:16 D:16 GAP FC"])
-def test_without_normalization_features_start_at_the_inputs_scale(line):
+def test_without_normalization_features_start_at_the_inputs_scale(line, norm):
     """As He et al. intend it: the second moment neither vanishes nor explodes with depth."""
     x = torch.randn(64, 3, 16, 16)
     for seed in range(3):
-        network = Network(line, norm="none", seed=seed)
+        network = Network(line, norm=norm, seed=seed)
         y = x
         for block in network.blocks[:-2]:
             y = block(y)
             assert 0.2 < y.square().mean() / x.square().mean() < 5
+
+
+@pytest.mark.parametrize("norm", ["none", "lrn"])
+@pytest.mark.parametrize("line", ["micro", "C:16 C:16+ C:16+ C:16+ C:16+*5 GAP FC"])
+@torch.no_grad()
+def test_without_normalization_residual_branches_do_not_add_up(line, norm):
+    """All of them together at most multiply the scale by e, the second moment by 7.4."""
+    x = torch.randn(16, 3, 32, 32)
+    y = x
+    network = Network(line, norm=norm)
+    for block in network.blocks[:-2]:
+        before = y.square().mean()
+        y = block(y)
+        if not getattr(block, "residual", False):
+            x = x * (y.square().mean() / before).sqrt()  # what the other blocks make of it
+    assert 0.9 < y.square().mean() / x.square().mean() < 7.4
 
 
 @pytest.mark.parametrize("name", norms.REGISTRY)

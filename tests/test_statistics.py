@@ -136,6 +136,17 @@ def test_accuracies_of_few_images_show_no_more_than_chance_either(seeds):
     assert false <= 65
 
 
+def test_a_pair_is_compared_over_the_seeds_that_both_have():
+    arms = {"bn": ACCURACIES, "gn": [math.nan, *OTHERS[1:]], "ln": [85.0, *[math.nan] * 4]}
+    (found,) = statistics.differences(arms)
+    assert [(d.first, d.second, len(d.differences)) for d in found] == [
+        ("bn", "gn", 4),
+        ("bn", "ln", 1),
+    ]
+    ((alone,),) = statistics.differences({"bn": ACCURACIES[1:], "gn": OTHERS[1:]})
+    assert found[0].p == alone.p
+
+
 def test_arms_of_different_seeds_are_refused():
     with pytest.raises(ValueError, match="same seeds"):
         statistics.differences({"bn": ACCURACIES, "ln": OTHERS[:3]})

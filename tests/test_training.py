@@ -372,6 +372,21 @@ def test_a_batch_of_one_over_a_single_pixel_is_refused_with_its_block(tmp_path):
     train(dataclasses.replace(config, batch_size=500, epochs=1), tmp_path / "run", quiet=True)
 
 
+def test_batches_of_few_images_are_warned_of(tmp_path, capsys):
+    for norm, warned in (("bn", True), ("ln", False)):
+        config = RunConfig(
+            network="C:4 P P GAP FC",
+            norm=norm,
+            dataset="digits",
+            recipe="demo",
+            epochs=1,
+            batch_size=4,
+            train_images=40,
+        )
+        train(config, tmp_path / norm)
+        assert ("warning: batches of 4: bn will take" in capsys.readouterr().out) == warned
+
+
 def test_folders_that_hold_a_run_are_not_written_over(whole, tmp_path):
     with pytest.raises(RunError, match="holds a finished run"):
         train(SMALL, whole.path, quiet=True)

@@ -160,7 +160,8 @@ def compare(
     from normlab.study.findings import groups, headline
 
     if not config.network:
-        raise UsageError("expected a network: a name that `normlab zoo` lists, or a layout")
+        hint = "" if ray in (None, "local") else f" before --ray, which took {ray} as an address"
+        raise UsageError(f"expected a network: a name that `normlab zoo` lists, or a layout{hint}")
     study = run_study(
         config,
         out or _default_study(config),

@@ -5,7 +5,8 @@ decides a study's. `Execution` holds where and how it is computed: it may differ
 resumed or evaluated on another machine.
 """
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -133,6 +134,9 @@ class StudyConfig(DataConfig):
     )
     """Training recipe, as `normlab train` takes it."""
 
+    untuned: bool = False
+    """As `normlab train` takes it: all normalizations then have the same recipe."""
+
     epochs: Annotated[int | None, default_is("the recipe's")] = None
     """Passes over the training images."""
 
@@ -144,6 +148,19 @@ class StudyConfig(DataConfig):
 
     precision: Precision = "float32"
     """As `normlab train` takes it."""
+
+    @property
+    def command(self) -> str:
+        """The command that makes the study."""
+        words = ["normlab", "compare", self.network]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            stated = field.name in ("norms", "seeds")  # always: they are what is compared
+            if field.name != "network" and (stated or value != field.default):
+                words.append(f"--{field.name.replace('_', '-')}")
+                values = value if isinstance(value, tuple) else (value,)
+                words += [str(each) for each in values if each is not True]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
 """The machine that computes: which device to take, and what a run records of it."""
 
 import ctypes
+import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +14,10 @@ from normlab import kernels
 from normlab.config import Execution
 from normlab.errors import UsageError
 from normlab.run import Machine
+
+# Of Linux.
+MEMINFO, OWN_GROUP = Path("/proc/meminfo"), Path("/proc/self/cgroup")
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def prepare(execution: Execution) -> torch.device:
@@ -87,12 +93,42 @@ def peak_memory() -> int:
 
 def available_memory() -> int:
     """The memory that processes can still have without swapping, in bytes; 0 where unknown."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
+    free = []
+    if MEMINFO.exists():
+        for line in MEMINFO.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return 0
+                free.append(1024 * int(line.split()[1]))
+    for group in _control_groups("memory.max"):
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            used = int((group / "memory.current").read_text())
+            kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            # Files that were read are given up before a process goes without.
+            free.append(max(0, int(limit) - used + int(kept["inactive_file"])))
+    return min(free, default=0)
+
+
+def cores() -> int:
+    """How many cores this process may use: those it is bound to, or a container's share."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    shares = [bound or 1]
+    for group in _control_groups("cpu.max"):
+        quota, period = (group / "cpu.max").read_text().split()
+        if quota != "max":
+            shares.append(max(1, int(quota) // int(period)))
+    return min(shares)
+
+
+def _control_groups(file: str) -> Iterator[Path]:
+    """This process's control groups (version 2, as containers have them) that have a file."""
+    if not OWN_GROUP.exists():
+        return
+    for line in OWN_GROUP.read_text().splitlines():
+        if line.startswith("0::"):
+            own = CONTROL_GROUPS / line.removeprefix("0::").lstrip("/")
+            for group in (own, *own.parents):
+                if group.is_relative_to(CONTROL_GROUPS) and (group / file).exists():
+                    yield group
 
 
 def _processor() -> str:

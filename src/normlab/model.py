@@ -57,6 +57,12 @@ class Network(nn.Module):
                 _module(placed, dropout, seed_for(seed, "weights", index))
                 for index, placed in enumerate(place(blocks, norm=norm, classes=classes))
             )
+        norms.absent.share_scale(
+            layer
+            for block in self.blocks
+            if isinstance(block, Convolution) and block.residual
+            for layer in block.norms
+        )
 
     @property
     def weights(self) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Where each block of a layout stands: the shapes it takes and gives, and what it costs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from normlab.layout import Block
 from normlab.norms import Shape
 
 INPUT: Shape = (3, 32, 32)
+SMALL_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,33 @@ def _counted(placed: Placed) -> Placed:
     return replace(
         placed, norm_parameters=repeat * parameters, running_statistics=repeat * statistics
     )
+
+
+def norms_of(blocks: Sequence[Block], norm: str) -> list[str]:
+    """The normalizations of a layout's convolutions, each once."""
+    return list(dict.fromkeys(b.norm or norm for b in blocks if b.kind in ("C", "D")))
+
+
+def few_images(used: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Warns of statistics over fewer than 8 images, and says what to expect.
+
+    Args:
+        used: Normalizations and the batch sizes that they are trained with.
+    """
+    few: dict[str, set[int]] = {}
+    for norm, batch_size in used:
+        entry, number = norms.find(norm)
+        if "N" in entry.axes.replace(",", " ").split():
+            images = min(batch_size, number or batch_size)
+            if images < SMALL_BATCH:
+                few.setdefault(norm, set()).add(images)
+    if few:
+        sizes = sorted(set().union(*few.values()))
+        yield (
+            f"batches of {', '.join(map(str, sizes))}: {', '.join(few)} will take their means and "
+            "variances from so few images, which differ from step to step and from the running "
+            "means that are used afterwards; expect lower accuracy than with 32 or more"
+        )
 
 
 def shape_text(shape: Shape) -> str:

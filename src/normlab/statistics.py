@@ -44,7 +44,7 @@ class Difference:
 
     Attributes:
         first, second: The arms' names.
-        differences: float64, seeds: in the seeds' order.
+        differences: float64, seeds: of the seeds that both have, in their order.
         p_holm: `p`, corrected for all the pairs that are compared; to be held against 5%.
     """
 
@@ -98,20 +98,23 @@ def differences(*groups: Mapping[str, Sequence[float]]) -> list[list[Difference]
 
     Args:
         groups: Arms that are compared with one another, by name: a number for each seed (an
-            accuracy), all in the same order of seeds.
+            accuracy), all in the same order of seeds; NaN where there is none. A pair is compared
+            over the seeds that both have, and left out where there are none.
 
     Raises:
-        ValueError: Arms of a group differ in their number of seeds, or have none, or a value is not
-            finite.
+        ValueError: Arms of a group differ in their number of seeds, or a value is infinite.
     """
     gaps: list[tuple[int, str, str, NDArray[np.float64]]] = []
     for k, arms in enumerate(groups):
-        values = {name: _finite(own) for name, own in arms.items()}
-        if len({len(own) for own in values.values()}) > 1:
+        values = {name: np.asarray(own, dtype=np.float64) for name, own in arms.items()}
+        if len({own.shape for own in values.values()}) > 1:
             raise ValueError("the arms must have the same seeds")
         for first, second in combinations(values, 2):
-            # Rounded, for what differs by the last bit alone does not differ.
-            gaps.append((k, first, second, np.round(values[first] - values[second], 12)))
+            gap = values[first] - values[second]
+            gap = gap[~(np.isnan(values[first]) | np.isnan(values[second]))]
+            if len(gap):
+                # Rounded, for what differs by the last bit alone does not differ.
+                gaps.append((k, first, second, np.round(_finite(gap), 12)))
     compared: list[list[Difference]] = [[] for _ in groups]
     corrected = holm([paired_t(gap) for *_, gap in gaps])
     for (k, first, second, gap), p in zip(gaps, corrected, strict=True):

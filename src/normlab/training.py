@@ -27,7 +27,7 @@ from normlab.evaluation import evaluate
 from normlab.files import locked
 from normlab.model import Network
 from normlab.parallel import team
-from normlab.placing import refuse_single_values
+from normlab.placing import few_images, norms_of, refuse_single_values
 from normlab.progress import TrainingDisplay
 from normlab.run import DataCard, Epoch, Run, append_metrics, own_normalizations
 from normlab.step import Batches, Descent
@@ -316,6 +316,13 @@ def _announce(run: Run, console: Console) -> None:
         f"{run.config.dataset}: {data.train:,} training and {evaluated} images, "
         f"fingerprint {data.fingerprint[:12]}",
         *(f"note: {note}" for note in data.notes),
+        *(
+            f"warning: {warning}"
+            for warning in few_images(
+                (name, run.recipe.batch_size)
+                for name in norms_of(layout.parse(run.layout), run.config.norm)
+            )
+        ),
         *(
             ["note: this recipe turns or mirrors digits; --recipe demo does not"]
             if run.config.dataset == "digits"

@@ -121,6 +121,7 @@ def test_a_part_of_the_training_images_is_kept():
     assert {image.tobytes() for image in part.train.images} <= {
         image.tobytes() for image in whole.train.images
     }
+    assert len(whole.keep(len(whole.train)).train) == len(whole.train)
     again, other = whole.keep(200, seed=3), whole.keep(200, seed=4)
     assert np.array_equal(part.train.images, again.train.images)
     assert not np.array_equal(part.train.images, other.train.images)

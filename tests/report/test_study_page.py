@@ -1,5 +1,7 @@
 """The page about a study, on studies that no training made."""
 
+import dataclasses
+import re
 import time
 
 import pytest
@@ -71,6 +73,77 @@ def test_of_one_seed_the_networks_are_compared_by_mcnemars_test(tmp_path):
     text = "".join(Page(render(study, None)).words)
     assert f"bn alone answers {only_bn} images rightly, ln alone {only_ln} (McNemar's test" in text
     assert (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001") in text
+
+
+def test_without_spread_no_number_is_made_up(tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=("bn", "ln"))
+    accuracies = {"bn": (0.75,), "ln": (0.5,)}
+    results = [dataclasses.replace(r, accuracies=accuracies[r.arm]) for r in study.results]
+    text = "".join(Page(render(dataclasses.replace(study, results=tuple(results)), None)).words)
+    assert "no interval, for the seeds show no spread" in text
+    assert "With a new seed" not in text
+    assert not re.search(r"\b(nan|inf)\b", text)
+
+
+def test_a_minus_is_printed_as_one(tmp_path):
+    close = {"bn": 0.78, "gn": 0.7795}
+    text = "".join(Page(render(made_up(tmp_path, means=close, norms=("bn", "gn")), None)).words)
+    assert re.search(r"\s−\d\.\d\d to \d", text)
+    assert not re.search(r"\s-\d", text)
+
+
+def test_arms_with_fewer_seeds_are_on_the_page(tmp_path):
+    study = made_up(tmp_path, seeds=3)
+    failed = [
+        dataclasses.replace(r, state="failed", problem="no good", accuracies=())
+        if r.arm == "bn" and r.seed
+        else r
+        for r in study.results
+    ]
+    page = render(dataclasses.replace(study, results=tuple(failed)), None)
+    assert "bn failed with 2 of 3 seeds" in page
+
+
+def test_its_settings_are_those_in_force_and_the_command_that_repeats_it(tmp_path):
+    study = made_up(tmp_path, network="line-5k", seeds=2, trials=False)
+    text = Page(render(study, None)).text
+    assert "normlab compare line-5k --norms bn gn ln --seeds 2" in text
+    assert "batch size bn 64, gn 128, ln 64" in text
+    assert "learning rate bn 0.2, gn 0.4, ln 0.2" in text
+    assert "schedule one-cycle" in text
+    assert "the default" not in text
+
+
+def test_every_setting_has_its_search_and_every_trial_is_on_it(tmp_path):
+    study = made_up(tmp_path, seeds=2, batch_sizes=(8, 32), norms=("bn", "gn"))
+    trials = [
+        dataclasses.replace(t, accuracy=None) if t.arm == "gn-batch8" and t.rung == 0 else t
+        for t in study.trials
+    ]
+    page = Page(render(dataclasses.replace(study, trials=tuple(trials)), None))
+    labels = [a["aria-label"] for a in page.all("svg") if "Search of" in a["aria-label"]]
+    assert len(labels) == 2
+    assert labels[0].startswith("Search of the learning rate at batch size 8; best: bn ")
+    assert labels[0].endswith("lower edge: 8 of 28 trials, whose loss was not finite.")
+    assert "Crosses" not in labels[1]
+    assert page.text.count("8 of 28 trials, whose loss was not finite") == 1
+
+
+def test_of_one_run_each_no_intervals_are_spoken_of(tmp_path):
+    study = made_up(tmp_path, seeds=1, batch_sizes=(8, 32), norms=("bn", "gn"))
+    page = render(study, None)
+    assert "One run each, so no intervals." in page
+    assert "Means and their 95% intervals." not in page
+
+
+def test_which_p_values_are_corrected_is_said(tmp_path):
+    assert "p, Holm, is corrected for all pairs of the study, p is not" in render(
+        made_up(tmp_path / "five"), None
+    )
+    six = render(made_up(tmp_path / "six", seeds=6), None)
+    assert "p and p, permutation, are not" in six
+    single = render(made_up(tmp_path / "one", seeds=1), None)
+    assert "These 3 p-values are not corrected for their number." in single
 
 
 def test_each_axis_has_its_figure(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normlab import Run, evaluate
+from normlab import Run, evaluate, recipes
 from normlab.cli import main
 from normlab.config import StudyConfig
 from normlab.errors import RunError
 from normlab.study import answers, local, tuning
 from normlab.study.compare import compare
+from normlab.study.plan import plan
 from normlab.study.record import Result, Study
 
 LINE = "C:4 P C:6 P GAP FC"
@@ -92,6 +94,46 @@ def test_another_study_in_the_folder_is_refused_with_what_differs(finished):
     assert "norms was ('bn', 'ln'), is ('bn',); epochs was 2, is 3" in str(caught.value)
 
 
+def test_a_recipe_that_has_changed_since_is_refused_with_what_differs(finished, monkeypatch):
+    changed = dataclasses.replace(recipes.find("demo"), momentum=0.5)
+    monkeypatch.setitem(recipes.RECIPES, "demo", changed)
+    with pytest.raises(RunError, match=r"bn's momentum was 0\.9, is 0\.5; ln's momentum"):
+        compare(CONFIG, finished.path, quiet=True)
+
+
+def test_the_table_has_the_recipes_the_runs_had(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.path, tmp_path / "study")
+    study = Study.open(tmp_path / "study")
+    before = (finished.path / "study.csv").read_text()
+    changed = dataclasses.replace(recipes.find("demo"), weight_decay=0.5)
+    monkeypatch.setitem(recipes.RECIPES, "demo", changed)
+    study.write()
+    assert (study.path / "study.csv").read_text() == before
+    main(["report", str(study.path), "--no-images"])
+    page = (study.path / "report.html").read_text()
+    assert re.search(r"weight decay</th><td>\s*0\s*<", page)
+
+
+def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path):
+    out = tmp_path / "study"
+    shutil.copytree(finished.path, out)
+    (out / "runs" / "bn-0" / "answers.npz").write_bytes(b"no archive")
+    with (out / "runs" / "bn-1" / "metrics.jsonl").open("a") as file:
+        file.write("{}\n")
+    shutil.rmtree(out / "runs" / "ln-1")
+    shutil.copytree(out / "runs" / "ln-0", out / "runs" / "ln-1")
+    study = compare(CONFIG, out, quiet=True)
+    problems = [result.problem for result in study.results]
+    assert [result.state for result in study.results] == ["failed", "failed", "done", "failed"]
+    assert "answers.npz cannot be read" in problems[0]
+    assert "metrics.jsonl, line 3, is damaged" in problems[1]
+    assert "holds another run: seed was 0, is 1. Delete it, or move it" in problems[3]
+    (out / "runs" / "bn-0" / "answers.npz").unlink()
+    for name in ("bn-1", "ln-1"):
+        shutil.rmtree(out / "runs" / name)
+    assert compare(CONFIG, out, quiet=True).results == finished.results
+
+
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.bin").touch()
@@ -106,6 +148,11 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys):
     assert "4 runs, after a search of 28 short ones, 3 at a time: about " in said
     assert "searched" in said
     assert not (tmp_path / "study").exists()
+
+
+def test_of_a_cluster_whose_cores_are_not_known_the_time_is_that_of_one(tmp_path, capsys):
+    compare(CONFIG, tmp_path / "study", dry_run=True, ray="10.0.0.5:6379")
+    assert re.search(r"4 runs, on Ray: about \d+ (s|min) of one core\n", capsys.readouterr().out)
 
 
 def test_a_dry_run_counts_what_is_done_already(finished, tmp_path, capsys):
@@ -261,9 +308,38 @@ def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     shutil.rmtree(next(part.glob("tuning/ln-lr*")))
     record = Study.open(part)
     begun = tuple(Result(arm=r.arm, seed=r.seed) for r in record.results)
-    dataclasses.replace(record, results=begun, costs={}).write()
+    trials = tuple(trial for trial in record.trials if trial.rung < 2)
+    dataclasses.replace(record, results=begun, trials=trials, costs={}).write()
     compare(config, part, quiet=True, workers=1)
     assert content(part) == content(whole.path)
+
+
+def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
+    """All of none's trials diverge; and one of rms's fails, until what is in its way is gone."""
+    monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
+    norms = ("none", "rms", "ln")
+    config = dataclasses.replace(CONFIG, norms=norms, seeds=1, tune=("lr",), learning_rate=1e6)
+    rms = plan(config, classes=10, images=1437)[1]
+    blocked = tmp_path / "study" / "tuning" / tuning.rung_of("lr", 0, config, rms, ())[0].name
+    carry_out = local.carry_out
+
+    def with_a_file_in_the_way(*arguments, **options):
+        if not blocked.parent.exists():
+            blocked.parent.mkdir()
+            blocked.touch()
+        return carry_out(*arguments, **options)
+
+    monkeypatch.setattr(local, "carry_out", with_a_file_in_the_way)
+    study = compare(config, tmp_path / "study", quiet=True, workers=2)
+    none, second, third = study.results
+    assert (none.state, second.state, third.state) == ("failed", "failed", "done")
+    assert none.problem.startswith("its loss was not finite with any learning rate that was tried")
+    assert second.problem.startswith(f"its search failed, at {blocked.name}: ")
+    assert [trial.accuracy for trial in study.trials if trial.arm == "none"] == [None] * 4
+    assert not study.folder(none).exists()
+    blocked.unlink()
+    study = compare(config, tmp_path / "study", quiet=True, workers=2)
+    assert [result.state for result in study.results] == ["failed", "done", "done"]
 
 
 # The processes

@@ -105,9 +105,58 @@ def test_failed_and_open_runs_are_named(usual):
     results[6] = dataclasses.replace(results[6], state="waiting", accuracies=())
     study = dataclasses.replace(usual, results=tuple(results))
     (best, _), further = said(study)
-    assert "over 3 seeds" in best  # those that all arms have: bn lacks seed 0, gn seed 1
+    assert "over 4 seeds" in best
+    assert "bn failed with 1 of 5 seeds" in best
     assert "bn with seed 0 failed: no space" in further
     assert "1 of 15 runs are not finished: this is not the end result." in further
+
+
+def without(study, *runs):
+    """The study, had these runs failed, each (arm, seed)."""
+    results = [
+        dataclasses.replace(r, state="failed", problem="no good", accuracies=())
+        if (r.arm, r.seed) in runs
+        else r
+        for r in study.results
+    ]
+    return dataclasses.replace(study, results=tuple(results))
+
+
+def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
+    whole = {d.first + d.second: d for d in groups(usual)[0].differences}
+    study = without(usual, *(("bn", seed) for seed in range(1, 5)))
+    (group,) = groups(study)
+    found = {d.first + d.second: d for d in group.differences}
+    assert {pair: len(d.differences) for pair, d in found.items()} == {
+        "bngn": 1,
+        "bnln": 1,
+        "gnln": 5,
+    }
+    assert np.array_equal(found["gnln"].differences, whole["gnln"].differences)
+    assert group.mean(group.arms[1]).value == groups(usual)[0].mean(group.arms[1]).value
+    (best, _), further = said(study)
+    assert best.startswith("bn has the highest mean accuracy")
+    assert "gn (one seed in common)" in best
+    assert best.endswith("; bn failed with 4 of 5 seeds.")
+    assert any(s.startswith("gn is shown to be above ln") for s in further)
+    assert "bn failed with 4 seeds; with seed 1: no good" in further
+
+
+def test_arms_without_a_common_seed_are_told_of_and_not_compared(usual):
+    rest = [("bn", 1), ("bn", 2), ("bn", 3), ("bn", 4), ("gn", 0)]
+    (best, _), _ = said(without(usual, *rest))
+    assert "gn (no seed in common)" in best
+
+
+def test_what_could_not_be_trained_is_in_the_headline(tmp_path, usual):
+    (best, certainty), _ = said(without(usual, *(("bn", seed) for seed in range(5))))
+    assert best.startswith("gn has the highest mean accuracy")
+    assert best.endswith("; bn could not be trained.")
+    assert certainty.startswith("With a new seed gn would be above ln")
+    means = {f"{n}-batch{b}": 0.7 + 0.05 * (b == 64) for b in (8, 64) for n in ("bn", "gn")}
+    study = made_up(tmp_path, seeds=2, means=means, batch_sizes=(8, 64), norms=("bn", "gn"))
+    (_, changes), _ = said(without(study, ("bn-batch8", 0), ("bn-batch8", 1)))
+    assert changes.endswith("; bn could not be trained at batch size 8.")
 
 
 def test_recipes_that_differ_are_named(tmp_path):
@@ -119,9 +168,27 @@ def test_recipes_that_differ_are_named(tmp_path):
     assert any("see the images in the same order" in sentence for sentence in said(study)[1])
 
 
+def test_rates_that_only_the_batch_size_scaled_were_not_found_best(tmp_path):
+    study = made_up(tmp_path, network="nano", batch_sizes=(32,), trials=False, seeds=2)
+    best, scaled = (
+        next(s for s in said(study)[1] if s.startswith(start))
+        for start in ("Beside the normalization", "The arms differ in their learning rate")
+    )
+    assert "label smoothing (bn 0, gn 0, ln 0.1)" in best
+    assert "learning rate" not in best
+    assert "(bn 0.2828, gn 0.2828, ln 0.2)" in scaled
+    assert "scaled to the batch size" in scaled
+
+
+def test_a_rate_chosen_by_the_images_that_accuracy_is_given_on_is_said_so(tmp_path, usual):
+    study = made_up(tmp_path, holdout=2000, seeds=2)
+    assert any("chosen by the same held-out images" in sentence for sentence in said(study)[1])
+    assert not any("chosen by the same" in sentence for sentence in said(usual)[1])
+
+
 def test_a_study_without_a_finished_run_has_no_findings(usual):
     waiting = tuple(dataclasses.replace(r, state="waiting") for r in usual.results)
-    with pytest.raises(RunError, match="has no seed yet that all normalizations"):
+    with pytest.raises(RunError, match="has no finished run yet"):
         groups(dataclasses.replace(usual, results=waiting))
 
 

@@ -116,7 +116,9 @@ def test_what_was_found_for_some_normalizations_alone_is_left_out():
         ({"batch_sizes": (8, 8)}, "a value is given twice: 8, 8"),
         ({"batch_sizes": (0,)}, "must be above 0"),
         ({"label_noise": (1.5,)}, "--label-noise must be 0 or more and below 1"),
-        ({"train_images": (1400,), "tune": ("lr",)}, "--train-images must be above 0 and below"),
+        ({"train_images": (1400,), "tune": ("lr",)}, "--train-images must be above 0 and at most"),
+        ({"train_images": (1438,)}, "--train-images must be above 0 and at most 1,437, not 1,438"),
+        ({"budgets": (5000, 50_000)}, "two of 5,000, 50,000 give the same layout-"),
         ({"budgets": (100,)}, "too many to stay below the budget"),
         ({"network": "C:4 P P P P P GAP FC", "batch_sizes": (0,)}, "must be above 0"),
     ],
@@ -146,10 +148,29 @@ def test_batch_norm_of_a_single_value_is_refused_before_anything_runs(kept):
     assert line[caret.index("^") :].startswith("C:8")
 
 
-def test_the_runs_own_last_batch_is_tried_and_not_the_searchs():
+@pytest.mark.parametrize("batch", [1436, 1293])  # of 1,437 images, of 1,294 in the search
+def test_the_last_batches_of_the_runs_and_of_the_search_are_tried(batch):
     line = "C:4 P P P P P C:8 GAP FC"
     with pytest.raises(UsageError, match="batches of 1, as an epoch has"):
-        planned(line, norms=("bn",), batch_sizes=(1436,), tune=("lr",))
+        planned(line, norms=("bn",), batch_sizes=(batch,), tune=("lr",))
+    assert planned(line, norms=("bn",), batch_sizes=(1293,))
+
+
+def test_all_images_are_a_number_of_training_images_too():
+    some, every = planned(norms=("bn",), train_images=(1000, 1437), tune=("lr",))
+    assert (some.config.train_images, every.config.train_images) == (1000, None)
+    assert (every.name, every.setting.train_images) == ("bn-images1437", 1437)
+
+
+def test_untuned_all_normalizations_have_the_same_recipe():
+    study = StudyConfig(network="micro")
+    recipe_of = {
+        untuned: {arm.recipe for arm in plan(own, classes=10, images=50_000)}
+        for untuned in (False, True)
+        for own in (dataclasses.replace(study, untuned=untuned),)
+    }
+    assert len(recipe_of[False]) > 1
+    assert recipe_of[True] == {recipes.find("micro")}
 
 
 def test_small_batches_get_a_warning_that_says_what_to_expect():
@@ -157,6 +178,10 @@ def test_small_batches_get_a_warning_that_says_what_to_expect():
     assert warning.startswith("batches of 2, 4: bn, brn will take their means")
     assert "expect lower accuracy" in warning
     assert not list(warnings(planned(norms=("gn", "ln"), batch_sizes=(2,))))
+    (warning,) = warnings(planned(norms=("ghost-bn=2", "ghost-bn", "gn=2"), batch_sizes=(64,)))
+    assert warning.startswith("batches of 2: ghost-bn=2 will take")
+    (warning,) = warnings(planned("C:4/bn P GAP FC", norms=("ln",), batch_sizes=(4,)))
+    assert warning.startswith("batches of 4: bn will take")
     assert not list(warnings(planned(norms=("bn",), batch_sizes=(8, 32))))
 
 

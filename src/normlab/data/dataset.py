@@ -82,8 +82,10 @@ class Dataset:
         """Leaves aside all but a stratified, seeded part of the training split.
 
         Raises:
-            DataError: `count` leaves a class without an image, or leaves nothing aside.
+            DataError: There are not so many, or a class would be left without an image.
         """
+        if count == len(self.train):
+            return self
         from normlab.data.splitting import KEPT, stratified
 
         kept, _ = stratified(self.train.labels, count, seed, KEPT)

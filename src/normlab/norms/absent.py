@@ -1,5 +1,7 @@
 """Without statistics of the features' own scale: none, and local response normalization."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,13 +14,16 @@ class Affine(nn.Module):
 
     PyTorch's first weights give a convolution's output a third of its input's second moment, and a
     ReLU halves that again, so w starts at √6, or √3 where none follows (He et al. 2015, Delving
-    Deep into Rectifiers, arXiv:1502.01852, section 2.2, with the gain beside the weights).
+    Deep into Rectifiers, arXiv:1502.01852, section 2.2, with the gain beside the weights), times
+    what makes up for a division that follows. `share_scale` lowers it in residual branches.
     """
 
-    def __init__(self, shape: Shape, *, activate: bool, dropout: float) -> None:
+    def __init__(
+        self, shape: Shape, *, activate: bool, dropout: float, divided_by: float = 1.0
+    ) -> None:
         super().__init__()
         self.activate, self.dropout = activate, dropout
-        gain = (6.0 if activate else 3.0) ** 0.5
+        gain = divided_by * (6.0 if activate else 3.0) ** 0.5
         self.weight = nn.Parameter(torch.full((shape[0],), gain))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
 
@@ -29,9 +34,24 @@ class Affine(nn.Module):
         return F.dropout(y, self.dropout, self.training)
 
 
+def share_scale(branches: Iterable[nn.Module]) -> None:
+    """Divides the first w at the end of residual branches by how many of them a network has.
+
+    Each branch adds to what it is given, and of positive features the sum's scale is the scales'
+    sum: by L branches of a share 1/L each it grows at most to (1 + 1/L)^L < e, as De & Smith 2020,
+    Batch Normalization Biases Residual Blocks Towards the Identity Function, arXiv:2002.10444, and
+    Zhang et al. 2019, Fixup Initialization, arXiv:1901.09321, hold a branch down in their ways.
+    """
+    found = [m for branch in branches for m in branch.modules() if isinstance(m, Affine)]
+    with torch.no_grad():
+        for affine in found:
+            affine.weight.div_(len(found))
+
+
 register(
     "none",
-    formula="x · w + b; w starts at √6, at √3 where no activation follows",
+    formula="x · w + b; w starts at √6, at √3 where no activation follows, at √6 / L in each of L "
+    "residual branches",
     paper="no normalization; He et al. 2015, arXiv:1502.01852, section 2.2, for the first w",
     axes="none",
     parameters="2·C",
@@ -43,7 +63,7 @@ register(
     "lrn",
     formula="a / (2 + 1e-4 · Σ a²)^0.75 with a = ReLU(x · w + b), Σ over 5 neighbouring channels",
     paper="Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural "
-    "Networks, section 3.3; w and b as without normalization",
+    "Networks, section 3.3; w and b as without normalization, the first w times 2^0.75",
     axes="5 channels, at each pixel",
     parameters="2·C",
     activates=True,
@@ -53,7 +73,7 @@ class LocalResponseNorm(nn.Module):
 
     def __init__(self, shape: Shape, *, activate: bool, dropout: float) -> None:
         super().__init__()
-        self.affine = Affine(shape, activate=activate, dropout=0.0)
+        self.affine = Affine(shape, activate=activate, dropout=0.0, divided_by=2**0.75)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:

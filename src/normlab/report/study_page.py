@@ -1,6 +1,7 @@
 """The page about a study: the answer first, then what it rests on."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab import layout, statistics, zoo
-from normlab.config import StudyConfig
 from normlab.data import Dataset, divide, load_for
 from normlab.errors import RunError
 from normlab.evaluation import percent
@@ -24,7 +24,7 @@ from normlab.study import answers, figures, findings, tuning
 from normlab.study.answers import Answers
 from normlab.study.display import clock
 from normlab.study.findings import Group
-from normlab.study.plan import Arm
+from normlab.study.plan import Arm, Setting, settings
 from normlab.study.record import Study
 from normlab.table import Table
 
@@ -72,13 +72,13 @@ def render(study: Study, dataset: Dataset | None) -> str:
     found = findings.groups(study)
     main = findings.main_group(found)
     axes = findings.varying(found)
-    given = {arm.norm: _answers(study, arm, main) for arm in main.arms}
-    classes = Run.open(study.path / "runs" / f"{main.arms[0].name}-{main.seeds[0]}").data.classes
+    given = {arm.norm: _answers(study, arm) for arm in main.arms}
+    classes = _first_run(study, main.arms[0]).data.classes
     best = main.ranked[0][0].norm
     return fill(
         "study.html",
         title=f"{len(main.arms)} normalizations on {zoo.short_name(main.setting.network)}",
-        about=_about(study, main),
+        about=_about(study),
         headline=findings.headline(found, study.images),
         main_setting=findings.setting_text(main.setting, axes) if axes else "",
         table=_table(study, found, axes),
@@ -90,22 +90,19 @@ def render(study: Study, dataset: Dataset | None) -> str:
                 "figure": inline_svg(
                     figures.against(line, axis), f"axis-{axis}", _axis_alt(line, axis, study.images)
                 ),
+                "caption": "Means and their 95% intervals."
+                if any(group.seeds > 1 for group in line)
+                else "One run each, so no intervals.",
             }
             for axis in axes
             if len(line := findings.along(found, axis)) > 1
         ],
         forest=_forest(main, study.images),
         searches=[
-            {
-                "name": tuning.FIELDS[what].replace("_", " "),
-                "figure": inline_svg(
-                    figures.search(study.trials, main.arms, what),
-                    f"search-{what}",
-                    _search_alt(study, main, what),
-                ),
-            }
+            _search(study, setting, arms, what, axes)
             for what in study.config.tune
-            if study.trials
+            for setting, arms in settings(study.arms).items()
+            if any(t.what == what and t.arm in {arm.name for arm in arms} for t in study.trials)
         ],
         classes=inline_svg(
             figures.class_accuracy(_class_shares(given, len(classes)), classes),
@@ -114,7 +111,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
         ),
         disagreements=_disagreements(given, classes, dataset),
         disagreement_note=_disagreement_note(given),
-        single=_single(given) if len(main.seeds) == 1 else [],
+        single=_single(given) if main.seeds == 1 else [],
         calibration=_calibration(given),
         reliability=inline_svg(
             figures.reliability({norm: _pooled(own) for norm, own in given.items()}),
@@ -127,20 +124,21 @@ def render(study: Study, dataset: Dataset | None) -> str:
     )
 
 
-def _about(study: Study, main: Group) -> str:
+def _about(study: Study) -> str:
     done = sum(result.state == "done" for result in study.results)
     held = "held-out" if study.config.holdout else "test"
     return (
-        f"{done} runs on {study.config.dataset}, {len(main.seeds)} seeds, accuracy on "
+        f"{done} runs on {study.config.dataset}, {study.config.seeds} seeds, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
     )
 
 
-def _answers(study: Study, arm: Arm, main: Group) -> list[Answers]:
-    return [
-        answers.read(study.path / "runs" / f"{arm.name}-{seed}" / "answers.npz")
-        for seed in main.seeds
-    ]
+def _answers(study: Study, arm: Arm) -> list[Answers]:
+    return [answers.read(study.folder(result) / "answers.npz") for result in study.of(arm)]
+
+
+def _first_run(study: Study, arm: Arm) -> Run:
+    return Run.open(study.folder(study.of(arm)[0]))
 
 
 def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
@@ -160,7 +158,7 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
                     *([findings.setting_text(group.setting, axes)] if axes else []),
                     percent(mean.value, study.images),
                     f"± {100 * half:.2f}" if np.isfinite(half) else "–",
-                    str(len(group.seeds)),
+                    str(len(results)),
                     f"{results[0].parameters:,}",
                     f"{median(each):.1f} s",
                     f"{memory / 2**20:,.0f} MiB" if memory else "–",
@@ -199,25 +197,27 @@ def _axis_alt(line: Sequence[Group], axis: str, images: int) -> str:
 
 def _forest(main: Group, images: int) -> dict[str, object] | None:
     """The differences of all pairs, the better arm first; None where there are none."""
-    if len(main.seeds) < 2 or len(main.arms) < 2:
-        return None
     order = [arm for arm, _ in main.ranked]
-    pairs = [(a, b) for k, a in enumerate(order) for b in order[k + 1 :]][:PAIRS]
-    differences = [main.difference(a, b) for a, b in pairs]
+    found = [main.difference(a, b) for k, a in enumerate(order) for b in order[k + 1 :]]
+    compared = [d for d in found if d is not None]
+    differences = compared[:PAIRS]
+    if main.seeds < 2 or not differences:
+        return None
     names = {arm.name: arm.norm for arm in order}
     shown = [d for d in differences if d.shown]
     alt = f"Paired differences: {len(shown)} of {len(differences)} pairs are shown to differ"
     if shown:
         alt += ": " + ", ".join(f"{names[d.first]} above {names[d.second]}" for d in shown)
-    digits = 2 if images > 1000 else 1
-    permuted = len(main.seeds) >= 6
-    every = len(order) * (len(order) - 1) // 2
+    permuted = any(d.p_permutation is not None for d in differences)
+    every = len(compared)
     pairs_shown = "All pairs." if every <= PAIRS else f"The first {PAIRS} of {every} pairs."
     return {
         "figure": inline_svg(figures.forest(differences, names), "forest", f"{alt}."),
         "table": Table(
-            caption=f"{pairs_shown} Wins: the probability that the first is above the second with "
-            "a new seed, and its 95% interval (Bouthillier et al. 2021).",
+            caption=f"{pairs_shown} p, Holm, is corrected for all pairs of the study, "
+            f"{'p and p, permutation, are' if permuted else 'p is'} not. Wins: the probability "
+            "that the first is above the second with a new seed, and its 95% interval (Bouthillier "
+            "et al. 2021).",
             head=(
                 *("pair", "difference", "95% interval", "p", "p, Holm"),
                 *(["p, permutation"] if permuted else []),
@@ -227,12 +227,14 @@ def _forest(main: Group, images: int) -> dict[str, object] | None:
             rows=[
                 (
                     f"{names[d.first]} − {names[d.second]}",
-                    f"{100 * d.mean.value:.{digits}f}",
-                    f"{100 * d.mean.low:.{digits}f} to {100 * d.mean.high:.{digits}f}",
-                    f"{d.p:.4f}",
-                    f"{d.p_holm:.4f}",
-                    *([f"{d.p_permutation:.4f}"] if permuted else []),
-                    f"{findings.chance(d.wins.value)} ({findings.chance(d.wins.low)} to "
+                    findings.signed(d.mean.value, images),
+                    findings.interval(d.mean, images).removeprefix("95% interval "),
+                    _p(d.p),
+                    _p(d.p_holm),
+                    *([_p(d.p_permutation)] if permuted else []),
+                    "unknown"
+                    if math.isinf(d.mean.high)
+                    else f"{findings.chance(d.wins.value)} ({findings.chance(d.wins.low)} to "
                     f"{findings.chance(d.wins.high)})",
                 )
                 for d in differences
@@ -241,13 +243,42 @@ def _forest(main: Group, images: int) -> dict[str, object] | None:
     }
 
 
-def _search_alt(study: Study, main: Group, what: tuning.What) -> str:
-    said = []
-    for arm in main.arms:
-        last = [t for t in study.trials if (t.arm, t.what, t.rung) == (arm.name, what, 2)]
-        if last:
-            said.append(f"{arm.norm} {tuning.best(last).value:.3g}")
-    return f"Search of the {tuning.FIELDS[what].replace('_', ' ')}; best: {', '.join(said)}."
+def _p(p: float | None) -> str:
+    """A p-value in a table; None where the test could not reach 5%."""
+    return "–" if p is None else "unknown" if math.isnan(p) else f"{p:.4f}"
+
+
+def _search(
+    study: Study,
+    setting: Setting,
+    arms: Sequence[Arm],
+    what: tuning.What,
+    axes: Sequence[str],
+) -> dict[str, object]:
+    """Every trial of a setting's arms."""
+    name = tuning.FIELDS[what].replace("_", " ")
+    where = f" at {findings.setting_text(setting, axes)}" if axes else ""
+    best = [
+        f"{arm.norm} {found.value:.3g}" if found else f"{arm.norm} none"
+        for arm in arms
+        for found in (tuning.best(study.trials, arm.name, what),)
+    ]
+    own = [t for t in study.trials if t.what == what and t.arm in {arm.name for arm in arms}]
+    lost = sum(trial.accuracy is None for trial in own)
+    crosses = (
+        f" Crosses at the lower edge: {lost} of {len(own)} trials, whose loss was not finite."
+        if lost
+        else ""
+    )
+    return {
+        "name": f"{name}{where}",
+        "figure": inline_svg(
+            figures.search(study.trials, arms, what),
+            f"search-{what}-{arms[0].name}",
+            f"Search of the {name}{where}; best: {', '.join(best)}.{crosses}",
+        ),
+        "crosses": crosses,
+    }
 
 
 def _class_shares(given: dict[str, list[Answers]], classes: int) -> dict[str, NDArray[np.float64]]:
@@ -324,6 +355,8 @@ def _single(given: dict[str, list[Answers]]) -> list[str]:
             f"(McNemar's test, {findings.p_text(p)}). That is of these two networks: another seed "
             "makes others."
         )
+    if len(said) > 1:
+        said.append(f"These {len(said)} p-values are not corrected for their number.")
     return said
 
 
@@ -358,34 +391,29 @@ def _calibration(given: dict[str, list[Answers]]) -> Table:
 
 def _settings(study: Study, main: Group) -> list[tuple[str, str, bool]]:
     """Name, value, whether it is code."""
-    asked = dataclasses.asdict(study.config)
-    run = Run.open(study.path / "runs" / f"{main.arms[0].name}-{main.seeds[0]}")
-    rates = ", ".join(f"{a.norm} {_recipe(study, a, main).learning_rate:.4g}" for a in main.arms)
-    decays = ", ".join(f"{a.norm} {_recipe(study, a, main).weight_decay:.4g}" for a in main.arms)
+    run = _first_run(study, main.arms[0])
     parameters = count(
         layout.parse(run.layout), norm=main.arms[0].norm, classes=len(run.data.classes)
     )
-    order = [field.name for field in dataclasses.fields(StudyConfig)]
+    recipe = [
+        (
+            field.name.replace("_", " "),
+            findings.in_words(findings.setting_of_each(main.arms, field.name)),
+            False,
+        )
+        for field in dataclasses.fields(Recipe)
+    ]
     return [
-        *((name.replace("_", " "), _text(asked[name]), False) for name in order),
+        ("made by", study.config.command, True),
         ("layout", run.layout, True),
         (f"parameters with {main.arms[0].norm}", f"{parameters:,}", False),
-        ("learning rates", rates, False),
-        ("weight decays", decays, False),
+        ("recipe", f"{run.config.recipe}, of which:", False),
+        *recipe,
+        ("precision", study.config.precision, False),
         ("data fingerprint", study.fingerprint, True),
         ("normlab, torch", f"{run.machines[-1].normlab}, {run.machines[-1].torch}", False),
         ("processor", run.machines[-1].processor, False),
     ]
-
-
-def _recipe(study: Study, arm: Arm, main: Group) -> Recipe:
-    return Run.open(study.path / "runs" / f"{arm.name}-{main.seeds[0]}").recipe
-
-
-def _text(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "the default" if value is None else str(value)
 
 
 def _runs(study: Study) -> Table | None:

@@ -75,7 +75,9 @@ def read(path: Path) -> Answers:
                 peak_memory=int(arrays["peak_memory"]),
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
+        raise RunError(
+            f"{path} cannot be read: {error}. Without it, normlab compare makes it again"
+        ) from None
     if not len(answers.predictions) == len(answers.confidences) == len(answers.labels):
         raise RunError(f"{path} is damaged: its arrays differ in length")
     return answers

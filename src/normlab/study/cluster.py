@@ -75,6 +75,8 @@ def on_ray(
 def _reach(address: str) -> None:
     """Asks whether somebody answers at HOST:PORT, for Ray itself would ask for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon and address not in ("local", "auto"):
+        raise ValueError("expected HOST:PORT; for this machine's cores put --ray last")
     if colon:
         socket.create_connection((host, int(port)), timeout=10).close()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from normlab import machine, recipes
+from normlab import machine
 from normlab.config import Execution, RunConfig, StudyConfig
 from normlab.data import Dataset, divide, load_for, shared
-from normlab.errors import InterruptedRunError, NormlabError, RunError, UsageError
+from normlab.errors import InterruptedRunError, RunError, UsageError
 from normlab.files import locked
 from normlab.layout import parse
 from normlab.placing import count
@@ -21,9 +21,9 @@ from normlab.study import estimate, local, tuning
 from normlab.study.display import StudyDisplay, clock
 from normlab.study.local import Look
 from normlab.study.plan import Arm, plan, settings, warnings
-from normlab.study.record import Result, Study, measured
+from normlab.study.record import Costs, Result, Study, measured
 from normlab.study.tuning import Trial
-from normlab.study.work import PATIENCE, Work
+from normlab.study.work import PATIENCE, Work, differences
 from normlab.table import Table
 from normlab.zoo import find
 
@@ -71,7 +71,7 @@ def compare(
     console = None if quiet else Console()
     dataset = load_for(study, execution.data_root)
     arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
-    before = _before(out, study, dataset)
+    before = _before(out, study, arms, dataset)
     device = machine.prepare(dataclasses.replace(execution, threads=1))
     seconds = _seconds(arms, dataset, device)
     workers = estimate.workers_for(workers)
@@ -97,8 +97,8 @@ def compare(
         if before is None:
             record.write()
         try:
-            record = _tune(record, dataset, where, carry, device, workers, console)
-            record = _run(record, where, carry, seconds, device, workers, console)
+            record = _tune(record, arms, dataset, where, carry, seconds, device, console)
+            record = _run(record, where, carry, seconds, device, console)
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 f"stopped; what was done is in {out}. To go on, give the same command again"
@@ -109,7 +109,7 @@ def compare(
 # --- Before the runs ----------------------------------------------------------------------------
 
 
-def _before(out: Path, study: StudyConfig, dataset: Dataset) -> Study | None:
+def _before(out: Path, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset) -> Study | None:
     """What the folder holds of this study already.
 
     Raises:
@@ -120,12 +120,15 @@ def _before(out: Path, study: StudyConfig, dataset: Dataset) -> Study | None:
             raise RunError(f"{out} holds something else than a study: choose another --out")
         return None
     before = Study.open(out)
-    differing = [
-        f"{field.name.replace('_', ' ')} was {getattr(before.config, field.name)!r}, "
-        f"is {getattr(study, field.name)!r}"
-        for field in dataclasses.fields(study)
-        if getattr(before.config, field.name) != getattr(study, field.name)
-    ]
+    differing = differences(before.config, study)
+    if not differing:  # but recipes and layouts may have changed since
+        for old, arm in zip(before.arms, arms, strict=False):
+            searched = {
+                tuning.FIELDS[what]: getattr(old.config, tuning.FIELDS[what]) for what in study.tune
+            }
+            now = arm.with_settings(searched)
+            changed = differences(old.recipe, now.recipe) or differences(old.config, now.config)
+            differing += [f"{arm.name}'s {text}" for text in changed]
     if before.fingerprint != dataset.fingerprint:
         differing.append(
             f"the data had fingerprint {before.fingerprint[:12]}, has {dataset.fingerprint[:12]}"
@@ -166,7 +169,6 @@ def _announce(
         console.print(find(config.network), soft_wrap=True, highlight=False, markup=False)
         rows = []
         for arm in alike:
-            recipe = recipes.resolve(arm.config)
             parameters = count(
                 parse(find(config.network)), norm=arm.norm, classes=len(dataset.classes)
             )
@@ -174,10 +176,10 @@ def _announce(
                 (
                     arm.name,
                     f"{parameters:,}",
-                    str(recipe.epochs),
-                    str(recipe.batch_size),
-                    "searched" if "lr" in study.tune else f"{recipe.learning_rate:.4g}",
-                    "searched" if "wd" in study.tune else f"{recipe.weight_decay:.4g}",
+                    str(arm.recipe.epochs),
+                    str(arm.recipe.batch_size),
+                    "searched" if "lr" in study.tune else f"{arm.recipe.learning_rate:.4g}",
+                    "searched" if "wd" in study.tune else f"{arm.recipe.weight_decay:.4g}",
                     clock(seconds[arm.name]),
                 )
             )
@@ -194,25 +196,25 @@ def _announce(
     if not left:
         console.print(f"{runs} runs, all of them done", highlight=False)
         return
-    searched, done = [], ""
-    if len(left) < runs:  # the search was done before
-        done = f", {runs - len(left)} of them done"
-    else:
-        searched = [s for arm in arms for s in _search_seconds(study, arm, seconds[arm.name])]
+    searched = [
+        second
+        for arm in arms
+        if not _found(record, arm)
+        for second in _search_seconds(study, arm, seconds[arm.name])
+    ]
+    done = f", {runs - len(left)} of them done" if len(left) < runs else ""
     trials = f", after a search of {len(searched)} short ones" if searched else ""
-    where = "on Ray" if ray else f"{workers} at a time"
-    console.print(
-        f"{runs} runs{done}{trials}, {where}: about "
-        f"{clock(estimate.total([*searched, *left], workers))}",
-        highlight=False,
-    )
+    where, time = f"{workers} at a time", clock(estimate.total([*searched, *left], workers))
+    if ray not in (None, "local"):  # how many cores it has is not known yet
+        where, time = "on Ray", f"{clock(sum([*searched, *left]))} of one core"
+    console.print(f"{runs} runs{done}{trials}, {where}: about {time}", highlight=False)
 
 
 def _search_seconds(study: StudyConfig, arm: Arm, seconds: float) -> list[float]:
     """What the trials of an arm take, from what a whole run does."""
-    epochs = recipes.resolve(arm.config).epochs
+    epochs = arm.recipe.epochs
     return [
-        estimate.START + (seconds - estimate.START) * tuning.rung_epochs(epochs, rung) / epochs
+        estimate.part(seconds, tuning.rung_epochs(epochs, rung), epochs)
         for what in study.tune
         for rung in range(len(tuning.SHARES))
         for _ in range(len(tuning.grid(what, study, arm)) // 2**rung)
@@ -254,22 +256,33 @@ def _shared(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig], Pa
 # --- The search and the runs --------------------------------------------------------------------
 
 
+def _found(record: Study, arm: Arm) -> bool:
+    """Whether the search, where there is one, has found an arm's settings."""
+    return all(tuning.best(record.trials, arm.name, what) for what in record.config.tune)
+
+
 def _tune(
     record: Study,
+    planned: Sequence[Arm],
     dataset: Dataset,
     where: Callable[[RunConfig], Path],
     carry: Carry,
+    seconds: Mapping[str, float],
     device: torch.device,
-    workers: int,
     console: Console | None,
 ) -> Study:
-    """The study with the settings that its search found, each searched at the best of the last."""
+    """The study with the settings that its search found, each searched at the best of the last.
+
+    An arm that cannot be searched is given up, and why is said of its runs; it is searched anew
+    when the study is gone on with.
+    """
     study = record.config
-    if any(result.state == "done" for result in record.results):
-        return record  # the search was done before
-    trials: list[Trial] = []
-    # The arms as planned: a search that goes on starts from the same.
-    arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
+    arms = [arm for arm in planned if not _found(record, arm)]
+    problems: dict[str, str] = {}
+    searched_now = {arm.name for arm in arms}
+    record = dataclasses.replace(
+        record, trials=tuple(t for t in record.trials if t.arm not in searched_now)
+    )
     for what in study.tune:
         done: dict[str, list[Trial]] = {}
         for rung in range(len(tuning.SHARES)):
@@ -277,24 +290,52 @@ def _tune(
                 arm.name: tuning.rung_of(what, rung, study, arm, done.get(arm.name, ()))
                 for arm in arms
             }
-            done = _rung(record, arms, asked, dataset, where, carry, device, workers, console)
-            trials += [trial for own in done.values() for trial in own]
-            record = dataclasses.replace(record, trials=tuple(trials))
+            done, failed = _rung(
+                record, arms, asked, dataset, where, carry, seconds, device, console
+            )
+            problems |= failed
+            arms = [arm for arm in arms if arm.name not in problems]
+            trials = [*record.trials, *(trial for own in done.values() for trial in own)]
+            record = dataclasses.replace(record, trials=_in_order(trials, planned, study))
             record.write()
-        found = [tuning.best(done[arm.name]) for arm in arms]
+        found = [tuning.best(record.trials, arm.name, what) for arm in arms]
         arms = [
             arm.with_settings({tuning.FIELDS[what]: trial.value})
             for arm, trial in zip(arms, found, strict=True)
+            if trial is not None
         ]
         if console is not None:
-            for arm, trial in zip(arms, found, strict=True):
-                edge = tuning.on_edge(trial, tuning.grid(what, study, arm))
+            for trial in filter(None, found):
+                edge = tuning.on_edge(trial, record.trials)
                 console.print(
-                    f"{arm.name}: {tuning.FIELDS[what].replace('_', ' ')} {trial.value:.4g}"
+                    f"{trial.arm}: {tuning.FIELDS[what].replace('_', ' ')} {trial.value:.4g}"
                     + (", at the edge of what was tried" if edge else ""),
                     highlight=False,
                 )
-    return dataclasses.replace(record, arms=tuple(arms))
+    return dataclasses.replace(
+        record,
+        arms=tuple(_with_found(record, arm) if _found(record, arm) else arm for arm in planned),
+        results=tuple(
+            result.failed(problems[result.arm]) if result.arm in problems else result
+            for result in record.results
+        ),
+    )
+
+
+def _with_found(record: Study, arm: Arm) -> Arm:
+    """An arm with the settings that the search found."""
+    found = [tuning.best(record.trials, arm.name, what) for what in record.config.tune]
+    return arm.with_settings({tuning.FIELDS[t.what]: t.value for t in found if t is not None})
+
+
+def _in_order(
+    trials: Sequence[Trial], arms: Sequence[Arm], study: StudyConfig
+) -> tuple[Trial, ...]:
+    """The trials in an order that does not tell when they were made."""
+    places = {arm.name: place for place, arm in enumerate(arms)}
+    return tuple(
+        sorted(trials, key=lambda t: (study.tune.index(t.what), t.rung, places[t.arm], t.value))
+    )
 
 
 def _rung(
@@ -304,43 +345,57 @@ def _rung(
     dataset: Dataset,
     where: Callable[[RunConfig], Path],
     carry: Carry,
+    seconds: Mapping[str, float],
     device: torch.device,
-    workers: int,
     console: Console | None,
-) -> dict[str, list[Trial]]:
-    """The trials of a rung, with their accuracies."""
+) -> tuple[dict[str, list[Trial]], dict[str, str]]:
+    """The trials of a rung, with their accuracies; and which arms cannot be searched, and why."""
     holdout = tuning.held_out(record.config, len(dataset.train))
     by_work: dict[Work, Trial] = {}
+    thought: dict[Work, float] = {}
     for arm in arms:
         for trial in asked[arm.name]:
             config = tuning.config_of(trial, arm, holdout)
             folder = record.path / "tuning" / trial.name
             work = Work(config=config, out=folder, data=where(config), device=device.type)
             by_work[work] = trial
-    problems: dict[Work, str] = {}
+            thought[work] = estimate.part(seconds[arm.name], trial.epochs, arm.recipe.epochs)
+    problems: dict[str, str] = {}
     diverged: set[Work] = set()
     waiting = [work for work in by_work if not work.done]
     epochs = {work: by_work[work].epochs for work in waiting}
-    thought = [1.0] * len(waiting)
-    with StudyDisplay(console, epochs, images=holdout, seconds=thought, workers=workers) as display:
+    with StudyDisplay(
+        console, epochs, images=holdout, seconds=[thought[work] for work in waiting]
+    ) as display:
         for look in carry(waiting):
             display.look(look)
             for work, outcome in look.ended.items():
                 if outcome.diverged:
                     diverged.add(work)
                 elif outcome.problem:
-                    problems[work] = outcome.problem
-    if problems:
-        work, problem = next(iter(problems.items()))
-        raise NormlabError(f"the search cannot be fair: {work.out} failed: {problem}")
+                    problems[by_work[work].arm] = (
+                        f"its search failed, at {work.out.name}: {outcome.problem}"
+                    )
     done: dict[str, list[Trial]] = {name: [] for name in asked}
     for work, trial in by_work.items():
+        if trial.arm in problems:
+            continue
         accuracy = None
         if work not in diverged:
-            result = Result(arm=trial.arm, seed=0)
-            accuracy = measured(result, work.out)[0].accuracies[-1]
+            result, _ = _seen(Result(arm=trial.arm, seed=0), work)
+            if result.problem:
+                problems[trial.arm] = f"its search failed: {result.problem}"
+                continue
+            accuracy = result.accuracies[-1]
         done[trial.arm].append(dataclasses.replace(trial, accuracy=accuracy))
-    return done
+    done |= {name: [] for name in problems}  # a part of a rung could be taken for the whole
+    for name, own in done.items():
+        if own and all(trial.accuracy is None for trial in own):
+            problems[name] = (
+                f"its loss was not finite with any {tuning.FIELDS[own[0].what].replace('_', ' ')} "
+                "that was tried: leave it out, or choose another recipe"
+            )
+    return done, problems
 
 
 def _run(
@@ -349,39 +404,34 @@ def _run(
     carry: Carry,
     seconds: Mapping[str, float],
     device: torch.device,
-    workers: int,
     console: Console | None,
 ) -> Study:
-    """The study with all its runs carried out."""
+    """The study with all its runs carried out, but for arms whose search found nothing."""
     by_work: dict[Work, Result] = {}
     for seed in range(record.config.seeds):  # the first seed of every arm, then the second, …
         for result in record.results:
-            if result.seed == seed:
-                config = record.arm(result.arm).run_config(seed)
+            arm = record.arm(result.arm)
+            if result.seed == seed and _found(record, arm):
+                config = arm.run_config(seed)
                 folder = record.folder(result)
                 work = Work(config=config, out=folder, data=where(config), device=device.type)
                 by_work[work] = result
     for work, result in by_work.items():
         if work.done:
-            record = record.with_result(*measured(result, work.out))
+            record = record.with_result(*_seen(result, work))
     record.write()
     waiting = [work for work in by_work if not work.done]
-    epochs = {work: recipes.resolve(work.config).epochs for work in waiting}
+    epochs = {work: record.arm(by_work[work].arm).recipe.epochs for work in waiting}
     thought = [seconds[by_work[work].arm] for work in waiting]
     try:
-        with StudyDisplay(
-            console, epochs, images=record.images, seconds=thought, workers=workers
-        ) as display:
+        with StudyDisplay(console, epochs, images=record.images, seconds=thought) as display:
             for look in carry(waiting):
                 for work, outcome in look.ended.items():
                     result = by_work[work]
                     if outcome.problem:
-                        failed = dataclasses.replace(
-                            result, state="failed", problem=outcome.problem
-                        )
-                        record = record.with_result(failed)
+                        record = record.with_result(result.failed(outcome.problem))
                     else:
-                        record = record.with_result(*measured(result, work.out))
+                        record = record.with_result(*_seen(result, work))
                     record.write()
                 display.look(look)
     finally:
@@ -394,3 +444,11 @@ def _run(
                     record = record.with_result(dataclasses.replace(result, state="stopped"))
         record.write()
     return record
+
+
+def _seen(result: Result, work: Work) -> tuple[Result, Costs | None]:
+    """A run that ended, from its folder: failed where that is damaged, or another run's."""
+    try:
+        return measured(result, work.out, work.config)
+    except RunError as error:
+        return result.failed(str(error)), None

@@ -10,10 +10,12 @@ from rich.live import Live
 
 from normlab.errors import RunError
 from normlab.evaluation import percent
-from normlab.run import read_metrics
+from normlab.run import Epoch, read_metrics
 from normlab.study.local import Look, Outcome
 from normlab.study.work import Work
 from normlab.table import Table
+
+SHOWN = 3  # of the runs that ended and of those that wait: the last and the next
 
 
 class StudyDisplay:
@@ -24,7 +26,6 @@ class StudyDisplay:
         works: All the runs, with their epochs.
         images: On how many images accuracy is measured.
         seconds: What each run is thought to take.
-        workers: How many are carried out at a time.
     """
 
     def __init__(
@@ -34,11 +35,9 @@ class StudyDisplay:
         *,
         images: int,
         seconds: Sequence[float],
-        workers: int,
     ) -> None:
         self.console, self.works, self.images = console, works, images
         self.thought = dict(zip(works, seconds, strict=True))
-        self.workers = workers
         self.started: dict[Work, float] = {}
         self.ended: dict[Work, Outcome] = {}
         self.live = Live(console=console, transient=True, refresh_per_second=2)
@@ -72,41 +71,43 @@ class StudyDisplay:
         count = f"[{len(self.ended)}/{len(self.works)}]"
         if outcome.problem:
             return f"{count} {work.out.name} failed: {outcome.problem}"
-        epochs = read_metrics(work.out / "metrics.jsonl")
-        return (
-            f"{count} {work.out.name}  {epochs[-1].split} accuracy "
-            f"{percent(epochs[-1].accuracy, self.images)}  {sum(e.seconds for e in epochs):.0f} s"
-        )
+        epochs = _epochs(work)
+        last = f"{epochs[-1].split} accuracy {self._accuracy(epochs)}" if epochs else "unreadable"
+        return f"{count} {work.out.name}  {last}  {sum(e.seconds for e in epochs):.0f} s"
+
+    def _accuracy(self, epochs: Sequence[Epoch]) -> str:
+        return percent(epochs[-1].accuracy, self.images) if epochs else "–"
 
     def _table(self, look: Look) -> Table:
-        rows = []
-        left = 0.0
-        for work in look.running:
-            try:
-                epochs = read_metrics(work.out / "metrics.jsonl")
-            except RunError:
-                epochs = ()
-            remaining = self._remaining(work, len(epochs))
-            left += remaining
-            last = percent(epochs[-1].accuracy, self.images) if epochs else "–"
-            rows.append(
-                (
-                    work.out.name,
-                    f"{len(epochs)}/{self.works[work]}",
-                    last,
-                    clock(remaining),
-                )
-            )
+        rows: list[tuple[str, ...]] = []
+        ended, failed = list(self.ended), [w for w, o in self.ended.items() if o.problem]
         waiting = [w for w in self.works if w not in self.ended and w not in look.running]
-        left += sum(self.thought[work] for work in waiting)
-        failed = sum(bool(outcome.problem) for outcome in self.ended.values())
+        if len(ended) > SHOWN:
+            rows.append((f"{len(ended) - SHOWN} more", "ended", "", "", ""))
+        for work in ended[-SHOWN:]:
+            rows.append(self._row(work, "failed" if work in failed else "done", "–"))
+        left = sum(self.thought[work] for work in waiting)
+        for work in look.running:
+            remaining = self._remaining(work, len(_epochs(work)))
+            left += remaining
+            rows.append(self._row(work, "running", clock(remaining)))
+        for work in waiting[:SHOWN]:
+            rows.append(self._row(work, "waiting", clock(self.thought[work])))
+        if len(waiting) > SHOWN:
+            rows.append((f"{len(waiting) - SHOWN} more", "waiting", "", "", ""))
+        in_all = clock(left / max(1, len(look.running)))
         return Table(
-            caption=f"{len(self.ended) - failed} done, {failed} failed, {len(look.running)} "
-            f"running, {len(waiting)} waiting; about {clock(left / self.workers)} left",
-            head=("run", "epoch", "accuracy", "time left"),
-            kinds=("name", "number", "number", "number"),
+            caption=f"{len(ended) - len(failed)} done, {len(failed)} failed, {len(look.running)} "
+            f"running, {len(waiting)} waiting; about {in_all} left",
+            head=("run", "state", "epoch", "accuracy", "time left"),
+            kinds=("name", "plain", "number", "number", "number"),
             rows=rows,
         )
+
+    def _row(self, work: Work, state: str, left: str) -> tuple[str, ...]:
+        epochs = _epochs(work)
+        progress = f"{len(epochs)}/{self.works[work]}"
+        return work.out.name, state, progress, self._accuracy(epochs), left
 
     def _remaining(self, work: Work, done: int) -> float:
         """By what was thought, corrected by what the epochs so far have taken."""
@@ -114,6 +115,14 @@ class StudyDisplay:
         elapsed = perf_counter() - self.started[work]
         whole = max(self.thought[work], elapsed / share if share else elapsed)
         return max(0.0, whole - elapsed)
+
+
+def _epochs(work: Work) -> tuple[Epoch, ...]:
+    """What a run has measured so far; nothing where that cannot be read."""
+    try:
+        return read_metrics(work.out / "metrics.jsonl")
+    except RunError:
+        return ()
 
 
 def clock(seconds: float) -> str:

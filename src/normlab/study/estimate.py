@@ -1,12 +1,11 @@
 """How long a study will take, from a few measured steps."""
 
-import os
 from collections.abc import Sequence
 from time import perf_counter
 
 import torch
 
-from normlab import machine, recipes
+from normlab import machine
 from normlab.data import Dataset
 from normlab.evaluation import BATCH, to_input
 from normlab.model import Network
@@ -25,7 +24,7 @@ def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
         dataset: Its data set, divided.
         device: Where.
     """
-    recipe = recipes.resolve(arm.config)
+    recipe = arm.recipe
     network = Network(
         arm.config.network,
         norm=arm.norm,
@@ -52,14 +51,18 @@ def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
     return START + recipe.epochs * (step_seconds * batches.steps + evaluation)
 
 
+def part(seconds: float, epochs: int, of: int) -> float:
+    """How long a shorter run takes, from what a whole one of so many epochs does."""
+    return START + (seconds - START) * epochs / of
+
+
 def workers_for(asked: int | None) -> int:
     """How many runs at a time: as asked, else one a core, as far as the memory goes."""
     if asked is not None:
         return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    free = machine.available_memory()
-    fit = free // max(1, machine.peak_memory()) if free else cores or 1
-    return max(1, min(cores or 1, fit))
+    cores, free = machine.cores(), machine.available_memory()
+    fit = free // max(1, machine.peak_memory()) if free else cores
+    return max(1, min(cores, fit))
 
 
 def total(seconds: Sequence[float], workers: int) -> float:

@@ -8,7 +8,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from normlab import statistics
 from normlab.plots import (
     COLORS,
     FAINT,
@@ -36,7 +35,7 @@ def curves(study: Study, group: Group) -> Figure:
     figure = Chart(figsize=(WIDTH, 3.5))
     axes = figure.subplots()
     for k, arm in enumerate(group.arms):
-        runs = [r.accuracies for r in study.of(arm) if r.seed in group.seeds]
+        runs = [r.accuracies for r in study.of(arm)]
         shortest = min(map(len, runs))
         values = np.array([run[:shortest] for run in runs])
         epochs = np.arange(1, shortest + 1)
@@ -112,13 +111,14 @@ def against(line: Sequence[Group], axis: str) -> Figure:
             own = next((arm for arm in group.arms if arm.norm == norm), None)
             if own is not None:
                 xs.append(place)
-                estimates.append(statistics.mean(group.accuracies[own.name]))
+                estimates.append(group.mean(own))
         means = np.array([e.value for e in estimates])
         ends = np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
+        ends[np.isinf(ends)] = np.nan  # no bar where the seeds show no spread
         axes.errorbar(
             xs,
             means,
-            yerr=np.where(np.isfinite(ends), ends, 0),
+            yerr=ends,
             color=color_of(k),
             marker=marker_of(k),
             capsize=2.5,
@@ -139,10 +139,14 @@ def against(line: Sequence[Group], axis: str) -> Figure:
 
 @styled
 def search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Figure:
-    """Every trial of a search: accuracy on held-out images against the value, a line a rung."""
+    """Every trial of a search: accuracy on held-out images against the value, a line a rung.
+
+    Those whose loss was not finite are crosses at the lower edge.
+    """
     figure = Chart(figsize=(WIDTH, 3.7))
     axes = figure.subplots()
-    shown = [t for t in trials if t.what == what]
+    names = {arm.name for arm in arms}
+    shown = [t for t in trials if t.what == what and t.arm in names]
     rungs = sorted({t.rung for t in shown})
     for k, arm in enumerate(arms):
         for rung in rungs:
@@ -157,6 +161,15 @@ def search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Figure:
                 alpha=0.5 + 0.5 * rung / max(rungs[-1], 1),
                 label=short(arm.norm, 22) if rung == rungs[-1] else None,
             )
+        lost = [t.value for t in shown if t.arm == arm.name and t.accuracy is None]
+        axes.plot(
+            lost,
+            [0.02 + 0.03 * k] * len(lost),
+            transform=axes.get_xaxis_transform(),
+            linestyle="",
+            marker="x",
+            color=color_of(k),
+        )
     values = sorted({t.value for t in shown})
     if values[0] > 0:
         axes.set_xscale("log", base=2)

@@ -2,16 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
 import numpy as np
 
-from normlab import recipes, statistics
+from normlab import statistics
 from normlab.analysis import TARGET, listed, shown
 from normlab.errors import RunError
+from normlab.recipes import Recipe
 from normlab.statistics import Difference, Estimate
 from normlab.study import tuning
 from normlab.study.plan import Arm, Setting, settings
@@ -29,30 +30,39 @@ AXES = {
 
 @dataclass(frozen=True)
 class Group:
-    """The arms of a setting, with the runs that can be paired.
+    """The arms of a setting, with what their finished runs say.
 
     Attributes:
         setting: What they are compared in.
         arms: Those that have finished runs.
-        seeds: Those that all of these arms finished.
-        accuracies: Of each arm, by name: the last epochs', in the order of the seeds.
-        differences: All pairs of arms, corrected over all groups.
+        accuracies: Of each arm, by name: the last epochs', by seed.
+        failures: Which arms could not be trained, or not with all seeds, in words.
+        differences: The pairs of arms that share seeds, over these; corrected over all groups.
     """
 
     setting: Setting
     arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
-    accuracies: dict[str, list[float]]
+    accuracies: dict[str, dict[int, float]]
+    failures: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()
 
     @cached_property
     def ranked(self) -> list[tuple[Arm, Estimate]]:
         """The arms with their means, the highest first."""
-        means = [(arm, statistics.mean(self.accuracies[arm.name])) for arm in self.arms]
+        means = [(arm, self.mean(arm)) for arm in self.arms]
         return sorted(means, key=lambda pair: -pair[1].value)
 
-    def difference(self, above: Arm, below: Arm) -> Difference:
-        """Between two arms, the first minus the second."""
+    @cached_property
+    def seeds(self) -> int:
+        """How many the arm with the most has."""
+        return max(map(len, self.accuracies.values()))
+
+    def mean(self, arm: Arm) -> Estimate:
+        """Of an arm, over its seeds."""
+        return statistics.mean(list(self.accuracies[arm.name].values()))
+
+    def difference(self, above: Arm, below: Arm) -> Difference | None:
+        """Between two arms, the first minus the second; None where they share no seed."""
         for found in self.differences:
             if (found.first, found.second) == (above.name, below.name):
                 return found
@@ -63,7 +73,7 @@ class Group:
                     second=below.name,
                     differences=-found.differences,
                 )
-        raise KeyError((above.name, below.name))
+        return None
 
 
 def groups(study: Study) -> list[Group]:
@@ -74,26 +84,40 @@ def groups(study: Study) -> list[Group]:
     """
     found = []
     for setting, arms in settings(study.arms).items():
-        done = {arm: {r.seed: r for r in study.of(arm)} for arm in arms}
-        done = {arm: runs for arm, runs in done.items() if runs}
-        if not done:
-            continue
-        seeds = sorted(set.intersection(*(set(runs) for runs in done.values())))
-        if not seeds:
-            continue
         accuracies = {
-            arm.name: [runs[seed].accuracies[-1] for seed in seeds] for arm, runs in done.items()
+            arm.name: {r.seed: r.accuracies[-1] for r in runs}
+            for arm in arms
+            if (runs := study.of(arm))
         }
-        found.append(Group(setting, tuple(done), tuple(seeds), accuracies))
+        if accuracies:
+            done = tuple(arm for arm in arms if arm.name in accuracies)
+            failures = tuple(said for arm in arms if (said := _failure(study, arm)))
+            found.append(Group(setting, done, accuracies, failures))
     if not found:
-        raise RunError(
-            f"{study.path} has no seed yet that all normalizations of a setting have finished"
+        raise RunError(f"{study.path} has no finished run yet: give the command that made it again")
+    seeds = range(study.config.seeds)
+    compared = statistics.differences(
+        *(
+            {
+                name: [by_seed.get(seed, math.nan) for seed in seeds]
+                for name, by_seed in group.accuracies.items()
+            }
+            for group in found
         )
-    compared = statistics.differences(*(group.accuracies for group in found))
+    )
     return [
         dataclasses.replace(group, differences=tuple(own))
         for group, own in zip(found, compared, strict=True)
     ]
+
+
+def _failure(study: Study, arm: Arm) -> str:
+    """What became of an arm of which runs failed: `bn could not be trained`; else empty."""
+    seeds = study.config.seeds
+    failed = sum(r.arm == arm.name and r.state == "failed" for r in study.results)
+    if failed == seeds:
+        return f"{arm.norm} could not be trained"
+    return f"{arm.norm} failed with {failed} of {seeds} seeds" if failed else ""
 
 
 def main_group(found: Sequence[Group]) -> Group:
@@ -141,7 +165,20 @@ def further(study: Study, found: Sequence[Group]) -> list[str]:
 
 def points(share: float, images: int) -> str:
     """A difference of accuracies in percentage points: `1.25 points`."""
-    return f"{100 * share:.{2 if images > 1000 else 1}f} points"
+    return f"{signed(share, images)} points"
+
+
+def interval(estimate: Estimate, images: int) -> str:
+    """The 95% interval of a difference, in percentage points."""
+    if not math.isfinite(estimate.low):
+        return "no interval, for the seeds show no spread"
+    low, high = (signed(value, images) for value in (estimate.low, estimate.high))
+    return f"95% interval {low} to {high}"
+
+
+def signed(share: float, images: int) -> str:
+    """A number of percentage points, with a minus as it is printed: `−0.45`."""
+    return f"{100 * share:.{2 if images > 1000 else 1}f}".replace("-", "−")
 
 
 def percentage(share: float, images: int) -> str:
@@ -176,34 +213,29 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _interval(estimate: Estimate, images: int) -> str:
-    digits = 2 if images > 1000 else 1
-    if not math.isfinite(estimate.low):
-        return "no interval, for the seeds show no spread"
-    low, high = (
-        f"{100 * value:.{digits}f}".replace("-", "−") for value in (estimate.low, estimate.high)
-    )
-    return f"95% interval {low} to {high}"
-
-
 def _best(group: Group, images: int) -> str:
     (best, mean), *others = group.ranked
-    seeds = len(group.seeds)
+    seeds = len(group.accuracies[best.name])
     said = f"{best.norm} has the highest mean accuracy, {percentage(mean.value, images)}"
     said += f" over {seeds} seeds" if seeds > 1 else " (one run)"
+    failed = "".join(f"; {failure}" for failure in group.failures)
     if not others:
-        return f"{said}; nothing was compared with it."
-    if seeds == 1:
-        return f"{said}; with one seed no difference between normalizations can be shown."
+        return f"{said}{failed}; nothing was compared with it."
+    if group.seeds == 1:
+        return f"{said}{failed}; with one seed no difference between normalizations can be shown."
     shown: list[str] = []
     open_: list[str] = []
     for arm, _ in others:
         found = group.difference(best, arm)
-        text = (
-            f"{arm.norm} ({points(found.mean.value, images)}, {_interval(found.mean, images)}, "
-            f"{p_text(found.p_holm)})"
-        )
-        (shown if found.shown else open_).append(text)
+        if found is None:
+            open_.append(f"{arm.norm} (no seed in common)")
+        elif len(found.differences) == 1:
+            open_.append(f"{arm.norm} (one seed in common)")
+        else:
+            (shown if found.shown else open_).append(
+                f"{arm.norm} ({points(found.mean.value, images)}, "
+                f"{interval(found.mean, images)}, {p_text(found.p_holm)})"
+            )
     if shown:
         said += f", and is shown to be above {listed(shown)}"
     if open_:
@@ -211,7 +243,7 @@ def _best(group: Group, images: int) -> str:
             f"{'; between' if shown else ', but between'} it and {listed(open_)} no difference "
             "can be shown with these seeds"
         )
-    return said + "."
+    return f"{said}{failed}."
 
 
 def _changes(found: Sequence[Group], images: int) -> str | None:
@@ -226,10 +258,11 @@ def _changes(found: Sequence[Group], images: int) -> str | None:
                 parts.append(f"{norm} at {where}")
                 continue
             gaps = [
-                group.difference(group.ranked[0][0], other)
+                gap
                 for group in own
                 for other in group.arms
                 if other.norm == best
+                and (gap := group.difference(group.ranked[0][0], other)) is not None
             ]
             if gaps:
                 widest = max(gaps, key=lambda gap: gap.mean.value)
@@ -246,8 +279,19 @@ def _changes(found: Sequence[Group], images: int) -> str | None:
         others = [other for other in varying(found) if other != axis]
         if others:
             said[-1] += f" (with {setting_text(main_group(found).setting, others)})"
+        said += _failures_along(found, axis)
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}." if text else None
+
+
+def _failures_along(found: Sequence[Group], axis: str) -> list[str]:
+    """Which arms could not be trained elsewhere on an axis: `bn could not be trained at … 2`."""
+    where: dict[str, list[str]] = {}
+    for group in along(found, axis):
+        if group is not main_group(found):
+            for failure in group.failures:
+                where.setdefault(failure, []).append(_number(getattr(group.setting, axis)))
+    return [f"{failure} at {AXES[axis]} {listed(values)}" for failure, values in where.items()]
 
 
 def _leaders(line: Sequence[Group]) -> list[tuple[str, list[Group]]]:
@@ -270,10 +314,13 @@ def _span(values: Sequence[object]) -> str:
 
 def _certainty(group: Group) -> str:
     """How probable it is that the best wins again."""
-    if len(group.arms) < 2 or len(group.seeds) < 2:
+    if len(group.arms) < 2 or group.seeds < 2:
         return "More seeds, or more normalizations, would say more."
     best, second = (arm for arm, _ in group.ranked[:2])
-    wins = group.difference(best, second).wins
+    found = group.difference(best, second)
+    if found is None or math.isinf(found.mean.high):
+        return f"More seeds would say whether {best.norm} is above {second.norm}."
+    wins = found.wins
     return (
         f"With a new seed {best.norm} would be above {second.norm} with a probability of "
         f"{chance(wins.value)} (95% interval {chance(wins.low)} to {chance(wins.high)})."
@@ -284,11 +331,14 @@ def _every_pair(group: Group, images: int) -> list[str]:
     """The pairs below the best: what is not in the headline."""
     said = []
     order = [arm for arm, _ in group.ranked]
-    if len(group.seeds) < 2:
+    if group.seeds < 2:
         return []
     for k, above in enumerate(order[1:], start=1):
         for below in order[k + 1 :]:
             found = group.difference(above, below)
+            if found is None:
+                said.append(f"{above.norm} and {below.norm} have no seed in common.")
+                continue
             verdict = (
                 f"is shown to be above {below.norm}"
                 if found.shown
@@ -296,17 +346,19 @@ def _every_pair(group: Group, images: int) -> list[str]:
             )
             said.append(
                 f"{above.norm} {verdict} ({points(found.mean.value, images)}, "
-                f"{_interval(found.mean, images)}, {p_text(found.p_holm)})."
+                f"{interval(found.mean, images)}, {p_text(found.p_holm)})."
             )
     more = [f"{len(said) - 10} more pairs are in the table."] if len(said) > 10 else []
     return said[:10] + more
 
 
 def _seeds_needed(group: Group, pairs: int) -> list[str]:
-    if len(group.seeds) < 3 or len(group.arms) < 2:
-        return []
-    spreads = [float(np.std(found.differences, ddof=1)) for found in group.differences]
-    spread = median(spreads)
+    spreads = [
+        float(np.std(found.differences, ddof=1))
+        for found in group.differences
+        if len(found.differences) >= 3
+    ]
+    spread = median(spreads) if spreads else 0
     if spread == 0:
         return []
     needed = statistics.seeds_needed(GOAL, spread, pairs)
@@ -343,35 +395,42 @@ def _searched(study: Study) -> list[str]:
     """How fair the search was, and where its optimum may lie outside."""
     said = []
     for what in study.config.tune:
-        counts = {
-            sum(t.what == what for t in study.trials if t.arm == arm.name) for arm in study.arms
-        }
+        found = [t for arm in study.arms if (t := tuning.best(study.trials, arm.name, what))]
+        counts = {sum((t.arm, t.what) == (own.arm, what) for t in study.trials) for own in found}
         setting = tuning.FIELDS[what].replace("_", " ")
-        if len(counts) == 1:
+        if len(counts) == 1 and len(found) == len(study.arms):
             said.append(
                 f"The {setting} was searched for every normalization with the same "
                 f"{counts.pop()} short runs on held-out images, over the same values."
             )
-        for arm in study.arms:
-            last = [t for t in study.trials if (t.arm, t.what, t.rung) == (arm.name, what, 2)]
-            if last:
-                found = tuning.best(last)
-                if tuning.on_edge(found, tuning.grid(what, study.config, arm)):
-                    said.append(
-                        f"The {setting} found for {arm.name}, {found.value:.4g}, lies at the edge "
-                        "of what was tried: a better one may lie beyond."
-                    )
+        said += [
+            f"The {setting} found for {own.arm}, {own.value:.4g}, lies at the edge of what was "
+            "tried: a better one may lie beyond."
+            for own in found
+            if tuning.on_edge(own, study.trials)
+        ]
+        if study.config.holdout:
+            said.append(
+                f"The {setting} was chosen by the same held-out images that accuracy is given on "
+                "here: it is somewhat too high for that."
+            )
     return said
 
 
 def _failed(results: Sequence[Result]) -> list[str]:
-    failed = [result for result in results if result.state == "failed"]
+    failed: dict[str, list[Result]] = {}
+    for result in results:
+        if result.state == "failed":
+            failed.setdefault(result.arm, []).append(result)
     open_ = sum(result.state in ("waiting", "stopped") for result in results)
     said = [
-        f"{result.arm} with seed {result.seed} failed: {result.problem}" for result in failed[:5]
+        f"{arm} failed with {len(own)} seeds; with seed {own[0].seed}: {own[0].problem}"
+        if len(own) > 1
+        else f"{arm} with seed {own[0].seed} failed: {own[0].problem}"
+        for arm, own in [*failed.items()][:5]
     ]
     if len(failed) > 5:
-        said.append(f"{len(failed) - 5} more runs failed.")
+        said.append(f"Runs of {len(failed) - 5} more arms failed.")
     if open_:
         said.append(f"{open_} of {len(results)} runs are not finished: this is not the end result.")
     return said
@@ -379,28 +438,52 @@ def _failed(results: Sequence[Result]) -> list[str]:
 
 def _recipes(study: Study, group: Group) -> list[str]:
     """What the arms differ in beside the normalization."""
-    in_force = {arm.norm: recipes.resolve(arm.config) for arm in group.arms}
-    differing = []
+    differing: list[str] = []
+    scaled: list[str] = []
     searched = [tuning.FIELDS[what] for what in study.config.tune]
-    for field in dataclasses.fields(recipes.Recipe):
-        values = {norm: getattr(recipe, field.name) for norm, recipe in in_force.items()}
-        if len(set(values.values())) > 1:
-            each = ", ".join(f"{norm} {shown(value)}" for norm, value in values.items())
+    for field in dataclasses.fields(Recipe):
+        each = setting_of_each(group.arms, field.name)
+        if len(set(each.values())) > 1:
             by = ", searched here" if field.name in searched else ""
-            differing.append(f"{field.name.replace('_', ' ')} ({each}{by})")
-    if not differing:
-        return []
-    return [
-        "Beside the normalization the arms differ in what was found best for each on held-out "
-        f"images: {listed(differing)}."
-    ]
+            text = f"{field.name.replace('_', ' ')} ({in_words(each)}{by})"
+            rescaled = field.name == "learning_rate" and group.setting.batch_size is not None
+            (scaled if rescaled and not by else differing).append(text)
+    said = []
+    if differing:
+        said.append(
+            "Beside the normalization the arms differ in what was found best for each on held-out "
+            f"images: {listed(differing)}."
+        )
+    if scaled:
+        said.append(
+            f"The arms differ in their {scaled[0]}: each is its recipe's, scaled to the batch size "
+            "that is compared."
+        )
+    return said
+
+
+def setting_of_each(arms: Sequence[Arm], field: str) -> dict[str, object]:
+    """A setting of a recipe, as each normalization was trained with it."""
+    return {arm.norm: getattr(arm.recipe, field) for arm in arms}
+
+
+def in_words(each: Mapping[str, object]) -> str:
+    """What each has: `bn 64, gn 128`; where all have the same, that alone."""
+    texts = {norm: _setting(value) for norm, value in each.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{norm} {text}" for norm, text in texts.items())
+
+
+def _setting(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
 def _assumptions(group: Group, pairs: int) -> list[str]:
-    seeds = len(group.seeds)
+    seeds = group.seeds
     if seeds < 2 or len(group.arms) < 2:
         return []
-    in_force = [recipes.resolve(arm.config) for arm in group.arms]
+    in_force = [arm.recipe for arm in group.arms]
     alike = len({(r.batch_size, r.augment, r.mirror) for r in in_force}) == 1
     batches = "see the same batches" if alike else "see the images in the same order"
     said = (

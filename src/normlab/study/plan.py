@@ -10,10 +10,8 @@ from typing import Any
 from normlab import layout, norms, recipes, zoo
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
-from normlab.placing import count, refuse_single_values
+from normlab.placing import count, few_images, norms_of, refuse_single_values
 from normlab.widths import solve
-
-SMALL_BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +42,14 @@ class Arm:
         norm: The normalization.
         setting: What it is compared in.
         config: Of its runs, but for the seed.
+        recipe: What that comes to: recipes may change after a study was made.
     """
 
     name: str
     norm: str
     setting: Setting
     config: RunConfig
+    recipe: recipes.Recipe
 
     def run_config(self, seed: int) -> RunConfig:
         """The configuration of its run with a seed."""
@@ -57,7 +57,8 @@ class Arm:
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Arm":
         """The same with other settings of its runs."""
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, **settings))
+        config = dataclasses.replace(self.config, **settings)
+        return dataclasses.replace(self, config=config, recipe=recipes.resolve(config))
 
 
 def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
@@ -86,17 +87,29 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     for values in axes:
         if len(set(values)) < len(values):
             raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
-    held_out = max(study.holdout, min(5000, images // 10) if study.tune else 0)
-    left = images - held_out
+    whole = images - study.holdout
+    searched = images - (study.holdout or min(5000, images // 10)) if study.tune else whole
     for number in study.train_images:
-        if not 0 < number < left:
-            raise UsageError(f"--train-images must be above 0 and below {left:,}, not {number:,}")
+        if not (0 < number <= searched or number == whole):
+            raise UsageError(
+                f"--train-images must be above 0 and at most {searched:,}, not {number:,}"
+            )
     for share in study.label_noise:
         if not 0 <= share < 1:
             raise UsageError(f"--label-noise must be 0 or more and below 1, not {share}")
+    lines = {
+        (network, budget): _solve_once(network, compared, classes, budget)
+        for network, budget in product(networks, axes[1])
+    }
+    for network in networks:
+        if len({lines[network, budget] for budget in axes[1]}) < len(axes[1]):
+            raise UsageError(
+                f"--budgets: two of {', '.join(f'{b:,}' for b in study.budgets)} give the same "
+                f"{zoo.short_name(network)}: leave one out, or leave widths open to be solved"
+            )
     arms = []
     for network, budget, batch, kept, noise in product(*axes):
-        solved = _solve_once(network, compared, classes, budget)
+        solved = lines[network, budget]
         own = zoo.find(network)
         line = network if layout.format(layout.parse(own)) == solved else solved
         recipe_name = recipes.name_of(RunConfig(network=network, recipe=study.recipe))
@@ -119,11 +132,11 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
                 network=line,
                 norm=norm,
                 recipe=recipe_name,
-                untuned=any(found) and None in found,
+                untuned=study.untuned or (any(found) and None in found),
                 epochs=study.epochs,
                 learning_rate=study.learning_rate,
                 weight_decay=study.weight_decay,
-                train_images=kept,
+                train_images=None if kept == whole else kept,
                 label_noise=noise,
                 precision=study.precision,
             )
@@ -132,12 +145,15 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
                 rate = recipe.learning_rate * math.sqrt(batch / recipe.batch_size)
                 config = dataclasses.replace(config, batch_size=batch, learning_rate=rate)
                 recipe = recipes.resolve(config)
-            used = images - study.holdout if kept is None else kept
-            batches = (
-                min(used, recipe.batch_size),
-                used % recipe.batch_size or min(used, recipe.batch_size),
+            batches = {
+                size
+                for most in (whole, searched)
+                for used in (min(kept or most, most),)
+                for size in (min(used, recipe.batch_size), used % recipe.batch_size)
+            }
+            refuse_single_values(
+                layout.parse(solved), norm=norm, classes=classes, batches=sorted(batches - {0})
             )
-            refuse_single_values(layout.parse(solved), norm=norm, classes=classes, batches=batches)
             arms.append(
                 Arm(
                     name="-".join((norm.replace(":", "."), *varying)),
@@ -150,6 +166,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
                         label_noise=noise,
                     ),
                     config=config,
+                    recipe=recipe,
                 )
             )
     return arms
@@ -165,19 +182,11 @@ def settings(arms: Sequence[Arm]) -> dict[Setting, list[Arm]]:
 
 def warnings(arms: Sequence[Arm]) -> Iterator[str]:
     """What to expect of the settings that were asked for."""
-    sizes = {recipes.resolve(arm.config).batch_size for arm in arms}
-    small = sorted(size for size in sizes if size < SMALL_BATCH)
-    batched = [n for n in dict.fromkeys(a.norm for a in arms) if "N" in _axes(n)]
-    if small and batched:
-        yield (
-            f"batches of {', '.join(map(str, small))}: {', '.join(batched)} will take their means "
-            "and variances from few images, which differ from step to step and from the running "
-            "means that are used afterwards; expect lower accuracy than with 32 or more"
-        )
-
-
-def _axes(norm: str) -> list[str]:
-    return norms.find(norm)[0].axes.replace(",", " ").split()
+    return few_images(
+        (name, arm.recipe.batch_size)
+        for arm in arms
+        for name in norms_of(layout.parse(zoo.find(arm.config.network)), arm.norm)
+    )
 
 
 def _norms(study: StudyConfig) -> tuple[str, ...]:

@@ -17,17 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from normlab import recipes
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
 from normlab.files import write_atomically
+from normlab.recipes import Recipe
 from normlab.run import Run, build
 from normlab.sealed import DAMAGED, read, seal, unseal
 from normlab.study import answers
 from normlab.study.plan import Arm, Setting
 from normlab.study.tuning import Trial
+from normlab.study.work import refuse_other
 
-SCHEMA = 2
+SCHEMA = 3
 State = Literal["waiting", "stopped", "done", "failed"]
 
 
@@ -50,6 +51,10 @@ class Result:
     problem: str = ""
     accuracies: tuple[float, ...] = ()
     parameters: int = 0
+
+    def failed(self, problem: str) -> "Result":
+        """The same run, had it failed."""
+        return Result(arm=self.arm, seed=self.seed, state="failed", problem=problem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,23 +174,24 @@ class Study:
         ]
         for result in self.results:
             arm, costs = self.arm(result.arm), self.costs.get(f"{result.arm}-{result.seed}")
-            measured, recipe = result.accuracies, recipes.resolve(arm.config)
+            measured = result.accuracies
             yield [
                 *(arm.name, arm.norm, *dataclasses.astuple(arm.setting)),
-                *(recipe.learning_rate, recipe.weight_decay, result.seed, result.state),
+                *(arm.recipe.learning_rate, arm.recipe.weight_decay, result.seed, result.state),
                 *(result.parameters or "", len(measured)),
                 *((measured[-1], max(measured)) if measured else ("", "")),
                 *(f"{costs.seconds:.1f}" if costs else "", result.problem),
             ]
 
 
-def measured(result: Result, folder: Path) -> tuple[Result, Costs]:
+def measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, Costs]:
     """A run's result and costs, from its folder.
 
     Raises:
-        RunError: The run is not finished, or damaged.
+        RunError: The run is not finished, damaged, or not the one of this configuration.
     """
     run = Run.open(folder)
+    refuse_other(run, config)
     done = dataclasses.replace(
         result,
         state="done",
@@ -203,4 +209,5 @@ def _arm(content: dict[str, Any]) -> Arm:
         norm=content["norm"],
         setting=build(Setting, content["setting"]),
         config=build(RunConfig, content["config"]),
+        recipe=build(Recipe, content["recipe"]),
     )

@@ -15,7 +15,6 @@ from typing import Literal
 
 from normlab import recipes
 from normlab.config import RunConfig, StudyConfig
-from normlab.errors import UsageError
 from normlab.study.plan import Arm
 
 What = Literal["lr", "wd"]
@@ -99,30 +98,30 @@ def rung_of(
     if rung:
         best = sorted(before, key=_rank)[: len(values) // 2**rung]
         values = tuple(sorted(trial.value for trial in best))
-    epochs = rung_epochs(recipes.resolve(arm.config).epochs, rung)
+    epochs = rung_epochs(arm.recipe.epochs, rung)
     return [
         Trial(arm=arm.name, what=what, value=value, rung=rung, epochs=epochs) for value in values
     ]
 
 
-def best(trials: Sequence[Trial]) -> Trial:
-    """The best of the last rung; of equals the smallest value.
+def best(trials: Sequence[Trial], arm: str, what: What) -> Trial | None:
+    """What a search found for an arm: the best of its last rung, of equals the smallest value.
 
-    Raises:
-        UsageError: None of them could be trained.
+    None where that is not done, or where nothing could be trained.
     """
-    first = min(trials, key=_rank)
-    if first.accuracy is None:
-        raise UsageError(
-            f"{first.arm} could not be trained with any {FIELDS[first.what].replace('_', ' ')} "
-            "that was tried: leave it out, or choose another recipe"
-        )
-    return first
+    last = [
+        trial
+        for trial in trials
+        if (trial.arm, trial.what, trial.rung) == (arm, what, len(SHARES) - 1)
+        and trial.accuracy is not None
+    ]
+    return min(last, key=_rank, default=None)
 
 
-def on_edge(trial: Trial, values: Sequence[float]) -> bool:
-    """Whether it lies at an end of the grid, where a better value may lie beyond; never 0."""
-    return trial.value in (min(values), max(values)) and trial.value > 0
+def on_edge(found: Trial, trials: Sequence[Trial]) -> bool:
+    """Whether it lies at an end of what was tried: a better value may lie beyond; never 0."""
+    values = [t.value for t in trials if (t.arm, t.what) == (found.arm, found.what)]
+    return found.value in (min(values), max(values)) and found.value > 0
 
 
 def _rank(trial: Trial) -> tuple[float, float]:

@@ -14,15 +14,17 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from normlab.config import Execution, RunConfig
 from normlab.errors import DivergedError, NormlabError, RunError
 from normlab.files import locked
 from normlab.study import answers
 
-DIVERGED = 3  # exit code, beside the command line's
+if TYPE_CHECKING:
+    from normlab.run import Run
 
+DIVERGED = 3  # exit code, beside the command line's
 
 PATIENCE = 30  # seconds: as long as runs may take to stop whose study was killed
 
@@ -68,6 +70,33 @@ class Work:
         )
 
 
+def differences(before: object, now: object) -> list[str]:
+    """In what two dataclasses of a kind differ: `epochs was 2, is 3`."""
+    return [
+        f"{field.name.replace('_', ' ')} was {old!r}, is {new!r}"
+        for field in dataclasses.fields(now)  # type: ignore[arg-type]
+        if (old := getattr(before, field.name)) != (new := getattr(now, field.name))
+    ]
+
+
+def refuse_other(run: "Run", config: RunConfig) -> None:
+    """Refuses a run that is not what a configuration comes to by today's recipes and layouts.
+
+    Raises:
+        RunError: With what differs.
+    """
+    from normlab import layout, recipes, zoo
+
+    differing = differences(run.config, config) or differences(run.recipe, recipes.resolve(config))
+    line = layout.format(layout.parse(zoo.find(config.network)))
+    if run.layout != line:
+        differing.append(f"layout was {run.layout!r}, is {line!r}")
+    if differing:
+        raise RunError(
+            f"{run.path} holds another run: {'; '.join(differing)}. Delete it, or move it"
+        )
+
+
 def carry_out(work: Work) -> None:
     """Trains a run, or goes on with it, and writes its answers.
 
@@ -96,8 +125,7 @@ def _carry_out(work: Work) -> None:
     if (work.out / "config.json").exists():
         run = Run.open(work.out)
         trains = not run.finished
-        if run.config != work.config:
-            raise RunError(f"{work.out} holds a run with other settings: delete it, or move it")
+        refuse_other(run, work.config)
         if trains:
             run = resume(work.out, execution, dataset=dataset, quiet=True)
     else:

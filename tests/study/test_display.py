@@ -1,0 +1,73 @@
+"""What one sees of a study in a terminal and in a pipe."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from made_up import epochs, run
+from normlab.config import RunConfig
+from normlab.study.display import StudyDisplay
+from normlab.study.local import Look, Outcome
+from normlab.study.work import Work
+
+
+@pytest.fixture
+def works(tmp_path):
+    """Twelve runs of 20 epochs: four that ended, two on their way, six that wait."""
+    names = [f"bn-{seed}" for seed in range(12)]
+    made = [
+        Work(config=RunConfig(network="nano"), out=tmp_path / name, data=tmp_path) for name in names
+    ]
+    for k, work in enumerate(made[:6]):
+        work.out.mkdir()
+        count = 20 if k < 4 else 5
+        run(work.out, curve=epochs([0.7 + 0.001 * k] * count)).write_metrics()
+    return made
+
+
+def shown(works, terminal):
+    """What is on the screen, or in the pipe, after three looks."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=100, height=40)
+    seconds = [1060.0] * len(works)
+    display = StudyDisplay(console, dict.fromkeys(works, 20), images=10_000, seconds=seconds)
+    with display:
+        display.look(Look(tuple(works[:4])))
+        ended = {work: Outcome() for work in works[:3]}
+        display.look(Look(tuple(works[3:5]), ended | {works[3]: Outcome("no space")}))
+        file.truncate(0)
+        display.look(Look(tuple(works[4:6])))
+        display.live.refresh()
+        return file.getvalue()
+
+
+def test_the_live_table_has_each_runs_state_epoch_accuracy_and_time_left(works):
+    lines = [" ".join(line.split()) for line in shown(works, True).splitlines()]
+    table = [line for line in lines if line.startswith("bn-") or " more " in line]
+    rows = table[-len(set(table)) :]
+    assert rows == [
+        "1 more ended",
+        "bn-1 done 20/20 70.10% –",
+        "bn-2 done 20/20 70.20% –",
+        "bn-3 failed 20/20 70.30% –",
+        "bn-4 running 5/20 70.40% 18 min",
+        "bn-5 running 5/20 70.50% 18 min",
+        "bn-6 waiting 0/20 – 18 min",
+        "bn-7 waiting 0/20 – 18 min",
+        "bn-8 waiting 0/20 – 18 min",
+        "3 more waiting",
+    ]
+    said = "3 done, 1 failed, 2 running, 6 waiting; about 71 min left"
+    assert any(said in line for line in lines)
+
+
+def test_in_a_pipe_it_is_a_line_a_run(works):
+    assert "waiting" not in shown(works, False)
+
+
+def test_a_run_that_ended_has_its_line(works):
+    console = Console(file=io.StringIO(), width=100)
+    with StudyDisplay(console, {works[0]: 20}, images=10_000, seconds=[9.0]) as display:
+        display.look(Look((), {works[0]: Outcome()}))
+    assert console.file.getvalue() == "[1/1] bn-0  test accuracy 70.00%  1060 s\n"
