@@ -124,6 +124,7 @@ def test_the_command_draws_a_figure(trained, picture, capsys, tmp_path, monkeypa
         ([], "expected a run's folder and a picture"),
         (["{run}"], "expected a picture after the run's folder"),
         (["{run}", "a.png", "b.png"], "expected one picture, got 2"),
+        (["{run}", "a.png", "--out", "why.jpg"], "--out why.jpg: the figure is a PNG"),
         (["{run}", "none.png"], "none.png cannot be read"),
         (["none", "a.png"], "none is no run's folder"),
     ],

@@ -256,6 +256,8 @@ def explain(
     from normlab.explanation import explain as explain_picture
     from normlab.report.answers import line
 
+    if out is not None and out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: the figure is a PNG, end its name with .png")
     trained, pictures = _trained(inputs, model)
     if len(pictures) != 1:
         raise UsageError(f"expected one picture, got {len(pictures)}")
