@@ -201,6 +201,14 @@ def test_a_picture_on_its_side_is_noted_as_it_is_seen(run, tmp_path):
     assert answer.notes[0].startswith("of 30 × 100 pixels")
 
 
+def test_an_orientation_that_is_none_is_left_alone(run, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = "left"
+    colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "a.png", exif=exif)
+    assert normlab.load(run.path).predict(tmp_path / "a.png")[0].notes == ()
+
+
 def test_a_usual_picture_gets_none(run):
     colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     assert normlab.load(run.path).predict(colours)[0].notes == ()

@@ -33,7 +33,7 @@ _RunAndPicture = Annotated[
 _RunAndPictures = Annotated[
     tuple[str, ...], Positional, arg(metavar="RUN PICTURE [PICTURE ...]", help_behavior_hint="")
 ]
-_Model = Annotated[Literal["nano"] | None, default_is("none")]
+_Model = Annotated[Literal["micro", "nano"] | None, default_is("none")]
 
 
 def train(

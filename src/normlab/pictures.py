@@ -80,7 +80,7 @@ def peculiarities(image: Image.Image) -> list[str]:
         image: As opened, before `to_pixels`.
     """
     width, height = image.size
-    if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # it lies on its side
+    if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # it lies on its side
         width, height = height, width
     said = []
     if max(width, height) > 2 * min(width, height):

@@ -23,7 +23,7 @@ from normlab.run import Run
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 BATCH = 256
-MODELS = ("nano",)  # in the folder `models`: seed 0 of a final study on CIFAR-10
+MODELS = ("micro", "nano")  # in the folder `models`: seed 0 of the final studies on CIFAR-10
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
@@ -144,7 +144,7 @@ def load(path: Path | str | None = None, *, model: str | None = None) -> Trained
 
     Args:
         path: A run's folder, or its `model.safetensors`, beside which `config.json` must lie.
-        model: Instead of that, the name of a network that comes with normlab: `nano`.
+        model: Instead of that, the name of a network that comes with normlab: `micro` or `nano`.
 
     Raises:
         RunError: It is no run's folder, not finished, or damaged.
