@@ -4,6 +4,7 @@ import math
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +146,32 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, tmp_path, mon
     assert f"{checkpoint} is damaged" in said
     assert "going on from checkpoint-before.pt" in said
     assert not list(out.glob("*.pt"))
+
+
+def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(whole, tmp_path, monkeypatch):
+    """In the first save's writing, between the two renamings."""
+
+    def kill(self, epoch, step, loss, images):
+        if (epoch, step) == (2, 3):
+            raise SystemExit
+
+    def kill_between(path, target):
+        renamed = rename(path, target)
+        if target.name == "checkpoint-before.pt":
+            raise SystemExit
+        return renamed
+
+    out, rename = tmp_path / "killed", Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "step", kill)
+        with pytest.raises(SystemExit):
+            train(SMALL, out, quiet=True)
+    (out / "checkpoint.pt").write_bytes(b"damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill_between)
+        with pytest.raises(SystemExit):
+            resume(out, quiet=True)
+    assert_equal_runs(whole, resume(out, quiet=True))
 
 
 def test_two_at_once_in_a_folder_the_second_is_refused(tmp_path, monkeypatch):

@@ -107,6 +107,14 @@ def before(path: Path) -> Path:
     return path.with_stem(f"{path.stem}-before")
 
 
+def restore(path: Path) -> None:
+    """Puts the checkpoint before in a damaged one's place, which the next save keeps as `before`.
+
+    A copy, not a renaming: another process of the run may be reading it.
+    """
+    write_atomically(path, before(path).read_bytes())
+
+
 def remove(path: Path) -> None:
     """Removes a checkpoint and the one before it."""
     for each in (path, before(path)):
@@ -137,6 +145,14 @@ def load_weights(path: Path, network: nn.Module) -> None:
         raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
+    refuse_another(path, tensors, network)
+    if metadata.get("sha256") != _digest(tensors):
+        raise RunError(f"{path} is damaged: its checksum does not fit")
+    network.load_state_dict(tensors)
+
+
+def refuse_another(path: Path, tensors: dict[str, Tensor], network: nn.Module) -> None:
+    """RunError where a file's tensors are not those that a network has."""
     own = network.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
@@ -153,9 +169,6 @@ def load_weights(path: Path, network: nn.Module) -> None:
                 f"{path} is another network's: {name} is {tensors[name].dtype}, "
                 f"expected {own[name].dtype}"
             )
-    if metadata.get("sha256") != _digest(tensors):
-        raise RunError(f"{path} is damaged: its checksum does not fit")
-    network.load_state_dict(tensors)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

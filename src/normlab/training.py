@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from normlab import kernels, layout, machine, recipes, zoo
-from normlab.checkpoint import Checkpoint, load_latest, save_weights
+from normlab.checkpoint import Checkpoint, load_latest, restore, save_weights
 from normlab.checkpoint import remove as remove_checkpoint
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, divide, load_for
@@ -156,6 +156,8 @@ def resume(
             classes=len(run.data.classes),
             dropout=run.recipe.dropout,
         )
+        if said and team().leads:
+            restore(run.path / "checkpoint.pt")
         # A line that was written after the checkpoint is of an epoch that will be done again.
         run = dataclasses.replace(run, epochs=run.epochs[: checkpoint.epoch])
         return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
