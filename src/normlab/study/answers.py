@@ -1,15 +1,14 @@
 """What a run's network answered on each image, kept so that pages need not ask it again."""
 
 import io
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.errors import RunError
+from normlab.errors import RunError, printable
 from normlab.evaluation import Evaluation
 from normlab.files import write_atomically
 
@@ -74,9 +73,10 @@ def read(path: Path) -> Answers:
                 labels=arrays["labels"].astype(np.int64),
                 peak_memory=int(arrays["peak_memory"]),
             )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive can ask for a password, or for any compression
+        said = shorten(printable(str(error)), 100) or type(error).__name__
         raise RunError(
-            f"{path} cannot be read: {error}. Without it, normlab compare makes it again"
+            f"{path} cannot be read: {said}. Without it, normlab compare makes it again"
         ) from None
     if not len(answers.predictions) == len(answers.confidences) == len(answers.labels):
         raise RunError(f"{path} is damaged: its arrays differ in length")
