@@ -174,6 +174,23 @@ def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(whole, tmp_p
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
+def test_another_runs_checkpoint_is_refused_in_a_line(tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, (0, 2))
+    out = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(SMALL, out, quiet=True)
+    own = Checkpoint.load(out / "checkpoint.pt")
+    other = Network("C:6 C:6+ P D:9 GAP FC").state_dict()
+    for state, problem in (
+        ({"model": other, "optimizer": own.optimizer}, "network's: blocks.* is .*, expected "),
+        ({"model": {}, "optimizer": own.optimizer}, "network's: it has no tensor"),
+        ({"model": own.model, "optimizer": []}, "recipe's: "),
+    ):
+        Checkpoint(**state).save(out / "checkpoint.pt")
+        with pytest.raises(RunError, match=rf"checkpoint\.pt is another {problem}[^\n]*$"):
+            resume(out, quiet=True)
+
+
 def test_two_at_once_in_a_folder_the_second_is_refused(tmp_path, monkeypatch):
     def resume_too(self, epoch, step, loss, images):
         with ThreadPoolExecutor(1) as other:

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from normlab import kernels, layout, machine, recipes, zoo
-from normlab.checkpoint import Checkpoint, load_latest, restore, save_weights
+from normlab.checkpoint import Checkpoint, load_latest, refuse_another, restore, save_weights
 from normlab.checkpoint import remove as remove_checkpoint
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, divide, load_for
@@ -30,6 +30,7 @@ from normlab.parallel import team
 from normlab.placing import few_images, norms_of, refuse_single_values
 from normlab.progress import TrainingDisplay
 from normlab.run import DataCard, Epoch, Run, append_metrics, own_normalizations
+from normlab.sealed import DAMAGED
 from normlab.step import Batches, Descent
 
 
@@ -156,6 +157,7 @@ def resume(
             classes=len(run.data.classes),
             dropout=run.recipe.dropout,
         )
+        refuse_another(run.path / "checkpoint.pt", checkpoint.model, network)
         if said and team().leads:
             restore(run.path / "checkpoint.pt")
         # A line that was written after the checkpoint is of an epoch that will be done again.
@@ -184,7 +186,13 @@ def _fit(
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     descent = Descent(network, recipe, run.config.precision)
-    descent.load_state_dict(checkpoint.optimizer)
+    try:
+        descent.load_state_dict(checkpoint.optimizer)
+    except DAMAGED as error:
+        raise RunError(
+            f"{run.path / 'checkpoint.pt'} is another recipe's: {error}. "
+            "Put the run's own in its place, or train anew into another --out"
+        ) from None
     batches = Batches(dataset, recipe, run.config.seed, device)
     run = _record_machine(run, device, checkpoint.epoch + 1)
     leads = team().leads  # of several processes one evaluates, writes and speaks
