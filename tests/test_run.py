@@ -123,6 +123,17 @@ def test_a_finished_run_without_its_last_lines_is_refused(copy):
         Run.open(copy)
 
 
+def test_a_finished_runs_emptied_metrics_are_refused_but_without_any_its_weights_are_read(copy):
+    metrics = copy / "metrics.jsonl"
+    line = metrics.read_text().partition("\n")[0]
+    for content in ("", line[:20], line):
+        metrics.write_text(content)
+        with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: it holds 0 of 3 epochs"):
+            Run.open(copy)
+    metrics.unlink()  # as a folder for the Hub may be
+    assert Run.open(copy).network()
+
+
 def test_a_damaged_line_of_metrics_is_named_but_a_cut_off_last_one_is_left_out(copy):
     (copy / "model.safetensors").unlink()
     metrics = copy / "metrics.jsonl"

@@ -164,7 +164,9 @@ class Run:
         except DAMAGED as error:
             raise RunError(f"{config} is damaged: {error}") from None
         _refuse_unknown_code(run)
-        if run.finished and run.epochs and len(run.epochs) < run.recipe.epochs:
+        # Weights that somebody passed on, with config.json alone, need no metrics.
+        measured = run.epochs or (path / "metrics.jsonl").exists()
+        if run.finished and measured and len(run.epochs) < run.recipe.epochs:
             raise RunError(
                 f"{path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} of "
                 f"{run.recipe.epochs} epochs, and the run is finished"
