@@ -2,7 +2,7 @@
 
 
 def printable(text: str) -> str:
-    """Text without control characters, which names in somebody's files may have."""
+    """Text without control characters or halves of surrogates, which somebody's names may have."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 from normlab.analysis import ACCURACY, interval, names
 from normlab.data.dataset import Split
 from normlab.data.describe import CHANNELS, Description
-from normlab.errors import NormlabError
+from normlab.errors import NormlabError, printable
 from normlab.evaluation import Evaluation
 from normlab.files import write_atomically
 from normlab.run import Run
@@ -445,8 +445,8 @@ def svg(figure: Figure) -> bytes:
 
 
 def short(name: str, length: int = 16) -> str:
-    """A name as figures show it: on one line, and cut where it is long."""
-    name = " ".join(name.split())
+    """A name as figures show it: on one line, cut where it is long, of characters SVG allows."""
+    name = printable(" ".join(name.split()))
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 

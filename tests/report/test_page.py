@@ -183,6 +183,17 @@ def test_hostile_names_are_text():
     assert "<i>note</i>" in page.text
 
 
+def test_names_that_no_file_may_hold_are_shown_without_what_it_may_not():
+    """XML has no control characters, UTF-8 no halves of surrogates; names of folders may."""
+    answers = evaluation(MATRIX[:2, :2] // 20, classes=("cat\0", "dog\udcff"))
+    runs = [run(name, classes=answers.classes) for name in ("a\x1b\ufffe", "b\udcff")]
+    content = render(runs, [answers] * 2, [split(answers.labels)] * 2)
+    assert "b?" in Page(content.encode().decode()).text
+    for svg in re.findall(r"<svg.*?</svg>", content, re.DOTALL):
+        assert not re.search("[\0\x1b\ufffe]", svg.partition(">")[2])
+    assert "a\N{REPLACEMENT CHARACTER}" in content
+
+
 def test_several_runs_are_compared_first(answers):
     runs = [run("bn"), run("gn", norm="gn", accuracies=rising(0.69))]
     page = Page(render(runs, [answers, answers], None))

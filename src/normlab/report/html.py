@@ -28,4 +28,5 @@ class Picture:
 
 def fill(template: str, **values: object) -> str:
     """A template of this package, filled in; every text is escaped."""
-    return _TEMPLATES.get_template(template).render(version=__version__, **values)
+    page = _TEMPLATES.get_template(template).render(version=__version__, **values)
+    return page.encode(errors="replace").decode()  # a folder's name need not be UTF-8
