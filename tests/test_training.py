@@ -4,7 +4,9 @@ import math
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -443,6 +445,53 @@ def test_folders_that_hold_a_run_are_not_written_over(whole, tmp_path):
     (unfinished / "config.json").write_text("{}")
     with pytest.raises(RunError, match="normlab train --resume"):
         train(SMALL, unfinished, quiet=True)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o444])
+def test_a_folder_that_may_not_be_looked_into_is_refused_in_a_line(whole, mode):
+    with TemporaryDirectory() as folder:  # not below tmp_path, which its owner alone may enter
+        out = Path(folder) / "run"
+        out.mkdir()
+        out.chmod(mode)
+        with (
+            not_as_root(out),
+            pytest.raises(NormlabError, match=r"run.* cannot be read: \S[^\n]*$"),
+        ):
+            train(SMALL, out, quiet=True)
+        with not_as_root(out), pytest.raises(NormlabError, match=r"cannot be read|no run's folder"):
+            resume(out, quiet=True)
+
+
+@contextmanager
+def not_as_root(folder):
+    """As the folder's owner, who may be refused what root may not."""
+    if os.geteuid():
+        yield
+        return
+    os.chown(folder, 65534, 65534)
+    folder.parent.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_a_kill_left_is_cleared_where_a_run_goes_on(whole, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    out.mkdir()
+    ours = [".checkpoint-abcd_123.pt", ".config-abcd_123.json"]
+    others = {".checkpoint-mine.pt", ".report-abcd_123.html"}
+    for name in (*ours, *others):
+        (out / name).write_bytes(b"half")
+    interrupt_at(monkeypatch, (0, 2))
+    with pytest.raises(InterruptedRunError):
+        train(SMALL, out, quiet=True)
+    assert {path.name for path in out.glob(".*")} == others
+    for name in (*ours, ".metrics-abcd_123.jsonl", ".model-abcd_123.safetensors"):
+        (out / name).write_bytes(b"half")
+    assert_equal_runs(whole, resume(out, quiet=True))
+    assert {path.name for path in out.glob(".*")} == others
 
 
 def test_other_data_than_the_runs_is_refused(tmp_path, monkeypatch):

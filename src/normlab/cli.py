@@ -15,6 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
 from normlab.errors import NormlabError, UsageError
+from normlab.files import exists
 
 if TYPE_CHECKING:
     from normlab.prediction import Trained
@@ -328,7 +329,7 @@ def report(
 
     if not runs:
         raise UsageError("expected one run's folder or more, or a study's")
-    if len(runs) == 1 and (runs[0] / "study.json").exists():
+    if len(runs) == 1 and exists(runs[0] / "study.json"):
         from normlab.report.study_page import write_study_report
         from normlab.study.record import Study
 

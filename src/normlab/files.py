@@ -63,6 +63,23 @@ def _umask() -> int:
     return mask
 
 
+def exists(path: Path) -> bool:
+    """Whether a file is there; NormlabError where its folder may not be looked into."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise NormlabError(f"{path.parent} cannot be read: {error.strerror}") from None
+
+
+def remove_leftovers(path: Path) -> None:
+    """Deletes what `write_atomically` left of a file when its process was killed.
+
+    Nobody else may be writing the file: its folder is held.
+    """
+    for temporary in path.parent.glob(f".{path.stem}-????????{path.suffix}"):  # mkstemp's eight
+        temporary.unlink(missing_ok=True)
+
+
 _held: set[tuple[Path, int]] = set()  # by this process: folder and thread
 
 
@@ -79,7 +96,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[int | None]:
         system has no such locks, or where this thread holds the folder already.
 
     Raises:
-        NormlabError: The folder cannot be made.
+        NormlabError: The folder cannot be made or read.
         RunError: Another process or thread holds it.
     """
     try:
@@ -95,7 +112,10 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[int | None]:
     if key in _held:
         yield None
         return
-    file = os.open(folder, os.O_RDONLY)
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise NormlabError(f"{folder} cannot be read: {error.strerror}") from None
     try:
         end = time.monotonic() + patience
         while True:

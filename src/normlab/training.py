@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
@@ -24,7 +24,7 @@ from normlab.data.describe import channel_statistics
 from normlab.draws import seed_for
 from normlab.errors import DivergedError, InterruptedRunError, RunError, UsageError
 from normlab.evaluation import evaluate
-from normlab.files import locked
+from normlab.files import exists, locked, remove_leftovers
 from normlab.model import Network
 from normlab.parallel import team
 from normlab.placing import few_images, norms_of, refuse_single_values
@@ -165,9 +165,16 @@ def resume(
         return _fit(run, network, checkpoint, dataset, device, execution, quiet=quiet)
 
 
-def _alone(folder: Path) -> AbstractContextManager[object]:
-    """Holds a run's folder: of several processes the leading one does."""
-    return locked(folder) if team().leads else nullcontext()
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds a run's folder and clears what a kill left: of several processes the leading one."""
+    if not team().leads:
+        yield
+        return
+    with locked(folder):
+        for name in ("checkpoint.pt", "config.json", "metrics.jsonl", "model.safetensors"):
+            remove_leftovers(folder / name)
+        yield
 
 
 def _fit(
@@ -299,9 +306,9 @@ def _any_set(stop: threading.Event, device: torch.device) -> bool:
 
 
 def _refuse_existing_run(out: Path) -> None:
-    if (out / "model.safetensors").exists():
+    if exists(out / "model.safetensors"):
         raise RunError(f"{out} holds a finished run: choose another --out, or delete it")
-    if (out / "config.json").exists():
+    if exists(out / "config.json"):
         raise RunError(f"{out} holds a run that can go on: normlab train --resume {out}")
 
 

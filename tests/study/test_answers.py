@@ -32,7 +32,7 @@ def test_any_flipped_bit_is_refused_in_a_line_or_changes_nothing(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no archive"])
 def test_what_is_no_archive_is_refused_with_what_to_do(content, tmp_path):
     (tmp_path / "answers.npz").write_bytes(content)
-    with pytest.raises(RunError, match="cannot be read: .* normlab compare makes it again"):
+    with pytest.raises(RunError, match=r"cannot be read: .* normlab compare makes it again"):
         answers.read(tmp_path / "answers.npz")
     with pytest.raises(RunError, match="No such file"):
         answers.read(tmp_path / "none.npz")
