@@ -455,7 +455,7 @@ def test_a_folder_that_may_not_be_looked_into_is_refused_in_a_line(whole, mode):
         out.chmod(mode)
         with (
             not_as_root(out),
-            pytest.raises(NormlabError, match=r"run.* cannot be read: \S[^\n]*$"),
+            pytest.raises(NormlabError, match=r"run.* cannot be (read|written): \S[^\n]*$"),
         ):
             train(SMALL, out, quiet=True)
         with not_as_root(out), pytest.raises(NormlabError, match=r"cannot be read|no run's folder"):
