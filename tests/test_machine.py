@@ -3,6 +3,7 @@
 import pytest
 
 from normlab import machine
+from normlab.study.estimate import workers_for
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def test_the_memory_is_a_containers_and_what_files_hold_of_it_is_free(container)
     assert machine.available_memory() == 900
     container("pod/one", memory_max="500", memory_current="600", memory_stat="inactive_file 0")
     assert machine.available_memory() == 0
+    assert workers_for(None) == 1
 
 
 def test_the_cores_are_a_containers_share(container):
@@ -48,5 +50,5 @@ def test_the_cores_are_a_containers_share(container):
 def test_where_there_are_no_such_files_nothing_is_known(tmp_path, monkeypatch):
     for name in ("MEMINFO", "OWN_GROUP"):
         monkeypatch.setattr(machine, name, tmp_path / name)
-    assert machine.available_memory() == 0
+    assert machine.available_memory() is None
     assert machine.cores() >= 1

@@ -91,8 +91,8 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def available_memory() -> int:
-    """The memory that processes can still have without swapping, in bytes; 0 where unknown."""
+def available_memory() -> int | None:
+    """The memory that processes can still have without swapping, in bytes; None where unknown."""
     free = []
     if MEMINFO.exists():
         for line in MEMINFO.read_text().splitlines():
@@ -105,7 +105,7 @@ def available_memory() -> int:
             kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             # Files that were read are given up before a process goes without.
             free.append(max(0, int(limit) - used + int(kept["inactive_file"])))
-    return min(free, default=0)
+    return min(free, default=None)
 
 
 def cores() -> int:

@@ -23,7 +23,7 @@ from normlab.run import Run
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 BATCH = 256
-MODELS = ("micro", "nano")  # in the folder `models`: seed 0 of the final studies on CIFAR-10
+MODELS = ("micro", "nano")  # in the folder `models`: seed 0 of bn with their recipes on CIFAR-10
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
@@ -97,14 +97,20 @@ class Trained(nn.Module):
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Of uint8 images, N × 3 × 32 × 32: float32, N × classes."""
-        if training := self.network.training:
+        learning = [module for module in self.modules() if module.training]
+        try:
             self.eval()
-        asked = [
-            self(to_input(torch.from_numpy(part).to(self.device))).float().softmax(1).cpu().numpy()
-            for part in (pixels[k : k + BATCH] for k in range(0, len(pixels), BATCH))
-        ]
-        if training:
-            self.train()
+            asked = [
+                self(to_input(torch.from_numpy(part).to(self.device)))
+                .float()
+                .softmax(1)
+                .cpu()
+                .numpy()
+                for part in (pixels[k : k + BATCH] for k in range(0, len(pixels), BATCH))
+            ]
+        finally:
+            for module in learning:
+                module.training = True
         return np.concatenate(asked) if asked else np.empty((0, len(self.classes)), np.float32)
 
     def predict(self, pictures: Picture | Iterable[Picture]) -> list[Prediction]:

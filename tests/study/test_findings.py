@@ -142,6 +142,23 @@ def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
     assert "bn failed with 4 seeds; with seed 1: no good" in further
 
 
+def test_a_mean_that_is_highest_for_want_of_bad_seeds_is_not_said_to_be_above(usual):
+    """gn is better with each seed that bn has, and fell behind with two that bn has not."""
+    last = {"bn": (0.70, 0.71, 0.69), "gn": (0.72, 0.7305, 0.7095, 0.5, 0.5), "ln": (0.3,) * 5}
+    results = tuple(
+        dataclasses.replace(r, accuracies=(*r.accuracies[:-1], last[r.arm][r.seed]))
+        if r.seed < len(last[r.arm])
+        else dataclasses.replace(r, state="failed", problem="no good", accuracies=())
+        for r in usual.results
+    )
+    (best, certainty), _ = said(dataclasses.replace(usual, results=results))
+    assert best.startswith("bn has the highest mean accuracy, 70.00% over 3 seeds")
+    assert "but over the seeds that both finished gn (2.00 points" in best
+    assert "is shown to be above it" in best
+    assert "−" not in best.split("gn (")[1].split(")")[0]
+    assert certainty.startswith("With a new seed gn would be above bn with a probability of over")
+
+
 def test_arms_without_a_common_seed_are_told_of_and_not_compared(usual):
     rest = [("bn", 1), ("bn", 2), ("bn", 3), ("bn", 4), ("gn", 0)]
     (best, _), _ = said(without(usual, *rest))

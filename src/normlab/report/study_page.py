@@ -198,8 +198,8 @@ def _axis_alt(line: Sequence[Group], axis: str, images: int) -> str:
 def _forest(main: Group, images: int) -> dict[str, object] | None:
     """The differences of all pairs, the better arm first; None where there are none."""
     order = [arm for arm, _ in main.ranked]
-    found = [main.difference(a, b) for k, a in enumerate(order) for b in order[k + 1 :]]
-    compared = [d for d in found if d is not None]
+    found = [main.better_first(a, b) for k, a in enumerate(order) for b in order[k + 1 :]]
+    compared = [d for d in found if d is not None and len(d.differences) > 1]
     differences = compared[:PAIRS]
     if main.seeds < 2 or not differences:
         return None

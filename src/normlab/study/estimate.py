@@ -61,7 +61,7 @@ def workers_for(asked: int | None) -> int:
     if asked is not None:
         return asked
     cores, free = machine.cores(), machine.available_memory()
-    fit = free // max(1, machine.peak_memory()) if free else cores
+    fit = cores if free is None else free // max(1, machine.peak_memory())
     return max(1, min(cores, fit))
 
 

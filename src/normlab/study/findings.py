@@ -75,6 +75,14 @@ class Group:
                 )
         return None
 
+    def better_first(self, one: Arm, other: Arm) -> Difference | None:
+        """Between two arms, the one first that is higher over the seeds that both finished.
+
+        That need not be the one with the higher mean, which is over all that each finished.
+        """
+        found = self.difference(one, other)
+        return found if found is None or found.mean.value >= 0 else self.difference(other, one)
+
 
 def groups(study: Study) -> list[Group]:
     """A study's settings, those with finished runs alone.
@@ -225,14 +233,16 @@ def _best(group: Group, images: int) -> str:
         return f"{said}{failed}; with one seed no difference between normalizations can be shown."
     shown: list[str] = []
     open_: list[str] = []
+    above: list[str] = []  # over the seeds that both finished
     for arm, _ in others:
-        found = group.difference(best, arm)
+        found = group.better_first(best, arm)
         if found is None:
             open_.append(f"{arm.norm} (no seed in common)")
         elif len(found.differences) == 1:
             open_.append(f"{arm.norm} (one seed in common)")
         else:
-            (shown if found.shown else open_).append(
+            place = shown if found.first == best.name else above
+            (place if found.shown else open_).append(
                 f"{arm.norm} ({points(found.mean.value, images)}, "
                 f"{interval(found.mean, images)}, {p_text(found.p_holm)})"
             )
@@ -243,6 +253,8 @@ def _best(group: Group, images: int) -> str:
             f"{'; between' if shown else ', but between'} it and {listed(open_)} no difference "
             "can be shown with these seeds"
         )
+    if above:
+        said += f"; but over the seeds that both finished {listed(above)} is shown to be above it"
     return f"{said}{failed}."
 
 
@@ -317,9 +329,11 @@ def _certainty(group: Group) -> str:
     if len(group.arms) < 2 or group.seeds < 2:
         return "More seeds, or more normalizations, would say more."
     best, second = (arm for arm, _ in group.ranked[:2])
-    found = group.difference(best, second)
+    found = group.better_first(best, second)
     if found is None or math.isinf(found.mean.high):
         return f"More seeds would say whether {best.norm} is above {second.norm}."
+    if found.first == second.name:
+        best, second = second, best
     wins = found.wins
     return (
         f"With a new seed {best.norm} would be above {second.norm} with a probability of "
@@ -335,17 +349,20 @@ def _every_pair(group: Group, images: int) -> list[str]:
         return []
     for k, above in enumerate(order[1:], start=1):
         for below in order[k + 1 :]:
-            found = group.difference(above, below)
-            if found is None:
-                said.append(f"{above.norm} and {below.norm} have no seed in common.")
+            found = group.better_first(above, below)
+            if found is None or len(found.differences) == 1:
+                shared = "no seed" if found is None else "one seed alone"
+                said.append(f"{above.norm} and {below.norm} have {shared} in common.")
                 continue
+            norms = {above.name: above.norm, below.name: below.norm}
+            first, second = norms[found.first], norms[found.second]
             verdict = (
-                f"is shown to be above {below.norm}"
+                f"is shown to be above {second}"
                 if found.shown
-                else f"and {below.norm}: no difference can be shown"
+                else f"and {second}: no difference can be shown"
             )
             said.append(
-                f"{above.norm} {verdict} ({points(found.mean.value, images)}, "
+                f"{first} {verdict} ({points(found.mean.value, images)}, "
                 f"{interval(found.mean, images)}, {p_text(found.p_holm)})."
             )
     more = [f"{len(said) - 10} more pairs are in the table."] if len(said) > 10 else []
