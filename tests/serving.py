@@ -99,7 +99,7 @@ def served(folder, *arguments, code=MAIN, **environment):
         yield Server(process, re.search(r"http://[\d.:]+", line)[0], log)
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
 
 
 def ask_both_ways(server, k):

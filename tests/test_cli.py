@@ -112,7 +112,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         if line.startswith("epoch"):
             break
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors.count("\n") == 1
     command = re.search(r"To go on: normlab (train --resume run --threads 1)$", errors.strip())[1]
@@ -141,7 +141,7 @@ def test_a_live_bar_in_a_terminal(tmp_path):
             break
         shown += piece
     os.close(primary)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=600) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r"epoch 2/3 .*batch \d+/23 loss \d\.\d{3} [\d,]+ images/s 0:00:\d\d", text)
     assert len(re.findall(r"\repoch \d/3  train loss", text)) == 3

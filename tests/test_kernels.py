@@ -237,7 +237,7 @@ def test_two_processes_that_build_at_the_same_time_both_get_a_working_library(
         for _ in range(2)
     ]
     for process in processes:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
         assert (process.returncode, output) == (0, "3.0\n"), errors
     assert compiled(log) == 2
     assert [path.suffix for path in fresh.iterdir()] == [".so"]

@@ -30,7 +30,7 @@ def launch(out, *options, processes, resume=False):
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=180)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return output
 
@@ -55,7 +55,7 @@ def steps(tmp_path_factory):
             [*command, str(script), str(folder / f"{processes}.pt"), *INDEPENDENT],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -131,7 +131,7 @@ def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     stopped = Run.open(out)
     assert not stopped.finished
     recipe = dataclasses.replace(stopped.recipe, epochs=len(stopped.epochs) + 1)
@@ -142,7 +142,7 @@ def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
 
 def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path):
     process = launch(tmp_path / "run", "--batch-size", "1436", processes=2)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode != 0
     said = "an epoch's last batch has 1 images, too few for 2 processes"
     assert errors.count(said) == 1

@@ -225,7 +225,7 @@ def test_only_uploads_are_read_no_host_is_asked_and_ctrl_c_ends_it(trained, digi
         assert connection.getresponse().status == 200
         before = server.log.read_text()
         server.process.send_signal(signal.SIGINT)
-        rest, _ = server.process.communicate(timeout=60)
+        rest, _ = server.process.communicate(timeout=600)
         connection.close()
     assert server.process.returncode == 130
     assert rest == ""
@@ -359,6 +359,7 @@ def visit(browser, server):
 
     def visit(width=1200, url=server.url):
         page = browser.new_page(viewport={"width": width, "height": 800})
+        page.set_default_timeout(120_000)  # milliseconds; machines differ fivefold
         asked, complaints = [], []
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append((message.type, message.text)))
@@ -384,7 +385,7 @@ def give(page, path):
 def answers(page, run):
     """The probabilities that stand in a run's column, once they are there."""
     column = page.locator("#answers .column > .block").filter(has_text=run)
-    column.locator(".confidence-set").first.wait_for(timeout=60_000)
+    column.locator(".confidence-set").first.wait_for(timeout=120_000)
     rows = [text.split() for text in column.locator(".confidence-set").all_inner_texts()]
     return {row[0]: row[-1] for row in rows}
 
@@ -474,10 +475,10 @@ def test_a_picture_of_more_than_10_mb_is_refused(visit, picture):
 
 def test_peculiar_pictures_get_a_note(visit, tmp_path):
     page = visit()
-    Image.new("RGB", (300, 20), "red").save(tmp_path / "wide.png")
+    Image.new("RGB", (300, 40), "red").save(tmp_path / "wide.png")
     give(page, tmp_path / "wide.png")
     answers(page, "trained")
-    note = page.get_by_text("Note: of 300 × 20 pixels only the square at the centre is seen.")
+    note = page.get_by_text("Note: of 300 × 40 pixels only the square at the centre is seen.")
     note.first.wait_for()
     assert note.count() == 2
 

@@ -50,6 +50,7 @@ def visit(browser, pages):
 
     def visit(name):
         page = browser.new_page()
+        page.set_default_timeout(120_000)  # milliseconds; machines differ fivefold
         opened.append(page)
         asked, complaints = [], []
         page.on("request", lambda request: asked.append(request.url))

@@ -236,7 +236,7 @@ def test_its_runs_killed_one_by_one_fail_say_why_and_are_tried_again(finished, t
     ]
     assert 1 <= len(children) <= 2
     os.kill(children[0], signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "failed: it was ended by SIGKILL: was there too little memory?" in output
     states = [r.state for r in Study.open(out).results]
@@ -257,12 +257,12 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
     process = start(out)
     wait_for(lambda: list(out.glob("runs/*/metrics.jsonl")), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "give the same command again" in errors
     assert {r.state for r in Study.open(out).results} <= {"stopped", "waiting", "done"}
     process = start(out)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert content(out) == content(finished.path)
 
