@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from normlab import machine
 from normlab.errors import DataError, UsageError
 from normlab.evaluation import to_input
 from normlab.model import Network
@@ -219,7 +220,7 @@ def predict_files(trained: Trained, names: Sequence[str]) -> Iterator[Prediction
         trained: The network.
         names: The files; `-` is the standard input.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as readers:
+    with ThreadPoolExecutor(machine.cores()) as readers:
         for start in range(0, len(names), BATCH):
             read = list(readers.map(_try_to_read, names[start : start + BATCH]))
             pixels = [r[1] for r in read if not isinstance(r, Unreadable)]

@@ -121,7 +121,7 @@ def _before(out: Path, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset
         return None
     before = Study.open(out)
     differing = differences(before.config, study)
-    if not differing:  # but recipes and layouts may have changed since
+    if not differing:  # but recipes may have changed since; a layout is refused by each run
         for old, arm in zip(before.arms, arms, strict=False):
             searched = {
                 tuning.FIELDS[what]: getattr(old.config, tuning.FIELDS[what]) for what in study.tune
