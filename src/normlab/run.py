@@ -165,7 +165,7 @@ class Run:
             raise RunError(f"{config} is damaged: {error}") from None
         _refuse_unknown_code(run)
         # Weights that somebody passed on, with config.json alone, need no metrics.
-        measured = run.epochs or (path / "metrics.jsonl").exists()
+        measured = (path / "metrics.jsonl").exists()
         if run.finished and measured and len(run.epochs) < run.recipe.epochs:
             raise RunError(
                 f"{path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} of "

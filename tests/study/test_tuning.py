@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from normlab.config import StudyConfig
 from normlab.study import tuning
-from normlab.study.plan import plan
+from normlab.study.plan import held_out, plan
 
 STUDY = StudyConfig(network="C:4 GAP FC", dataset="digits", recipe="demo", tune=("lr", "wd"))
 ARMS = plan(STUDY, classes=10, images=1437)
@@ -70,12 +70,12 @@ def test_an_optimum_at_the_edge_is_seen(order):
 
 def test_a_trial_is_a_short_run_on_held_out_images():
     (trial, *_) = tuning.rung_of("wd", 1, STUDY, ARMS[1], search("wd", lambda v, r: v)[:8])
-    config = tuning.config_of(trial, ARMS[1], tuning.held_out(STUDY, 1437))
+    config = tuning.config_of(trial, ARMS[1], held_out(STUDY, 1437))
     assert (config.holdout, config.epochs, config.seed) == (143, 2, 0)
     assert config.weight_decay == trial.value
     assert config.norm == "gn"
-    assert tuning.held_out(StudyConfig(network="", holdout=77), 1437) == 77
-    assert tuning.held_out(StudyConfig(network=""), 50_000) == 5000
+    assert held_out(StudyConfig(network="", holdout=77), 1437) == 77
+    assert held_out(StudyConfig(network=""), 50_000) == 5000
 
 
 @pytest.mark.parametrize(("epochs", "rungs"), [(19, [2, 4, 9]), (10, [1, 2, 5]), (1, [1, 1, 1])])

@@ -20,7 +20,7 @@ from normlab.placing import count
 from normlab.study import estimate, local, tuning
 from normlab.study.display import StudyDisplay, clock
 from normlab.study.local import Look
-from normlab.study.plan import Arm, plan, settings, warnings
+from normlab.study.plan import Arm, held_out, plan, settings, warnings
 from normlab.study.record import Costs, Result, Study, measured
 from normlab.study.tuning import Trial
 from normlab.study.work import PATIENCE, Work, differences
@@ -350,7 +350,7 @@ def _rung(
     console: Console | None,
 ) -> tuple[dict[str, list[Trial]], dict[str, str]]:
     """The trials of a rung, with their accuracies; and which arms cannot be searched, and why."""
-    holdout = tuning.held_out(record.config, len(dataset.train))
+    holdout = held_out(record.config, len(dataset.train))
     by_work: dict[Work, Trial] = {}
     thought: dict[Work, float] = {}
     for arm in arms:

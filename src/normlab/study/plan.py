@@ -61,6 +61,11 @@ class Arm:
         return dataclasses.replace(self, config=config, recipe=recipes.resolve(config))
 
 
+def held_out(study: StudyConfig, images: int) -> int:
+    """How many images the search holds out: as many as the study, else 5,000 or a tenth."""
+    return study.holdout or min(5000, images // 10)
+
+
 def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     """A study's arms, setting by setting.
 
@@ -88,7 +93,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
         if len(set(values)) < len(values):
             raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
     whole = images - study.holdout
-    searched = images - (study.holdout or min(5000, images // 10)) if study.tune else whole
+    searched = images - held_out(study, images) if study.tune else whole
     for number in study.train_images:
         if not (0 < number <= searched or number == whole):
             raise UsageError(

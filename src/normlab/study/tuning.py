@@ -67,11 +67,6 @@ def rung_epochs(epochs: int, rung: int) -> int:
     return max(1, epochs // SHARES[rung])
 
 
-def held_out(study: StudyConfig, images: int) -> int:
-    """How many images the search holds out: as many as the study, else 5,000 or a tenth."""
-    return study.holdout or min(5000, images // 10)
-
-
 def config_of(trial: Trial, arm: Arm, holdout: int) -> RunConfig:
     """The configuration of a trial's run."""
     return dataclasses.replace(
