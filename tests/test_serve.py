@@ -450,6 +450,8 @@ def test_a_picture_is_taken_by_the_camera(visit):
     page = visit()
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
+    # A click before the camera's first image is lost.
+    page.wait_for_function("document.querySelector('video').videoWidth > 0")
     page.get_by_label("capture photo").click()
     assert len(answers(page, "trained")) == 10
 
