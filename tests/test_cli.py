@@ -48,6 +48,17 @@ def call(capsys, *arguments):
     return code, output.out, output.err
 
 
+def test_names_with_control_characters_leave_the_terminal_alone(capsys, tmp_path):
+    (tmp_path / "a\x1b[31m\nb").mkdir()
+    code, _, errors = call(capsys, "report", str(tmp_path / "a\x1b[31m\nb"))
+    assert code == 1
+    assert errors == (
+        f"normlab: {tmp_path}/a\ufffd[31m\ufffdb is no run's folder: it has no config.json\n"
+    )
+    _, _, errors = call(capsys, "summary", "C:8 P\x1b[31m GAP")
+    assert errors.splitlines()[1:] == ["  C:8 P\ufffd[31m GAP", "       ^"]
+
+
 def test_help_lists_the_commands_and_each_has_help_with_an_example(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0

@@ -624,12 +624,18 @@ def test_what_is_added_may_lie_otherwise_and_be_of_another_type(name):
 
 @compiled
 @pytest.mark.parametrize("name", [*norms.REGISTRY, "gn=2"])
-def test_a_network_computes_what_it_does_in_float64(name):
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "C:6 C:6+ P D:8 D:8+ P C:8 GAP FC",
+        "C:6vs2 P D:8v/gn=2 A C:8/ln+*2 c:6 D:4 GAP C:5 FC",
+    ],
+)
+def test_a_network_computes_what_it_does_in_float64(layout, name):
     """There PyTorch's own layers do, all of them."""
     images = maps((6, 3, 32, 32), mean=0.5)
     got = []
     for dtype in (torch.float32, torch.float64):
-        layout = "C:6 C:6+ P D:8 D:8+ P C:8 GAP FC"
         network = Network(layout, norm=name, seed=1).to(memory_format=torch.channels_last)
         network = network.to(dtype)
         logits = network(images.to(dtype))

@@ -62,9 +62,9 @@ def edited(draw, seeds):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_good_bytes_are_read(name):
-    """But for those of CIFAR-10, which are cut short: a fuzzer wants small ones."""
+    """But for those of CIFAR-10's pickles, which are cut short: a fuzzer wants small ones."""
     for seed in TARGETS[name].seeds:
-        if not name.startswith("cifar10"):
+        if name != "cifar10-pickle":
             TARGETS[name].read(seed)
         TARGETS[name](seed)
 

@@ -11,6 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from formulas import (
+    ACTIVATED,
+    EPSILON,
+    FORMULAS,
+    affine,
+    normalized,
+    parameters,
+    per_channel,
+    standardized_filters,
+)
 from normlab import norms
 from normlab.errors import UsageError
 from normlab.model import Network
@@ -18,101 +28,7 @@ from normlab.norms import registry
 from normlab.summary import summarize
 
 SHAPE = (12, 5, 6)
-EPSILON = 1e-5
-
-
-def standardize(x, axes):
-    mean = x.mean(axes, keepdim=True)
-    variance = ((x - mean) ** 2).mean(axes, keepdim=True)
-    return (x - mean) / torch.sqrt(variance + EPSILON)
-
-
-def by_group(x, groups):
-    n, c, h, w = x.shape
-    return standardize(x.reshape(n, groups, c // groups, h, w), (2, 3, 4)).reshape(x.shape)
-
-
-def norm_of(p):
-    return {name.removeprefix("norm."): value for name, value in p.items()}
-
-
-def per_channel(p):
-    return p[:, None, None]
-
-
-def affine(x, p, prefix=""):
-    return x * per_channel(p[f"{prefix}weight"]) + per_channel(p[f"{prefix}bias"])
-
-
-def local_response(x, p):
-    """Krizhevsky's sum, channel by channel; without the activation."""
-    a = affine(x, p, "affine.")
-    squares = F.pad(a**2, (0, 0, 0, 0, 2, 2))
-    total = sum(squares[:, k : k + a.shape[1]] for k in range(5))
-    return a / (2 + 1e-4 * total) ** 0.75
-
-
-def group_deviation(x, groups):
-    n, c, h, w = x.shape
-    cells = x.reshape(n, groups, c // groups, h, w)
-    mean = cells.mean((2, 3, 4), keepdim=True)
-    variance = ((cells - mean) ** 2).mean((2, 3, 4), keepdim=True)
-    return torch.sqrt(variance + EPSILON).expand_as(cells).reshape(x.shape)
-
-
-# From the input and the layer's parameters, by name, to what the layer must give.
-REFERENCES = {
-    "none": affine,
-    "lrn": local_response,
-    "bn": lambda x, p: (
-        standardize(x, (0, 2, 3)) * per_channel(p["weight"]) + per_channel(p["bias"])
-    ),
-    "ghost-bn=3": lambda x, p: torch.cat(
-        [affine(standardize(part, (0, 2, 3)), norm_of(p)) for part in (x[:3], x[3:6], x[6:])]
-    ),
-    "brn": lambda x, p: affine(standardize(x, (0, 2, 3)), p),  # in its first steps
-    "sync-bn": lambda x, p: affine(standardize(x, (0, 2, 3)), p),  # of one process
-    "gn-ws": lambda x, p: affine(by_group(x, 4), p),  # the rest of it is in its convolutions
-    "gn": lambda x, p: by_group(x, 4) * per_channel(p["weight"]) + per_channel(p["bias"]),
-    "gn=3": lambda x, p: by_group(x, 3) * per_channel(p["weight"]) + per_channel(p["bias"]),
-    "ln": lambda x, p: (
-        standardize(x, (1, 2, 3)) * per_channel(p["weight"]) + per_channel(p["bias"])
-    ),
-    "ln-full": lambda x, p: standardize(x, (1, 2, 3)) * p["weight"] + p["bias"],
-    "ln-channel": lambda x, p: (
-        standardize(x, (1,)) * per_channel(p["norm.weight"]) + per_channel(p["norm.bias"])
-    ),
-    "in": lambda x, p: standardize(x, (2, 3)) * per_channel(p["weight"]) + per_channel(p["bias"]),
-    "rms": lambda x, p: (
-        x / torch.sqrt((x**2).mean((1, 2, 3), keepdim=True) + EPSILON) * per_channel(p["weight"])
-    ),
-    "frn": lambda x, p: affine(x / torch.sqrt((x**2).mean((2, 3), keepdim=True) + 1e-6), p),
-    "evonorm-s0": lambda x, p: affine(x / group_deviation(x, 4), p),
-    "evonorm-s0=3": lambda x, p: affine(x / group_deviation(x, 3), p),
-}
-
-# Those that have another activation in them than a ReLU that follows, or one before.
-WITH_ACTIVATION = {
-    "lrn": lambda x, p: (
-        F.relu(affine(x, p, "affine."))
-        / (
-            2
-            + 1e-4
-            * F.avg_pool3d(F.relu(affine(x, p, "affine."))[:, None] ** 2, (5, 1, 1), 1, (2, 0, 0))[
-                :, 0
-            ]
-            * 5
-        )
-        ** 0.75
-    ),
-    "frn": lambda x, p: torch.maximum(
-        affine(x / torch.sqrt((x**2).mean((2, 3), keepdim=True) + 1e-6), p),
-        per_channel(p["threshold"]),
-    ),
-    "evonorm-s0": lambda x, p: affine(
-        x * torch.sigmoid(x * per_channel(p["slope"])) / group_deviation(x, 4), p
-    ),
-}
+NAMES = [*FORMULAS, "ghost-bn=3", "gn=3", "evonorm-s0=3"]
 
 
 def with_random_parameters(layer):
@@ -124,20 +40,15 @@ def with_random_parameters(layer):
 
 
 def test_every_normalization_has_a_reference():
-    assert set(norms.REGISTRY) == {name.partition("=")[0] for name in REFERENCES}
+    assert set(norms.REGISTRY) == set(FORMULAS)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    ("name", "activate", "reference"),
-    [
-        *((name, False, reference) for name, reference in REFERENCES.items()),
-        *((name, True, reference) for name, reference in WITH_ACTIVATION.items()),
-    ],
+    ("name", "activate"),
+    [*((name, False) for name in NAMES), *((name, True) for name in ACTIVATED)],
 )
-def test_forward_and_backward_match_the_formula_in_float64(
-    name, activate, reference, memory_format
-):
+def test_forward_and_backward_match_the_formula_in_float64(name, activate, memory_format):
     layer = with_random_parameters(norms.build(name, SHAPE, activate=activate))
     x = (3 * torch.randn(7, *SHAPE) + 2).to(memory_format=memory_format).requires_grad_()
     upstream = torch.randn(7, *SHAPE)
@@ -145,13 +56,13 @@ def test_forward_and_backward_match_the_formula_in_float64(
     (output * upstream).sum().backward()
 
     x64 = x.detach().double().requires_grad_()
-    p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
-    expected = reference(x64, p64)
+    p64 = {k: v.detach().double().requires_grad_() for k, v in parameters(layer).items()}
+    expected = normalized(name, x64, p64, activate=activate)
     (expected * upstream.double()).sum().backward()
 
     torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(x.grad.double(), x64.grad, atol=1e-4, rtol=1e-4)
-    for key, parameter in layer.named_parameters():
+    for key, parameter in parameters(layer).items():
         torch.testing.assert_close(parameter.grad.double(), p64[key].grad, atol=1e-3, rtol=1e-4)
 
 
@@ -180,14 +91,14 @@ def test_at_its_first_weights_it_is_pytorchs_own(name, torchs_own):
     torch.testing.assert_close(norms.build(name, SHAPE, activate=False)(x), torchs_own(x))
 
 
-@pytest.mark.parametrize("name", set(REFERENCES) - set(WITH_ACTIVATION) - {"none", "evonorm-s0=3"})
+@pytest.mark.parametrize("name", set(FORMULAS) - set(ACTIVATED) - {"none"})
 def test_an_activation_follows_where_it_is_asked_for(name):
     x = torch.randn(4, *SHAPE)
     plain = norms.build(name, SHAPE, activate=False)(x)
     torch.testing.assert_close(norms.build(name, SHAPE, activate=True)(x), plain.clamp(min=0))
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_documented_number_of_parameters_is_the_real_one(name):
     formula = norms.find(name)[0].parameters.replace("·", "*")
     c, h, w = SHAPE
@@ -266,10 +177,8 @@ def test_weight_standardization_is_in_the_convolutions_that_mix_channels():
     x = torch.randn(2, 8, 6, 6)
     assert torch.equal(second.depthwise(x), F.conv2d(x, second.depthwise.weight, None, 1, 1, 1, 8))
     x = torch.randn(2, 3, 6, 6)
-    weight = first.conv.weight.detach().double()
-    rows = weight.flatten(1)
-    standardized = (rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True)
-    expected = F.conv2d(x.double(), standardized.view_as(weight), padding=1)
+    weight = standardized_filters(first.conv.weight.detach().double())
+    expected = F.conv2d(x.double(), weight, padding=1)
     torch.testing.assert_close(first.conv(x).double(), expected, atol=1e-4, rtol=1e-4)
     # Scaling or shifting a filter changes nothing.
     before = first.conv(x)

@@ -21,6 +21,7 @@ from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, RunError, UsageError
 from normlab.prediction import find_pictures
+from peculiar import ANSWERED, REFUSED
 from tampering import rewrite
 
 
@@ -278,6 +279,32 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, pictures,
     assert len(output.splitlines()) == 1
     assert "bad.png cannot be read as an image" in errors
     assert errors.splitlines()[-1] == "normlab: 1 of 2 pictures could not be read"
+
+
+def test_of_peculiar_files_each_is_answered_or_named_with_what_is_wrong(run, tmp_path):
+    def in_order(table):
+        return sorted(((tmp_path / f"{name}.png", *row) for name, row in table.items()))
+
+    for path, content, *_ in in_order(ANSWERED | REFUSED):
+        path.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "normlab", "predict", run.path, tmp_path, "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = normlab.load(run.path).predict([path for path, *_ in in_order(ANSWERED)])
+    for answer, prediction in zip(answers, expected, strict=True):
+        assert answer["picture"] == prediction.name
+        assert answer["notes"] == list(prediction.notes)
+        assert answer["probability"] == pytest.approx(prediction.probability, abs=1e-5)
+    *problems, last = done.stderr.splitlines()
+    for line, (path, _, problem) in zip(problems, in_order(REFUSED), strict=True):
+        assert line.startswith(f"normlab: {path} cannot be read as an image (")
+        assert problem in line
+    total = len(ANSWERED) + len(REFUSED)
+    assert last == f"normlab: {len(REFUSED)} of {total} pictures could not be read"
 
 
 @pytest.mark.parametrize(

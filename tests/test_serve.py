@@ -23,6 +23,7 @@ import normlab
 from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, UsageError
+from peculiar import ANSWERED, REFUSED
 from serving import MAIN, ask_both_ways, png, served, wait_for
 from tampering import rewrite
 
@@ -82,20 +83,35 @@ def test_the_line_in_the_documentation_works(server, digit, tmp_path):
     assert sum(json.loads(done.stdout)["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("picture", [b"", b"no picture", b"GIF89a"])
-def test_what_is_no_picture_is_refused_in_a_line(server, picture):
-    assert server.predict(picture) == (
-        400,
-        {"error": "the picture cannot be read as an image (it is no PNG, JPEG, WebP or BMP)"},
-    )
+def test_peculiar_files_are_answered_as_predict_answers_them(server, trained):
+    expected = normlab.load(trained.path).predict([content for content, *_ in ANSWERED.values()])
+    for name, prediction in zip(ANSWERED, expected, strict=True):
+        status, answer = server.predict(ANSWERED[name][0])
+        assert status == 200, (name, answer)
+        assert answer["notes"] == list(prediction.notes), name
+        assert answer["probability"] == pytest.approx(prediction.probability, abs=1e-5), name
 
 
-def test_more_pixels_than_a_picture_has_are_not_unpacked(server):
-    picture = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(picture, "PNG")
-    status, answer = server.predict(picture.getvalue())
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused_in_a_line(server, name):
+    content, problem = REFUSED[name]
+    status, answer = server.predict(content)
     assert status == 400
-    assert "400000000 pixels" in answer["error"]
+    assert answer["error"].startswith("the picture cannot be read as an image (")
+    assert problem in answer["error"]
+
+
+def test_the_page_s_own_api_answers_and_refuses_likewise(server):
+    some = ("an animated PNG", "transparent grey", "a WEBP with EXIF data cut short")
+    for name in (*some, *REFUSED):
+        content = (ANSWERED | REFUSED)[name][0]
+        path = server.upload(content)
+        event, said = server.answer({"path": path, "meta": {"_type": "gradio.FileData"}})
+        if name in ANSWERED:
+            assert event == "complete", (name, said)
+        else:
+            assert event == "error", name
+            assert said["error"].startswith("The picture cannot be read as an image ("), name
 
 
 def test_an_unknown_run_is_refused_with_the_names_of_those_there_are(server, digit):

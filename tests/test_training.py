@@ -94,6 +94,24 @@ def test_the_same_seed_gives_the_same_numbers_twice_and_another_seed_others(whol
     assert other.epochs[0].train_loss != whole.epochs[0].train_loss
 
 
+def test_with_more_threads_the_numbers_are_the_same_twice_and_nearly_those_of_one(tmp_path):
+    """As docs/reliability.md promises; of few steps, for two threads are slow on a busy machine."""
+    config = dataclasses.replace(SMALL, epochs=2, train_images=256)
+    before = torch.get_num_threads()
+    try:
+        one, two, again = (
+            train(config, tmp_path / name, Execution(threads=threads), quiet=True)
+            for name, threads in (("one", 1), ("two", 2), ("again", 2))
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert [run.machines[0].threads for run in (one, two, again)] == [1, 2, 2]
+    assert_equal_runs(two, again)
+    for epoch, other in zip(one.epochs, two.epochs, strict=True):
+        assert other.train_loss == pytest.approx(epoch.train_loss, rel=1e-5)
+        assert other.loss == pytest.approx(epoch.loss, rel=1e-5)
+
+
 def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch):
     # In the middle of an epoch, again in the same epoch, and after an epoch's last step.
     interrupt_at(monkeypatch, (0, 7), (0, 15), (1, STEPS))

@@ -14,8 +14,9 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
-from normlab.errors import NormlabError, UsageError
+from normlab.errors import NormlabError, UsageError, printable
 from normlab.files import exists
+from normlab.layout import LayoutError
 
 if TYPE_CHECKING:
     from normlab.prediction import Trained
@@ -613,7 +614,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except NormlabError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            print(f"normlab: {error}", file=sys.stderr)
+            # A layout's error has a caret below; other line ends are some name's.
+            lines = str(error).split("\n") if isinstance(error, LayoutError) else [str(error)]
+            print("normlab: " + "\n".join(map(printable, lines)), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("normlab: interrupted", file=sys.stderr)

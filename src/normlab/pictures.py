@@ -2,7 +2,8 @@
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +15,17 @@ from normlab.errors import DataError
 
 SIZE = 32
 GREY = "it is greyscale"
-_OPENING = threading.Lock()
+# From EXIF's orientations to what undoes them; 1 is upright.
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FILTERING = threading.Lock()
 
 
 def read_picture(
@@ -35,9 +46,7 @@ def read_picture(
     """
     name = source if isinstance(source, Path) else "the picture"
     try:
-        with _OPENING, warnings.catch_warnings():  # filters are the whole process's
-            # An image with pixels for hundreds of megabytes: Pillow warns first, then refuses.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _quiet():
             opened = Image.open(source, formats=list(formats))  # reads the header alone
         with opened as image:
             return to_pixels(image, size), tuple(peculiarities(image))
@@ -61,7 +70,8 @@ def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
     Returns:
         uint8, 3 × size × size.
     """
-    image = ImageOps.exif_transpose(image)
+    if (turn := _turn(image)) is not None:
+        image = image.transpose(turn)
     if image.mode.startswith("I"):  # 16 bits, in 16 or 32
         deep = np.asarray(image).astype(np.int64).clip(0, 65535)
         deep[deep == image.info.get("transparency", -1)] = 65535  # PNG's one transparent grey
@@ -80,7 +90,7 @@ def peculiarities(image: Image.Image) -> list[str]:
         image: As opened, before `to_pixels`.
     """
     width, height = image.size
-    if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # it lies on its side
+    if _turn(image) in (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]):  # it lies on its side
         width, height = height, width
     said = []
     if max(width, height) > 2 * min(width, height):
@@ -92,6 +102,26 @@ def peculiarities(image: Image.Image) -> list[str]:
     if getattr(image, "is_animated", False):
         said.append("of its frames only the first is seen")
     return said
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Pillow's warnings of damage from the user; one at a time, for filters are global."""
+    with _FILTERING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # An image with pixels for hundreds of megabytes: Pillow warns first, then refuses.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright, by its EXIF data; where they are damaged it is left alone."""
+    image.load()  # some files have them behind the pixels
+    with _quiet():
+        try:
+            return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        except Exception:  # as above; the pixels are there nevertheless
+            return None
 
 
 def _is_grey(image: Image.Image) -> bool:

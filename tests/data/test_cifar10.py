@@ -279,6 +279,39 @@ def test_what_is_no_archive_is_said_to_be_none(content, tmp_path):
     assert "damaged, or is no .tar.gz archive" in text
 
 
+def header(kind, content):
+    """A member of a tar that says something about the next one, and what it says."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, len(content)
+    return member.tobuf() + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        header(b"x", b"9" * 5000 + b" a=b\n"),
+        header(b"x", b"21 GNU.sparse.size=x\n"),
+        header(b"x", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"),
+        header(b"L", b"a" * 511 + b"\0") * 2000,
+    ],
+    ids=["a number of 5,000 digits", "no number", "no map of a sparse file", "names of names"],
+)
+def test_headers_that_make_no_sense_are_damage(hostile, tmp_path):
+    content = hostile + header(b"0", b"") + bytes(1024)
+    write_all(tmp_path, {"cifar-10-binary.tar.gz": gzip.compress(content)})
+    assert "damaged, or is no .tar.gz archive" in error_of(tmp_path)
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("kind", [b"x", b"L", b"0"])
+def test_what_unpacks_to_far_more_than_cifar10_is_not_unpacked(kind, tmp_path):
+    zeros = bytes(12 * 20 * 3073 + 1)
+    content = header(kind, zeros) + header(b"0", b"") + bytes(1024)
+    write_all(tmp_path, {"cifar-10-binary.tar.gz": gzip.compress(content)})
+    assert "it unpacks to far more than CIFAR-10" in error_of(tmp_path)
+
+
 FIXTURES_STAY = settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -1,12 +1,15 @@
 """What a stranger can hand to normlab, as bytes: each target reads it, or refuses it in a line."""
 
 import contextlib
+import gzip
 import io
 import json
+import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -130,11 +133,43 @@ def pickled_batch():
     return tuple(pickle.dumps(batch, protocol) for protocol in (0, 2, 4))
 
 
-def archived(content):
-    """A .tar.gz of CIFAR-10's binary files."""
+def images_of(folder):
+    """Reads a CIFAR-10 that has a single image a file; of other images, nothing may be read."""
+    with patch.object(cifar10, "RECORDS", 1):
+        dataset = cifar10.load(folder)
+    assert dataset.train.images.shape == (5, 3, 32, 32)
+    assert dataset.test.labels.shape == (1,)
+    assert dataset.train.labels.max() < 10
+
+
+def binary_file(path):
+    """A file of CIFAR-10's binary layout, the five others being good."""
+    for name, content in BINARY.items():
+        if name != path.name:
+            path.with_name(name).write_bytes(content)
+    images_of(path.parent)
+
+
+def unpacked(content):
+    """What unpacks to a .tar.gz of the binary layout: so every byte of it reaches its reader."""
     with tempfile.TemporaryDirectory() as place:
-        Path(place, "cifar-10-binary.tar.gz").write_bytes(content)
-        cifar10.load(Path(place))
+        path = Path(place, "cifar-10-binary.tar.gz")
+        path.write_bytes(gzip.compress(content, compresslevel=1))
+        images_of(Path(place))
+
+
+def with_checksums(read):
+    """As a forger does: each header of an archive gets a checksum that fits, before it is read."""
+
+    def ask(content):
+        content = bytearray(content)
+        for start in range(0, len(content) - 511, 512):
+            if content[start + 257 : start + 262] == b"ustar":
+                content[start + 148 : start + 156] = b" " * 8
+                content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
+        read(bytes(content))
+
+    return ask
 
 
 def decoded_pickle(content):
@@ -156,15 +191,18 @@ def npz():
     return file.getvalue()
 
 
-def tar_gz():
-    """An archive with a file that is too short."""
-    import tarfile
-
+def archive(*hostile, **format):
+    """A .tar of the binary layout, its files after hostile members: their names, types, links."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        member = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
-        member.size = 30
-        archive.addfile(member, io.BytesIO(bytes(30)))
+    with tarfile.open(fileobj=file, mode="w", **format) as tar:
+        for name, kind, link in hostile:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            tar.addfile(member)
+        for name, content in BINARY.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return file.getvalue()
 
 
@@ -183,6 +221,21 @@ def study_json():
         return Path(place, "study.json").read_bytes()
 
 
+BINARY = {f"{name}.bin": bytes([5]) + bytes(range(256)) * 12 for name in cifar10._BATCHES}
+ARCHIVES = (
+    archive(),
+    archive(
+        ("cifar-10-batches-bin/test_batch.bin", tarfile.SYMTYPE, "/etc/passwd"),
+        ("cifar-10-batches-bin/data_batch_1.bin", tarfile.LNKTYPE, "../../outside"),
+        ("cifar-10-batches-bin/data_batch_2.bin", tarfile.DIRTYPE, ""),
+        ("cifar-10-batches-bin/data_batch_3.bin", tarfile.CHRTYPE, ""),
+        ("cifar-10-batches-bin/data_batch_4.bin", tarfile.FIFOTYPE, ""),
+        ("../cifar-10-batches-bin/data_batch_5.bin", tarfile.REGTYPE, ""),
+        ("/etc/passwd", tarfile.REGTYPE, ""),
+    ),
+    archive(("é" * 200, tarfile.SYMTYPE, "ü" * 200), format=tarfile.PAX_FORMAT),
+    archive(("a" * 200, tarfile.SYMTYPE, "b" * 200), format=tarfile.GNU_FORMAT),
+)
 NANO = Path(prediction.__file__).parent / "models" / "nano"
 NETWORK = Network("c:2 GAP FC")
 CONFIG = (NANO / "config.json").read_bytes()
@@ -217,7 +270,16 @@ TARGETS = {
     "weights": Target(
         in_file("model.safetensors", lambda path: load_weights(path, Network("nano"))), (WEIGHTS,)
     ),
-    "cifar10-archive": Target(archived, (tar_gz(),)),
+    "cifar10-binary": Target(
+        in_file("cifar-10-batches-bin/data_batch_3.bin", binary_file),
+        (BINARY["data_batch_3.bin"],),
+    ),
+    "cifar10-archive": Target(
+        in_file("cifar-10-binary.tar.gz", lambda path: images_of(path.parent)),
+        tuple(gzip.compress(content, mtime=0) for content in ARCHIVES),
+    ),
+    "cifar10-members": Target(unpacked, ARCHIVES),
+    "cifar10-members-forged": Target(with_checksums(unpacked), ARCHIVES),
     "cifar10-pickle": Target(decoded_pickle, pickled_batch()),
     "image-folder": Target(in_file("train/a/a.png", image_folder), PICTURES[:-1]),
     "picture": Target(

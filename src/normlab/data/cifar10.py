@@ -12,7 +12,6 @@ import io
 import os
 import pickle
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -260,7 +259,8 @@ def _read(source: _Source) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def _archived(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
     wanted = {PurePosixPath(layout.folder, name): name for name in layout.batches}
     try:
-        with gzip.open(path) as stream:
+        with _Unpacked(path) as stream:
+            stream.left = len(layout.batches) * _most()
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     name = wanted.get(PurePosixPath(member.name))  # without a leading ./
@@ -268,8 +268,25 @@ def _archived(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
                         yield name, _limited(file.read, f"{name} in {path}")
             while stream.read(1 << 20):  # to the end, where gzip's own checksum stands
                 pass
-    except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{path} is damaged, or is no .tar.gz archive: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # damaged headers raise whatever tarfile runs into
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged, or is no .tar.gz archive: {reason}") from error
+
+
+class _Unpacked(gzip.GzipFile):
+    """A .gz file that ends in an error after `left` bytes: a few packed ones may be very many."""
+
+    left: int
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As any file's."""
+        content = super().read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise OSError("it unpacks to far more than CIFAR-10")
+        return content
 
 
 def _extracted(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
@@ -279,10 +296,14 @@ def _extracted(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
                 yield name, _limited(file.read, str(path / name))
 
 
+def _most() -> int:
+    """Bytes that a file may have: a pickle adds file names, about a hundredth."""
+    return 2 * RECORDS * (1 + PIXELS)
+
+
 def _limited(read: Callable[[int], bytes], file: str) -> bytes:
-    limit = 2 * RECORDS * (1 + PIXELS)  # a pickle adds file names: about a hundredth
-    content = read(limit + 1)
-    if len(content) > limit:
+    content = read(_most() + 1)
+    if len(content) > _most():
         raise DataError(f"{file} is not CIFAR-10's: it is far longer than {RECORDS:,} images")
     return content
 

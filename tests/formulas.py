@@ -1,0 +1,111 @@
+"""The normalizations' formulas written out for float64, by plain sums over the axes they name."""
+
+import torch
+import torch.nn.functional as F
+
+EPSILON = 1e-5
+
+
+def parameters(layer):
+    """A layer's parameters by the names that the formulas have for them."""
+    return {name.rpartition(".")[2]: values for name, values in layer.named_parameters()}
+
+
+def standardize(x, axes):
+    mean = x.mean(axes, keepdim=True)
+    variance = ((x - mean) ** 2).mean(axes, keepdim=True)
+    return (x - mean) / torch.sqrt(variance + EPSILON)
+
+
+def in_groups(x, groups):
+    """N × groups × members × H × W; by default the most groups up to 4 that divide the channels."""
+    if groups is None:
+        groups = max(g for g in (1, 2, 3, 4) if x.shape[1] % g == 0)
+    return x.unflatten(1, (groups, -1))
+
+
+def by_group(x, groups):
+    return standardize(in_groups(x, groups), (2, 3, 4)).reshape(x.shape)
+
+
+def group_deviation(x, groups):
+    cells = in_groups(x, groups)
+    mean = cells.mean((2, 3, 4), keepdim=True)
+    variance = ((cells - mean) ** 2).mean((2, 3, 4), keepdim=True)
+    return torch.sqrt(variance + EPSILON).expand_as(cells).reshape(x.shape)
+
+
+def by_part(x, images):
+    return torch.cat([standardize(part, (0, 2, 3)) for part in x.split(images or 32)])
+
+
+def local_response(a):
+    """Krizhevsky's sum, channel by channel."""
+    squares = F.pad(a**2, (0, 0, 0, 0, 2, 2))
+    total = sum(squares[:, k : k + a.shape[1]] for k in range(5))
+    return a / (2 + 1e-4 * total) ** 0.75
+
+
+def per_channel(p):
+    return p[:, None, None]
+
+
+def affine(x, p):
+    return x * per_channel(p["weight"]) + per_channel(p["bias"])
+
+
+def root_mean_square(x, axes, epsilon):
+    return torch.sqrt((x**2).mean(axes, keepdim=True) + epsilon)
+
+
+# From the input, the layer's parameters, by name, and the number behind `=` to what the layer must
+# give in training, no activation following.
+FORMULAS = {
+    "none": lambda x, p, _: affine(x, p),
+    "lrn": lambda x, p, _: local_response(affine(x, p)),
+    "bn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),
+    "ghost-bn": lambda x, p, images: affine(by_part(x, images), p),
+    "brn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),  # in its first steps
+    "sync-bn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),  # of one process
+    "gn": lambda x, p, groups: affine(by_group(x, groups), p),
+    "gn-ws": lambda x, p, groups: affine(by_group(x, groups), p),  # the rest is in convolutions
+    "ln": lambda x, p, _: affine(standardize(x, (1, 2, 3)), p),
+    "ln-full": lambda x, p, _: standardize(x, (1, 2, 3)) * p["weight"] + p["bias"],
+    "ln-channel": lambda x, p, _: affine(standardize(x, (1,)), p),
+    "in": lambda x, p, _: affine(standardize(x, (2, 3)), p),
+    "rms": lambda x, p, _: x / root_mean_square(x, (1, 2, 3), EPSILON) * per_channel(p["weight"]),
+    "frn": lambda x, p, _: affine(x / root_mean_square(x, (2, 3), 1e-6), p),
+    "evonorm-s0": lambda x, p, groups: affine(x / group_deviation(x, groups), p),
+}
+# Those that have another activation in them than a ReLU that follows, or one before.
+ACTIVATED = {
+    "lrn": lambda x, p, _: local_response(affine(x, p).relu()),
+    "frn": lambda x, p, _: torch.maximum(FORMULAS["frn"](x, p, None), per_channel(p["threshold"])),
+    "evonorm-s0": lambda x, p, groups: affine(
+        x * torch.sigmoid(x * per_channel(p["slope"])) / group_deviation(x, groups), p
+    ),
+}
+
+
+def normalized(text, x, p, *, activate):
+    """What the normalization of this name must give.
+
+    Args:
+        text: Its name, with its number if it has one.
+        x: N × C × H × W.
+        p: The layer's parameters, by name.
+        activate: Whether an activation follows, or is part of it.
+    """
+    name, _, digits = text.partition("=")
+    number = int(digits) if digits else None
+    if activate and name in ACTIVATED:
+        return ACTIVATED[name](x, p, number)
+    y = FORMULAS[name](x, p, number)
+    return y.relu() if activate else y
+
+
+def standardized_filters(weight):
+    """Of the convolutions that gn-ws follows."""
+    rows = weight.flatten(1)
+    deviation = rows.var(1, correction=0, keepdim=True) + 1e-10
+    return ((rows - rows.mean(1, keepdim=True)) / deviation.sqrt()).view_as(weight)

@@ -1,0 +1,188 @@
+"""Picture files of peculiar kinds, and what is none, made in code: what strangers may hand in.
+
+`ANSWERED` are read, each as the image beside it, with a note that begins as said where it needs
+one; `REFUSED` are not, and the line says why.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import ExifTags, Image
+
+# Smooth, so that what lossy formats change is little; no edge is like another.
+Y, X = np.mgrid[:40, :40]
+COLOURS = np.stack([6 * X, 6 * Y, 250 - 3 * X - 3 * Y, 40 + 2 * X + 3 * Y], axis=2).astype(np.uint8)
+RGBA = Image.fromarray(COLOURS)
+RGB = Image.fromarray(COLOURS[..., :3])
+L = RGB.convert("L")
+DEEP = np.asarray(L).astype(np.uint16) * 257
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+ON_WHITE = Image.alpha_composite(Image.new("RGBA", RGB.size, "white"), RGBA).convert("RGB")
+FRAMES = [RGB.rotate(degrees) for degrees in (90, 180)]
+GREY, FRAME = "it is greyscale", "of its frames only the first is seen"
+UNKNOWN = "it is no PNG, JPEG, WebP or BMP"
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(kind, content):
+    """A part of a PNG."""
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png(width, height, content, *, depth=8, before=b""):
+    """A PNG in colours as it is written by hand: whatever it says of its pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+    parts = head + before + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def bmp(width, height, *, depth=24, compression=0, content=b""):
+    """The same as a BMP."""
+    head = struct.pack("<IiiHHI", 40, width, height, 1, depth, compression) + bytes(20)
+    return b"BM" + bytes(12) + head + content
+
+
+def rows(values):
+    """Values as a PNG has them, each row unfiltered."""
+    return b"".join(b"\0" + row.tobytes() for row in values)
+
+
+def orientation(value):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    return exif
+
+
+ENTRY = struct.pack("<HHII", ExifTags.Base.Orientation, 3, 1, 6)
+EXIF = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + ENTRY + bytes(4)
+DAMAGED = {
+    "lying elsewhere": EXIF[:10] + struct.pack("<I", 2**31) + EXIF[14:],
+    "cut short": EXIF[:20],
+    "of a text as long as memory": EXIF[:16] + ENTRY[:2] + struct.pack("<HII", 2, 2**31, 2**31),
+    "of nothing that EXIF has": b"Exif\0\0" + b"\xff" * 40,
+    "empty": EXIF[:6],
+}
+
+ANSWERED = {
+    "a PNG": (encoded(RGB, "PNG"), RGB, ""),
+    "a JPEG": (encoded(RGB, "JPEG"), RGB, ""),
+    "a WebP": (encoded(RGB, "WEBP"), RGB, ""),
+    "a BMP": (encoded(RGB, "BMP"), RGB, ""),
+    "grey of 16 bits": (encoded(Image.fromarray(DEEP), "PNG"), L, GREY),
+    "colours of 16 bits": (
+        png(40, 40, rows(COLOURS[..., :3].astype(">u2") * 257), depth=16),
+        RGB,
+        "",
+    ),
+    "a CMYK JPEG": (encoded(RGB.convert("CMYK"), "JPEG"), RGB, ""),
+    "a grey JPEG": (encoded(L, "JPEG"), L, GREY),
+    "an animated WebP": (
+        encoded(RGB, "WEBP", save_all=True, append_images=FRAMES),
+        RGB,
+        FRAME,
+    ),
+    "an animated PNG": (encoded(RGB, "PNG", save_all=True, append_images=FRAMES), RGB, FRAME),
+    "an animated PNG that says it has no frames": (
+        png(40, 40, rows(COLOURS[..., :3]), before=chunk(b"acTL", bytes(8))),
+        RGB,
+        "",
+    ),
+    "two pictures in a JPEG": (
+        encoded(RGB, "MPO", save_all=True, append_images=FRAMES),
+        RGB,
+        FRAME,
+    ),
+    **{
+        f"a {kind} on its side": (
+            encoded(RGB.transpose(Image.Transpose.ROTATE_90), kind, exif=orientation(6)),
+            RGB,
+            "",
+        )
+        for kind in ("JPEG", "PNG", "WEBP")
+    },
+    "a mirrored JPEG": (
+        encoded(RGB.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "JPEG", exif=orientation(2)),
+        RGB,
+        "",
+    ),
+    **{
+        f"a {kind} with EXIF data {how}": (encoded(RGB, kind, exif=exif), RGB, "")
+        for kind in ("JPEG", "PNG", "WEBP")
+        for how, exif in DAMAGED.items()
+    },
+    "a palette with a transparent colour": (
+        encoded(Image.new("L", (40, 40), 3).convert("P"), "PNG", transparency=3),
+        Image.new("RGB", (40, 40), "white"),
+        GREY,
+    ),
+    "a palette with half transparent colours": (
+        encoded(L.convert("P"), "PNG", transparency=bytes([127] * 256)),
+        Image.blend(L, Image.new("L", L.size, "white"), 0.5),
+        GREY,
+    ),
+    "colours with a transparent one": (
+        encoded(Image.new("RGB", (40, 40), (9, 8, 7)), "PNG", transparency=(9, 8, 7)),
+        Image.new("RGB", (40, 40), "white"),
+        GREY,
+    ),
+    "transparent colours": (encoded(RGBA, "PNG"), ON_WHITE, ""),
+    "a transparent WebP": (encoded(RGBA, "WEBP"), ON_WHITE, ""),
+    "transparent grey": (
+        encoded(RGBA.convert("LA"), "PNG"),
+        Image.composite(L, Image.new("L", L.size, "white"), RGBA.getchannel("A")),
+        GREY,
+    ),
+    "black and white": (encoded(L.convert("1"), "PNG"), L.convert("1"), GREY),
+    "a black and white BMP": (encoded(L.convert("1"), "BMP"), L.convert("1"), GREY),
+    "one pixel": (
+        encoded(Image.new("RGB", (1, 1), "red"), "PNG"),
+        Image.new("RGB", (1, 1), "red"),
+        "1 × 1 pixels are enlarged",
+    ),
+    "a line": (
+        encoded(Image.new("RGB", (5000, 1), "red"), "PNG"),
+        Image.new("RGB", (1, 1), "red"),
+        "of 5000 × 1 pixels only the square at the centre is seen",
+    ),
+    "more data than pixels": (
+        png(40, 40, rows(COLOURS[..., :3]) + bytes(50_000_000)),
+        RGB,
+        "",
+    ),
+}
+REFUSED = {
+    "nothing": (b"", UNKNOWN),
+    "text": (b"no picture", UNKNOWN),
+    "a PNG's first bytes": (encoded(RGB, "PNG")[:8], UNKNOWN),
+    "a JPEG's first bytes": (encoded(RGB, "JPEG")[:3], UNKNOWN),
+    "half a PNG": (encoded(NOISE, "PNG")[:2000], "image file is truncated"),
+    "half a JPEG": (encoded(RGB, "JPEG")[:700], "image file is truncated"),
+    "half a WebP": (encoded(RGB, "WEBP")[:-100], "could not create decoder"),
+    "half a BMP": (encoded(RGB, "BMP")[:2000], "image file is truncated"),
+    "a PNG of four billion pixels": (png(65_000, 65_000, b""), "4225000000 pixels"),
+    "a PNG of many pixels in few bytes": (
+        encoded(Image.new("1", (10_000, 10_000)), "PNG"),
+        "100000000 pixels",
+    ),
+    "a BMP of ten billion pixels": (bmp(100_000, 100_000), "10000000000 pixels"),
+    "a BMP without pixels": (bmp(0, 0), UNKNOWN),
+    "a packed BMP that ends soon": (
+        bmp(2000, 2000, depth=8, compression=1, content=bytes(1024 + 500)),
+        "not enough image data",
+    ),
+    "a PNG with a text that unpacks to many bytes": (
+        png(40, 40, b"", before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))),
+        "too large",
+    ),
+    "a GIF": (encoded(RGB, "GIF", save_all=True, append_images=FRAMES), UNKNOWN),
+    "a TIFF": (encoded(RGB, "TIFF"), UNKNOWN),
+    "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', UNKNOWN),
+}
