@@ -75,6 +75,17 @@ def test_of_one_seed_the_networks_are_compared_by_mcnemars_test(tmp_path):
     assert (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001") in text
 
 
+def test_networks_of_different_seeds_are_not_compared_by_it(tmp_path):
+    study = made_up(tmp_path, seeds=2)
+    left = {("bn", 0), ("gn", 1), ("ln", 1)}
+    results = tuple(
+        r if (r.arm, r.seed) in left else dataclasses.replace(r, state="waiting", accuracies=())
+        for r in study.results
+    )
+    text = Page(render(dataclasses.replace(study, results=results), None)).text
+    assert re.findall(r"(\w+) alone answers \d+ images rightly, (\w+) alone", text) == [("gn", "ln")]
+
+
 def test_without_spread_no_number_is_made_up(tmp_path):
     study = made_up(tmp_path, seeds=2, norms=("bn", "ln"))
     accuracies = {"bn": (0.75,), "ln": (0.5,)}
