@@ -178,17 +178,16 @@ def test_hostile_class_names_are_text(tmp_path):
 def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     study = made_up(
         tmp_path,
-        seeds=25,
-        norms=("bn", "gn", "ln", "none"),
-        batch_sizes=(2, 8, 32, 64, 128),
-        label_noise=(0.0, 0.2),
+        seeds=100,
+        norms=("bn", "gn", "ln", "none", "rms"),
+        batch_sizes=(8, 32),
         images=1000,
         trials=False,
     )
     assert len(study.results) == 1000
-    start = time.perf_counter()
+    start = time.process_time()  # other programs may have the processor meanwhile
     content = render(study, None)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert len(content.encode()) < 10e6
 
 
