@@ -40,7 +40,7 @@ format: .venv/installed  ## put the code into the project's style
 	$(BIN)/ruff format .
 
 bench: .venv/installed-bench  ## measure speed and memory, into runs/bench; CIFAR-10 from $$NORMLAB_DATA
-	for benchmark in footprint throughput against_machine scaling workers; do \
+	for benchmark in footprint throughput against_machine scaling workers small_study; do \
 	    $(BIN)/python benchmarks/$$benchmark.py --out $(BENCH)/$$benchmark.json || exit; \
 	done
 

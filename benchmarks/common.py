@@ -109,6 +109,12 @@ def show(caption, head, rows):
 # --- Processes ----------------------------------------------------------------------------------
 
 
+def hold_to(cores):
+    """Holds this process, and those it starts, to so many cores, where the system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
 class Worker:
     """A contender in a process of its own, which sleeps while it is not called.
 
@@ -138,8 +144,8 @@ _contender = None  # of this process, where it is a worker's
 
 def _start(build, arguments, cores):
     global _contender
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if cores:
+        hold_to(cores)
     _contender = build(*arguments)
 
 

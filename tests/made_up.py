@@ -212,6 +212,7 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
     results, costs = [], {}
     for k, arm in enumerate(arms):
         mean = (means or {}).get(arm.name, 0.78 - 0.012 * k)
+        layout = Network(zoo.find(arm.config.network), classes=len(classes)).layout
         for seed in range(seeds):
             share = mean + shared[seed] + random.normal(0, 0.003)
             right = hard + random.normal(0, 0.1, images) < share
@@ -223,7 +224,7 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
                 accuracies=accuracies,
                 classes=classes,
                 test=images,
-                layout=Network(zoo.find(arm.config.network), classes=len(classes)).layout,
+                layout=layout,
                 **{
                     field.name: getattr(arm.run_config(seed), field.name)
                     for field in dataclasses.fields(arm.config)

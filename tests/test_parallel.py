@@ -124,14 +124,16 @@ def test_a_run_on_two_processes_is_one_run(tmp_path):
 
 def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     out = tmp_path / "run"
-    process = launch(out, "--norm", "gn", "--epochs", "200", processes=2)
+    small = ["--train-images", "100", "--batch-size", "12"]
+    process = launch(out, *small, "--epochs", "1000", processes=2)
     end = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=600)
+    assert output.count("warning: batches of 6 for each process: bn will take") == 1
     stopped = Run.open(out)
     assert not stopped.finished
     recipe = dataclasses.replace(stopped.recipe, epochs=len(stopped.epochs) + 1)

@@ -4,7 +4,7 @@ from normlab import layout
 from normlab.errors import UsageError
 from normlab.layout import LayoutError
 from normlab.model import Network
-from normlab.placing import place, refuse_single_values
+from normlab.placing import few_images, place, refuse_single_values
 
 
 def test_placing_knows_every_shape():
@@ -55,3 +55,16 @@ def test_a_single_value_for_a_channel_is_refused_with_its_block():
     ) as caught:
         refuse_single_values(blocks, norm="bn", classes=10, batches=(1,))
     assert caught.value.start == len("C:4 P P P P P C:4/ln ")
+
+
+def test_of_several_processes_each_takes_statistics_of_its_own_part():
+    used = [("bn", 12), ("sync-bn", 12), ("ghost-bn=4", 64), ("gn", 2)]
+    assert [warning.partition(" will")[0] for warning in few_images(used)] == [
+        "virtual batches of 4: ghost-bn=4"
+    ]
+    assert [warning.partition(" will")[0] for warning in few_images(used, processes=2)] == [
+        "batches of 6 for each process: bn",
+        "virtual batches of 4: ghost-bn=4",
+    ]
+    (warning,) = few_images([("ghost-bn=4", 6), ("sync-bn", 16)], processes=2)
+    assert warning.startswith("batches of 3 for each process: ghost-bn=4 will take")

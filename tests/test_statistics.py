@@ -183,6 +183,22 @@ def test_the_permutation_test_counts_all_signings(values):
     assert statistics.sign_flip(values) == pytest.approx(as_far / len(means))
 
 
+@pytest.mark.parametrize("seeds", [6, 16, 17, 40])
+def test_the_permutation_test_is_scipys(seeds):
+    values = np.random.default_rng(seeds).normal(0.45, 1, seeds)
+    expected = stats.permutation_test(
+        (values,),
+        lambda values, axis: values.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=99_999,
+        batch=1000,
+        rng=1,
+    ).pvalue
+    chance = 0 if seeds <= 16 else math.sqrt(2 * expected / 99_999)  # of two draws of signings
+    assert abs(statistics.sign_flip(values) - expected) <= 4 * chance + 1e-12
+
+
 @pytest.mark.parametrize(("seeds", "smallest"), [(5, None), (6, 2 / 64), (8, 2 / 256)])
 def test_the_permutation_test_stands_only_where_it_can_reject(seeds, smallest):
     assert statistics.sign_flip(np.arange(1.0, seeds + 1)) == smallest

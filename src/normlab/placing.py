@@ -192,25 +192,32 @@ def norms_of(blocks: Sequence[Block], norm: str) -> list[str]:
     return list(dict.fromkeys(b.norm or norm for b in blocks if b.kind in ("C", "D")))
 
 
-def few_images(used: Iterable[tuple[str, int]]) -> Iterator[str]:
+def few_images(used: Iterable[tuple[str, int]], processes: int = 1) -> Iterator[str]:
     """Warns of statistics over fewer than 8 images, and says what to expect.
 
     Args:
         used: Normalizations and the batch sizes that they are trained with.
+        processes: How many share a batch: each takes statistics of its own part, but for `sync-bn`.
     """
-    few: dict[str, set[int]] = {}
+    few: dict[str, dict[str, set[int]]] = {}
     for norm, batch_size in used:
         entry, number = norms.find(norm)
-        if "N" in entry.axes.replace(",", " ").split():
-            images = min(batch_size, number or batch_size)
-            if images < SMALL_BATCH:
-                few.setdefault(norm, set()).add(images)
-    if few:
-        sizes = sorted(set().union(*few.values()))
+        over = entry.axes.replace(",", " ").split()
+        if "N" not in over:
+            continue
+        shared = processes > 1 and "processes" not in over
+        images = batch_size // processes if shared else batch_size
+        what = "batches of {} for each process" if shared else "batches of {}"
+        if number is not None and number < images:
+            images, what = number, "virtual batches of {}"
+        if images < SMALL_BATCH:
+            few.setdefault(what, {}).setdefault(norm, set()).add(images)
+    for what, by_norm in few.items():
+        sizes = sorted(set().union(*by_norm.values()))
         yield (
-            f"batches of {', '.join(map(str, sizes))}: {', '.join(few)} will take their means and "
-            "variances from so few images, which differ from step to step and from the running "
-            "means that are used afterwards; expect lower accuracy than with 32 or more"
+            f"{what.format(', '.join(map(str, sizes)))}: {', '.join(by_norm)} will take their "
+            "means and variances from so few images, which differ from step to step and from the "
+            "running means that are used afterwards; expect lower accuracy than with 32 or more"
         )
 
 

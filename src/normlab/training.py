@@ -336,8 +336,11 @@ def _announce(run: Run, console: Console) -> None:
         *(
             f"warning: {warning}"
             for warning in few_images(
-                (name, run.recipe.batch_size)
-                for name in norms_of(layout.parse(run.layout), run.config.norm)
+                (
+                    (name, run.recipe.batch_size)
+                    for name in norms_of(layout.parse(run.layout), run.config.norm)
+                ),
+                team().size,
             )
         ),
         *(

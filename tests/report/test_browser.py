@@ -1,12 +1,15 @@
 """The pages in a real browser."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from made_up import MATRIX, dataset, evaluation, run, split
+from made_up import CLASSES, MATRIX, dataset, evaluation, run, split
 from made_up import study as made_up_study
 from normlab import RunConfig, train
+from normlab.data.dataset import Dataset, Split
 from normlab.report import data_page
 from normlab.report.page import render
 from normlab.report.study_page import render as render_study
@@ -107,6 +110,32 @@ def test_it_fits_any_screen_and_asks_for_nothing(visit, name):
     assert [url for url in asked if not url.startswith("data:")] == [page.url]
     assert complaints == []
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_pages_about_ten_thousand_images_are_made_in_time_stay_small_and_open(
+    visit, pages, tmp_path
+):
+    answers = evaluation(MATRIX)
+    study = made_up_study(tmp_path, seeds=2, images=len(answers.labels))
+    # Noise: no PNGs are larger.
+    noise = np.random.default_rng(0).integers(0, 256, (len(answers.labels), 3, 32, 32), np.uint8)
+    labels = np.arange(len(noise)) % len(CLASSES)
+    tested = Dataset("made-up", CLASSES, train=Split(noise, labels), test=Split(noise, labels))
+    made = {
+        "large-run": lambda: render([run()], [answers], [Split(noise, answers.labels)]),
+        "large-study": lambda: render_study(study, tested),
+    }
+    for name, make in made.items():
+        start = time.perf_counter()
+        content = make()
+        assert time.perf_counter() - start < 60
+        assert len(content.encode()) < 1e6
+        (pages / f"{name}.html").write_text(content, encoding="utf-8")
+        page, _, complaints = visit(name)
+        assert complaints == []
+        assert page.evaluate("document.images.length") > 10
+        assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        assert "10,000" in page.evaluate("document.body.innerText")
 
 
 def test_text_and_figures_stand_out_from_the_paper_in_both_schemes(visit):

@@ -75,6 +75,17 @@ def test_of_one_seed_the_networks_are_compared_by_mcnemars_test(tmp_path):
     assert (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001") in text
 
 
+def test_networks_of_different_seeds_are_not_compared_by_it(tmp_path):
+    study = made_up(tmp_path, seeds=2)
+    left = {("bn", 0), ("gn", 1), ("ln", 1)}
+    results = tuple(
+        r if (r.arm, r.seed) in left else dataclasses.replace(r, state="waiting", accuracies=())
+        for r in study.results
+    )
+    text = Page(render(dataclasses.replace(study, results=results), None)).text
+    assert re.findall(r"(\w+) alone answers \d+ images rightly, (\w+) alone", text) == [("gn", "ln")]
+
+
 def test_without_spread_no_number_is_made_up(tmp_path):
     study = made_up(tmp_path, seeds=2, norms=("bn", "ln"))
     accuracies = {"bn": (0.75,), "ln": (0.5,)}
@@ -167,17 +178,16 @@ def test_hostile_class_names_are_text(tmp_path):
 def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     study = made_up(
         tmp_path,
-        seeds=25,
-        norms=("bn", "gn", "ln", "none"),
-        batch_sizes=(2, 8, 32, 64, 128),
-        label_noise=(0.0, 0.2),
+        seeds=100,
+        norms=("bn", "gn", "ln", "none", "rms"),
+        batch_sizes=(8, 32),
         images=1000,
         trials=False,
     )
     assert len(study.results) == 1000
-    start = time.perf_counter()
+    start = time.process_time()  # other programs may have the processor meanwhile
     content = render(study, None)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert len(content.encode()) < 10e6
 
 

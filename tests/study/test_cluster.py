@@ -74,6 +74,13 @@ def test_a_run_that_fails_fails_alone(cluster, tmp_path):
     assert "at learning rate" in states["none"].problem
 
 
+def test_a_cluster_started_here_has_the_cores_it_is_given():
+    with on_cluster.on_ray("local", cores=1) as carry:
+        assert ray.cluster_resources()["CPU"] == 1
+        assert list(carry([])) == []
+    assert not ray.is_initialized()
+
+
 def test_no_cluster_at_an_address_is_one_line(tmp_path):
     config = StudyConfig(network="C:4 GAP FC", dataset="digits", recipe="demo")
     with pytest.raises(UsageError, match=r"^no Ray cluster can be had at nowhere:1: [^\n]*$"):

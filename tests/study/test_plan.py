@@ -179,7 +179,12 @@ def test_small_batches_get_a_warning_that_says_what_to_expect():
     assert "expect lower accuracy" in warning
     assert not list(warnings(planned(norms=("gn", "ln"), batch_sizes=(2,))))
     (warning,) = warnings(planned(norms=("ghost-bn=2", "ghost-bn", "gn=2"), batch_sizes=(64,)))
-    assert warning.startswith("batches of 2: ghost-bn=2 will take")
+    assert warning.startswith("virtual batches of 2: ghost-bn=2 will take")
+    both = list(warnings(planned(norms=("ghost-bn=2", "bn"), batch_sizes=(4, 64))))
+    assert [warning.partition(" will")[0] for warning in both] == [
+        "virtual batches of 2: ghost-bn=2",
+        "batches of 4: bn",
+    ]
     (warning,) = warnings(planned("C:4/bn P GAP FC", norms=("ln",), batch_sizes=(4,)))
     assert warning.startswith("batches of 4: bn will take")
     assert not list(warnings(planned(norms=("bn",), batch_sizes=(8, 32))))

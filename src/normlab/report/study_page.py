@@ -111,7 +111,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
         ),
         disagreements=_disagreements(given, classes, dataset),
         disagreement_note=_disagreement_note(given),
-        single=_single(given) if main.seeds == 1 else [],
+        single=_single(main, given) if main.seeds == 1 else [],
         calibration=_calibration(given),
         reliability=inline_svg(
             figures.reliability({norm: _pooled(own) for norm, own in given.items()}),
@@ -343,17 +343,23 @@ def _disagreement_note(given: dict[str, list[Answers]]) -> str:
     )
 
 
-def _single(given: dict[str, list[Answers]]) -> list[str]:
-    """Of one network of each normalization: whether they answer equally well (McNemar's test)."""
+def _single(main: Group, given: dict[str, list[Answers]]) -> list[str]:
+    """Of one network of each normalization: whether they answer equally well (McNemar's test).
+
+    Those of different seeds are not compared: each has had other luck.
+    """
     said = []
-    for (one, (first,)), (other, (second,)) in combinations(given.items(), 2):
+    for one, other in combinations(main.arms, 2):
+        if main.accuracies[one.name].keys() != main.accuracies[other.name].keys():
+            continue
+        (first,), (second,) = given[one.norm], given[other.norm]
         only_first = int((first.right & ~second.right).sum())
         only_second = int((second.right & ~first.right).sum())
         p = statistics.mcnemar(only_first, only_second)
         said.append(
-            f"{one} alone answers {only_first:,} images rightly, {other} alone {only_second:,} "
-            f"(McNemar's test, {findings.p_text(p)}). That is of these two networks: another seed "
-            "makes others."
+            f"{one.norm} alone answers {only_first:,} images rightly, {other.norm} alone "
+            f"{only_second:,} (McNemar's test, {findings.p_text(p)}). That is of these two "
+            "networks: another seed makes others."
         )
     if len(said) > 1:
         said.append(f"These {len(said)} p-values are not corrected for their number.")

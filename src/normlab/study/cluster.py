@@ -13,12 +13,14 @@ RETRIES = 3
 
 @contextmanager
 def on_ray(
-    address: str, *, gpus: float = 0
+    address: str, *, cores: int, gpus: float = 0
 ) -> Iterator[Callable[[Sequence[Work]], Iterator[Look]]]:
     """A function like `local.carry_out` whose runs are tasks of a Ray cluster, while it is needed.
 
     Args:
         address: `local` to start one on this machine, else where one is, as `ray.init` takes it.
+        cores: That a cluster started here has: Ray would take all of the machine's, also where this
+            process may use some of them alone.
         gpus: That a run needs, or which part of one, beside a core.
 
     Raises:
@@ -33,7 +35,8 @@ def on_ray(
         try:
             _reach(address)
             ray.init(
-                address=None if address == "local" else address,
+                address=address,
+                num_cpus=cores if address == "local" else None,
                 include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,

@@ -231,7 +231,8 @@ def _carrier(
         return
     from normlab.study.cluster import on_ray
 
-    with on_ray(ray, gpus=1 / workers if device.type == "cuda" else 0) as carry:
+    gpus = 1 / workers if device.type == "cuda" else 0
+    with on_ray(ray, cores=workers, gpus=gpus) as carry:
         yield carry
 
 
