@@ -142,6 +142,7 @@ def resume(
     with _alone(Run.open(path).path):
         run = Run.open(path)  # as it is now that no other process works on it
         if run.finished:
+            remove_checkpoint(run.path / "checkpoint.pt")  # a kill may have left it
             raise RunError(f"{run.path} is finished: there is nothing to resume")
         checkpoint, said = load_latest(run.path / "checkpoint.pt", run.digest)
         if said and team().leads:
