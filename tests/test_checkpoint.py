@@ -32,6 +32,7 @@ def test_a_checkpoint_comes_back_as_it_was(network, tmp_path):
     network(torch.rand(2, 3, 32, 32)).sum().backward()
     optimizer.step()
     first = Checkpoint(
+        run="which",
         model=network.state_dict(),
         optimizer=optimizer.state_dict(),
         epoch=3,
@@ -42,7 +43,7 @@ def test_a_checkpoint_comes_back_as_it_was(network, tmp_path):
     )
     first.save(tmp_path / "checkpoint.pt")
     loaded = Checkpoint.load(tmp_path / "checkpoint.pt")
-    for name in ("epoch", "step", "loss_sum", "correct", "seconds"):
+    for name in ("run", "epoch", "step", "loss_sum", "correct", "seconds"):
         assert getattr(loaded, name) == getattr(first, name)
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.model[name], tensor)
@@ -55,7 +56,7 @@ class Hostile:
         return Path.touch, (Path("executed"),)
 
 
-def written(path, content, schema=2):
+def written(path, content, schema=3):
     """A file as a forger would write it: with a checksum that fits."""
     head = f"normlab-checkpoint {schema} {hashlib.sha256(content).hexdigest()}\n"
     path.write_bytes(head.encode() + content)
@@ -86,10 +87,11 @@ def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
         Checkpoint.load(tmp_path / "checkpoint.pt")
 
 
-def test_a_newer_checkpoint_is_refused(tmp_path):
-    written(tmp_path / "checkpoint.pt", b"", schema=3)
-    with pytest.raises(RunError, match="schema 3, this normlab reads 2"):
-        Checkpoint.load(tmp_path / "checkpoint.pt")
+def test_a_newer_or_older_checkpoint_is_refused(tmp_path):
+    for schema in (2, 4):
+        written(tmp_path / "checkpoint.pt", b"", schema=schema)
+        with pytest.raises(RunError, match=f"schema {schema}, this normlab reads 3"):
+            Checkpoint.load(tmp_path / "checkpoint.pt")
     with pytest.raises(RunError, match="cannot be resumed"):
         Checkpoint.load(tmp_path / "none.pt")
 
@@ -97,7 +99,7 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
 @given(data=st.data())
 def test_a_damaged_checkpoint_is_refused_in_a_line(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "checkpoint.pt"
-    Checkpoint(model={"weight": torch.arange(6.0)}, optimizer=[]).save(path)
+    Checkpoint(run="", model={"weight": torch.arange(6.0)}, optimizer=[]).save(path)
     damage(data, path)
     with pytest.raises(RunError) as caught:
         Checkpoint.load(path)
@@ -118,24 +120,27 @@ def damage(data, path):
 def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path):
     path = tmp_path / "checkpoint.pt"
     for epoch in (1, 2, 3):
-        Checkpoint(model={}, optimizer=[], epoch=epoch).save(path)
-    assert load_latest(path)[0].epoch == 3
-    assert load_latest(path)[1] == ""
+        Checkpoint(run="own", model={}, optimizer=[], epoch=epoch).save(path)
+    assert load_latest(path, "own")[0].epoch == 3
+    assert load_latest(path, "own")[1] == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-before.pt", "checkpoint.pt"]
     path.write_bytes(path.read_bytes()[:-1])
-    checkpoint, said = load_latest(path)
+    checkpoint, said = load_latest(path, "own")
     assert checkpoint.epoch == 2
     assert said.startswith(f"{path} is damaged")
     assert said.endswith("going on from checkpoint-before.pt")
+    assert load_latest(path, "own")[0].run == "own"
+    with pytest.raises(RunError, match=r"pt is damaged.*; and .*-before\.pt is another run's"):
+        load_latest(path, "another")
     path.unlink()  # a process was killed between two renamings
-    assert load_latest(path)[0].epoch == 2
+    assert load_latest(path, "own")[0].epoch == 2
     before(path).write_bytes(b"")
     with pytest.raises(RunError, match=r"it has no checkpoint.pt; and .*-before.pt is damaged"):
-        load_latest(path)
+        load_latest(path, "own")
     remove(path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match="it has no checkpoint"):
-        load_latest(path)
+        load_latest(path, "own")
 
 
 def test_weights_come_back_into_an_equal_network(network, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from normlab import Run, norms
+from normlab.checkpoint import Checkpoint
 
 LINE = "C:6 P C:8 P D:8 P C:8+ GAP FC"
 OPTIONS = ["--dataset", "digits", "--recipe", "demo", "--threads", "1", "--epochs", "1"]
@@ -137,7 +138,10 @@ def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     stopped = Run.open(out)
     assert not stopped.finished
     recipe = dataclasses.replace(stopped.recipe, epochs=len(stopped.epochs) + 1)
-    dataclasses.replace(stopped, recipe=recipe).write_config()
+    shorter = dataclasses.replace(stopped, recipe=recipe)
+    shorter.write_config()
+    checkpoint = Checkpoint.load(out / "checkpoint.pt")
+    dataclasses.replace(checkpoint, run=shorter.digest).save(out / "checkpoint.pt")
     finish(launch(out, processes=1, resume=True))
     assert Run.open(out).finished
 

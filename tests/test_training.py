@@ -2,6 +2,8 @@ import dataclasses
 import json
 import math
 import os
+import re
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,6 +63,26 @@ def interrupt_at(monkeypatch, *places):
     monkeypatch.setattr(TrainingDisplay, "step", step)
 
 
+def kill_at(monkeypatch, place):
+    """Ends the run in a step of an epoch: nothing is saved on the way out."""
+
+    def step(self, epoch, step, loss, images):
+        if (epoch, step) == place:
+            raise SystemExit
+
+    monkeypatch.setattr(TrainingDisplay, "step", step)
+
+
+def pictures(folder):
+    """A data set of one's own: two classes of ten pictures."""
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / "train" / name).mkdir(parents=True)
+        for k in range(10):
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "train" / name / f"{k}.png")
+
+
 def assert_equal_runs(one, other):
     weights, others = (load_file(run.path / "model.safetensors") for run in (one, other))
     assert weights.keys() == others.keys()
@@ -68,6 +90,17 @@ def assert_equal_runs(one, other):
         assert torch.equal(tensor, others[name]), name
     timeless = [dataclasses.replace(e, seconds=0) for e in one.epochs]
     assert timeless == [dataclasses.replace(e, seconds=0) for e in other.epochs]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was killed in its third epoch: both checkpoints are there."""
+    out = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, (2, 3))
+        with pytest.raises(SystemExit):
+            train(SMALL, out, quiet=True)
+    return out
 
 
 def test_a_run_learns_and_its_folder_holds_what_it_should(trained):
@@ -135,13 +168,9 @@ def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch)
 
 
 def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
-    def kill(self, epoch, step, loss, images):
-        if (epoch, step) == (1, 3):
-            raise SystemExit  # nothing is saved on the way out
-
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingDisplay, "step", kill)
+        kill_at(patch, (1, 3))
         with pytest.raises(SystemExit):
             train(SMALL, out, quiet=True)
     with (out / "metrics.jsonl").open("a") as file:
@@ -149,16 +178,9 @@ def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, tmp_path, monkeypatch, capsys):
-    def kill(self, epoch, step, loss, images):
-        if (epoch, step) == (2, 3):
-            raise SystemExit
-
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, stopped, tmp_path, capsys):
     out = tmp_path / "killed"
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingDisplay, "step", kill)
-        with pytest.raises(SystemExit):
-            train(SMALL, out, quiet=True)
+    shutil.copytree(stopped, out)
     checkpoint = out / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
     assert_equal_runs(whole, resume(out, quiet=True))
@@ -168,12 +190,10 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, tmp_path, mon
     assert not list(out.glob("*.pt"))
 
 
-def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(whole, tmp_path, monkeypatch):
+def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(
+    whole, stopped, tmp_path, monkeypatch
+):
     """In the first save's writing, between the two renamings."""
-
-    def kill(self, epoch, step, loss, images):
-        if (epoch, step) == (2, 3):
-            raise SystemExit
 
     def kill_between(path, target):
         renamed = rename(path, target)
@@ -182,10 +202,7 @@ def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(whole, tmp_p
         return renamed
 
     out, rename = tmp_path / "killed", Path.replace
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingDisplay, "step", kill)
-        with pytest.raises(SystemExit):
-            train(SMALL, out, quiet=True)
+    shutil.copytree(stopped, out)
     (out / "checkpoint.pt").write_bytes(b"damaged")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", kill_between)
@@ -194,7 +211,8 @@ def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(whole, tmp_p
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
-def test_another_runs_checkpoint_is_refused_in_a_line(tmp_path, monkeypatch):
+def test_a_checkpoint_with_another_networks_state_is_refused_in_a_line(tmp_path, monkeypatch):
+    """As nobody but a forger makes one."""
     interrupt_at(monkeypatch, (0, 2))
     out = tmp_path / "run"
     with pytest.raises(InterruptedRunError):
@@ -206,9 +224,54 @@ def test_another_runs_checkpoint_is_refused_in_a_line(tmp_path, monkeypatch):
         ({"model": {}, "optimizer": own.optimizer}, "network's: it has no tensor"),
         ({"model": own.model, "optimizer": []}, "recipe's: "),
     ):
-        Checkpoint(**state).save(out / "checkpoint.pt")
+        Checkpoint(run=own.run, **state).save(out / "checkpoint.pt")
         with pytest.raises(RunError, match=rf"checkpoint\.pt is another {problem}[^\n]*$"):
             resume(out, quiet=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"learning_rate": 0.02},
+        {"label_noise": 0.1},
+        {"train_images": 1000, "batch_size": 44},  # as many steps
+        {"precision": "bfloat16"},
+    ],
+    ids=lambda other: " ".join(other),
+)
+def test_another_runs_checkpoint_is_not_gone_on_from(
+    other, whole, stopped, tmp_path, monkeypatch, capsys
+):
+    """The network is the same: every tensor of it would fit."""
+    interrupt_at(monkeypatch, (0, 2))
+    with pytest.raises(InterruptedRunError):
+        train(dataclasses.replace(SMALL, **other), tmp_path / "other", quiet=True)
+    foreign = tmp_path / "other" / "checkpoint.pt"
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    shutil.copy(foreign, out / "checkpoint-before.pt")
+    shutil.copy(foreign, out / "checkpoint.pt")
+    line = r"checkpoint\.pt is another run's: [^\n]*; and .*-before\.pt is another run's: [^\n]*$"
+    with pytest.raises(RunError, match=line):
+        resume(out, quiet=True)
+    (out / "checkpoint-before.pt").write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"is another run's: [^\n]*-before\.pt is damaged[^\n]*$"):
+        resume(out, quiet=True)
+    (out / "checkpoint-before.pt").unlink()
+    with pytest.raises(RunError, match=r"checkpoint\.pt is another run's: [^\n]*$"):
+        resume(out, quiet=True)
+    shutil.copy(stopped / "checkpoint-before.pt", out)
+    capsys.readouterr()
+    assert_equal_runs(whole, resume(out, quiet=True))
+    said = capsys.readouterr().err
+    assert re.search(r"checkpoint\.pt is another run's: .*; going on from checkpoint-before", said)
+    assert not list(out.glob("*.pt"))
+
+
+def test_a_copy_of_a_run_elsewhere_is_the_same_run(whole, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "copy")
+    assert_equal_runs(whole, resume(tmp_path / "copy", Execution(threads=1), quiet=True))
 
 
 def test_two_at_once_in_a_folder_the_second_is_refused(tmp_path, monkeypatch):
@@ -513,14 +576,20 @@ def test_what_a_kill_left_is_cleared_where_a_run_goes_on(whole, tmp_path, monkey
 
 
 def test_other_data_than_the_runs_is_refused(tmp_path, monkeypatch):
+    pictures(tmp_path / "here")
+    config = dataclasses.replace(SMALL, dataset=f"folder:{tmp_path / 'here'}", batch_size=4)
     interrupt_at(monkeypatch, (0, 2))
-    out = tmp_path / "run"
     with pytest.raises(InterruptedRunError):
-        train(SMALL, out, quiet=True)
-    data = dataclasses.replace(Run.open(out).data, fingerprint="0" * 64)
-    dataclasses.replace(Run.open(out), data=data).write_config()
+        train(config, tmp_path / "run", quiet=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "here" / "train" / "a" / "0.png")
     with pytest.raises(RunError, match="give its own data"):
-        resume(out, quiet=True)
+        resume(tmp_path / "run", quiet=True)
+    with pytest.raises(InterruptedRunError):
+        train(config, tmp_path / "other", quiet=True)
+    shutil.copy(tmp_path / "other" / "checkpoint.pt", tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-before.pt").unlink()
+    with pytest.raises(RunError, match=r"checkpoint\.pt is another run's"):
+        resume(tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -573,12 +642,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, monkeypatch):
 
 
 def test_pictures_that_moved_are_found_by_the_data_root(tmp_path):
-    generator = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (tmp_path / "here" / "train" / name).mkdir(parents=True)
-        for k in range(10):
-            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "here" / "train" / name / f"{k}.png")
+    pictures(tmp_path / "here")
     config = RunConfig(network="c GAP", dataset=f"folder:{tmp_path / 'here'}", epochs=1)
     run = train(config, tmp_path / "run", quiet=True)
     (tmp_path / "here").rename(tmp_path / "there")

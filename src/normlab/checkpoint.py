@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from normlab.errors import RunError
 from normlab.files import write_atomically
 
-SCHEMA = 2
+SCHEMA = 3
 MAGIC = "normlab-checkpoint"
 
 
@@ -26,6 +26,7 @@ class Checkpoint:
     """A run after one of its steps. Random draws carry no state, so there is none to save.
 
     Attributes:
+        run: Which run it is of: the run's digest.
         model: The network's state.
         optimizer: The optimizers' states.
         epoch: Epochs that are done.
@@ -35,6 +36,7 @@ class Checkpoint:
         seconds: Time spent in that epoch so far.
     """
 
+    run: str
     model: dict[str, Any]
     optimizer: list[dict[str, Any]]
     epoch: int = 0
@@ -58,7 +60,7 @@ class Checkpoint:
         """Reads one, tensors and plain values only: nothing in the file is executed.
 
         Raises:
-            RunError: There is none, it is damaged, or a newer normlab wrote it.
+            RunError: There is none, it is damaged, or another normlab wrote it.
         """
         try:
             head, _, content = path.read_bytes().partition(b"\n")
@@ -82,24 +84,35 @@ class Checkpoint:
             raise damaged from error
 
 
-def load_latest(path: Path) -> tuple[Checkpoint, str]:
-    """The checkpoint, or where it is damaged the one before it.
+def load_latest(path: Path, run: str) -> tuple[Checkpoint, str]:
+    """The checkpoint of a run, or where it is damaged or another run's the one before it.
+
+    Args:
+        path: The checkpoint.
+        run: The run's digest.
 
     Returns:
         The checkpoint, and what to tell where it is the one before; empty where it is not.
 
     Raises:
-        RunError: Neither is there and whole.
+        RunError: Neither is there, whole and the run's own.
     """
     try:
-        return Checkpoint.load(path), ""
+        return _load_own(path, run), ""
     except RunError as error:
         if not before(path).exists():
             raise
         try:
-            return Checkpoint.load(before(path)), f"{error}: going on from {before(path).name}"
+            return _load_own(before(path), run), f"{error}; going on from {before(path).name}"
         except RunError as second:
             raise RunError(f"{error}; and {second}") from None
+
+
+def _load_own(path: Path, run: str) -> Checkpoint:
+    checkpoint = Checkpoint.load(path)
+    if checkpoint.run != run:
+        raise RunError(f"{path} is another run's: config.json has other settings or other data")
+    return checkpoint
 
 
 def before(path: Path) -> Path:
@@ -108,7 +121,7 @@ def before(path: Path) -> Path:
 
 
 def restore(path: Path) -> None:
-    """Puts the checkpoint before in a damaged one's place, which the next save keeps as `before`.
+    """Puts the checkpoint before in the place of one that is of no use, which a save would keep.
 
     A copy, not a renaming: another process of the run may be reading it.
     """

@@ -8,6 +8,7 @@ report.html, figures/
 """
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import os
@@ -175,19 +176,29 @@ class Run:
 
     def write_config(self) -> None:
         """Writes config.json."""
-        content = {
-            "schema": SCHEMA,
-            "run": dataclasses.asdict(self.config),
-            "recipe": dataclasses.asdict(self.recipe),
-            "layout": self.layout,
-            "data": dataclasses.asdict(self.data),
-            "machines": [dataclasses.asdict(machine) for machine in self.machines],
-        }
+        machines = [dataclasses.asdict(machine) for machine in self.machines]
+        content = self._decided | {"machines": machines}
         write_atomically(self.path / "config.json", json.dumps(seal(content), indent=2) + "\n")
 
     def write_metrics(self) -> None:
         """Writes metrics.jsonl anew, with the epochs of this object."""
         write_atomically(self.path / "metrics.jsonl", "".join(map(_line, self.epochs)))
+
+    @property
+    def _decided(self) -> dict[str, Any]:
+        """What config.json holds but for the machines: all that decides the numbers."""
+        return {
+            "schema": SCHEMA,
+            "run": dataclasses.asdict(self.config),
+            "recipe": dataclasses.asdict(self.recipe),
+            "layout": self.layout,
+            "data": dataclasses.asdict(self.data),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that decides the numbers, by which a checkpoint knows its run."""
+        return hashlib.sha256(json.dumps(self._decided).encode()).hexdigest()
 
     @property
     def name(self) -> str:

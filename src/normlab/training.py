@@ -107,7 +107,9 @@ def train(
         machines=(),
     )
     descent = Descent(network, recipe, config.precision)
-    checkpoint = Checkpoint(model=network.state_dict(), optimizer=descent.state_dict())
+    checkpoint = Checkpoint(
+        run=run.digest, model=network.state_dict(), optimizer=descent.state_dict()
+    )
     with _alone(out):
         if team().leads:
             _refuse_existing_run(out)  # another may have begun meanwhile
@@ -133,15 +135,16 @@ def resume(
         quiet: Show nothing.
 
     Raises:
-        RunError: There is nothing to resume, or the data is not the run's.
+        RunError: There is nothing to resume, or the checkpoints or the data are not the run's.
         DataError, DivergedError, InterruptedRunError: As `train` does.
     """
     execution = execution or Execution()
     with _alone(Run.open(path).path):
         run = Run.open(path)  # as it is now that no other process works on it
         if run.finished:
+            remove_checkpoint(run.path / "checkpoint.pt")  # a kill may have left it
             raise RunError(f"{run.path} is finished: there is nothing to resume")
-        checkpoint, said = load_latest(run.path / "checkpoint.pt")
+        checkpoint, said = load_latest(run.path / "checkpoint.pt", run.digest)
         if said and team().leads:
             Console(stderr=True).print(f"note: {said}", soft_wrap=True, highlight=False)
         if len(run.epochs) < checkpoint.epoch:
@@ -243,7 +246,7 @@ def _fit(
                 display.step(epoch, checkpoint.step, loss, len(labels))
 
             if not leads:
-                checkpoint = Checkpoint(model={}, optimizer=[], epoch=epoch + 1)
+                checkpoint = Checkpoint(run=checkpoint.run, model={}, optimizer=[], epoch=epoch + 1)
                 continue
             train_loss = checkpoint.loss_sum / len(batches.labels)
             train_accuracy = checkpoint.correct / len(batches.labels)
@@ -269,6 +272,7 @@ def _fit(
             # In this order: a line without its checkpoint is done again, the other way it is lost.
             append_metrics(run.path / "metrics.jsonl", measured)
             checkpoint = Checkpoint(
+                run=checkpoint.run,
                 model=network.state_dict(),
                 optimizer=descent.state_dict(),
                 epoch=epoch + 1,

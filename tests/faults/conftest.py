@@ -1,13 +1,4 @@
-import os
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # harness
-os.environ["PYTHONPATH"] = os.pathsep.join(  # for the server that processes are forked from
-    [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-)
 
 from harness import start
 

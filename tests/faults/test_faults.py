@@ -13,10 +13,20 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from harness import CONFIG, EXECUTION, assert_equal_runs, measured, problem, start, work
 from PIL import Image
 
-from normlab.errors import DataError, NormlabError, RunError
+from harness import (
+    CONFIG,
+    EXECUTION,
+    TINY,
+    assert_equal_runs,
+    kill_everywhere,
+    measured,
+    problem,
+    start,
+    work,
+)
+from normlab.errors import DataError, NormlabError
 from normlab.run import Run
 from normlab.training import resume, train
 
@@ -52,6 +62,28 @@ def test_killed_at_a_hundred_moments_it_ends_the_same(whole, tmp_path):
         assert (out / "report.html").exists()
         shutil.rmtree(out)
     assert len(seen) >= 4  # not begun, begun, two checkpoints, finished
+
+
+def test_killed_before_each_change_that_is_to_last_it_ends_the_same(tmp_path):
+    """Before each file is synced, renamed, and its folder synced: the page and its figures too."""
+    whole = tmp_path / "whole"
+    work(whole, TINY)
+    figures = {path.name for path in (whole / "figures").iterdir()}
+    killed = []
+    for out, call in kill_everywhere(tmp_path, TINY, ("fsync", "replace", "unlink")):
+        killed.append(call)
+        assert problem(out, TINY) is None, call
+        assert_equal_runs(out, whole)
+        assert (out / "report.html").read_text().rstrip().endswith("</html>")
+        for name in figures:
+            assert (out / "figures" / name).read_bytes() == (whole / "figures" / name).read_bytes()
+        shutil.rmtree(out)
+    for name in ("config.json", "model.safetensors", "report.html", "checkpoint.pt", *figures):
+        assert {f"fsync {name}", f"replace {name}"} <= set(killed)
+    assert "fsync metrics.jsonl" in killed
+    # One is that of checkpoint.pt into checkpoint-before.pt, a moment before the next.
+    renamings = sum(call.startswith("replace") for call in killed) - 1
+    assert killed.count("fsync folder") == renamings
 
 
 def test_killed_again_and_again_it_ends_the_same(whole, tmp_path):
@@ -169,22 +201,6 @@ def test_a_read_only_folder_is_said_and_nothing_is_lost(whole, stopped, tmp_path
 
 
 # The rest
-
-
-def test_the_second_process_in_a_folder_is_refused(whole, tmp_path):
-    out = tmp_path / "run"
-    process = start(out)
-    while not (out / "checkpoint.pt").exists():
-        assert process.is_alive()
-    os.kill(process.pid, 19)  # it stands still, and holds the folder
-    try:
-        with pytest.raises(RunError, match=r"another process works on|holds a run that can go on"):
-            train(CONFIG, out, EXECUTION, quiet=True)
-    finally:
-        os.kill(process.pid, 18)
-    process.join()
-    assert process.exitcode == 0
-    assert_equal_runs(out, whole)
 
 
 def test_a_clock_that_goes_back_changes_nothing(whole, tmp_path, monkeypatch):

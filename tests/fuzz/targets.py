@@ -265,7 +265,7 @@ TARGETS = {
     "answers": Target(in_file("answers.npz", answers.read), (npz(),)),
     "checkpoint": Target(
         in_file("checkpoint.pt", Checkpoint.load),
-        (written(Checkpoint(model=NETWORK.state_dict(), optimizer=[]).save),),
+        (written(Checkpoint(run="", model=NETWORK.state_dict(), optimizer=[]).save),),
     ),
     "weights": Target(
         in_file("model.safetensors", lambda path: load_weights(path, Network("nano"))), (WEIGHTS,)

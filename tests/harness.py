@@ -1,0 +1,133 @@
+"""A small run in a process of its own, which may be killed, and what becomes of it."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from normlab.config import Execution, RunConfig
+from normlab.errors import NormlabError, RunError
+from normlab.report.write import write_report
+from normlab.run import Run
+from normlab.training import resume, train
+
+CONFIG = RunConfig(network="C:4 P C:6 P GAP FC", dataset="digits", recipe="demo", epochs=4, seed=3)
+TINY = dataclasses.replace(CONFIG, train_images=64, epochs=1)
+EXECUTION = Execution(device="cpu", threads=1)
+
+# A process takes a moment: what it needs is imported once, in the server that it is forked from.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *("normlab.report.write", "normlab.training"),
+        *("captum.attr", "sklearn.datasets", "torch._dynamo"),  # which these import where needed
+    ]
+)
+
+
+def work(out, config=CONFIG, *, report=True):
+    """A run and its page, from wherever the folder's files allow."""
+    if not (out / "config.json").exists():
+        run = train(config, out, EXECUTION, quiet=True)
+    else:
+        try:
+            run = resume(out, EXECUTION, quiet=True)
+        except RunError as error:
+            if "is finished" not in str(error):
+                raise
+            run = Run.open(out)
+    if report:
+        write_report([run])
+    return run
+
+
+def start(out, config=CONFIG, **options):
+    """`work` in a process of its own."""
+    process = FORKS.Process(target=_alone, args=(out, config), kwargs=options)
+    process.start()
+    return process
+
+
+def _alone(out, config, *, report=True, kill=None):
+    torch.set_num_threads(1)
+    if kill is not None:
+        _kill_before(*kill)
+    work(out, config, report=report)
+
+
+def kill_everywhere(folder, config, calls, *, report=True):
+    """Runs that are killed before each of their calls, the first, the second, … until one ends.
+
+    Args:
+        folder: Where the runs' folders are made.
+        config: Of the runs.
+        calls: Of the module `os`: of `fsync`, `replace`, `unlink`.
+        report: Whether they make their page too.
+
+    Yields:
+        The folder of each, and the call: `replace config.json`.
+    """
+    log = folder / "killed-before"
+    for number in count(1):
+        out = folder / str(number)
+        process = start(out, config, report=report, kill=(number, calls, log))
+        process.join()
+        if process.exitcode == 0:
+            return
+        assert process.exitcode == -signal.SIGKILL
+        yield out, log.read_text()
+
+
+def _kill_before(number, calls, log):
+    """Has this process kill itself before its call of such a number, and write down which it is."""
+    numbers = count(1)
+
+    def watched(name):
+        call = getattr(os, name)
+
+        def instead(*arguments, **options):
+            target = arguments[-1]
+            path = Path(f"/proc/self/fd/{target}").readlink() if name == "fsync" else Path(target)
+            # What is not there is removed without a change.
+            if (name != "unlink" or path.exists()) and next(numbers) == number:
+                file = re.sub(r"^\.(.+)-.{8}(\.\w+)$", r"\1\2", path.name)  # what it will be
+                log.write_text(f"{name} {'folder' if path.is_dir() else file}")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+
+        return instead
+
+    for name in calls:
+        setattr(os, name, watched(name))
+
+
+def problem(out, config=CONFIG, **options):
+    """Does the work; what is said where it cannot be done, in a line."""
+    try:
+        work(out, config, **options)
+    except NormlabError as error:
+        assert "\n" not in str(error)
+        return str(error)
+    return None
+
+
+def measured(out):
+    """What a run measured, but for the time it took."""
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k not in ("seconds", "checksum")} for line in lines]
+
+
+def assert_equal_runs(out, whole):
+    """Two finished runs are equal, bit for bit, and nothing is left over."""
+    assert measured(out) == measured(whole)
+    weights, expected = (load_file(path / "model.safetensors") for path in (out, whole))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert not list(out.glob("*.pt"))
