@@ -83,7 +83,9 @@ def test_networks_of_different_seeds_are_not_compared_by_it(tmp_path):
         for r in study.results
     )
     text = Page(render(dataclasses.replace(study, results=results), None)).text
-    assert re.findall(r"(\w+) alone answers \d+ images rightly, (\w+) alone", text) == [("gn", "ln")]
+    assert re.findall(r"(\w+) alone answers \d+ images rightly, (\w+) alone", text) == [
+        ("gn", "ln")
+    ]
 
 
 def test_without_spread_no_number_is_made_up(tmp_path):
