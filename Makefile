@@ -30,7 +30,7 @@ faults: .venv/installed  ## kill runs, damage their files, fill their disk: minu
 
 fuzz: .venv/installed  ## look for input that breaks a reader: ten minutes for each of them
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet atheris
-	$(BIN)/python tests/fuzz/run.py
+	$(BIN)/python tests/fuzz/run.py --out runs/fuzz.json
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .
