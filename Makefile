@@ -10,6 +10,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
     nvidia-nvshmem-cu13 triton colorama httpx2-jsfetch cffi
 
+AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off --format json
+
 .PHONY: demo test faults fuzz lint format bench bench-seed lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
@@ -28,7 +30,7 @@ faults: .venv/installed  ## kill runs, damage their files, fill their disk: minu
 
 fuzz: .venv/installed  ## look for input that breaks a reader: ten minutes for each of them
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet atheris
-	$(BIN)/python tests/fuzz/run.py
+	$(BIN)/python tests/fuzz/run.py --out runs/fuzz.json
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .
@@ -67,8 +69,16 @@ locked:  ## make .venv from requirements.lock, the hash of every file checked
 oldest: .venv-oldest/installed  ## run the tests with the oldest versions that pyproject.toml allows
 	.venv-oldest/bin/pytest -o filterwarnings=default
 
+# First of a version that is known for them: of a service that knows of none, all would be clean.
 audit: .venv-supply/installed  ## ask PyPI for known vulnerabilities of the constraints' versions
-	.venv-supply/bin/pip-audit --disable-pip --no-deps --requirement constraints.txt
+	mkdir -p build && rm -f build/audit*
+	echo jinja2==2.4.1 > build/audit-vulnerable.txt
+	-$(AUDIT) --requirement build/audit-vulnerable.txt --output build/audit-vulnerable.json
+	grep -q CVE- build/audit-vulnerable.json || { echo 'the service knows of no vulnerabilities: nothing was audited' >&2; exit 1; }
+	$(AUDIT) --requirement constraints.txt --output build/audit.json || \
+	    { sed 's/{"name"/\n&/g' build/audit.json | grep '"vulns": \[{'; exit 1; }
+	test "$$(grep -o '"vulns"' build/audit.json | wc -l)" = "$$(grep -c '==' constraints.txt)" || \
+	    { echo 'build/audit.json lacks packages of constraints.txt' >&2; exit 1; }
 
 dist: .venv-supply/installed  ## build the source distribution and the wheel, and check what PyPI would show of them
 	rm -rf dist

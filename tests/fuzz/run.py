@@ -1,48 +1,123 @@
 """Looks for bytes that break a target, guided by the code they reach; findings become tests.
 
-    python tests/fuzz/run.py [TARGET…] [--seconds 600]
+    python tests/fuzz/run.py [TARGET…] [--seconds 600] [--out FILE]
 
-What is found is written to the current folder, as `crash-…`, and ends the search.
+What is found is written to the current folder, as `TARGET-crash-…`, and ends that search.
 """
 
 import argparse
-import subprocess
+import dataclasses
+import json
+import os
+import re
 import sys
 import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
+from time import perf_counter
 
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # made_up and the targets
-with atheris.instrument_imports(include=["normlab"]):
+with atheris.instrument_imports(include=["normlab", "PIL", "tarfile"]):
     from fuzz.targets import TARGETS
+    from normlab import machine
+    from normlab.config import Execution
+    from normlab.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Search:
+    """What came of looking for bytes that break a target.
+
+    Attributes:
+        target: Its name.
+        seconds: How long it took.
+        executions: How often bytes were read.
+        edges: Places of the code, as libFuzzer counts them, that some of them reached.
+        findings: What broke it, and the file that holds the bytes: none or one.
+    """
+
+    target: str
+    seconds: float
+    executions: int
+    edges: int
+    findings: tuple[str, ...]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=600, help="for each")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
     options = parser.parse_args()
     names = options.targets or list(TARGETS)
     if unknown := set(names) - set(TARGETS):
         parser.error(f"no target {', '.join(unknown)}")
-    if len(names) == 1:
-        search(TARGETS[names[0]], options.seconds)
+    done = []
     for name in names:
-        print(f"--- {name}", flush=True)
-        again = [sys.executable, __file__, name, "--seconds", str(options.seconds)]
-        if code := subprocess.run(again).returncode:
-            sys.exit(code)
+        done.append(searched(name, options.seconds))
+        if options.out:
+            write(done, options.out)
+    sys.exit(any(each.findings for each in done))
 
 
-def search(target, seconds):
-    """Does not return: libFuzzer ends the process."""
+def searched(name, seconds):
+    """Searches in a copy of this process, for libFuzzer ends it, and says what came of it."""
+    print(f"--- {name}", flush=True)
+    start, said = perf_counter(), []
+    ours, theirs = os.pipe()
+    process = get_context("fork").Process(target=search, args=(name, seconds, theirs))
+    process.start()
+    os.close(theirs)
+    with os.fdopen(ours, errors="replace") as lines:
+        for line in lines:
+            sys.stderr.write(line)
+            said.append(line)
+    process.join()
+    said = "".join(said)
+    findings = re.findall(r"Test unit written to (\S+)", said)
+    problem = re.search(r"Uncaught Python exception: ===\n(.*)", said) or re.search(
+        r"ERROR: libFuzzer: (.*)", said
+    )
+    if process.exitcode and not findings:
+        sys.exit(f"{name}: the search itself failed")
+    return Search(
+        target=name,
+        seconds=round(perf_counter() - start, 1),
+        executions=int(re.findall(r"(?m)^#(\d+)\t", said)[-1]),
+        edges=int(re.findall(r"cov: (\d+)", said)[-1]),
+        findings=tuple(f"{problem[1] if problem else 'unknown'} ({file})" for file in findings),
+    )
+
+
+def search(name, seconds, errors):
+    """Does not return: libFuzzer ends the process. It writes to this file descriptor."""
+    os.dup2(errors, 2)
+    warnings.simplefilter("error")  # one would stand on the user's screen
     with tempfile.TemporaryDirectory() as corpus:
-        for number, seed in enumerate(target.seeds):
+        for number, seed in enumerate(TARGETS[name].seeds):
             Path(corpus, str(number)).write_bytes(seed)
         limits = [f"-max_total_time={seconds}", "-timeout=30", "-rss_limit_mb=4096"]
-        atheris.Setup([sys.argv[0], corpus, *limits], target)
+        prefix = f"-artifact_prefix={name}-"
+        atheris.Setup([sys.argv[0], corpus, *limits, prefix], TARGETS[name])
         atheris.Fuzz()
+
+
+def write(done, out):
+    """The searches, with this machine and its software."""
+    here = machine.describe(machine.prepare(Execution(device="cpu")), from_epoch=1)
+    content = {
+        "processor": here.processor,
+        "python": here.python,
+        "normlab": here.normlab,
+        "packages": {name: metadata.version(name) for name in ("atheris", "pillow", "torch")},
+        "searches": [dataclasses.asdict(each) for each in done],
+    }
+    write_atomically(out, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
