@@ -114,6 +114,7 @@ def test_what_was_found_for_some_normalizations_alone_is_left_out():
         ({"groups": (3,)}, "3 groups do not divide 4 channels"),
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"batch_sizes": (8, 8)}, "a value is given twice: 8, 8"),
+        ({"tune": ("lr", "lr")}, "a value is given twice: lr, lr"),
         ({"batch_sizes": (0,)}, "must be above 0"),
         ({"label_noise": (1.5,)}, "--label-noise must be 0 or more and below 1"),
         ({"train_images": (1400,), "tune": ("lr",)}, "--train-images must be above 0 and at most"),

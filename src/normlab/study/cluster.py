@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from normlab.errors import DivergedError, NormlabError, UsageError
 from normlab.study.local import INTERVAL, Look, Outcome
-from normlab.study.work import Work, carry_out
+from normlab.study.work import Work, carry_out, in_a_line
 
 RETRIES = 3
 
@@ -89,5 +89,5 @@ def _carry_out(text: str) -> tuple[str, bool]:
     try:
         carry_out(Work.from_json(text))
     except NormlabError as error:
-        return str(error), isinstance(error, DivergedError)
+        return in_a_line(error), isinstance(error, DivergedError)
     return "", False
