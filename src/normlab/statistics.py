@@ -159,6 +159,7 @@ def sign_flip(differences: Sequence[float] | NDArray[np.float64]) -> float | Non
     draws = np.random.default_rng(0)
     sums = np.full(signings, array.sum())
     for place, difference in enumerate(array):  # one by one: all at once would fill the memory
+        turned: NDArray[np.integer]
         if exact:
             turned = np.arange(signings) >> place & 1
         else:
