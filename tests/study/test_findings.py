@@ -85,6 +85,15 @@ def test_of_many_rivals_the_nearest_alone_come_with_numbers(tmp_path):
     assert "), rms and frn; between it and gn (" in best
 
 
+def test_equal_means_are_both_the_highest(tmp_path):
+    study = made_up(tmp_path, seeds=1, norms=("bn", "gn", "ln"))
+    last = {"bn": 0.6, "gn": 0.6, "ln": 0.5}
+    results = tuple(dataclasses.replace(r, accuracies=(0.4, last[r.arm])) for r in study.results)
+    (best, _), further = said(dataclasses.replace(study, results=results))
+    assert best.startswith("bn and gn have the highest mean accuracy, 60.00% (one run)")
+    assert "No run passed 70%." in further
+
+
 def test_optima_at_the_edge_are_told_in_a_sentence(tmp_path):
     study = made_up(tmp_path, seeds=2, batch_sizes=(2, 8, 32), norms=("bn", "gn", "ln"))
     trials = tuple(dataclasses.replace(t, accuracy=t.value / 100) for t in study.trials)

@@ -218,10 +218,12 @@ def _announce(
 def _search_seconds(study: StudyConfig, arm: Arm, seconds: float) -> list[float]:
     """What the trials of an arm take, from what a whole run does."""
     epochs = arm.recipe.epochs
+    lengths = [tuning.rung_epochs(epochs, rung) for rung in range(len(tuning.SHARES))]
     return [
-        estimate.part(seconds, tuning.rung_epochs(epochs, rung), epochs)
+        estimate.part(seconds, length, epochs)
         for what in study.tune
-        for rung in range(len(tuning.SHARES))
+        for rung, length in enumerate(lengths)
+        if length not in lengths[:rung]  # else they are the runs of the rung before
         for _ in range(len(tuning.grid(what, study, arm)) // 2**rung)
     ]
 

@@ -1,5 +1,6 @@
 """The figures of a study's page, in the style of `normlab.plots`."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -176,8 +177,8 @@ def search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Figure:
         axes.set_xscale("log", base=2)
     else:
         axes.set_xscale("symlog", linthresh=values[1])
-    ticks = values[:: max(1, len(values) // 6)]
-    axes.set_xticks(ticks, [f"{value:.2g}" for value in ticks])
+    ticks = values[:: math.ceil(len(values) / 6)]
+    axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
     axes.minorticks_off()
     axes.set_xlabel(FIELDS[what].replace("_", " "))
     axes.set_ylabel("accuracy, held-out images")

@@ -203,7 +203,9 @@ def p_text(p: float) -> str:
 def _best(group: Group, images: int) -> str:
     (best, mean), *others = group.ranked
     seeds = len(group.accuracies[best.name])
-    said = f"{best.norm} has the highest mean accuracy, {percentage(mean.value, images)}"
+    tied = [arm.norm for arm, other in others if math.isclose(other.value, mean.value)]
+    leads = f"{listed([best.norm, *tied])} {'have' if tied else 'has'}"
+    said = f"{leads} the highest mean accuracy, {percentage(mean.value, images)}"
     said += f" over {seeds} seeds" if seeds > 1 else " (one run)"
     failed = "".join(f"; {failure}" for failure in group.failures)
     if not others:
@@ -232,8 +234,8 @@ def _best(group: Group, images: int) -> str:
         said += f", and is shown to be above {listed(shown)}"
     if open_:
         said += (
-            f"{'; between' if shown else ', but between'} it and {listed(open_)} no difference "
-            "can be shown with these seeds"
+            f"{'; between' if shown else ', but between'} {best.norm if tied else 'it'} and "
+            f"{listed(open_)} no difference can be shown with these seeds"
         )
     if above:
         said += f"; but over the seeds that both finished {listed(above)} is shown to be above it"
@@ -254,7 +256,7 @@ def _changes(found: Sequence[Group], images: int) -> str | None:
             said.append(f"the highest mean depends on the {AXES[axis]}: {listed(parts)}")
         others = [other for other in axes if other != axis]
         if others:
-            said[-1] += f" (with {main.setting.text(others)})"
+            said[-1] += f", with {main.setting.text(others)}"
         said += _failures_along(found, axis)
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}." if text else None
@@ -378,16 +380,19 @@ def _seeds_needed(group: Group, pairs: int) -> list[str]:
 
 def _passed(study: Study, group: Group) -> list[str]:
     """When accuracy first passed the assignment's."""
-    parts = []
+    parts, passed = [], False
     for arm, _ in group.ranked:
         epochs = [passed_epoch(result) for result in study.of(arm)]
         known = [epoch for epoch in epochs if epoch is not None]
+        passed |= bool(known)
         if known and len(known) == len(epochs):
             parts.append(f"{arm.norm} in epoch {median(known):g}")
         elif known:
             parts.append(f"{arm.norm} with {len(known)} of {len(epochs)} seeds")
         else:
             parts.append(f"{arm.norm} never")
+    if not passed:
+        return [f"No run passed {TARGET:.0%}."]
     return [f"Accuracy first passed {TARGET:.0%} (median): {listed(parts)}."]
 
 
@@ -401,7 +406,10 @@ def _searched(study: Study) -> list[str]:
     said = []
     for what in study.config.tune:
         found = [t for arm in study.arms if (t := tuning.best(study.trials, arm.name, what))]
-        counts = {sum((t.arm, t.what) == (own.arm, what) for t in study.trials) for own in found}
+        counts = {
+            len({(t.value, t.epochs) for t in study.trials if (t.arm, t.what) == (own.arm, what)})
+            for own in found
+        }
         setting = tuning.FIELDS[what].replace("_", " ")
         if len(counts) == 1 and len(found) == len(study.arms):
             said.append(
