@@ -236,6 +236,7 @@ def test_rates_that_only_the_batch_size_scaled_were_not_found_best(tmp_path):
     assert "learning rate" not in best
     assert "(bn 0.2828, gn 0.2828, ln 0.2)" in scaled
     assert "scaled to the batch size" in scaled
+    assert any("the square root of the batch size" in sentence for sentence in said(study)[1])
 
 
 def test_a_rate_chosen_by_the_images_that_accuracy_is_given_on_is_said_so(tmp_path, usual):

@@ -116,6 +116,8 @@ def test_what_was_found_for_some_normalizations_alone_is_left_out():
         ({"batch_sizes": (8, 8)}, "a value is given twice: 8, 8"),
         ({"tune": ("lr", "lr")}, "a value is given twice: lr, lr"),
         ({"batch_sizes": (0,)}, "must be above 0"),
+        ({"batch_sizes": (8, -1)}, "--batch-sizes must be above 0, not -1"),
+        ({"holdout": 2000}, "--holdout must be 0 or more and below 1,437, the training images, "),
         ({"label_noise": (1.5,)}, "--label-noise must be 0 or more and below 1"),
         ({"train_images": (1400,), "tune": ("lr",)}, "--train-images must be above 0 and at most"),
         ({"train_images": (1438,)}, "--train-images must be above 0 and at most 1,437, not 1,438"),

@@ -473,6 +473,11 @@ def _recipes(study: Study, group: Group) -> list[str]:
             f"The arms differ in their {scaled[0]}: each is its recipe's, scaled to the batch size "
             "that is compared."
         )
+    if study.config.batch_sizes and "lr" not in study.config.tune:
+        said.append(
+            "The learning rate goes with the square root of the batch size, from the recipe's on "
+            "(Hoffer, Hubara & Soudry 2017)."
+        )
     return said
 
 

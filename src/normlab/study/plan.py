@@ -104,6 +104,14 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     for values in (*axes, study.tune):
         if len(set(values)) < len(values):
             raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
+    if not 0 <= study.holdout < images:
+        raise UsageError(
+            f"--holdout must be 0 or more and below {images:,}, the training images, not "
+            f"{study.holdout:,}"
+        )
+    for batch in study.batch_sizes:
+        if batch < 1:
+            raise UsageError(f"--batch-sizes must be above 0, not {batch}")
     whole = images - study.holdout
     searched = images - held_out(study, images) if study.tune else whole
     for number in study.train_images:
