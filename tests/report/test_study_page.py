@@ -199,6 +199,12 @@ def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     assert len(content.encode()) < 10e6
 
 
+def test_of_one_normalization_no_disagreement_is_spoken_of(tmp_path):
+    text = Page(render(made_up(tmp_path, seeds=2, norms=("gn",)), None)).text
+    assert "1 normalization on nano" in text
+    assert "disagree" not in text
+
+
 def test_answers_that_are_missing_are_named(tmp_path):
     study = made_up(tmp_path, seeds=2)
     (tmp_path / "runs" / "gn-1" / "answers.npz").unlink()

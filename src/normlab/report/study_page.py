@@ -113,7 +113,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
             _classes_alt(given, classes),
         ),
         disagreements=_disagreements(given, classes, dataset),
-        disagreement_note=_disagreement_note(given),
+        disagreement_note=_disagreement_note(given) if len(given) > 1 else "",
         single=_single(main, given) if main.seeds == 1 else [],
         calibration=_calibration(given),
         reliability=inline_svg(
@@ -347,12 +347,11 @@ def _disagreement_note(given: dict[str, list[Answers]]) -> str:
     parts = []
     for norm, own in mostly.items():
         others = [other for name, other in mostly.items() if name != norm]
-        if others:
-            alone = int((own & ~np.any(others, axis=0)).sum())
-            parts.append(f"{norm} alone {alone:,}")
+        alone = int((own & ~np.any(others, axis=0)).sum())
+        parts.append(f"{norm} alone {alone:,}")
     return (
         f"Of {total:,} images {every:,} are answered rightly with all normalizations (by most of "
-        f"their seeds), {none:,} with none" + (f"; by {', '.join(parts)}." if parts else ".")
+        f"their seeds), {none:,} with none; by {', '.join(parts)}."
     )
 
 

@@ -49,6 +49,7 @@ def on_ray(
     task = ray.remote(**options)(_carry_out)
 
     def carry(works: Sequence[Work]) -> Iterator[Look]:
+        before = {work: _written(work) for work in works}
         waiting = {task.remote(work.to_json()): work for work in works}
         try:
             while waiting:
@@ -60,7 +61,7 @@ def on_ray(
                         ended[work] = Outcome(*ray.get(reference))
                     except ray.exceptions.RayError as error:
                         ended[work] = Outcome(f"Ray gave it up: {' '.join(str(error).split())}")
-                started = (w for w in waiting.values() if (w.out / "config.json").exists())
+                started = (w for w in waiting.values() if _written(w) != before[w])
                 yield Look(tuple(started), ended)
         finally:
             for reference in waiting:
@@ -82,6 +83,14 @@ def _reach(address: str) -> None:
         raise ValueError("expected HOST:PORT; for this machine's cores put --ray last")
     if colon:
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _written(work: Work) -> int | None:
+    """When a run's configuration was written, which it is when the run begins or goes on."""
+    try:
+        return (work.out / "config.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _carry_out(text: str) -> tuple[str, bool]:
