@@ -253,6 +253,8 @@ def test_groups_default_to_the_largest_divisor_up_to_4(channels):
         ("frn", (8, 1, 1), "frn over a 1 × 1 map"),
         ("evonorm-s0=4", (4, 1, 1), "evonorm-s0=4 over one value is constant"),
         ("gm", SHAPE, "no normalization 'gm': did you mean gn?"),
+        ("BN", SHAPE, "no normalization 'BN': did you mean bn?"),
+        ("LayerNorm", SHAPE, "no normalization 'LayerNorm': did you mean ln?"),
         ("xyzzy", SHAPE, "no normalization 'xyzzy': it is one of none, lrn, bn"),
         ("bn=3", SHAPE, "bn takes no number"),
         ("gn=", SHAPE, "must be a whole number above 0"),

@@ -254,3 +254,7 @@ def test_nothing_global_is_touched(data):
 
 def test_a_notebook_shows_a_figure_without_pyplot():
     assert plots.curves([run()])._repr_png_().startswith(b"\x89PNG")
+
+
+def test_curves_are_told_apart_by_colour_or_marker():
+    assert len({(plots.color_of(k), plots.marker_of(k)) for k in range(30)}) == 30

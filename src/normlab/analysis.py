@@ -100,6 +100,11 @@ def shown(value: object) -> str:
     return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def interval(right: int, images: int) -> tuple[float, float]:
     """The 95% interval of a share of images, by Wilson's score (1927, JASA 22)."""
     share, z2 = right / images, _Z**2

@@ -456,8 +456,8 @@ def color_of(k: int) -> str:
 
 
 def marker_of(k: int) -> str:
-    """The k-th curve's marker."""
-    return MARKERS[k % len(MARKERS)]
+    """The k-th curve's marker; where colours come again, they come with others."""
+    return MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
 
 
 def _render(

@@ -83,9 +83,8 @@ def test_networks_of_different_seeds_are_not_compared_by_it(tmp_path):
         for r in study.results
     )
     text = Page(render(dataclasses.replace(study, results=results), None)).text
-    assert re.findall(r"(\w+) alone answers \d+ images rightly, (\w+) alone", text) == [
-        ("gn", "ln")
-    ]
+    compared = re.findall(r"(\w+) alone answers \d+ images rightly, (\w+) alone", text)
+    assert compared == [("gn", "ln")]
 
 
 def test_without_spread_no_number_is_made_up(tmp_path):
@@ -145,8 +144,10 @@ def test_every_setting_has_its_search_and_every_trial_is_on_it(tmp_path):
 def test_of_one_run_each_no_intervals_are_spoken_of(tmp_path):
     study = made_up(tmp_path, seeds=1, batch_sizes=(8, 32), norms=("bn", "gn"))
     page = render(study, None)
-    assert "One run each, so no intervals." in page
-    assert "Means and their 95% intervals." not in page
+    assert page.count("One run each.") == 2  # by epoch, and against the batch size
+    assert "Means and their 95% intervals" not in page
+    assert "Bands" not in page
+    assert "1 seed, accuracy" in page
 
 
 def test_which_p_values_are_corrected_is_said(tmp_path):
@@ -163,9 +164,14 @@ def test_each_axis_has_its_figure(tmp_path):
     study = made_up(
         tmp_path, seeds=3, batch_sizes=(8, 32), label_noise=(0.0, 0.2), norms=("bn", "gn")
     )
-    text = "".join(Page(render(study, None)).words)
+    page = render(study, None)
+    text = "".join(Page(page).words)
     assert "Accuracy against batch size" in text
     assert "Accuracy against label noise" in text
+    assert "Means and their 95% intervals, with label noise 0." in text
+    own, _, every = page.partition("The same for every setting")
+    assert own.count("<tr>") == 1 + 2
+    assert every.partition("</details>")[0].count("<tr>") == 1 + 2 * 4
 
 
 def test_hostile_class_names_are_text(tmp_path):
@@ -191,6 +197,12 @@ def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     content = render(study, None)
     assert time.process_time() - start < 10
     assert len(content.encode()) < 10e6
+
+
+def test_of_one_normalization_no_disagreement_is_spoken_of(tmp_path):
+    text = Page(render(made_up(tmp_path, seeds=2, norms=("gn",)), None)).text
+    assert "1 normalization on nano" in text
+    assert "disagree" not in text
 
 
 def test_answers_that_are_missing_are_named(tmp_path):

@@ -63,6 +63,47 @@ def test_when_the_answer_changes_along_an_axis_it_says_where(tmp_path):
     assert changes.endswith("points above bn, shown) and bn at 8 to 32.")
 
 
+def test_a_lead_that_is_shown_is_told_from_one_that_is_not(tmp_path):
+    leads = {2: 0.2, 8: 0.001, 32: -0.02, 64: -0.03}  # of gn before bn
+    means = {f"bn-batch{batch}": 0.7 + 0.001 * batch for batch in leads}
+    means |= {f"gn-batch{b}": means[f"bn-batch{b}"] + lead for b, lead in leads.items()}
+    means["bn-batch2"] -= 0.3
+    means["gn-batch2"] -= 0.3
+    study = made_up(tmp_path, means=means, batch_sizes=tuple(leads), norms=("bn", "gn"))
+    (_, changes), further = said(study)
+    first, second, rest = changes.partition("batch size: ")[2].split(" points above bn, ")
+    assert first.startswith("gn at 2 (")
+    assert second.startswith("shown), gn at 8 (")
+    assert rest == "not shown) and bn at 32 to 64."
+    assert further[0].startswith("With a new seed bn would be above gn with a probability of")
+
+
+def test_of_many_rivals_the_nearest_alone_come_with_numbers(tmp_path):
+    norms = ("bn", "gn", "ln", "none", "rms", "frn")
+    (best, _), _ = said(made_up(tmp_path, norms=norms, network="line-5k", trials=False))
+    assert best.count("95% interval") == 3
+    assert "), rms and frn; between it and gn (" in best
+
+
+def test_equal_means_are_both_the_highest(tmp_path):
+    study = made_up(tmp_path, seeds=1, norms=("bn", "gn", "ln"))
+    last = {"bn": 0.6, "gn": 0.6, "ln": 0.5}
+    results = tuple(dataclasses.replace(r, accuracies=(0.4, last[r.arm])) for r in study.results)
+    (best, _), further = said(dataclasses.replace(study, results=results))
+    assert best.startswith("bn and gn have the highest mean accuracy, 60.00% (one run)")
+    assert "No run passed 70%." in further
+
+
+def test_optima_at_the_edge_are_told_in_a_sentence(tmp_path):
+    study = made_up(tmp_path, seeds=2, batch_sizes=(2, 8, 32), norms=("bn", "gn", "ln"))
+    trials = tuple(dataclasses.replace(t, accuracy=t.value / 100) for t in study.trials)
+    best = {t.arm: max(o.value for o in trials if o.arm == t.arm) for t in trials}
+    trials = tuple(dataclasses.replace(t, value=best[t.arm]) if t.rung == 2 else t for t in trials)
+    (edge,) = (s for s in said(dataclasses.replace(study, trials=trials))[1] if "edge" in s)
+    assert edge.startswith("The learning rate found for bn-batch2 (0.4), gn-batch2 (0.4), ")
+    assert " and 3 more arms lies at the edge" in edge
+
+
 def test_where_it_never_changes_it_says_so(tmp_path):
     study = made_up(tmp_path, label_noise=(0.0, 0.2), norms=("bn", "ln"))
     (_, changes), _ = said(study)
@@ -93,7 +134,7 @@ def test_an_optimum_at_the_edge_is_flagged(usual):
     _, further = said(dataclasses.replace(usual, trials=trials))
     edge = [sentence for sentence in further if "lies at the edge" in sentence]
     assert edge == [
-        "The learning rate found for gn, 3.2, lies at the edge of what was tried: a better one may "
+        "The learning rate found for gn (3.2) lies at the edge of what was tried: a better one may "
         "lie beyond."
     ]
     assert any("same 14 short runs on held-out images" in sentence for sentence in further)
@@ -107,7 +148,7 @@ def test_failed_and_open_runs_are_named(usual):
     (best, _), further = said(study)
     assert "over 4 seeds" in best
     assert "bn failed with 1 of 5 seeds" in best
-    assert "bn with seed 0 failed: no space" in further
+    assert "bn with seed 0 failed: no space." in further
     assert "1 of 15 runs are not finished: this is not the end result." in further
 
 
@@ -139,7 +180,7 @@ def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
     assert "gn (one seed in common)" in best
     assert best.endswith("; bn failed with 4 of 5 seeds.")
     assert any(s.startswith("gn is shown to be above ln") for s in further)
-    assert "bn failed with 4 seeds; with seed 1: no good" in further
+    assert "bn failed with 4 seeds; with seed 1: no good." in further
 
 
 def test_a_mean_that_is_highest_for_want_of_bad_seeds_is_not_said_to_be_above(usual):
@@ -195,6 +236,7 @@ def test_rates_that_only_the_batch_size_scaled_were_not_found_best(tmp_path):
     assert "learning rate" not in best
     assert "(bn 0.2828, gn 0.2828, ln 0.2)" in scaled
     assert "scaled to the batch size" in scaled
+    assert any("the square root of the batch size" in sentence for sentence in said(study)[1])
 
 
 def test_a_rate_chosen_by_the_images_that_accuracy_is_given_on_is_said_so(tmp_path, usual):

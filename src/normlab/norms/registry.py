@@ -47,6 +47,14 @@ class Normalization:
 
 REGISTRY: dict[str, Normalization] = {}
 
+_SPELT_OUT = {
+    "batchnorm": "bn",
+    "groupnorm": "gn",
+    "layernorm": "ln",
+    "instancenorm": "in",
+    "rmsnorm": "rms",
+}
+
 Layer = Callable[..., nn.Module]
 
 
@@ -122,8 +130,8 @@ def find(text: str) -> tuple[Normalization, int | None]:
     name, equals, number = text.partition("=")
     entry = REGISTRY.get(name)
     if entry is None:
-        near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? It is " if near else "it is "
+        near = difflib.get_close_matches(name.lower(), [*REGISTRY, *_SPELT_OUT], n=1, cutoff=0.4)
+        hint = f"did you mean {_SPELT_OUT.get(near[0], near[0])}? It is " if near else "it is "
         raise UsageError(
             f"no normalization {name!r}: {hint}one of {', '.join(REGISTRY)}, or your "
             "module:Class (a name registered in Python is known to that program alone)"

@@ -10,7 +10,8 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab import layout, statistics, zoo
+from normlab import layout, statistics
+from normlab.analysis import counted
 from normlab.data import Dataset, divide, load_for
 from normlab.errors import RunError
 from normlab.evaluation import percent
@@ -24,7 +25,7 @@ from normlab.study import answers, figures, findings, tuning
 from normlab.study.answers import Answers
 from normlab.study.display import clock
 from normlab.study.findings import Group
-from normlab.study.plan import Arm, Setting, settings
+from normlab.study.plan import AXES, Arm, Setting, settings, varying
 from normlab.study.record import Study
 from normlab.table import Table
 
@@ -71,28 +72,30 @@ def render(study: Study, dataset: Dataset | None) -> str:
     """
     found = findings.groups(study)
     main = findings.main_group(found)
-    axes = findings.varying(found)
+    axes = varying(group.setting for group in found)
     given = {arm.norm: _answers(study, arm) for arm in main.arms}
     classes = _first_run(study, main.arms[0]).data.classes
     best = main.ranked[0][0].norm
     return fill(
         "study.html",
-        title=f"{len(main.arms)} normalizations on {zoo.short_name(main.setting.network)}",
+        title=f"{counted(len(main.arms), 'normalization')} on {main.setting.network}",
         about=_about(study),
         headline=findings.headline(found, study.images),
-        main_setting=findings.setting_text(main.setting, axes) if axes else "",
-        table=_table(study, found, axes),
+        main_setting=main.setting.text(axes),
+        table=_table(study, [main], ()),
+        every_setting=_table(study, found, axes) if axes else None,
         findings=findings.further(study, found),
         curves=inline_svg(figures.curves(study, main), "curves", _curves_alt(main, study.images)),
+        curves_note="Lines: means over the seeds. Bands: from the lowest seed to the highest."
+        if main.seeds > 1
+        else "One run each.",
         axes=[
             {
-                "name": findings.AXES[axis],
+                "name": AXES[axis],
                 "figure": inline_svg(
                     figures.against(line, axis), f"axis-{axis}", _axis_alt(line, axis, study.images)
                 ),
-                "caption": "Means and their 95% intervals."
-                if any(group.seeds > 1 for group in line)
-                else "One run each, so no intervals.",
+                "caption": _axis_note(line, [other for other in axes if other != axis]),
             }
             for axis in axes
             if len(line := findings.along(found, axis)) > 1
@@ -110,7 +113,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
             _classes_alt(given, classes),
         ),
         disagreements=_disagreements(given, classes, dataset),
-        disagreement_note=_disagreement_note(given),
+        disagreement_note=_disagreement_note(given) if len(given) > 1 else "",
         single=_single(main, given) if main.seeds == 1 else [],
         calibration=_calibration(given),
         reliability=inline_svg(
@@ -128,7 +131,8 @@ def _about(study: Study) -> str:
     done = sum(result.state == "done" for result in study.results)
     held = "held-out" if study.config.holdout else "test"
     return (
-        f"{done} runs on {study.config.dataset}, {study.config.seeds} seeds, accuracy on "
+        f"{counted(done, 'run')} on {study.config.dataset}, "
+        f"{counted(study.config.seeds, 'seed')}, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
     )
 
@@ -155,7 +159,7 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
             rows.append(
                 (
                     arm.norm,
-                    *([findings.setting_text(group.setting, axes)] if axes else []),
+                    *([group.setting.text(axes)] if axes else []),
                     percent(mean.value, study.images),
                     f"± {100 * half:.2f}" if np.isfinite(half) else "–",
                     str(len(results)),
@@ -190,9 +194,16 @@ def _axis_alt(line: Sequence[Group], axis: str, images: int) -> str:
     said = []
     for group in line:
         arm, mean = group.ranked[0]
-        where = findings.setting_text(group.setting, [axis])
+        where = group.setting.text([axis])
         said.append(f"at {where} {arm.norm} is highest with {percent(mean.value, images)}")
-    return f"Accuracy against {findings.AXES[axis]}: {'; '.join(said)}."
+    return f"Accuracy against {AXES[axis]}: {'; '.join(said)}."
+
+
+def _axis_note(line: Sequence[Group], others: Sequence[str]) -> str:
+    """What the marks are, and where on the other axes."""
+    marks = "Means and their 95% intervals" if any(g.seeds > 1 for g in line) else "One run each"
+    where = f", with {line[0].setting.text(others)}" if others else ""
+    return f"{marks}{where}."
 
 
 def _forest(main: Group, images: int) -> dict[str, object] | None:
@@ -245,7 +256,9 @@ def _forest(main: Group, images: int) -> dict[str, object] | None:
 
 def _p(p: float | None) -> str:
     """A p-value in a table; None where the test could not reach 5%."""
-    return "–" if p is None else "unknown" if math.isnan(p) else f"{p:.4f}"
+    if p is None:
+        return "–"
+    return "unknown" if math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _search(
@@ -257,7 +270,7 @@ def _search(
 ) -> dict[str, object]:
     """Every trial of a setting's arms."""
     name = tuning.FIELDS[what].replace("_", " ")
-    where = f" at {findings.setting_text(setting, axes)}" if axes else ""
+    where = f" at {setting.text(axes)}" if axes else ""
     best = [
         f"{arm.norm} {found.value:.3g}" if found else f"{arm.norm} none"
         for arm in arms
@@ -334,12 +347,11 @@ def _disagreement_note(given: dict[str, list[Answers]]) -> str:
     parts = []
     for norm, own in mostly.items():
         others = [other for name, other in mostly.items() if name != norm]
-        if others:
-            alone = int((own & ~np.any(others, axis=0)).sum())
-            parts.append(f"{norm} alone {alone:,}")
+        alone = int((own & ~np.any(others, axis=0)).sum())
+        parts.append(f"{norm} alone {alone:,}")
     return (
         f"Of {total:,} images {every:,} are answered rightly with all normalizations (by most of "
-        f"their seeds), {none:,} with none" + (f"; by {', '.join(parts)}." if parts else ".")
+        f"their seeds), {none:,} with none; by {', '.join(parts)}."
     )
 
 
@@ -413,7 +425,7 @@ def _settings(study: Study, main: Group) -> list[tuple[str, str, bool]]:
         ("made by", study.config.command, True),
         ("layout", run.layout, True),
         (f"parameters with {main.arms[0].norm}", f"{parameters:,}", False),
-        ("recipe", f"{run.config.recipe}, of which:", False),
+        ("recipe", f"{run.config.recipe}; in force:", False),
         *recipe,
         ("precision", study.config.precision, False),
         ("data fingerprint", study.fingerprint, True),

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from normlab.errors import DivergedError, NormlabError, UsageError
 from normlab.study.local import INTERVAL, Look, Outcome
-from normlab.study.work import Work, carry_out
+from normlab.study.work import Work, carry_out, in_a_line
 
 RETRIES = 3
 
@@ -49,6 +49,7 @@ def on_ray(
     task = ray.remote(**options)(_carry_out)
 
     def carry(works: Sequence[Work]) -> Iterator[Look]:
+        before = {work: _written(work) for work in works}
         waiting = {task.remote(work.to_json()): work for work in works}
         try:
             while waiting:
@@ -60,7 +61,7 @@ def on_ray(
                         ended[work] = Outcome(*ray.get(reference))
                     except ray.exceptions.RayError as error:
                         ended[work] = Outcome(f"Ray gave it up: {' '.join(str(error).split())}")
-                started = (w for w in waiting.values() if (w.out / "config.json").exists())
+                started = (w for w in waiting.values() if _written(w) != before[w])
                 yield Look(tuple(started), ended)
         finally:
             for reference in waiting:
@@ -84,10 +85,18 @@ def _reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def _written(work: Work) -> int | None:
+    """When a run's configuration was written, which it is when the run begins or goes on."""
+    try:
+        return (work.out / "config.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def _carry_out(text: str) -> tuple[str, bool]:
     """What `Outcome` is made of; errors of Ray's own are what is left to be raised."""
     try:
         carry_out(Work.from_json(text))
     except NormlabError as error:
-        return str(error), isinstance(error, DivergedError)
+        return in_a_line(error), isinstance(error, DivergedError)
     return "", False

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from normlab import machine
+from normlab.analysis import counted
 from normlab.config import Execution, RunConfig, StudyConfig
 from normlab.data import Dataset, divide, load_for, shared
 from normlab.errors import InterruptedRunError, RunError, UsageError
@@ -20,7 +21,7 @@ from normlab.placing import count
 from normlab.study import estimate, local, tuning
 from normlab.study.display import StudyDisplay, clock
 from normlab.study.local import Look
-from normlab.study.plan import Arm, held_out, plan, settings, warnings
+from normlab.study.plan import Arm, held_out, plan, settings, varying, warnings
 from normlab.study.record import Costs, Result, Study, measured
 from normlab.study.tuning import Trial
 from normlab.study.work import PATIENCE, Work, differences
@@ -164,17 +165,20 @@ def _announce(
     study = record.config
     for warning in warnings(arms):
         console.print(f"warning: {warning}", soft_wrap=True, highlight=False, markup=False)
-    for alike in settings(arms).values():
+    by_setting = settings(arms)
+    axes = varying(by_setting)
+    before = ""
+    for setting, alike in by_setting.items():
         config = alike[0].config
-        console.print(find(config.network), soft_wrap=True, highlight=False, markup=False)
+        if (line := find(config.network)) != before:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        before = line
         rows = []
         for arm in alike:
-            parameters = count(
-                parse(find(config.network)), norm=arm.norm, classes=len(dataset.classes)
-            )
+            parameters = count(parse(line), norm=arm.norm, classes=len(dataset.classes))
             rows.append(
                 (
-                    arm.name,
+                    arm.norm,
                     f"{parameters:,}",
                     str(arm.recipe.epochs),
                     str(arm.recipe.batch_size),
@@ -183,10 +187,11 @@ def _announce(
                     clock(seconds[arm.name]),
                 )
             )
+        said = [study.dataset, f"recipe {config.recipe}", *([setting.text(axes)] if axes else [])]
         console.print(
             Table(
-                caption=f"{study.dataset}, recipe {config.recipe}, {study.seeds} seeds",
-                head=("arm", "parameters", "epochs", "batch", "rate", "decay", "time a run"),
+                caption=", ".join([*said, counted(study.seeds, "seed")]),
+                head=("norm", "parameters", "epochs", "batch", "rate", "decay", "time a run"),
                 kinds=("name", *["number"] * 6),
                 rows=rows,
             )
@@ -194,7 +199,7 @@ def _announce(
     runs = len(record.results)
     left = [seconds[result.arm] for result in record.results if result.state != "done"]
     if not left:
-        console.print(f"{runs} runs, all of them done", highlight=False)
+        console.print(f"{counted(runs, 'run')}, all of them done", highlight=False)
         return
     searched = [
         second
@@ -207,16 +212,18 @@ def _announce(
     where, time = f"{workers} at a time", clock(estimate.total([*searched, *left], workers))
     if ray not in (None, "local"):  # how many cores it has is not known yet
         where, time = "on Ray", f"{clock(sum([*searched, *left]))} of one core"
-    console.print(f"{runs} runs{done}{trials}, {where}: about {time}", highlight=False)
+    console.print(f"{counted(runs, 'run')}{done}{trials}, {where}: about {time}", highlight=False)
 
 
 def _search_seconds(study: StudyConfig, arm: Arm, seconds: float) -> list[float]:
     """What the trials of an arm take, from what a whole run does."""
     epochs = arm.recipe.epochs
+    lengths = [tuning.rung_epochs(epochs, rung) for rung in range(len(tuning.SHARES))]
     return [
-        estimate.part(seconds, tuning.rung_epochs(epochs, rung), epochs)
+        estimate.part(seconds, length, epochs)
         for what in study.tune
-        for rung in range(len(tuning.SHARES))
+        for rung, length in enumerate(lengths)
+        if length not in lengths[:rung]  # else they are the runs of the rung before
         for _ in range(len(tuning.grid(what, study, arm)) // 2**rung)
     ]
 
@@ -317,7 +324,7 @@ def _tune(
         record,
         arms=tuple(_with_found(record, arm) if _found(record, arm) else arm for arm in planned),
         results=tuple(
-            result.failed(problems[result.arm]) if result.arm in problems else result
+            record.failed(result, problems[result.arm]) if result.arm in problems else result
             for result in record.results
         ),
     )
@@ -383,7 +390,7 @@ def _rung(
             continue
         accuracy = None
         if work not in diverged:
-            result, _ = _seen(Result(arm=trial.arm, seed=0), work)
+            result, _ = _seen(record, Result(arm=trial.arm, seed=0), work)
             if result.problem:
                 problems[trial.arm] = f"its search failed: {result.problem}"
                 continue
@@ -419,7 +426,7 @@ def _run(
                 by_work[work] = result
     for work, result in by_work.items():
         if work.done:
-            record = record.with_result(*_seen(result, work))
+            record = record.with_result(*_seen(record, result, work))
     record.write()
     waiting = [work for work in by_work if not work.done]
     epochs = {work: record.arm(by_work[work].arm).recipe.epochs for work in waiting}
@@ -430,9 +437,9 @@ def _run(
                 for work, outcome in look.ended.items():
                     result = by_work[work]
                     if outcome.problem:
-                        record = record.with_result(result.failed(outcome.problem))
+                        record = record.with_result(record.failed(result, outcome.problem))
                     else:
-                        record = record.with_result(*_seen(result, work))
+                        record = record.with_result(*_seen(record, result, work))
                     record.write()
                 display.look(look)
     finally:
@@ -447,9 +454,9 @@ def _run(
     return record
 
 
-def _seen(result: Result, work: Work) -> tuple[Result, Costs | None]:
+def _seen(record: Study, result: Result, work: Work) -> tuple[Result, Costs | None]:
     """A run that ended, from its folder: failed where that is damaged, or another run's."""
     try:
         return measured(result, work.out, work.config)
     except RunError as error:
-        return result.failed(str(error)), None
+        return record.failed(result, str(error)), None

@@ -1,8 +1,10 @@
 """The figures of a study's page, in the style of `normlab.plots`."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -21,8 +23,8 @@ from normlab.plots import (
     styled,
 )
 from normlab.statistics import Difference
-from normlab.study.findings import AXES, Group
-from normlab.study.plan import Arm
+from normlab.study.findings import Group
+from normlab.study.plan import AXES, Arm, value_text
 from normlab.study.record import Study
 from normlab.study.tuning import FIELDS, Trial, What
 
@@ -55,7 +57,7 @@ def curves(study: Study, group: Group) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    figure.legend(loc="outside upper left", ncols=3)
+    _legend(figure, axes)
     return figure
 
 
@@ -127,13 +129,13 @@ def against(line: Sequence[Group], axis: str) -> Figure:
         )
     if numeric and min(values) > 0 and max(values) / min(values) >= 8:
         axes.set_xscale("log", base=2)
-    axes.set_xticks(places, [f"{v:,}" if isinstance(v, int) else str(v) for v in values])
+    axes.set_xticks(places, [value_text(value) for value in values])
     axes.minorticks_off()
     axes.set_xlabel(AXES[axis])
     axes.set_ylabel("accuracy, last epoch")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    figure.legend(loc="outside upper left", ncols=3)
+    _legend(figure, axes)
     return figure
 
 
@@ -175,14 +177,14 @@ def search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Figure:
         axes.set_xscale("log", base=2)
     else:
         axes.set_xscale("symlog", linthresh=values[1])
-    ticks = values[:: max(1, len(values) // 6)]
-    axes.set_xticks(ticks, [f"{value:.2g}" for value in ticks])
+    ticks = values[:: math.ceil(len(values) / 6)]
+    axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
     axes.minorticks_off()
     axes.set_xlabel(FIELDS[what].replace("_", " "))
     axes.set_ylabel("accuracy, held-out images")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    figure.legend(loc="outside upper left", ncols=3)
+    _legend(figure, axes)
     return figure
 
 
@@ -216,7 +218,7 @@ def class_accuracy(shares: Mapping[str, NDArray[np.float64]], classes: Sequence[
     axes.set_xlabel("accuracy of the class, mean over the seeds")
     axes.xaxis.set_major_formatter(percent_axis)
     axes.grid(axis="x")
-    figure.legend(loc="outside upper left", ncols=3)
+    _legend(figure, axes)
     return figure
 
 
@@ -240,9 +242,7 @@ def reliability(by_norm: Mapping[str, tuple[NDArray[np.float32], NDArray[np.bool
     axes.xaxis.set_major_formatter(percent_axis)
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    handles, _ = axes.get_legend_handles_labels()
-    handles.append(Line2D([], [], color=MUTED, linewidth=1.0, label="as sure as right"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    _legend(figure, axes, Line2D([], [], color=MUTED, linewidth=1.0, label="as sure as right"))
     return figure
 
 
@@ -262,6 +262,13 @@ def expected_calibration_error(confidences: NDArray[np.float32], right: NDArray[
     """Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, equation 3."""
     centers, shares, counts = calibration_bins(confidences, right)
     return float(np.abs(centers - shares) @ counts / counts.sum())
+
+
+def _legend(figure: Figure, axes: Axes, *more: Line2D) -> None:
+    """Above the figure; four in two columns, for a third would hold none beside them."""
+    handles = [*axes.get_legend_handles_labels()[0], *more]
+    columns = 2 if len(handles) == 4 else 3
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns)
 
 
 def _value(trial: Trial) -> float:

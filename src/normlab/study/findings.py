@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from statistics import median
 
 import numpy as np
@@ -15,17 +16,12 @@ from normlab.errors import RunError
 from normlab.recipes import Recipe
 from normlab.statistics import Difference, Estimate
 from normlab.study import tuning
-from normlab.study.plan import Arm, Setting, settings
+from normlab.study.plan import AXES, Arm, Setting, settings, value_text, varying
 from normlab.study.record import Result, Study
 
 GOAL = 0.005  # a difference that one would like to see
-AXES = {
-    "network": "network",
-    "budget": "budget",
-    "batch_size": "batch size",
-    "train_images": "training images",
-    "label_noise": "label noise",
-}
+EDGES = 6  # optima at the edge of a search that are named
+NUMBERED = 3  # rivals whose numbers stand in the headline; the others' are in the table
 
 
 @dataclass(frozen=True)
@@ -133,11 +129,6 @@ def main_group(found: Sequence[Group]) -> Group:
     return max(found, key=lambda group: group.ranked[0][1].value)
 
 
-def varying(found: Sequence[Group]) -> list[str]:
-    """The axes along which settings differ, by their names in `Setting`."""
-    return [name for name in AXES if len({getattr(group.setting, name) for group in found}) > 1]
-
-
 def along(found: Sequence[Group], axis: str) -> list[Group]:
     """The main group and those that differ from it along one axis alone, in order."""
     main = main_group(found).setting
@@ -161,6 +152,7 @@ def further(study: Study, found: Sequence[Group]) -> list[str]:
     """What else there is to say."""
     main = main_group(found)
     return [
+        *([_certainty(main)] if len(found) > 1 and main.seeds > 1 else []),  # else in the headline
         *_every_pair(main, study.images),
         *_seeds_needed(main, sum(len(group.differences) for group in found)),
         *_passed(study, main),
@@ -208,23 +200,12 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def setting_text(setting: Setting, axes: Sequence[str]) -> str:
-    """What is particular to a setting: `batch size 8, label noise 0.2`."""
-    parts = []
-    for axis in axes:
-        value = getattr(setting, axis)
-        parts.append(f"{AXES[axis]} {'all' if value is None else _number(value)}")
-    return ", ".join(parts)
-
-
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _best(group: Group, images: int) -> str:
     (best, mean), *others = group.ranked
     seeds = len(group.accuracies[best.name])
-    said = f"{best.norm} has the highest mean accuracy, {percentage(mean.value, images)}"
+    tied = [arm.norm for arm, other in others if math.isclose(other.value, mean.value)]
+    leads = f"{listed([best.norm, *tied])} {'have' if tied else 'has'}"
+    said = f"{leads} the highest mean accuracy, {percentage(mean.value, images)}"
     said += f" over {seeds} seeds" if seeds > 1 else " (one run)"
     failed = "".join(f"; {failure}" for failure in group.failures)
     if not others:
@@ -234,24 +215,27 @@ def _best(group: Group, images: int) -> str:
     shown: list[str] = []
     open_: list[str] = []
     above: list[str] = []  # over the seeds that both finished
-    for arm, _ in others:
+    for place, (arm, _) in enumerate(others):
         found = group.better_first(best, arm)
         if found is None:
             open_.append(f"{arm.norm} (no seed in common)")
         elif len(found.differences) == 1:
             open_.append(f"{arm.norm} (one seed in common)")
         else:
-            place = shown if found.first == best.name else above
-            (place if found.shown else open_).append(
-                f"{arm.norm} ({points(found.mean.value, images)}, "
-                f"{interval(found.mean, images)}, {p_text(found.p_holm)})"
+            numbers = (
+                f" ({points(found.mean.value, images)}, {interval(found.mean, images)}, "
+                f"{p_text(found.p_holm)})"
+            )
+            ahead = shown if found.first == best.name else above
+            (ahead if found.shown else open_).append(
+                f"{arm.norm}{numbers if place < NUMBERED else ''}"
             )
     if shown:
         said += f", and is shown to be above {listed(shown)}"
     if open_:
         said += (
-            f"{'; between' if shown else ', but between'} it and {listed(open_)} no difference "
-            "can be shown with these seeds"
+            f"{'; between' if shown else ', but between'} {best.norm if tied else 'it'} and "
+            f"{listed(open_)} no difference can be shown with these seeds"
         )
     if above:
         said += f"; but over the seeds that both finished {listed(above)} is shown to be above it"
@@ -260,40 +244,58 @@ def _best(group: Group, images: int) -> str:
 
 def _changes(found: Sequence[Group], images: int) -> str | None:
     """Where along an axis another normalization than the main group's best leads."""
-    best = main_group(found).ranked[0][0].norm
+    main = main_group(found)
+    best = main.ranked[0][0].norm
+    axes = varying(group.setting for group in found)
     said = []
-    for axis in varying(found):
-        parts = []
-        for norm, own in _leaders(along(found, axis)):
-            where = _span([getattr(group.setting, axis) for group in own])
-            if norm == best:
-                parts.append(f"{norm} at {where}")
-                continue
-            gaps = [
-                gap
-                for group in own
-                for other in group.arms
-                if other.norm == best
-                and (gap := group.difference(group.ranked[0][0], other)) is not None
-            ]
-            if gaps:
-                widest = max(gaps, key=lambda gap: gap.mean.value)
-                shown = "shown" if all(gap.shown for gap in gaps) else "not shown"
-                up_to = "up to " if len(gaps) > 1 else ""
-                ahead = points(widest.mean.value, images)
-                parts.append(f"{norm} at {where} ({up_to}{ahead} above {best}, {shown})")
-            else:
-                parts.append(f"{norm} at {where}")
-        if parts == [f"{best} at {_span([getattr(g.setting, axis) for g in along(found, axis)])}"]:
+    for axis in axes:
+        parts = [_lead(own, axis, best, images) for own in _leaders(along(found, axis), best)]
+        if len(parts) == 1:
             said.append(f"at every {AXES[axis]} that was tried {best} has the highest mean")
         else:
             said.append(f"the highest mean depends on the {AXES[axis]}: {listed(parts)}")
-        others = [other for other in varying(found) if other != axis]
+        others = [other for other in axes if other != axis]
         if others:
-            said[-1] += f" (with {setting_text(main_group(found).setting, others)})"
+            said[-1] += f", with {main.setting.text(others)}"
         said += _failures_along(found, axis)
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}." if text else None
+
+
+def _leaders(line: Sequence[Group], best: str) -> list[list[Group]]:
+    """Neighbours along an axis where the same normalization leads, and all show it or none."""
+
+    def leader(group: Group) -> tuple[str, bool]:
+        gap = _gap(group, best)
+        return group.ranked[0][0].norm, gap is not None and gap.shown
+
+    return [list(own) for _, own in groupby(line, leader)]
+
+
+def _lead(own: Sequence[Group], axis: str, best: str, images: int) -> str:
+    """Which normalization leads there, and by how much: `gn at 2 (1.20 points above bn, shown)`."""
+    text = f"{own[0].ranked[0][0].norm} at {_span([getattr(g.setting, axis) for g in own])}"
+    gaps = [gap for group in own if (gap := _gap(group, best)) is not None]
+    if not gaps:
+        return text
+    widest = max(gap.mean.value for gap in gaps)
+    return (
+        f"{text} ({'up to ' if len(gaps) > 1 else ''}{points(widest, images)} above {best}, "
+        f"{'shown' if gaps[0].shown else 'not shown'})"
+    )
+
+
+def _gap(group: Group, best: str) -> Difference | None:
+    """By how much another normalization leads before the main group's best; None where it is not.
+
+    Over the seeds that both finished the one with the higher mean need not lead.
+    """
+    leader = group.ranked[0][0]
+    for arm in group.arms:
+        if arm.norm == best and arm is not leader:
+            gap = group.difference(leader, arm)
+            return gap if gap is not None and gap.mean.value > 0 else None
+    return None
 
 
 def _failures_along(found: Sequence[Group], axis: str) -> list[str]:
@@ -302,35 +304,23 @@ def _failures_along(found: Sequence[Group], axis: str) -> list[str]:
     for group in along(found, axis):
         if group is not main_group(found):
             for failure in group.failures:
-                where.setdefault(failure, []).append(_number(getattr(group.setting, axis)))
+                where.setdefault(failure, []).append(value_text(getattr(group.setting, axis)))
     return [f"{failure} at {AXES[axis]} {listed(values)}" for failure, values in where.items()]
-
-
-def _leaders(line: Sequence[Group]) -> list[tuple[str, list[Group]]]:
-    """The normalizations with the highest means along an axis, and where each of them leads."""
-    leaders: list[tuple[str, list[Group]]] = []
-    for group in line:
-        norm = group.ranked[0][0].norm
-        if leaders and leaders[-1][0] == norm:
-            leaders[-1][1].append(group)
-        else:
-            leaders.append((norm, [group]))
-    return leaders
 
 
 def _span(values: Sequence[object]) -> str:
     """Neighbouring values: `8`, `8 to 128`."""
-    first, last = _number(values[0]), _number(values[-1])
+    first, last = value_text(values[0]), value_text(values[-1])
     return first if len(values) == 1 else f"{first} to {last}"
 
 
 def _certainty(group: Group) -> str:
     """How probable it is that the best wins again."""
-    if len(group.arms) < 2 or group.seeds < 2:
-        return "More seeds, or more normalizations, would say more."
+    if len(group.arms) < 2:
+        return "More normalizations would say more."
     best, second = (arm for arm, _ in group.ranked[:2])
     found = group.better_first(best, second)
-    if found is None or math.isinf(found.mean.high):
+    if found is None or math.isinf(found.mean.high):  # one seed, or seeds without a spread
         return f"More seeds would say whether {best.norm} is above {second.norm}."
     if found.first == second.name:
         best, second = second, best
@@ -390,16 +380,19 @@ def _seeds_needed(group: Group, pairs: int) -> list[str]:
 
 def _passed(study: Study, group: Group) -> list[str]:
     """When accuracy first passed the assignment's."""
-    parts = []
+    parts, passed = [], False
     for arm, _ in group.ranked:
         epochs = [passed_epoch(result) for result in study.of(arm)]
         known = [epoch for epoch in epochs if epoch is not None]
+        passed |= bool(known)
         if known and len(known) == len(epochs):
             parts.append(f"{arm.norm} in epoch {median(known):g}")
         elif known:
             parts.append(f"{arm.norm} with {len(known)} of {len(epochs)} seeds")
         else:
             parts.append(f"{arm.norm} never")
+    if not passed:
+        return [f"No run passed {TARGET:.0%}."]
     return [f"Accuracy first passed {TARGET:.0%} (median): {listed(parts)}."]
 
 
@@ -413,19 +406,23 @@ def _searched(study: Study) -> list[str]:
     said = []
     for what in study.config.tune:
         found = [t for arm in study.arms if (t := tuning.best(study.trials, arm.name, what))]
-        counts = {sum((t.arm, t.what) == (own.arm, what) for t in study.trials) for own in found}
+        counts = {
+            len({(t.value, t.epochs) for t in study.trials if (t.arm, t.what) == (own.arm, what)})
+            for own in found
+        }
         setting = tuning.FIELDS[what].replace("_", " ")
         if len(counts) == 1 and len(found) == len(study.arms):
             said.append(
                 f"The {setting} was searched for every normalization with the same "
                 f"{counts.pop()} short runs on held-out images, over the same values."
             )
-        said += [
-            f"The {setting} found for {own.arm}, {own.value:.4g}, lies at the edge of what was "
-            "tried: a better one may lie beyond."
-            for own in found
-            if tuning.on_edge(own, study.trials)
-        ]
+        edge = [f"{t.arm} ({t.value:.4g})" for t in found if tuning.on_edge(t, study.trials)]
+        if edge:
+            more = [f"{len(edge) - EDGES} more arms"] if len(edge) > EDGES else []
+            said.append(
+                f"The {setting} found for {listed([*edge[:EDGES], *more])} lies at the edge of "
+                "what was tried: a better one may lie beyond."
+            )
         if study.config.holdout:
             said.append(
                 f"The {setting} was chosen by the same held-out images that accuracy is given on "
@@ -441,9 +438,9 @@ def _failed(results: Sequence[Result]) -> list[str]:
             failed.setdefault(result.arm, []).append(result)
     open_ = sum(result.state in ("waiting", "stopped") for result in results)
     said = [
-        f"{arm} failed with {len(own)} seeds; with seed {own[0].seed}: {own[0].problem}"
+        f"{arm} failed with {len(own)} seeds; with seed {own[0].seed}: {own[0].problem}."
         if len(own) > 1
-        else f"{arm} with seed {own[0].seed} failed: {own[0].problem}"
+        else f"{arm} with seed {own[0].seed} failed: {own[0].problem}."
         for arm, own in [*failed.items()][:5]
     ]
     if len(failed) > 5:
@@ -476,6 +473,11 @@ def _recipes(study: Study, group: Group) -> list[str]:
             f"The arms differ in their {scaled[0]}: each is its recipe's, scaled to the batch size "
             "that is compared."
         )
+    if study.config.batch_sizes and "lr" not in study.config.tune:
+        said.append(
+            "The learning rate goes with the square root of the batch size, from the recipe's on "
+            "(Hoffer, Hubara & Soudry 2017)."
+        )
     return said
 
 
@@ -507,7 +509,7 @@ def _assumptions(group: Group, pairs: int) -> list[str]:
         "Normalizations are compared seed by seed, for at a seed all start from the same "
         f"convolutions and {batches}. Intervals and p-values are Student's, of these "
         "paired differences, and take them to be normally distributed; p-values are corrected for "
-        f"all {pairs} pairs that are compared (Holm)."
+        f"all {pairs} pairs that are compared (Holm), intervals are not."
     )
     if seeds < 6:
         said += (

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -12,6 +12,14 @@ from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.placing import count, few_images, norms_of, refuse_single_values
 from normlab.widths import solve
+
+AXES = {
+    "network": "network",
+    "budget": "budget",
+    "batch_size": "batch size",
+    "train_images": "training images",
+    "label_noise": "label noise",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,10 @@ class Setting:
     batch_size: int | None
     train_images: int | None
     label_noise: float
+
+    def text(self, axes: Iterable[str]) -> str:
+        """What it is along some axes: `batch size 8, label noise 0.2`."""
+        return ", ".join(f"{AXES[axis]} {value_text(getattr(self, axis))}" for axis in axes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +101,17 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
         study.train_images or (None,),
         study.label_noise or (0.0,),
     )
-    for values in axes:
+    for values in (*axes, study.tune):
         if len(set(values)) < len(values):
             raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
+    if not 0 <= study.holdout < images:
+        raise UsageError(
+            f"--holdout must be 0 or more and below {images:,}, the training images, not "
+            f"{study.holdout:,}"
+        )
+    for batch in study.batch_sizes:
+        if batch < 1:
+            raise UsageError(f"--batch-sizes must be above 0, not {batch}")
     whole = images - study.holdout
     searched = images - held_out(study, images) if study.tune else whole
     for number in study.train_images:
@@ -183,6 +203,19 @@ def settings(arms: Sequence[Arm]) -> dict[Setting, list[Arm]]:
     for arm in arms:
         by_setting.setdefault(arm.setting, []).append(arm)
     return by_setting
+
+
+def varying(compared: Iterable[Setting]) -> list[str]:
+    """The axes along which settings differ, by their names in `Setting`."""
+    own = list(compared)
+    return [name for name in AXES if len({getattr(setting, name) for setting in own}) > 1]
+
+
+def value_text(value: object) -> str:
+    """A place on an axis: `1,000`, `0.2`; `all` for None."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "all" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def warnings(arms: Sequence[Arm]) -> Iterator[str]:

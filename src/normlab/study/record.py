@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,10 +52,6 @@ class Result:
     problem: str = ""
     accuracies: tuple[float, ...] = ()
     parameters: int = 0
-
-    def failed(self, problem: str) -> "Result":
-        """The same run, had it failed."""
-        return Result(arm=self.arm, seed=self.seed, state="failed", problem=problem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +149,11 @@ class Study:
     def of(self, arm: Arm) -> list[Result]:
         """The finished runs of an arm, by seed."""
         return [r for r in self.results if r.arm == arm.name and r.state == "done"]
+
+    def failed(self, result: Result, problem: str) -> Result:
+        """The same run, had it failed; a folder may be moved, so paths begin in the study's."""
+        said = problem.replace(f"{self.path}{os.sep}", "")
+        return Result(arm=result.arm, seed=result.seed, state="failed", problem=said)
 
     def with_result(self, result: Result, costs: Costs | None = None) -> "Study":
         """The study with what is now known of a run."""

@@ -97,6 +97,14 @@ def refuse_other(run: "Run", config: RunConfig) -> None:
         )
 
 
+def in_a_line(error: NormlabError) -> str:
+    """An error in a line, as a study's runs have it: other advice than a run alone gets."""
+    if isinstance(error, DivergedError):
+        what, _, _ = str(error).partition(";")
+        return f"{what}: a lower --learning-rate may train it, and --tune lr looks for one"
+    return str(error).partition("\n")[0]  # the others are of a layout
+
+
 def carry_out(work: Work) -> None:
     """Trains a run, or goes on with it, and writes its answers.
 
@@ -148,7 +156,7 @@ def main() -> None:
     try:
         carry_out(work)
     except NormlabError as error:
-        print(str(error).partition("\n")[0], file=sys.stderr)  # the others are of a layout
+        print(in_a_line(error), file=sys.stderr)
         sys.exit(DIVERGED if isinstance(error, DivergedError) else error.exit_code)
 
 

@@ -1,0 +1,181 @@
+"""With which first weights networks without normalization train: held-out accuracy, over seeds.
+
+    python benchmarks/without_norm.py --out OUT.json [--networks line-5k nano] [--epochs 4]
+        [--rates 0.01 0.02 0.04 0.08] [--seeds 3] [--workers 2]
+
+`none` in three ways, each with the same learning rates, in the network's own recipe otherwise:
+
+    registry    as normlab has it: √6, which keeps the features' scale, over L at the end of each of
+                the L residual branches
+    he          √6 there too: He et al. 2015, arXiv:1502.01852, section 2.2
+    skip-init   the same, and each branch times a learned number that starts at 0: De & Smith 2020,
+                Batch Normalization Biases Residual Blocks Towards the Identity Function,
+                arXiv:2002.10444, section 3. Fixup (arXiv:1901.09321) of a branch of one convolution
+                would begin with zeros as well, but before the ReLU, where they would stay
+
+5,000 images of the training split are held out to judge by; the test split is not read. A run is on
+one thread, in a process of its own, and ends where its loss is not finite. What OUT.json holds
+already is not run again, so that what was interrupted goes on. CIFAR-10 comes from $NORMLAB_DATA.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from common import Training, positive, show
+from torch import nn
+
+from normlab import recipes, zoo
+from normlab.data import load
+from normlab.errors import DivergedError
+from normlab.evaluation import evaluate
+from normlab.files import write_atomically
+from normlab.norms.absent import Affine
+from normlab.step import Descent
+
+KEY = ("network", "initialization", "rate", "epochs", "seed")
+
+
+def branches(network):
+    """The blocks whose input is added to their output."""
+    return [block for block in network.blocks if getattr(block, "residual", False)]
+
+
+def as_it_is(network):
+    """Leaves the registry's first weights."""
+
+
+def he(network):
+    """Takes back what residual branches were divided by."""
+    for block in branches(network):
+        for layer in block.norms.modules():
+            if isinstance(layer, Affine):
+                nn.init.constant_(layer.weight, 6**0.5)
+
+
+class Scaled(nn.Module):
+    """A layer times a learned number that starts at 0."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.scale = layer, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y * self.scale.to(y.dtype)
+
+
+def skip_init(network):
+    """Starts with each residual branch at nothing."""
+    he(network)
+    for block in branches(network):
+        block.norms = nn.ModuleList(map(Scaled, block.norms))
+
+
+INITIALIZATIONS = {"registry": as_it_is, "he": he, "skip-init": skip_init}
+
+
+class Watched(Descent):
+    """Ends with the first loss that is not finite."""
+
+    def step(self, rate, inputs, labels):
+        loss, correct = super().step(rate, inputs, labels)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss became {loss}")
+        return loss, correct
+
+
+class Trial(Training):
+    """A training from first weights of its own."""
+
+    def __init__(self, network, initialization, recipe, seed):
+        dataset = load("cifar10").hold_out(5000, 0)
+        super().__init__(network, dataset, recipe, 1, norm="none", seed=seed)
+        INITIALIZATIONS[initialization](self.network)
+        self.network.to(memory_format=torch.channels_last)
+        self.descent = Watched(self.network, recipe, self.precision)
+
+
+def run(network, initialization, rate, epochs, seed):
+    """One run: accuracy in percent; None where the loss was not finite."""
+    recipe = dataclasses.replace(recipes.find(network), epochs=epochs, learning_rate=rate)
+    trial = Trial(network, initialization, recipe, seed)
+    accuracy = None
+    try:
+        trial(epochs * trial.batches.steps)
+        accuracy = 100 * evaluate(trial.network, trial.dataset, "holdout").accuracy
+    except DivergedError:
+        pass
+    key = dict(zip(KEY, (network, initialization, rate, epochs, seed), strict=True))
+    return key | {"accuracy": accuracy}
+
+
+def summary(runs, networks, epochs):
+    """A row for each network, rate and first weights: mean, spread, how many diverged."""
+    found = {}
+    for r in sorted(runs, key=lambda r: [r[name] for name in KEY]):
+        if r["network"] in networks and r["epochs"] == epochs:
+            key = r["network"], r["rate"], r["initialization"]
+            found.setdefault(key, []).append(r["accuracy"])
+    rows = []
+    for (network, rate, initialization), accuracies in sorted(found.items()):
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
+        rows.append(
+            (
+                f"{network}, {initialization}",
+                f"{rate:g}",
+                f"{statistics.mean(known):.2f}" if known else "–",
+                f"{statistics.stdev(known):.2f}" if len(known) > 1 else "–",
+                f"{len(accuracies) - len(known)} of {len(accuracies)}",
+            )
+        )
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=[name for name in zoo.ZOO if name in recipes.RECIPES],
+        default=["line-5k", "nano"],
+        metavar="NETWORK",
+    )
+    parser.add_argument("--epochs", type=positive, default=4)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.02, 0.04, 0.08])
+    parser.add_argument("--seeds", type=positive, default=3)
+    parser.add_argument("--workers", type=positive, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with")
+    options = parser.parse_args()
+    runs = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
+    done = {tuple(r[name] for name in KEY) for r in runs}
+    wanted = [
+        (network, initialization, rate, options.epochs, seed)
+        for seed in range(options.seeds)
+        for network in options.networks
+        for rate in options.rates
+        for initialization in INITIALIZATIONS
+    ]
+    # A process for each run: what one leaves behind must not slow the next.
+    with ProcessPoolExecutor(
+        options.workers, mp_context=get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        for future in as_completed([pool.submit(run, *key) for key in wanted if key not in done]):
+            runs.append(future.result())
+            write_atomically(options.out, json.dumps({"runs": runs}, indent=1) + "\n")
+            print(runs[-1], flush=True)
+    show(
+        f"none: held-out accuracy in percent after {options.epochs} epochs",
+        ("network, first weights", "rate", "mean", "spread", "diverged"),
+        summary(runs, options.networks, options.epochs),
+    )
+
+
+if __name__ == "__main__":
+    main()
