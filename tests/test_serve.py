@@ -43,10 +43,11 @@ def runs(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(runs, tmp_path_factory):
-    """The two runs, served; nothing that the tests do with it may leave a traceback."""
+    """The two runs, served; whatever the tests do with it leaves no traceback and no warning."""
     with served(tmp_path_factory.mktemp("server"), *(run.path for run in runs)) as server:
         yield server
     assert "Traceback" not in server.log.read_text()
+    assert "Warning" not in server.log.read_text()
 
 
 @pytest.fixture(scope="module")

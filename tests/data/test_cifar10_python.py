@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import os
 import pickle
+import struct
 import subprocess
 import tracemalloc
 
@@ -105,12 +106,34 @@ def test_a_damaged_pickle_gives_an_error_or_a_whole_batch(share, flip, made_up, 
         assert (dataset.test.images.reshape(20, -1) == made_up.pixels[5]).all()
 
 
-def test_a_pickle_takes_no_memory_for_what_it_only_claims(made_up, tmp_path):
-    # A dictionary that is to be remembered as value 2,147,483,647.
-    claim = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f."
-    write_all(tmp_path, {**made_up.python(), "data_batch_1": claim})
+@pytest.mark.parametrize(
+    ("claim", "problem"),
+    [
+        # A dictionary that is to be remembered as value 2,147,483,647.
+        (pickle.EMPTY_DICT + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.", "b'data' should be"),
+        (pickle.BYTEARRAY8 + struct.pack("<Q", 2**31), "it has a bytearray"),
+        (pickle.BINBYTES8 + struct.pack("<Q", 2**31), "a pickle of plain values"),
+    ],
+)
+def test_a_pickle_takes_no_memory_for_what_it_only_claims(claim, problem, made_up, tmp_path):
+    write_all(tmp_path, {**made_up.python(), "data_batch_1": pickle.PROTO + b"\x02" + claim})
     tracemalloc.start()
-    assert "b'data' should be" in error_of(tmp_path)
+    assert problem in error_of(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
+
+
+@pytest.mark.parametrize("pair", [pickle.DUP + pickle.TUPLE2, b"0(h\0h\0" + pickle.TUPLE])
+def test_a_key_that_takes_for_ever_to_hash_is_refused(pair, made_up, tmp_path):
+    """Tuples of tuples, a hundred deep, each twice the one below."""
+    nested = pickle.EMPTY_TUPLE + b"q\0" + 100 * (pair + b"q\0")
+    hostile = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + nested + b"K\1" + pickle.SETITEM + b"."
+    write_all(tmp_path, {**made_up.python(), "data_batch_1": hostile})
+    assert "unhashable" in error_of(tmp_path)
+
+
+def test_a_long_name_is_cut_short(made_up, tmp_path):
+    hostile = pickle.PROTO + b"\x02" + pickle.GLOBAL + b"a" * 10**6 + b"\nb\n."
+    write_all(tmp_path, {**made_up.python(), "data_batch_1": hostile})
+    assert len(error_of(tmp_path)) < 1000

@@ -15,7 +15,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from textwrap import shorten
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,9 +118,32 @@ class _Part:
         self.state = state
 
 
+def _as_list(count: int) -> Callable[[Any], None]:
+    """Loads a tuple of so many values as a list."""
+
+    def load(reader: Any) -> None:
+        reader.stack[-count:] = [reader.stack[-count:]]
+
+    return load
+
+
+def _no_bytearray(_: object) -> None:
+    raise pickle.UnpicklingError("it has a bytearray, which no array needs")
+
+
 # Python's own implementation: the one in C sets aside memory for as many values as a pickle claims.
 class _Unpickler(pickle._Unpickler):
     """Reads plain values and arrays; whatever else a pickle names is refused, not imported."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _no_bytearray,  # here too it sets aside what it claims
+        # A list cannot be a key: a tuple of twice a tuple of twice another takes for ever to hash.
+        pickle.TUPLE[0]: pickle._Unpickler.dispatch[pickle.LIST[0]],
+        pickle.TUPLE1[0]: _as_list(1),
+        pickle.TUPLE2[0]: _as_list(2),
+        pickle.TUPLE3[0]: _as_list(3),
+    }
 
     def find_class(self, module: str, name: str) -> type[_Part]:
         if (module.replace("numpy._core", "numpy.core"), name) in (
@@ -135,7 +159,7 @@ def _unpickle(content: bytes) -> dict[object, Any]:
     try:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises whatever its opcodes run into
-        reason = " ".join(str(error).split())
+        reason = shorten(str(error), 200)
         raise ValueError(f"a pickle of plain values and arrays was expected: {reason}") from error
     if not isinstance(value, dict):
         raise ValueError("a pickled dictionary was expected")
@@ -271,7 +295,7 @@ def _archived(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
     except DataError:
         raise
     except Exception as error:  # damaged headers raise whatever tarfile runs into
-        reason = " ".join(str(error).split())
+        reason = shorten(str(error), 200)
         raise DataError(f"{path} is damaged, or is no .tar.gz archive: {reason}") from error
 
 
