@@ -109,9 +109,8 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
             f"--holdout must be 0 or more and below {images:,}, the training images, not "
             f"{study.holdout:,}"
         )
-    for batch in study.batch_sizes:
-        if batch < 1:
-            raise UsageError(f"--batch-sizes must be above 0, not {batch}")
+    if min(study.batch_sizes, default=1) < 1:
+        raise UsageError(f"--batch-sizes must be above 0, not {min(study.batch_sizes)}")
     whole = images - study.holdout
     searched = images - held_out(study, images) if study.tune else whole
     for number in study.train_images:
