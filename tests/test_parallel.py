@@ -127,7 +127,7 @@ def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     out = tmp_path / "run"
     small = ["--train-images", "100", "--batch-size", "12"]
     process = launch(out, *small, "--epochs", "1000", processes=2)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end

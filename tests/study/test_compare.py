@@ -213,7 +213,7 @@ def start(out, *more):
     )
 
 
-def wait_for(condition, process, seconds=90):
+def wait_for(condition, process, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
