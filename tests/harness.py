@@ -1,10 +1,12 @@
 """A small run in a process of its own, which may be killed, and what becomes of it."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import signal
+import time
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,8 +14,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from normlab import cli
 from normlab.config import Execution, RunConfig
 from normlab.errors import NormlabError, RunError
+from normlab.progress import TrainingDisplay
 from normlab.report.write import write_report
 from normlab.run import Run
 from normlab.training import resume, train
@@ -21,6 +25,11 @@ from normlab.training import resume, train
 CONFIG = RunConfig(network="C:4 P C:6 P GAP FC", dataset="digits", recipe="demo", epochs=4, seed=3)
 TINY = dataclasses.replace(CONFIG, train_images=64, epochs=1)
 EXECUTION = Execution(device="cpu", threads=1)
+
+TRAIN = (
+    *("train", TINY.network, "--dataset", "digits", "--recipe", "demo", "--epochs", "1"),
+    *("--seed", "3", "--train-images", "64", "--device", "cpu", "--threads", "1", "--out"),
+)  # TINY on the command line
 
 # A process takes a moment: what it needs is imported once, in the server that it is forked from.
 FORKS = get_context("forkserver")
@@ -55,10 +64,12 @@ def start(out, config=CONFIG, **options):
     return process
 
 
-def _alone(out, config, *, report=True, kill=None):
+def _alone(out, config, *, report=True, kill=None, halt=None):
     torch.set_num_threads(1)
     if kill is not None:
         _kill_before(*kill)
+    if halt is not None:
+        _halt_in(*halt)
     work(out, config, report=report)
 
 
@@ -106,6 +117,71 @@ def _kill_before(number, calls, log):
 
     for name in calls:
         setattr(os, name, watched(name))
+
+
+def _halt_in(epoch, step):
+    """Has this process stand still in a step, until it gets SIGCONT."""
+
+    def halt(self, *place):
+        if place[:2] == (epoch, step):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    TrainingDisplay.step = halt
+
+
+def wait_until_it_stands_still(process):
+    stat = Path(f"/proc/{process.pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.01)
+
+
+def start_command(log, *arguments):
+    """The command line in a process of its own, from where on it answers SIGINT.
+
+    What it says on standard error is in the log.
+    """
+    process = FORKS.Process(target=_command, args=(log, arguments))
+    process.start()
+    while not log.exists():
+        time.sleep(0.01)
+    return process
+
+
+def _command(log, arguments):
+    dispatch = cli._dispatch
+
+    def interruptible(arguments):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        dispatch(arguments)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    cli._dispatch = interruptible
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+    cli.main(arguments)
+
+
+def assert_interrupted(code, said):
+    """The command was stopped by Ctrl-C, and said so in a line; whether it was before its end."""
+    if code == 0:
+        assert not said
+        return False
+    assert code == 130, (code, said)
+    assert re.fullmatch(r"normlab: (interrupted|stopped\b[^\n]*)\n", said), said
+    return True
+
+
+def processes_of(mark):
+    """The processes that have a variable in their environment, and those that they started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if mark.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def problem(out, config=CONFIG, **options):

@@ -133,6 +133,25 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+def test_ctrl_c_that_makes_an_import_fail_is_answered_in_a_line(monkeypatch, capsys):
+    """As where it meets a library's C++ module, which makes another error of it."""
+
+    def load(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("initialization failed") from interrupt
+
+    monkeypatch.setattr("normlab.data.load_for", load)
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "--dataset", "digits"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "normlab: interrupted\n"
+    monkeypatch.setattr("normlab.data.load_for", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["data", "--dataset", "digits"])
+
+
 def test_a_live_bar_in_a_terminal(tmp_path):
     primary, secondary = pty.openpty()
     process = subprocess.Popen(

@@ -1,17 +1,27 @@
-"""Runs that are killed, in real processes. `make faults` does more."""
+"""Runs that are killed, interrupted, or begun twice: in real processes. `make faults` does more."""
 
+import os
+import random
+import signal
 import sys
+import time
 
 import pytest
 
 from harness import (
     EXECUTION,
     TINY,
+    TRAIN,
     assert_equal_runs,
+    assert_interrupted,
     kill_everywhere,
     problem,
+    start,
+    start_command,
+    wait_until_it_stands_still,
 )
-from normlab.training import train
+from normlab.errors import RunError
+from normlab.training import resume, train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process does")
 
@@ -35,3 +45,42 @@ def test_killed_before_each_renaming_and_removal_it_ends_the_same(tiny, tmp_path
         *("replace checkpoint-before.pt", "replace checkpoint.pt", "replace model.safetensors"),
         *("unlink checkpoint.pt", "unlink checkpoint-before.pt"),
     ]
+
+
+def test_a_second_process_in_the_folder_is_refused_and_harms_nothing(tiny, tmp_path):
+    out = tmp_path / "run"
+    process = start(out, TINY, report=False, halt=(0, 2))
+    wait_until_it_stands_still(process)
+    try:
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        with pytest.raises(RunError, match=r"^another process works on [^\n]*: wait for its end$"):
+            resume(out, EXECUTION, quiet=True)
+        with pytest.raises(RunError, match=r"^[^\n]* holds a run that can go on: [^\n]*$"):
+            train(TINY, out, EXECUTION, quiet=True)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    process.join()
+    assert process.exitcode == 0
+    assert_equal_runs(out, tiny)
+
+
+def test_interrupted_at_any_moment_it_says_so_in_a_line_and_ends_the_same(tiny, tmp_path):
+    """In a step, in writing, in the page: wherever the moment falls."""
+    begun = time.monotonic()
+    process = start_command(tmp_path / "log", *TRAIN, str(tmp_path / "timed"))
+    process.join()
+    length = time.monotonic() - begun
+    assert process.exitcode == 0
+    draw = random.Random(0)
+    interrupted = []
+    for k, moment in enumerate((0, draw.uniform(0, length), draw.uniform(0, length))):
+        out, log = tmp_path / f"run {k}", tmp_path / f"log {k}"
+        process = start_command(log, *TRAIN, str(out))
+        time.sleep(moment)
+        os.kill(process.pid, signal.SIGINT)
+        process.join()
+        interrupted.append(assert_interrupted(process.exitcode, log.read_text()))
+        assert problem(out, TINY, report=False) is None
+        assert_equal_runs(out, tiny)
+    assert interrupted[0]

@@ -167,6 +167,25 @@ def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch)
     assert not (out / "checkpoint.pt").exists()
 
 
+def test_ctrl_c_in_the_last_step_ends_the_run_and_says_what_is_left_to_do(
+    whole, tmp_path, monkeypatch
+):
+    out = tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, (2, STEPS))
+        with pytest.raises(
+            InterruptedRunError,
+            match=r"^stopped after the last epoch: .* is finished. .*: normlab report '.*/a run'$",
+        ):
+            train(SMALL, out, quiet=True)
+    assert_equal_runs(whole, Run.open(out))
+    assert not list(out.glob("*.pt"))
+    (out / "checkpoint-before.pt").write_bytes(b"as a kill leaves it")
+    with pytest.raises(RunError, match="is finished: there is nothing to resume"):
+        resume(out, quiet=True)
+    assert not list(out.glob("*.pt"))
+
+
 def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
@@ -541,6 +560,26 @@ def test_a_folder_that_may_not_be_looked_into_is_refused_in_a_line(whole, mode):
             train(SMALL, out, quiet=True)
         with not_as_root(out), pytest.raises(NormlabError, match=r"cannot be read|no run's folder"):
             resume(out, quiet=True)
+
+
+def test_weights_that_cannot_be_read_are_not_said_to_be_missing(whole):
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        shutil.copytree(whole.path, out)
+        weights = out / "model.safetensors"
+        weights.chmod(0)
+        with (
+            not_as_root(out),
+            pytest.raises(RunError, match=r"safetensors cannot be read: Permission denied$"),
+        ):
+            Run.open(out).network()
+        weights.unlink()
+        weights.mkdir()
+        with pytest.raises(RunError, match=r"safetensors cannot be read: Is a directory$"):
+            Run.open(out).network()
+        weights.rmdir()
+        with pytest.raises(RunError, match=r"run has no model\.safetensors: is its training"):
+            Run.open(out).network()
 
 
 @contextmanager

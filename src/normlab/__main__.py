@@ -1,5 +1,12 @@
-"""`python -m normlab`."""
+"""The command `normlab`, and `python -m normlab`."""
 
-from normlab.cli import main
+import sys
 
-main()
+try:
+    from normlab.cli import main
+except KeyboardInterrupt:  # while it is imported, which takes a moment: answered as it would
+    print("normlab: interrupted", file=sys.stderr)
+    sys.exit(130)
+
+if __name__ == "__main__":
+    main()

@@ -148,14 +148,19 @@ def load_weights(path: Path, network: nn.Module) -> None:
     """Puts the tensors of a safetensors file into a network.
 
     Raises:
-        RunError: There is no such file, it is damaged, or it holds another network's tensors.
+        RunError: There is no such file, it cannot be read, it is damaged, or it holds another
+            network's tensors.
     """
+    try:
+        path.open("rb").close()  # safetensors would say of any trouble that there is no such file
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
     refuse_another(path, tensors, network)

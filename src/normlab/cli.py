@@ -618,9 +618,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lines = str(error).split("\n") if isinstance(error, LayoutError) else [str(error)]
             print("normlab: " + "\n".join(map(printable, lines)), file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("normlab: interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except (KeyboardInterrupt, Exception) as error:
+        if not _by_interrupt(error):
+            raise
+        print("normlab: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: an import that it meets can fail with an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -280,9 +280,14 @@ def _fit(
             checkpoint.save(run.path / "checkpoint.pt")
             display.epoch(measured)
 
-    if leads:
-        save_weights(run.path / "model.safetensors", network)
-        remove_checkpoint(run.path / "checkpoint.pt")
+        if leads:
+            save_weights(run.path / "model.safetensors", network)
+            remove_checkpoint(run.path / "checkpoint.pt")
+        if _any_set(stop, device):
+            raise InterruptedRunError(
+                f"stopped after the last epoch: {run.path} is finished. "
+                f"For its page: {shlex.join(['normlab', 'report', str(run.path)])}"
+            )
     return run
 
 

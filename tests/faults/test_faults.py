@@ -7,10 +7,12 @@ what is damaged; a wrong number or a traceback fails the test.
 import dataclasses
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -26,11 +28,19 @@ from harness import (
     start,
     work,
 )
+from normlab.config import StudyConfig
 from normlab.errors import DataError, NormlabError
+from normlab.progress import TrainingDisplay
+from normlab.report.study_page import write_study_report
 from normlab.run import Run
+from normlab.study.compare import compare
 from normlab.training import resume, train
 
-FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt")
+FILES = (
+    *("config.json", "metrics.jsonl", "model.safetensors", "report.html"),
+    *("checkpoint.pt", "checkpoint-before.pt"),
+)
+DAMAGE = ("cut short", "a bit flipped", "emptied", "deleted")
 
 
 # Killed at any moment
@@ -102,24 +112,23 @@ def test_killed_again_and_again_it_ends_the_same(whole, tmp_path):
 # Damaged files
 
 
-@pytest.fixture
-def stopped(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
     """A run that was killed in its third epoch."""
-    from normlab.progress import TrainingDisplay
 
     def kill(self, epoch, step, loss, images):
         if (epoch, step) == (2, 5):
             raise SystemExit
 
-    out = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
+    out = tmp_path_factory.mktemp("faults") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingDisplay, "step", kill)
         with pytest.raises(SystemExit):
             train(CONFIG, out, EXECUTION, quiet=True)
     return out
 
 
-@pytest.mark.parametrize("kind", ["cut short", "a bit flipped", "emptied", "deleted"])
+@pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named_or_done_without(whole, stopped, tmp_path, name, kind):
     """Of a finished run and of a stopped one, ten places each."""
@@ -131,12 +140,66 @@ def test_a_damaged_file_is_named_or_done_without(whole, stopped, tmp_path, name,
             out = tmp_path / "damaged"
             shutil.copytree(source, out)
             damage(out / name, kind, draw)
-            said = problem(out)
+            said = problem(out, report=source == whole)
             if said is None:
                 assert_equal_runs(out, whole)
+                page = out / "report.html"
+                assert not page.exists() or page.read_text().rstrip().endswith("</html>")
             else:
                 assert name in said or str(out) in said
             shutil.rmtree(out)
+
+
+STUDY = StudyConfig(
+    network=TINY.network,
+    norms=("bn", "ln"),
+    seeds=1,
+    dataset="digits",
+    recipe="demo",
+    epochs=1,
+    train_images=(64,),
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """One that nothing disturbs, with its page."""
+    study = compare(STUDY, tmp_path_factory.mktemp("faults") / "study", EXECUTION, quiet=True)
+    write_study_report(study)
+    return study
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("study.json", "study.csv", "report.html", "runs/bn-0/answers.npz"),
+        *("runs/bn-0/config.json", "runs/bn-0/metrics.jsonl", "runs/bn-0/model.safetensors"),
+    ],
+)
+def test_a_damaged_file_of_a_study_is_named_or_made_anew(study, tmp_path, name, kind):
+    """Three places each."""
+    draw = random.Random(f"{name} {kind}")
+    for _ in range(3 if kind in ("cut short", "a bit flipped") else 1):
+        out = tmp_path / "damaged"
+        shutil.copytree(study.path, out)
+        damage(out / name, kind, draw)
+        try:
+            again = compare(STUDY, out, EXECUTION, quiet=True)
+            if name in ("report.html", "runs/bn-0/answers.npz"):  # what the page is made of, and it
+                write_study_report(again)
+        except NormlabError as error:
+            assert re.fullmatch(rf".*({Path(name).name}|{re.escape(str(out))}).*", str(error))
+        else:
+            assert len((out / "study.csv").read_text().splitlines()) == 1 + len(study.results)
+            assert (out / "report.html").read_text().rstrip().endswith("</html>")
+            for result, expected in zip(again.results, study.results, strict=True):
+                if result.state == "failed":
+                    assert Path(name).name in result.problem or str(out) in result.problem
+                    assert result.arm == "bn"
+                else:
+                    assert result == expected
+        shutil.rmtree(out)
 
 
 def damage(path, kind, draw):
@@ -212,8 +275,6 @@ def test_a_clock_that_goes_back_changes_nothing(whole, tmp_path, monkeypatch):
 
 
 def test_data_deleted_in_the_middle_are_missed_when_they_are_needed(tmp_path, monkeypatch):
-    from normlab.progress import TrainingDisplay
-
     for split in ("train", "test"):
         for label in ("dark", "light"):
             folder = tmp_path / "pictures" / split / label

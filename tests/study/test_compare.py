@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness import processes_of
 from normlab import Run, evaluate, recipes
 from normlab.cli import main
 from normlab.config import StudyConfig
@@ -128,6 +129,13 @@ def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path):
     assert problems[0].startswith("runs/bn-0/answers.npz cannot be read")
     assert "metrics.jsonl, line 3, is damaged" in problems[1]
     assert "holds another run: seed was 0, is 1. Delete it, or move it" in problems[3]
+    metrics = out / "runs" / "ln-0" / "metrics.jsonl"
+    metrics.rename(out / "moved")
+    assert (
+        "ln-0 has no metrics.jsonl: delete the"
+        in compare(CONFIG, out, quiet=True).results[2].problem
+    )
+    (out / "moved").rename(metrics)
     (out / "runs" / "bn-0" / "answers.npz").unlink()
     for name in ("bn-1", "ln-1"):
         shutil.rmtree(out / "runs" / name)
@@ -201,7 +209,7 @@ def test_its_page_can_be_made_again(finished, capsys):
 
 
 def start(out, *more):
-    """The command line's compare, in a process of its own."""
+    """The command line's compare, in a process of its own, which is told by its environment."""
     command = [sys.executable, "-m", "normlab", "compare", LINE, "--dataset", "digits"]
     settings = "--recipe demo --seeds 2 --epochs 2 --batch-sizes 32 --norms bn ln --workers 2"
     return subprocess.Popen(
@@ -210,6 +218,7 @@ def start(out, *more):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=os.environ | {"STUDY": str(out)},
     )
 
 
@@ -265,14 +274,17 @@ def parent_of(path):
         return None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
 def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
     out = tmp_path / "study"
     process = start(out)
     wait_for(lambda: list(out.glob("runs/*/metrics.jsonl")), process)
+    wait_for(lambda: len(processes_of(f"STUDY={out}")) > 1, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
-    assert "give the same command again" in errors
+    assert re.fullmatch(r"normlab: stopped; [^\n]* give the same command again\n", errors)
+    assert not processes_of(f"STUDY={out}")  # neither run goes on alone
     assert {r.state for r in Study.open(out).results} <= {"stopped", "waiting", "done"}
     process = start(out)
     _, errors = process.communicate(timeout=600)

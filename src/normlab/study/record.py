@@ -194,6 +194,10 @@ def measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, C
     """
     run = Run.open(folder)
     refuse_other(run, config)
+    if not run.epochs:
+        raise RunError(
+            f"{folder} has no metrics.jsonl: delete the folder, and normlab compare trains it anew"
+        )
     done = dataclasses.replace(
         result,
         state="done",

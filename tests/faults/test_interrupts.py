@@ -1,0 +1,121 @@
+"""Ctrl-C at any moment: in a line, with code 130, and nothing is left running."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from harness import (
+    TINY,
+    TRAIN,
+    assert_equal_runs,
+    assert_interrupted,
+    problem,
+    processes_of,
+    work,
+)
+
+# As the command does it, with a word from where on Ctrl-C is its own to answer, not Python's.
+MAIN = "print('begun', flush=True); from normlab.__main__ import main; main()"
+
+COMPARE = (
+    *("compare", TINY.network, "--dataset", "digits", "--recipe", "demo", "--epochs", "2"),
+    *("--norms", "bn", "ln", "--seeds", "1", "--workers", "2", "--out"),
+)
+
+
+class Command:
+    """The command line in a process of its own, whose processes can be told."""
+
+    def __init__(self, *arguments, **environment):
+        self.mark = f"MARK={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment | {name: value},
+        )
+        assert self.process.stdout.readline() == "begun\n"
+
+    def processes(self):
+        return processes_of(self.mark)
+
+    def interrupt(self):
+        """Whether that was before its end; nothing is left running."""
+        self.process.send_signal(signal.SIGINT)
+        output, said = self.process.communicate()
+        if self.process.returncode == -signal.SIGINT:  # Python was at its own end
+            assert "report: " in output
+            self.process.returncode = 0
+        interrupted = assert_interrupted(self.process.returncode, said)
+        end = time.monotonic() + 60
+        while left := self.processes():
+            assert time.monotonic() < end, left
+            time.sleep(0.1)
+        return interrupted
+
+
+def seconds_of(*arguments):
+    command = Command(*arguments)
+    begun = time.monotonic()
+    _, said = command.process.communicate()
+    assert command.process.returncode == 0, said
+    return time.monotonic() - begun
+
+
+def test_training_interrupted_at_twenty_moments_ends_the_same(tmp_path):
+    """While libraries are imported, in a step, in a file's writing, in the page."""
+    whole = tmp_path / "whole"
+    length = seconds_of(*TRAIN, whole)
+    moments = random.Random(0)
+    interrupted = 0
+    for k in range(20):
+        out = tmp_path / str(k)
+        command = Command(*TRAIN, out)
+        time.sleep(moments.uniform(0, length))
+        interrupted += command.interrupt()
+        assert problem(out, TINY) is None
+        assert_equal_runs(out, whole)
+    assert interrupted > 10
+
+
+def test_interrupted_while_the_passes_are_compiled_nothing_is_left(tmp_path):
+    work(tmp_path / "whole", TINY)
+    command = Command(*TRAIN, tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    while not any((tmp_path / "cache" / "normlab").glob("tmp*")):  # where the compiler works
+        if command.process.poll() is not None:
+            pytest.skip("there is no gcc here")
+        time.sleep(0.01)
+    assert command.interrupt()
+    assert not list((tmp_path / "cache" / "normlab").iterdir())
+    assert problem(tmp_path / "run", TINY) is None
+    assert_equal_runs(tmp_path / "run", tmp_path / "whole")
+
+
+def results(out):
+    """study.json without what depends on the clock."""
+    content = json.loads((out / "study.json").read_text())
+    return {key: value for key, value in content.items() if key != "costs"}
+
+
+def test_a_study_interrupted_at_any_moment_ends_the_same(tmp_path):
+    whole = tmp_path / "whole"
+    length = seconds_of(*COMPARE, whole)
+    moments = random.Random(0)
+    interrupted = 0
+    for k in range(5):
+        out = tmp_path / str(k)
+        command = Command(*COMPARE, out)
+        time.sleep(moments.uniform(0, length))
+        interrupted += command.interrupt()
+        seconds_of(*COMPARE, out)
+        assert results(out) == results(whole)
+    assert interrupted > 1

@@ -1,0 +1,114 @@
+"""What a long run and a long study hold: no more at their end than soon after their beginning."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import CONFIG, EXECUTION, FORKS
+from normlab.progress import TrainingDisplay
+from normlab.run import Run
+from normlab.study.record import Study
+from normlab.training import train
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
+
+
+def held(process="self"):
+    """What a process holds: MB of memory, threads, open files."""
+    folder = Path("/proc") / str(process)
+    status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+    return {
+        "memory": int(status["VmRSS"].removesuffix("kB")) / 1024,
+        "threads": int(status["Threads"]),
+        "open": len([*(folder / "fd").iterdir()]),
+    }
+
+
+# Narrow where the maps are large, wide where they are small: half a second an epoch, and a
+# checkpoint, 39,000 parameters with their momentum, that would be missed if it were kept.
+LONG = dataclasses.replace(CONFIG, network="C:4s2 P C:32 P C:128 GAP FC", epochs=200, batch_size=64)
+
+
+def test_200_epochs_do_not_make_a_run_grow(tmp_path):
+    """After 20 epochs all that a run needs is there.
+
+    If it kept a checkpoint of each epoch (0.3 MB) it would grow by 58 MB from there on, with a
+    batch of each (0.8 MB) by 140 MB. It grows by less than 1 MB: it keeps what it measured.
+    """
+    process = FORKS.Process(target=_watched, args=(tmp_path / "run", tmp_path / "held"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert len(Run.open(tmp_path / "run").epochs) == 200
+    epochs = json.loads((tmp_path / "held").read_text())
+    for epoch in (1, 20, 100, 200):
+        print(f"after {epoch} epochs: {epochs[epoch - 1]}")
+    assert max(e["memory"] for e in epochs[20:]) < epochs[19]["memory"] + 10
+    assert max(e["threads"] for e in epochs[20:]) == epochs[19]["threads"]
+    assert max(e["open"] for e in epochs[20:]) == epochs[19]["open"]
+
+
+def _watched(out, log):
+    """A run that writes down what its process holds after each epoch."""
+    epochs = []
+    TrainingDisplay.epoch = lambda self, epoch: epochs.append(held())
+    train(LONG, out, EXECUTION, quiet=True)
+    log.write_text(json.dumps(epochs))
+
+
+RUNS = 200
+WORKERS = min(4, os.cpu_count() or 1)
+
+STUDY = f"""
+from normlab import StudyConfig, compare
+config = StudyConfig(
+    network="C:4 GAP FC", norms=("bn", "ln"), seeds={RUNS // 2},
+    dataset="digits", recipe="demo", epochs=1, train_images=(64,),
+)
+compare(config, "study", workers={WORKERS}, quiet=True)
+"""
+
+
+def test_a_study_of_200_runs_holds_no_more_at_its_end(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", STUDY], cwd=tmp_path)
+    seen = {}  # by the number of runs that are done, what was held at some moment then
+    while process.poll() is None:
+        done = len(list(tmp_path.glob("study/runs/*/answers.npz")))
+        try:
+            now = held(process.pid) | {"processes": len(children_of(process.pid))}
+        except (OSError, KeyError):  # it has just ended
+            break
+        seen[done] = {name: max(now[name], seen.get(done, now)[name]) for name in now}
+        time.sleep(0.1)
+    assert process.wait() == 0
+    for done in sorted(seen)[:: len(seen) // 10]:
+        print(f"after {done} runs: {seen[done]}")
+    study = Study.open(tmp_path / "study")
+    assert [result.state for result in study.results] == ["done"] * RUNS
+    early = [seen[done] for done in seen if RUNS // 20 <= done <= RUNS // 5]
+    late = [seen[done] for done in seen if done > RUNS // 5]
+    assert len(early) > 5
+    assert len(late) > 5
+    assert max(s["processes"] for s in (*early, *late)) <= WORKERS
+    # A moment's file may have been missed early; one that each run left would be 160.
+    for name, more in (("open", 3), ("threads", 1), ("memory", 10)):
+        assert max(s[name] for s in late) <= max(s[name] for s in early) + more
+
+
+def children_of(process):
+    """The processes that a process started and that run still, or wait for it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended
+            continue
+        if parent == process:
+            found.append(int(path.parent.name))
+    return found
