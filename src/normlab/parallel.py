@@ -6,6 +6,7 @@ bits, for dropout, which every process draws for itself, and for normalizations 
 which see a process's part alone; `sync-bn` sees all of it.
 """
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,9 @@ def joined(device: str) -> Iterator[Team]:
         raise UsageError(
             "this build of torch cannot train on several processes: leave torchrun out"
         )
+    # Imported later, as optimizers do, its functions' defaults would be this group for ever: its
+    # threads would outlive it, and one that meets Python at its end aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     try:
         if on_gpu:
@@ -84,6 +88,5 @@ def joined(device: str) -> Iterator[Team]:
         raise UsageError(f"the processes that torchrun started cannot be joined: {said}") from None
     try:
         yield team()
-        dist.barrier()  # one that leaves while another still sends can abort at its exit
     finally:
         dist.destroy_process_group()
