@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted, or begun twice: in real processes. `make faults` does more."""
 
+import contextlib
 import os
 import random
 import signal
@@ -78,7 +79,8 @@ def test_interrupted_at_any_moment_it_says_so_in_a_line_and_ends_the_same(tiny, 
         out, log = tmp_path / f"run {k}", tmp_path / f"log {k}"
         process = start_command(log, *TRAIN, str(out))
         time.sleep(moment)
-        os.kill(process.pid, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):  # this one was faster
+            os.kill(process.pid, signal.SIGINT)
         process.join()
         interrupted.append(assert_interrupted(process.exitcode, log.read_text()))
         assert problem(out, TINY, report=False) is None
