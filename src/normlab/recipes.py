@@ -107,6 +107,9 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("nano", "bn"): {"batch_size": 64},
     ("nano", "gn"): {"batch_size": 64},
     ("nano", "ln"): {"label_smoothing": 0.1},
+    ("line", "bn"): {},
+    ("line", "gn"): {"batch_size": 64},
+    ("line", "ln"): {"muon": 0.1},
     ("line-5k", "bn"): {
         "learning_rate": 0.2,
         "muon": 0.05,
