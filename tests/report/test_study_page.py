@@ -11,7 +11,7 @@ from made_up import Page, dataset
 from made_up import study as made_up
 from normlab.errors import RunError
 from normlab.report.study_page import render, write_study_report
-from normlab.study import answers
+from normlab.study import answers, tuning
 from normlab.study.findings import groups, headline
 
 
@@ -139,6 +139,23 @@ def test_every_setting_has_its_search_and_every_trial_is_on_it(tmp_path):
     assert labels[0].endswith("lower edge: 8 of 28 trials, whose loss was not finite.")
     assert "Crosses" not in labels[1]
     assert page.text.count("8 of 28 trials, whose loss was not finite") == 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "caption"),
+    [
+        (8, "Every trial, of 1 epoch. The better half of the values went on, in a thicker line, "
+         "to runs of 2 and of 4."),
+        (3, "Every trial, of 1 epoch. Crosses"),
+    ],
+)  # fmt: skip
+def test_how_long_the_trials_were_is_said(epochs, caption, tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=("bn", "gn"))
+    trials = [
+        dataclasses.replace(t, epochs=tuning.rung_epochs(epochs, t.rung), accuracy=None)
+        for t in study.trials
+    ]
+    assert caption in Page(render(dataclasses.replace(study, trials=tuple(trials)), None)).text
 
 
 def test_of_one_run_each_no_intervals_are_spoken_of(tmp_path):

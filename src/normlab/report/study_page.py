@@ -277,6 +277,13 @@ def _search(
         for found in (tuning.best(study.trials, arm.name, what),)
     ]
     own = [t for t in study.trials if t.what == what and t.arm in {arm.name for arm in arms}]
+    lengths = sorted({trial.epochs for trial in own})
+    caption = f"Every trial, of {counted(lengths[0], 'epoch')}."
+    if lengths[1:]:
+        caption += (
+            " The better half of the values went on, in a thicker line, to runs of "
+            f"{' and of '.join(map(str, lengths[1:]))}."
+        )
     lost = sum(trial.accuracy is None for trial in own)
     crosses = (
         f" Crosses at the lower edge: {lost} of {len(own)} trials, whose loss was not finite."
@@ -290,7 +297,7 @@ def _search(
             f"search-{what}-{arms[0].name}",
             f"Search of the {name}{where}; best: {', '.join(best)}.{crosses}",
         ),
-        "crosses": crosses,
+        "caption": caption + crosses,
     }
 
 
