@@ -12,7 +12,7 @@ NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu1
 
 AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off --format json
 
-.PHONY: demo test faults fuzz lint format bench bench-seed lock locked oldest audit dist clean
+.PHONY: demo test faults fuzz mutants lint format bench bench-seed lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -31,6 +31,11 @@ faults: .venv/installed  ## kill runs, damage their files, fill their disk: minu
 fuzz: .venv/installed  ## look for input that breaks a reader: ten minutes for each of them
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet atheris
 	$(BIN)/python tests/fuzz/run.py --out runs/fuzz.json
+
+mutants: .venv/installed  ## break the code in small ways, and see whether the tests notice: half an hour
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet mutmut
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .
@@ -86,7 +91,7 @@ dist: .venv-supply/installed  ## build the source distribution and the wheel, an
 	.venv-supply/bin/twine check --strict dist/*
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/normlab.egg-info
 

@@ -171,11 +171,79 @@ def test_batch_renormalization_corrects_within_its_limits(steps, r_max, d_max):
     assert layer.steps == steps + 1
 
 
-def test_weight_standardization_is_in_the_convolutions_that_mix_channels():
-    network = Network("C:8 D:12 GAP FC", norm="gn-ws")
+def test_batch_renormalization_counts_its_steps():
+    layer = norms.build("brn", SHAPE, activate=False)
+    assert layer.steps == 0
+    layer(torch.randn(2, *SHAPE))
+    layer.eval()(torch.randn(2, *SHAPE))
+    assert layer.steps == 1
+
+
+def test_alone_sync_bn_is_batch_norm_while_it_trains_and_afterwards():
+    own, torchs = norms.build("sync-bn", (4, 1, 1), activate=False), nn.BatchNorm2d(4)
+    for _ in range(3):
+        x = 3 * torch.randn(2, 4, 1, 1) + 2
+        torch.testing.assert_close(own(x), torchs(x))
+    torch.testing.assert_close(own.running_mean, torchs.running_mean)
+    torch.testing.assert_close(own.running_var, torchs.running_var)
+    torch.testing.assert_close(own.eval()(x), torchs.eval()(x))
+
+
+def test_ghosts_are_of_32_images_where_no_number_is_given():
+    x = torch.randn(33, *SHAPE)
+    ghosts = norms.build("ghost-bn", SHAPE, activate=False)(x)
+    torch.testing.assert_close(ghosts, norms.build("ghost-bn=32", SHAPE, activate=False)(x))
+
+
+@pytest.mark.parametrize("name", ["bn", "ghost-bn", "brn", "sync-bn"])
+def test_a_channel_of_one_value_cannot_be_trained_on(name):
+    layer = norms.build(name, (4, 1, 1), activate=False)
+    with pytest.raises(ValueError, match=r"^Expected more than 1 value per channel when training"):
+        layer(torch.randn(1, 4, 1, 1))
+    assert layer(torch.randn(2, 4, 1, 1)).isfinite().all()
+    assert layer.eval()(torch.randn(1, 4, 1, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_is_for_training_alone(name):
+    layer = norms.build(name, SHAPE, activate=True, dropout=0.5)
+    plain = norms.build(name, SHAPE, activate=True)
+    x = torch.randn(8, *SHAPE)
+    torch.testing.assert_close(layer.eval()(x), plain.eval()(x))
+    dropped, kept = layer.train()(x), plain.train()(x)
+    assert 0.4 < (dropped[kept != 0] == 0).float().mean() < 0.6
+    left = dropped != 0
+    torch.testing.assert_close(dropped[left], 2 * kept[left])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_goes_out_as_it_came_in(name, training):
+    """And is rounded once; without normalization, before the sum too."""
+    x = (3 * torch.randn(7, *SHAPE) + 2).bfloat16()
+    outputs = [
+        norms.build(name, SHAPE, activate=True).train(training)(images) for images in (x, x.float())
+    ]
+    assert outputs[0].dtype == torch.bfloat16
+    rounding = 2**-6 if name in ("none", "lrn") else 2**-8
+    torch.testing.assert_close(outputs[0].float(), outputs[1], rtol=rounding, atol=1e-5)
+
+
+def test_without_normalization_the_first_weights_keep_the_scale():
+    """Of what follows a ReLU, through PyTorch's own first convolution and the next ReLU."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 512, 1, 1).relu()
+    y = norms.build("none", (4096, 1, 1), activate=True)(nn.Conv2d(512, 4096, 1, bias=False)(x))
+    assert y.square().mean().item() == pytest.approx(x.square().mean().item(), rel=0.08)
+
+
+@pytest.mark.parametrize("channels", [8, 2])
+def test_weight_standardization_is_in_the_convolutions_that_mix_channels(channels):
+    network = Network(f"C:{channels} D:12 GAP FC", norm="gn-ws")
     first, second = network.blocks[:2]
-    x = torch.randn(2, 8, 6, 6)
-    assert torch.equal(second.depthwise(x), F.conv2d(x, second.depthwise.weight, None, 1, 1, 1, 8))
+    x = torch.randn(2, channels, 6, 6)
+    plain = F.conv2d(x, second.depthwise.weight, None, 1, 1, 1, channels)
+    assert torch.equal(second.depthwise(x), plain)
     x = torch.randn(2, 3, 6, 6)
     weight = standardized_filters(first.conv.weight.detach().double())
     expected = F.conv2d(x.double(), weight, padding=1)
@@ -265,6 +333,7 @@ def test_groups_default_to_the_largest_divisor_up_to_4(channels):
         ("no_such_module:Norm", SHAPE, "No module named 'no_such_module'"),
         ("math:NoNorm", SHAPE, "math has no torch.nn.Module NoNorm"),
         ("math:sqrt", SHAPE, "math has no torch.nn.Module sqrt"),
+        ("math:a:b", SHAPE, "math has no torch.nn.Module a:b"),
         (":X", SHAPE, "importing  failed"),
         (".a:X", SHAPE, "importing .a failed"),
     ],
@@ -292,9 +361,23 @@ class HalfNorm(nn.Module):
 def test_a_users_layer_that_changes_the_shape_is_refused(tmp_path, monkeypatch):
     (tmp_path / "own_cut.py").write_text(OWN.replace("x * self", "x[..., 1:] * self"))
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UsageError, match=r"it must keep the shape .*, not make \(2, 12, 5, 5\)"):
+    shapes = r"it must keep the shape \(2, 12, 5, 6\), not make \(2, 12, 5, 5\)"
+    with pytest.raises(UsageError, match=shapes):
         norms.build("own_cut:HalfNorm", SHAPE, activate=True)
     sys.modules.pop("own_cut")
+
+
+def test_what_a_users_layer_raises_is_said_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "own_raises.py").write_text(
+        OWN.replace("return x", 'raise RuntimeError("a\\nb") #')
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said = (
+        r"built with the shape \(12, 5, 6\) and given two such maps, it failed: RuntimeError: a b"
+    )
+    with pytest.raises(UsageError, match=rf"{said}$"):
+        norms.build("own_raises:HalfNorm", SHAPE, activate=True)
+    sys.modules.pop("own_raises")
 
 
 def test_a_users_own_layer_by_module_and_class(tmp_path, monkeypatch):
@@ -303,6 +386,11 @@ def test_a_users_own_layer_by_module_and_class(tmp_path, monkeypatch):
     layer = norms.build("own_half_norm:HalfNorm", SHAPE, activate=True)
     x = torch.randn(2, *SHAPE)
     torch.testing.assert_close(layer(x), (x / 2).clamp(min=0))
+    layer = norms.build("own_half_norm:HalfNorm", SHAPE, activate=False, dropout=0.9)
+    assert (layer(x) == 0).float().mean() > 0.8
+    entry, _ = norms.find("own_half_norm:HalfNorm")
+    assert (entry.name, entry.layer) == ("own_half_norm:HalfNorm", "own_half_norm.HalfNorm")
+    assert {entry.formula, entry.paper, entry.axes, entry.parameters} == {"your own"}
     sys.modules.pop("own_half_norm")
 
 
@@ -310,7 +398,7 @@ def test_a_layer_registered_in_python(monkeypatch):
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
     @norms.register(
-        "scale", formula="x · w", paper="none", axes="none", parameters="1", argument="w"
+        "scale", formula="x · w", paper="a paper", axes="no axes", parameters="1", argument="w"
     )
     class Scale(nn.Module):
         def __init__(self, shape, number):
@@ -322,6 +410,32 @@ def test_a_layer_registered_in_python(monkeypatch):
 
     x = torch.randn(2, *SHAPE)
     torch.testing.assert_close(norms.build("scale=3", SHAPE, activate=False)(x), x * 3)
+    torch.testing.assert_close(norms.build("scale=3", SHAPE, activate=True)(x), 3 * x.relu())
+    dropped = norms.build("scale=3", SHAPE, activate=False, dropout=0.9)(x)
+    assert (dropped == 0).float().mean() > 0.8
+    entry, number = norms.find("scale=3")
+    assert number == 3
+    assert (entry.name, entry.formula, entry.paper) == ("scale", "x · w", "a paper")
+    assert (entry.axes, entry.parameters, entry.argument) == ("no axes", "1", "w")
+    assert norms.channel_multiple("scale=3") == 1
+
+
+def test_a_layer_that_activates_gets_the_activation_and_the_dropout(monkeypatch):
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+
+    @norms.register(
+        "told", formula="", paper="", axes="", parameters="", divides=True, activates=True,
+        argument="n",
+    )  # fmt: skip
+    class Told(nn.Identity):
+        def __init__(self, *given, **named):
+            super().__init__()
+            self.given, self.named = given, named
+
+    layer = norms.build("told=3", SHAPE, activate=True, dropout=0.5)
+    assert layer.given == (SHAPE, 3)
+    assert layer.named == {"activate": True, "dropout": 0.5}
+    assert norms.channel_multiple("told=3") == 3
 
 
 def test_a_notebooks_cell_that_is_run_again_replaces_its_layer(monkeypatch):

@@ -272,3 +272,37 @@ def test_the_seeds_needed_are_the_fewest_that_suffice(effect, comparisons):
 def test_some_differences_no_study_can_see():
     assert statistics.seeds_needed(0.0, 1.0) is None
     assert statistics.seeds_needed(0.5, 0.0) == 2
+
+
+def test_a_test_sees_every_difference_without_spread_and_none_at_its_level():
+    assert [statistics.power(difference, 0.0, 3) for difference in (1.0, 0.5, 0.0)] == [1, 1, 0]
+    assert statistics.power(0.0, 1.0, 5) == pytest.approx(0.05)
+    assert statistics.power(0.0, 1.0, 5, comparisons=10) == pytest.approx(0.005)
+
+
+def test_the_seeds_needed_are_a_whole_number_and_of_one_pair_where_nothing_is_said():
+    for effect in (0.05, 0.3, 1.0):
+        needed = statistics.seeds_needed(effect, 1.0)
+        assert isinstance(needed, int)
+        assert needed == statistics.seeds_needed(effect, 1.0, comparisons=1)
+    effect = 0.029  # ten thousand seeds see it alone, and not among a thousand pairs
+    assert statistics.seeds_needed(effect, 1.0) <= 10_000
+    assert statistics.seeds_needed(effect, 1.0, comparisons=1000) is None
+
+
+def test_the_probability_of_winning_is_that_of_normal_differences():
+    differences = [1.0, 3.0, 2.0, 7.0]
+    share = np.mean(differences) / np.std(differences, ddof=1)
+    assert statistics.probability_above_zero(differences).value == pytest.approx(
+        stats.norm.cdf(share)
+    )
+    one = statistics.probability_above_zero([1.0])
+    assert math.isnan(one.value)
+    assert (one.low, one.high) == (0, 1)
+
+
+def test_drawn_signings_count_what_was_seen_and_are_the_same_every_time():
+    clear = np.arange(1.0, 41.0)  # of 2⁴⁰ signings, two lie as far: none is drawn
+    assert statistics.sign_flip(clear) == 1 / 100_001
+    unclear = np.random.default_rng(5).normal(0.3, 1.0, 40)
+    assert statistics.sign_flip(unclear) == statistics.sign_flip(unclear)
