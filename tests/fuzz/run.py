@@ -2,7 +2,8 @@
 
     python tests/fuzz/run.py [TARGET…] [--seconds 600] [--out FILE]
 
-What is found is written to the current folder, as `TARGET-crash-…`, and ends that search.
+What is found is written to the current folder, as `TARGET-crash-…`, and ends that search. FILE
+keeps what it holds of other targets, so that each can be searched on a day of its own.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from time import perf_counter
 
 import atheris
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # made_up and the targets
 with atheris.instrument_imports(include=["normlab", "PIL", "pickle", "tarfile"]):
@@ -34,6 +36,7 @@ class Search:
 
     Attributes:
         target: Its name.
+        machine: Processor, Python, normlab and packages.
         seconds: How long it took.
         executions: How often bytes were read.
         edges: Places of the code, as libFuzzer counts them, that some of them reached.
@@ -41,6 +44,7 @@ class Search:
     """
 
     target: str
+    machine: dict[str, str]
     seconds: float
     executions: int
     edges: int
@@ -56,12 +60,13 @@ def main():
     names = options.targets or list(TARGETS)
     if unknown := set(names) - set(TARGETS):
         parser.error(f"no target {', '.join(unknown)}")
-    done = []
+    found = False
     for name in names:
-        done.append(searched(name, options.seconds))
+        done = searched(name, options.seconds)
+        found |= bool(done.findings)
         if options.out:
-            write(done, options.out)
-    sys.exit(any(each.findings for each in done))
+            record(done, options.out)
+    sys.exit(found)
 
 
 def searched(name, seconds):
@@ -87,6 +92,7 @@ def searched(name, seconds):
         sys.exit(f"{name}: the search itself failed")
     return Search(
         target=name,
+        machine=this_machine(),
         seconds=round(perf_counter() - start, 1),
         executions=int(re.findall(r"(?m)^#(\d+)\t", said)[-1]),
         edges=int(re.findall(r"cov: (\d+)", said)[-1]),
@@ -97,6 +103,7 @@ def searched(name, seconds):
 def search(name, seconds, errors):
     """Does not return: libFuzzer ends the process. It writes to this file descriptor."""
     os.dup2(errors, 2)
+    torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork: it would wait for them
     warnings.simplefilter("error")  # one would stand on the user's screen
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(TARGETS[name].seeds):
@@ -107,17 +114,24 @@ def search(name, seconds, errors):
         atheris.Fuzz()
 
 
-def write(done, out):
-    """The searches, with this machine and its software."""
+def this_machine():
+    """What the search ran on."""
     here = machine.describe(machine.prepare(Execution(device="cpu")), from_epoch=1)
-    content = {
+    packages = {name: metadata.version(name) for name in ("atheris", "pillow", "torch")}
+    return {
         "processor": here.processor,
         "python": here.python,
         "normlab": here.normlab,
-        "packages": {name: metadata.version(name) for name in ("atheris", "pillow", "torch")},
-        "searches": [dataclasses.asdict(each) for each in done],
+        **packages,
     }
-    write_atomically(out, json.dumps(content, indent=2) + "\n")
+
+
+def record(done, out):
+    """Puts a search into the file, in the place of an earlier one of its target."""
+    known = json.loads(out.read_text())["searches"] if out.exists() else []
+    others = [each for each in known if each["target"] != done.target]
+    searches = sorted([*others, dataclasses.asdict(done)], key=lambda each: each["target"])
+    write_atomically(out, json.dumps({"searches": searches}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
