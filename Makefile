@@ -52,7 +52,8 @@ bench: .venv/installed-bench  ## measure speed and memory, into runs/bench; CIFA
 	done
 
 bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a student writes it
-	.venv-seed/bin/python benchmarks/reference_seed.py
+	mkdir -p $(BENCH)
+	.venv-seed/bin/python benchmarks/reference_seed.py --out $(BENCH)/reference-seed.json
 
 lock: .venv-supply/installed  ## write requirements.lock: what make test installs, with the hash of every file
 	mkdir -p build && rm -f build/all-but-torch.lock

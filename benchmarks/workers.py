@@ -1,8 +1,9 @@
 """How much faster a study's runs are done by two one-thread processes than by one.
 
-    python benchmarks/workers.py [--network nano] [--epochs 2] [--repetitions 3] [--out OUT.json]
+    python benchmarks/workers.py [--network nano] [--epochs 2] [--images 25000] [--repetitions 3]
+        [--out OUT.json]
 
-A study of six runs on CIFAR-10 images from $NORMLAB_DATA, whole, with one worker and with two, in
+A study of six runs on so many CIFAR-10 images from $NORMLAB_DATA, with one worker and with two, in
 turns; a first turn of each is not counted. What one process does for all is in the time: loading
 and writing the data, estimating, recording.
 """
@@ -48,7 +49,14 @@ def main():
     for workers, median in medians(seconds).items():
         print(f"{workers} at a time: {median:.1f} s")
     print(f"two over one: {ratio:.2f} times as fast")
-    report(options.out, network=options.network, seconds=seconds, median_ratio=ratio)
+    report(
+        options.out,
+        network=options.network,
+        epochs=options.epochs,
+        images=options.images,
+        seconds=seconds,
+        median_ratio=ratio,
+    )
 
 
 if __name__ == "__main__":

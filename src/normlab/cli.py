@@ -176,7 +176,7 @@ def compare(
         return
     if any(result.state == "done" for result in study.results):
         found = groups(study)
-        for sentence in headline(found, study.images):
+        for sentence in headline(study, found):
             print(sentence)
         print(f"report: {write_study_report(study, data_root=data_root)}")
     failed = [result for result in study.results if result.state == "failed"]

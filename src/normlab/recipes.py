@@ -99,7 +99,8 @@ RECIPES = {
 }
 
 
-# What the search on held-out images found for a network's recipe and a normalization.
+# What the search on held-out images found for a network's recipe and a normalization. A shift is
+# kept in micro's: three epochs say little about augmentation.
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("micro", "bn"): {},
     ("micro", "gn"): {"learning_rate": 0.2, "muon": 0.1, "batch_size": 64},
@@ -119,6 +120,7 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("line-5k", "gn"): {"muon": 0.05, "augment": ()},
     ("line-5k", "ln"): {"learning_rate": 0.2, "batch_size": 64, "augment": ()},
+    ("line-5k", "gn-ws"): {"learning_rate": 0.2, "batch_size": 64, "augment": ()},
 }
 
 

@@ -27,7 +27,7 @@ def page(study):
 
 def test_the_answer_stands_first(study, page):
     text = "".join(page.words)
-    first, second = headline(groups(study), study.images)
+    first, second = headline(study, groups(study))
     assert text.index(first) < text.index(second) < text.index("What the numbers say")
 
 

@@ -10,11 +10,12 @@ from normlab import statistics
 from normlab.errors import RunError
 from normlab.study import figures, findings
 from normlab.study.findings import groups, headline, main_group
+from normlab.study.record import Result
 
 
 def said(study):
     found = groups(study)
-    return headline(found, study.images), findings.further(study, found)
+    return headline(study, found), findings.further(study, found)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,10 @@ def test_the_answer_names_the_best_and_how_sure_it_is(usual):
     (best, certainty), _ = said(usual)
     means = {arm.name: np.mean([r.accuracies[-1] for r in usual.of(arm)]) for arm in usual.arms}
     assert best.startswith(f"bn has the highest mean accuracy, {means['bn']:.2%} over 5 seeds")
-    assert "is shown to be above gn (1.28 points, 95% interval 0.45 to 2.11, p = 0.013)" in best
+    assert (
+        "is shown to be above gn (1.28 points, 95% interval 0.45 to 2.11, corrected p = 0.013)"
+        in best
+    )
     assert "ln (2.74 points" in best
     assert certainty.startswith("With a new seed bn would be above gn with a probability of 97%")
 
@@ -102,6 +106,36 @@ def test_optima_at_the_edge_are_told_in_a_sentence(tmp_path):
     (edge,) = (s for s in said(dataclasses.replace(study, trials=trials))[1] if "edge" in s)
     assert edge.startswith("The learning rate found for bn-batch2 (0.4), gn-batch2 (0.4), ")
     assert " and 3 more arms lies at the edge" in edge
+
+
+@pytest.mark.parametrize("state", ["failed", "waiting"])
+def test_where_no_run_is_finished_nothing_is_said_to_lead(tmp_path, state):
+    def without(study, *sizes):
+        arms = {arm.name for arm in study.arms if arm.setting.batch_size in sizes}
+        results = (
+            Result(arm=r.arm, seed=r.seed, state=state, problem="broke") if r.arm in arms else r
+            for r in study.results
+        )
+        return dataclasses.replace(study, results=tuple(results))
+
+    study = made_up(tmp_path, batch_sizes=(8, 32, 64), norms=("bn", "ln"))
+    (_, changes), _ = said(study)
+    assert changes == "At every batch size that was tried bn has the highest mean."
+    (_, changes), _ = said(without(study, 8))
+    assert changes == ("At batch size 32 and 64 bn has the highest mean; at 8 no run is finished.")
+    (_, changes), further = said(without(study, 8, 32))
+    assert changes == "At batch size 64 bn has the highest mean; at 8 and 32 no run is finished."
+    assert further[0].startswith("With a new seed bn would be above ln with a probability of")
+
+
+def test_a_recipe_that_was_made_with_bn_is_said_to_be(tmp_path):
+    norms = ("bn", "gn", "none")
+    _, further = said(made_up(tmp_path, network="line", norms=norms, trials=False))
+    (about,) = (sentence for sentence in further if "as it is" in sentence)
+    assert about == (
+        "All have the recipe line as it is, which was made with bn: what was found best for bn "
+        "and gn is left out, so bn may be favoured."
+    )
 
 
 def test_where_it_never_changes_it_says_so(tmp_path):

@@ -80,7 +80,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
         "study.html",
         title=f"{counted(len(main.arms), 'normalization')} on {main.setting.network}",
         about=_about(study),
-        headline=findings.headline(found, study.images),
+        headline=findings.headline(study, found),
         main_setting=main.setting.text(axes),
         table=_table(study, [main], ()),
         every_setting=_table(study, found, axes) if axes else None,

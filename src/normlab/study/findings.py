@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from normlab import statistics
+from normlab import recipes, statistics
 from normlab.analysis import TARGET, listed, shown
 from normlab.errors import RunError
 from normlab.recipes import Recipe
@@ -142,17 +142,18 @@ def along(found: Sequence[Group], axis: str) -> list[Group]:
     return sorted(alike, key=lambda group: getattr(group.setting, axis))
 
 
-def headline(found: Sequence[Group], images: int) -> list[str]:
+def headline(study: Study, found: Sequence[Group]) -> list[str]:
     """The answer in two sentences: which is best, by how much, how sure; and when it changes."""
     main = main_group(found)
-    return [_best(main, images), _changes(found, images) or _certainty(main)]
+    return [_best(main, study.images), _changes(study, found) or _certainty(main)]
 
 
 def further(study: Study, found: Sequence[Group]) -> list[str]:
     """What else there is to say."""
     main = main_group(found)
     return [
-        *([_certainty(main)] if len(found) > 1 and main.seeds > 1 else []),  # else in the headline
+        # Where nothing varies it is in the headline.
+        *([_certainty(main)] if varying(settings(study.arms)) and main.seeds > 1 else []),
         *_every_pair(main, study.images),
         *_seeds_needed(main, sum(len(group.differences) for group in found)),
         *_passed(study, main),
@@ -224,7 +225,7 @@ def _best(group: Group, images: int) -> str:
         else:
             numbers = (
                 f" ({points(found.mean.value, images)}, {interval(found.mean, images)}, "
-                f"{p_text(found.p_holm)})"
+                f"corrected {p_text(found.p_holm)})"
             )
             ahead = shown if found.first == best.name else above
             (ahead if found.shown else open_).append(
@@ -242,24 +243,46 @@ def _best(group: Group, images: int) -> str:
     return f"{said}{failed}."
 
 
-def _changes(found: Sequence[Group], images: int) -> str | None:
+def _changes(study: Study, found: Sequence[Group]) -> str | None:
     """Where along an axis another normalization than the main group's best leads."""
     main = main_group(found)
     best = main.ranked[0][0].norm
-    axes = varying(group.setting for group in found)
+    axes = varying(settings(study.arms))
     said = []
     for axis in axes:
-        parts = [_lead(own, axis, best, images) for own in _leaders(along(found, axis), best)]
-        if len(parts) == 1:
+        line, missing = along(found, axis), _missing(study, found, axis)
+        parts = [_lead(own, axis, best, study.images) for own in _leaders(line, best)]
+        if len(parts) > 1:
+            said.append(f"the highest mean depends on the {AXES[axis]}: {listed(parts)}")
+        elif not missing:
             said.append(f"at every {AXES[axis]} that was tried {best} has the highest mean")
         else:
-            said.append(f"the highest mean depends on the {AXES[axis]}: {listed(parts)}")
+            where = f"{AXES[axis]} {_each(line, axis)}"
+            said.append(f"at {where} {best} has the highest mean")
+        if missing:
+            said[-1] += f"; at {listed(missing)} no run is finished"
         others = [other for other in axes if other != axis]
         if others:
             said[-1] += f", with {main.setting.text(others)}"
         said += _failures_along(found, axis)
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}." if text else None
+
+
+def _missing(study: Study, found: Sequence[Group], axis: str) -> list[str]:
+    """Where along an axis, beside the main group, no run is finished."""
+    main, finished = main_group(found).setting, {group.setting for group in found}
+    return [
+        value_text(getattr(setting, axis))
+        for setting in settings(study.arms)
+        if setting not in finished
+        and dataclasses.replace(setting, **{axis: getattr(main, axis)}) == main
+    ]
+
+
+def _each(line: Sequence[Group], axis: str) -> str:
+    """All values along an axis: `32 and 64`."""
+    return listed([value_text(getattr(group.setting, axis)) for group in line])
 
 
 def _leaders(line: Sequence[Group], best: str) -> list[list[Group]]:
@@ -325,10 +348,10 @@ def _certainty(group: Group) -> str:
     if found.first == second.name:
         best, second = second, best
     wins = found.wins
-    return (
-        f"With a new seed {best.norm} would be above {second.norm} with a probability of "
-        f"{chance(wins.value)} (95% interval {chance(wins.low)} to {chance(wins.high)})."
-    )
+    said = f"With a new seed {best.norm} would be above {second.norm} with a probability of "
+    if chance(wins.low) == chance(wins.high):
+        return f"{said}{chance(wins.value)}, if differences are normally distributed."
+    return f"{said}{chance(wins.value)} (95% interval {chance(wins.low)} to {chance(wins.high)})."
 
 
 def _every_pair(group: Group, images: int) -> list[str]:
@@ -353,7 +376,7 @@ def _every_pair(group: Group, images: int) -> list[str]:
             )
             said.append(
                 f"{first} {verdict} ({points(found.mean.value, images)}, "
-                f"{interval(found.mean, images)}, {p_text(found.p_holm)})."
+                f"{interval(found.mean, images)}, corrected {p_text(found.p_holm)})."
             )
     more = [f"{len(said) - 10} more pairs are in the table."] if len(said) > 10 else []
     return said[:10] + more
@@ -463,10 +486,24 @@ def _recipes(study: Study, group: Group) -> list[str]:
             rescaled = field.name == "learning_rate" and group.setting.batch_size is not None
             (scaled if rescaled and not by else differing).append(text)
     said = []
+    earlier = (
+        "" if all(", searched here" in text for text in differing) else ", in normlab's records"
+    )
     if differing:
         said.append(
             "Beside the normalization the arms differ in what was found best for each on held-out "
-            f"images: {listed(differing)}."
+            f"images{earlier}: {listed(differing)}."
+        )
+    name = group.arms[0].config.recipe
+    left_out = [
+        arm.norm
+        for arm in group.arms
+        if arm.config.untuned and recipes.found_for(name or "", arm.norm) is not None
+    ]
+    if left_out:
+        said.append(
+            f"All have the recipe {name} as it is, which was made with bn: what was found best for "
+            f"{listed(left_out)} is left out, so bn may be favoured."
         )
     if scaled:
         said.append(
