@@ -280,6 +280,13 @@ def test_a_test_sees_every_difference_without_spread_and_none_at_its_level():
     assert statistics.power(0.0, 1.0, 5, comparisons=10) == pytest.approx(0.005)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_the_interval_of_a_spread_holds_the_true_one_19_times_in_20(seeds):
+    spreads = np.random.default_rng(0).normal(0, 2, (20_000, seeds)).std(1, ddof=1)
+    low, high = np.array([statistics.spread_interval(spread, seeds) for spread in spreads]).T
+    assert np.mean((low < 2) & (high > 2)) == pytest.approx(0.95, abs=0.005)
+
+
 def test_the_seeds_needed_are_a_whole_number_and_of_one_pair_where_nothing_is_said():
     for effect in (0.05, 0.3, 1.0):
         needed = statistics.seeds_needed(effect, 1.0)

@@ -71,12 +71,17 @@ def exists(path: Path) -> bool:
         raise NormlabError(f"{path.parent} cannot be read: {error.strerror}") from None
 
 
+def leftovers(path: Path) -> Iterator[Path]:
+    """What `write_atomically` left of a file when its process was killed, or is writing now."""
+    return path.parent.glob(f".{path.stem}-????????{path.suffix}")  # mkstemp's eight
+
+
 def remove_leftovers(path: Path) -> None:
     """Deletes what `write_atomically` left of a file when its process was killed.
 
     Nobody else may be writing the file: its folder is held.
     """
-    for temporary in path.parent.glob(f".{path.stem}-????????{path.suffix}"):  # mkstemp's eight
+    for temporary in leftovers(path):
         temporary.unlink(missing_ok=True)
 
 

@@ -230,6 +230,20 @@ def seeds_needed(difference: float, spread: float, comparisons: int = 1) -> int 
     return low
 
 
+def spread_interval(spread: float, seeds: int) -> tuple[float, float]:
+    """The 95% interval of a standard deviation that so many normally distributed numbers gave.
+
+    Fisher 1925, Statistical Methods for Research Workers, section 20 (chi-squared).
+
+    Args:
+        spread: The deviation, with one degree of freedom less than there are numbers.
+        seeds: How many numbers, at least 2.
+    """
+    freedom = seeds - 1
+    low, high = (spread * (freedom / stats.chi2.ppf(p, freedom)) ** 0.5 for p in (0.975, 0.025))
+    return float(low), float(high)
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Of two single networks on the same images: p, two-sided, that they answer equally well.
 

@@ -19,6 +19,9 @@ ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 
+LONGER = dataclasses.replace(CONFIG, epochs=10)  # so that a node dies in the middle of a run
+
+
 @pytest.fixture
 def cluster():
     """Two nodes with a core each."""
@@ -30,7 +33,13 @@ def cluster():
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The study on this machine's own processes."""
-    return compare(CONFIG, tmp_path_factory.mktemp("here") / "study", quiet=True, workers=2)
+    return compare(LONGER, tmp_path_factory.mktemp("here") / "study", quiet=True, workers=2)
+
+
+def lines(run):
+    """Of the metrics of a run's folder."""
+    metrics = run / "metrics.jsonl"
+    return metrics.read_text().splitlines() if metrics.exists() else []
 
 
 def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
@@ -38,18 +47,20 @@ def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
 ):
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    killed = []
+    killed, first = [], {}
     on_ray = on_cluster.on_ray
 
     @contextmanager
     def and_kill(address, **resources):
-        """Kills the second node once two runs have trained an epoch."""
+        """Kills the second node while two runs, one of them its own, are in their third epoch."""
         with on_ray(address, **resources) as carry:
 
             def watched(works):
                 for look in carry(works):
-                    begun = [w for w in works if (w.out / "metrics.jsonl").exists()]
+                    begun = {w: epochs for w in works if len(epochs := lines(w.out)) >= 2}
                     if len(begun) >= 2 and not killed:
+                        assert not any(work.done for work in begun)
+                        first.update({work.out: epochs[0] for work, epochs in begun.items()})
                         cluster.remove_node(second, allow_graceful=False)
                         killed.append(second)
                     yield look
@@ -61,8 +72,10 @@ def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
             yield watched
 
     monkeypatch.setattr(on_cluster, "on_ray", and_kill)
-    study = compare(CONFIG, tmp_path / "study", quiet=True, ray=cluster.address)
+    study = compare(LONGER, tmp_path / "study", quiet=True, ray=cluster.address)
     assert killed
+    for folder, line in first.items():  # with the seconds that it took: it was not trained again
+        assert lines(folder)[0] == line
     assert not ray.is_initialized()
     assert [result.state for result in study.results] == ["done"] * 4
     assert content(study.path) == content(here.path)
@@ -84,6 +97,15 @@ def test_a_cluster_started_here_has_the_cores_it_is_given(tmp_path):
         looks = list(carry([work]))
     assert not any(look.running for look in looks)
     assert "none holds no data set" in looks[-1].ended[work].problem
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_without_a_gpu_is_refused_where_runs_need_one():
+    with (
+        pytest.raises(UsageError, match=r"^the Ray cluster at local has no GPU$"),
+        on_cluster.on_ray("local", cores=1, gpus=0.5),
+    ):
+        pass
     assert not ray.is_initialized()
 
 

@@ -82,6 +82,20 @@ def test_the_table_has_a_row_a_run(finished):
     assert float(first["last_accuracy"]) == finished.results[0].accuracies[-1]
 
 
+def test_what_a_kill_in_the_first_writing_left_does_not_stand_in_the_way(tmp_path):
+    config = dataclasses.replace(CONFIG, norms=("ln",), seeds=1, epochs=1)
+    out = tmp_path / "study"
+    out.mkdir()
+    (out / ".study-abcd1234.json").touch()
+    study = compare(config, out, quiet=True)
+    assert study.results[0].state == "done"
+    assert sorted(path.name for path in out.iterdir()) == ["runs", "study.csv", "study.json"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".studious-note.json").touch()
+    with pytest.raises(RunError, match="holds something else than a study"):
+        compare(config, tmp_path / "other", quiet=True)
+
+
 def test_finished_runs_are_kept(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.path.glob("runs/*/*")}
     assert compare(CONFIG, finished.path, quiet=True) == finished

@@ -52,14 +52,15 @@ class GhostBatchNorm(nn.Module):
     formula="((x − E) / σ · r + d) · w + b, where r = σ / σ̄ within 1/r̂ to r̂ and d = (E − Ē) / σ̄ "
     "within ±d̂; Ē and σ̄ are running means",
     paper="Ioffe 2017, Batch Renormalization, arXiv:1702.03275, algorithm 1; the limits r̂ and d̂ "
-    "are 1 and 0 for 250 steps, then grow to 3 by step 2,000 and to 5 by step 1,250",
+    "are 1 and 0 for 250 steps, then grow to 3 by step 2,000 and to 5 by step 1,250: a twentieth "
+    "of the paper's steps, for shorter runs",
     axes="N, H, W",
     parameters="2·C",
 )
 class BatchRenorm(nn.Module):
     """Batch renormalization; in use it is batch normalization."""
 
-    WARM_UP, R_STEPS, D_STEPS = 250, 2000, 1250  # the paper's, for runs of some 7,000 steps
+    WARM_UP, R_STEPS, D_STEPS = 250, 2000, 1250  # for runs of some 7,000; the paper's are 20 times
     R_MAX, D_MAX, MOMENTUM = 3.0, 5.0, 0.01
 
     running_mean: Tensor

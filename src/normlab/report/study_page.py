@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -75,7 +75,6 @@ def render(study: Study, dataset: Dataset | None) -> str:
     axes = varying(group.setting for group in found)
     given = {arm.norm: _answers(study, arm) for arm in main.arms}
     classes = _first_run(study, main.arms[0]).data.classes
-    best = main.ranked[0][0].norm
     return fill(
         "study.html",
         title=f"{counted(len(main.arms), 'normalization')} on {main.setting.network}",
@@ -119,8 +118,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
         reliability=inline_svg(
             figures.reliability({norm: _pooled(own) for norm, own in given.items()}),
             "reliability",
-            f"Reliability: of the answers of {best} that it is surest of, "
-            f"{_surest(given[best])} are right.",
+            f"Reliability: {_reliability_alt(given)}.",
         ),
         settings=_settings(study, main),
         runs=_runs(study),
@@ -164,7 +162,7 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
                     f"± {100 * half:.2f}" if np.isfinite(half) else "–",
                     str(len(results)),
                     f"{results[0].parameters:,}",
-                    f"{median(each):.1f} s",
+                    _span(each),
                     f"{memory / 2**20:,.0f} MiB" if memory else "–",
                     f"{median(known):g}"
                     if len(known) == len(passed)
@@ -174,8 +172,9 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
                 )
             )
     return Table(
-        caption="Accuracy: mean over the seeds and its 95% interval. Memory: the most that a run's "
-        "process held. Last column: median epoch that first passed 70%.",
+        caption="Accuracy: mean over the seeds and its 95% interval. An epoch: from the quickest "
+        "run to the slowest, on whatever machine, beside other work or not. Memory: the most that "
+        "a run's process held. Last column: median epoch that first passed 70%.",
         head=(
             *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds", "parameters"),
             *("an epoch", "memory", "over 70%"),
@@ -183,6 +182,12 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
         kinds=("name", *(["plain"] if axes else []), *["number"] * 7),
         rows=rows,
     )
+
+
+def _span(seconds: Sequence[float]) -> str:
+    """From the quickest run to the slowest: `20.1 to 34.5 s`."""
+    least, most = (f"{end(seconds):.1f}" for end in (min, max))
+    return f"{least} s" if least == most else f"{least} to {most} s"
 
 
 def _curves_alt(main: Group, images: int) -> str:
@@ -389,10 +394,15 @@ def _pooled(own: Sequence[Answers]) -> tuple[NDArray[np.float32], NDArray[np.boo
     return np.concatenate([a.confidences for a in own]), np.concatenate([a.right for a in own])
 
 
-def _surest(own: Sequence[Answers]) -> str:
-    confidences, right = _pooled(own)
-    centers, shares, _ = figures.calibration_bins(confidences, right)
-    return f"{shares[-1]:.0%} at a mean confidence of {centers[-1]:.0%}"
+def _reliability_alt(given: dict[str, list[Answers]]) -> str:
+    """Whether each normalization is as sure as it is right."""
+    said = []
+    for norm, own in given.items():
+        confidences, right = _pooled(own)
+        said.append(
+            f"{norm} is right {right.mean():.1%} of the time, {confidences.mean():.1%} sure"
+        )
+    return "; ".join(said)
 
 
 def _calibration(given: dict[str, list[Answers]]) -> Table:
@@ -416,7 +426,8 @@ def _calibration(given: dict[str, list[Answers]]) -> Table:
 
 def _settings(study: Study, main: Group) -> list[tuple[str, str, bool]]:
     """Name, value, whether it is code."""
-    run = _first_run(study, main.arms[0])
+    runs = [Run.open(study.folder(result)) for arm in main.arms for result in study.of(arm)]
+    run, machines = runs[0], [machine for run in runs for machine in run.machines]
     parameters = count(
         layout.parse(run.layout), norm=main.arms[0].norm, classes=len(run.data.classes)
     )
@@ -436,9 +447,14 @@ def _settings(study: Study, main: Group) -> list[tuple[str, str, bool]]:
         *recipe,
         ("precision", study.config.precision, False),
         ("data fingerprint", study.fingerprint, True),
-        ("normlab, torch", f"{run.machines[-1].normlab}, {run.machines[-1].torch}", False),
-        ("processor", run.machines[-1].processor, False),
+        ("normlab, torch", _listed(f"{m.normlab}, {m.torch}" for m in machines), False),
+        ("processor", _listed(f"{m.processor} ({m.capability})" for m in machines), False),
     ]
+
+
+def _listed(texts: Iterable[str]) -> str:
+    """Different ones, in order."""
+    return "; ".join(dict.fromkeys(texts))
 
 
 def _runs(study: Study) -> Table | None:

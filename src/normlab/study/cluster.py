@@ -24,7 +24,8 @@ def on_ray(
         gpus: That a run needs, or which part of one, beside a core.
 
     Raises:
-        UsageError: Ray is not installed, or no cluster answers there.
+        UsageError: Ray is not installed, no cluster answers there, or it has no GPU where runs need
+            one.
     """
     try:
         import ray
@@ -41,9 +42,13 @@ def on_ray(
                 log_to_driver=False,
                 configure_logging=False,
             )
-        except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             said = " ".join(str(error).split())
             raise UsageError(f"no Ray cluster can be had at {address}: {said}") from None
+    if gpus and not ray.cluster_resources().get("GPU"):  # tasks would wait for one without a word
+        if connects:
+            ray.shutdown()
+        raise UsageError(f"the Ray cluster at {address} has no GPU")
     # A process for each run, so that its memory is its own.
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
     task = ray.remote(**options)(_carry_out)

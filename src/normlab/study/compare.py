@@ -15,7 +15,7 @@ from normlab.analysis import counted
 from normlab.config import Execution, RunConfig, StudyConfig
 from normlab.data import Dataset, divide, load_for, shared
 from normlab.errors import InterruptedRunError, RunError, UsageError
-from normlab.files import locked
+from normlab.files import leftovers, locked, remove_leftovers
 from normlab.layout import parse
 from normlab.placing import count
 from normlab.study import estimate, local, tuning
@@ -67,15 +67,15 @@ def compare(
     execution = execution or Execution()
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, not {workers}")
-    if workers is not None and ray is not None and execution.device != "cuda":
-        raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
     console = None if quiet else Console()
     dataset = load_for(study, execution.data_root)
     arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
     before = _before(out, study, arms, dataset)
     device = machine.prepare(dataclasses.replace(execution, threads=1))
+    if workers is not None and ray is not None and device.type != "cuda":
+        raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
     seconds = _seconds(arms, dataset, device)
-    workers = estimate.workers_for(workers)
+    workers = estimate.workers_for(workers, device)
     record = before or Study(
         path=out,
         config=study,
@@ -95,6 +95,8 @@ def compare(
         _shared(out / "data", dataset) as where,
         _carrier(ray, workers, lock, device) as carry,
     ):
+        remove_leftovers(out / "study.json")
+        remove_leftovers(out / "study.csv")
         if before is None:
             record.write()
         try:
@@ -117,13 +119,13 @@ def _before(out: Path, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset
         RunError: It holds another study; with what differs.
     """
     if not (out / "study.json").exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and set(out.iterdir()) - set(leftovers(out / "study.json")):
             raise RunError(f"{out} holds something else than a study: choose another --out")
         return None
     before = Study.open(out)
     differing = differences(before.config, study)
     if not differing:  # but recipes may have changed since; a layout is refused by each run
-        for old, arm in zip(before.arms, arms, strict=False):
+        for old, arm in zip(before.arms, arms, strict=True):
             searched = {
                 tuning.FIELDS[what]: getattr(old.config, tuning.FIELDS[what]) for what in study.tune
             }

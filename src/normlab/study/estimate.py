@@ -29,7 +29,6 @@ def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
         arm.config.network,
         norm=arm.norm,
         classes=len(dataset.classes),
-        budget=arm.config.budget,
         dropout=recipe.dropout,
     )
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -46,7 +45,7 @@ def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
     with torch.inference_mode():
         network.eval()(images)
         start = perf_counter()
-        network(images)
+        network(images).sum().item()  # which waits for a GPU
     evaluation = (perf_counter() - start) * len(asked) / len(images)
     return START + recipe.epochs * (step_seconds * batches.steps + evaluation)
 
@@ -56,10 +55,12 @@ def part(seconds: float, epochs: int, of: int) -> float:
     return START + (seconds - START) * epochs / of
 
 
-def workers_for(asked: int | None) -> int:
-    """How many runs at a time: as asked, else one a core, as far as the memory goes."""
+def workers_for(asked: int | None, device: torch.device) -> int:
+    """How many runs at a time: as asked, else one on a GPU, or one a core, as memory allows."""
     if asked is not None:
         return asked
+    if device.type != "cpu":
+        return 1
     cores, free = machine.cores(), machine.available_memory()
     fit = cores if free is None else free // max(1, machine.peak_memory())
     return max(1, min(cores, fit))

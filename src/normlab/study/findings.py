@@ -384,20 +384,24 @@ def _every_pair(group: Group, images: int) -> list[str]:
 
 def _seeds_needed(group: Group, pairs: int) -> list[str]:
     spreads = [
-        float(np.std(found.differences, ddof=1))
+        (float(np.std(found.differences, ddof=1)), len(found.differences))
         for found in group.differences
         if len(found.differences) >= 3
     ]
-    spread = median(spreads) if spreads else 0
+    if not spreads:
+        return []
+    spread, seeds = sorted(spreads)[len(spreads) // 2]
     if spread == 0:
         return []
-    needed = statistics.seeds_needed(GOAL, spread, pairs)
-    if needed is None:
-        return []
+    needed, least, most = (
+        f"{number:,}" if (number := statistics.seeds_needed(GOAL, own, pairs)) else "over 10,000"
+        for own in (spread, *statistics.spread_interval(spread, seeds))
+    )
     return [
         f"Differences between two normalizations vary from seed to seed by {100 * spread:.2f} "
         f"points (the median pair's standard deviation): to see a true difference of "
-        f"{100 * GOAL:.1f} points four times in five would take about {needed} seeds."
+        f"{100 * GOAL:.1f} points four times in five would take about {needed} seeds; by the 95% "
+        f"interval of that deviation, which {seeds} seeds gave, {least} to {most}."
     ]
 
 

@@ -87,7 +87,7 @@ class _Process:
             stderr=self.errors,
             start_new_session=True,  # the terminal's Ctrl-C goes to this process alone
             pass_fds=() if keep_open is None else (keep_open,),
-            env=os.environ | {"OMP_NUM_THREADS": str(work.threads or os.cpu_count() or 1)},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         assert self.process.stdin is not None
         self.process.stdin.write(work.to_json().encode() + b"\n")

@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,18 +169,20 @@ class Study:
         )
 
     def _rows(self) -> Iterator[list[object]]:
-        settings = [field.name for field in dataclasses.fields(Setting)]
+        # The batch size of the setting is the recipe's too.
+        settings = [f.name for f in dataclasses.fields(Setting) if f.name != "batch_size"]
         yield [
-            *("arm", "norm", *settings, "learning_rate", "weight_decay", "seed", "state"),
-            *("parameters", "epochs", "last_accuracy", "best_accuracy", "seconds", "problem"),
+            *("arm", "norm", *settings, *(f.name for f in dataclasses.fields(Recipe))),
+            *("seed", "state"),
+            *("parameters", "last_accuracy", "best_accuracy", "seconds", "problem"),
         ]
         for result in self.results:
             arm, costs = self.arm(result.arm), self.costs.get(f"{result.arm}-{result.seed}")
             measured = result.accuracies
             yield [
-                *(arm.name, arm.norm, *dataclasses.astuple(arm.setting)),
-                *(arm.recipe.learning_rate, arm.recipe.weight_decay, result.seed, result.state),
-                *(result.parameters or "", len(measured)),
+                *(arm.name, arm.norm, *(getattr(arm.setting, name) for name in settings)),
+                *(" ".join(v) if isinstance(v, tuple) else v for v in astuple(arm.recipe)),
+                *(result.seed, result.state, result.parameters or ""),
                 *((measured[-1], max(measured)) if measured else ("", "")),
                 *(f"{costs.seconds:.1f}" if costs else "", result.problem),
             ]

@@ -38,14 +38,12 @@ class Work:
         out: Its folder.
         data: Where `data.shared` wrote the data set, divided as the run wants it.
         device: As `Execution` takes it.
-        threads: torch's CPU threads; None for torch's choice.
     """
 
     config: RunConfig
     out: Path
     data: Path
     device: str = "cpu"
-    threads: int | None = 1
 
     @property
     def done(self) -> bool:
@@ -66,7 +64,6 @@ class Work:
             out=Path(content["out"]),
             data=Path(content["data"]),
             device=content["device"],
-            threads=content["threads"],
         )
 
 
@@ -128,7 +125,7 @@ def _carry_out(work: Work) -> None:
     for name in own_normalizations(work.config.norm, zoo.find(work.config.network)):
         norms.find(name)  # imported, so that a run's folder may name it
     dataset = shared.read(work.data)
-    execution = Execution(device=work.device, threads=work.threads)  # type: ignore[arg-type]
+    execution = Execution(device=work.device, threads=1)  # type: ignore[arg-type]
     trains = True
     if (work.out / "config.json").exists():
         run = Run.open(work.out)
