@@ -1,6 +1,7 @@
 """What a process may use of a machine."""
 
 import pytest
+import torch
 
 from normlab import machine
 from normlab.study.estimate import workers_for
@@ -35,7 +36,12 @@ def test_the_memory_is_a_containers_and_what_files_hold_of_it_is_free(container)
     assert machine.available_memory() == 900
     container("pod/one", memory_max="500", memory_current="600", memory_stat="inactive_file 0")
     assert machine.available_memory() == 0
-    assert workers_for(None) == 1
+    assert workers_for(None, torch.device("cpu")) == 1
+
+
+def test_as_many_at_a_time_as_is_asked_for_and_one_on_a_gpu():
+    assert workers_for(3, torch.device("cuda")) == 3
+    assert workers_for(None, torch.device("cuda")) == 1
 
 
 def test_the_cores_are_a_containers_share(container):

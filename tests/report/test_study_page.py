@@ -144,9 +144,9 @@ def test_every_setting_has_its_search_and_every_trial_is_on_it(tmp_path):
 @pytest.mark.parametrize(
     ("epochs", "caption"),
     [
-        (8, "Every trial, of 1 epoch. The better half of the values went on, in a thicker line, "
-         "to runs of 2 and of 4."),
-        (3, "Every trial, of 1 epoch. Crosses"),
+        (8, "Every trial, of 2 epochs. The better half of the values went on, in a thicker line, "
+         "to runs of 4 and of 8."),
+        (1, "Every trial, of 1 epoch. Crosses"),
     ],
 )  # fmt: skip
 def test_how_long_the_trials_were_is_said(epochs, caption, tmp_path):

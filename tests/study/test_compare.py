@@ -164,12 +164,14 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
     assert (tmp_path / "data" / "mine.bin").exists()
 
 
-@pytest.mark.parametrize(("epochs", "short"), [(16, 28), (2, 16)])  # of 2, all rungs are one
-def test_a_dry_run_says_what_would_run_and_writes_nothing(epochs, short, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("epochs", "trials"), [(16, 28), (2, 20)]
+)  # of 2, the first two rungs are one
+def test_a_dry_run_says_what_would_run_and_writes_nothing(epochs, trials, tmp_path, capsys):
     config = dataclasses.replace(CONFIG, tune=("lr",), epochs=epochs)
     compare(config, tmp_path / "study", dry_run=True, workers=3)
     said = capsys.readouterr().out
-    assert f"4 runs, after a search of {short} short ones, 3 at a time: about " in said
+    assert f"4 runs, after a search of {trials} more, 3 at a time: about " in said
     assert "searched" in said
     assert not (tmp_path / "study").exists()
 

@@ -171,7 +171,7 @@ def test_an_optimum_at_the_edge_is_flagged(usual):
         "The learning rate found for gn (3.2) lies at the edge of what was tried: a better one may "
         "lie beyond."
     ]
-    assert any("same 14 short runs on held-out images" in sentence for sentence in further)
+    assert any("same 14 runs on held-out images" in sentence for sentence in further)
 
 
 def test_failed_and_open_runs_are_named(usual):

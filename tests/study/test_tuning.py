@@ -44,7 +44,7 @@ def test_each_rung_keeps_the_better_half_and_runs_it_longer():
     best = sorted(by_rung[0], key=lambda value: abs(value - 0.02))
     assert by_rung[1] == sorted(best[:4])
     assert by_rung[2] == sorted(best[:2])
-    assert [t.epochs for t in trials] == [1] * 8 + [2] * 4 + [5] * 2
+    assert [t.epochs for t in trials] == [2] * 8 + [5] * 4 + [10] * 2
     assert tuning.best(trials, "bn", "lr").value == 0.02
     assert tuning.best(trials[:-2], "bn", "lr") is None  # not done yet
 
@@ -68,16 +68,16 @@ def test_an_optimum_at_the_edge_is_seen(order):
     assert tuning.on_edge(found, trials) == (order.index(7) in (0, 7))
 
 
-def test_a_trial_is_a_short_run_on_held_out_images():
+def test_a_trial_is_a_run_on_held_out_images():
     (trial, *_) = tuning.rung_of("wd", 1, STUDY, ARMS[1], search("wd", lambda v, r: v)[:8])
     config = tuning.config_of(trial, ARMS[1], held_out(STUDY, 1437))
-    assert (config.holdout, config.epochs, config.seed) == (143, 2, 0)
+    assert (config.holdout, config.epochs, config.seed) == (143, 5, 0)
     assert config.weight_decay == trial.value
     assert config.norm == "gn"
     assert held_out(StudyConfig(network="", holdout=77), 1437) == 77
     assert held_out(StudyConfig(network=""), 50_000) == 5000
 
 
-@pytest.mark.parametrize(("epochs", "rungs"), [(19, [2, 4, 9]), (10, [1, 2, 5]), (1, [1, 1, 1])])
+@pytest.mark.parametrize(("epochs", "rungs"), [(19, [4, 9, 19]), (10, [2, 5, 10]), (1, [1, 1, 1])])
 def test_the_length_of_a_rung(epochs, rungs):
     assert [tuning.rung_epochs(epochs, rung) for rung in range(3)] == rungs

@@ -210,7 +210,7 @@ def _announce(
         for second in _search_seconds(study, arm, seconds[arm.name])
     ]
     done = f", {runs - len(left)} of them done" if len(left) < runs else ""
-    trials = f", after a search of {len(searched)} short ones" if searched else ""
+    trials = f", after a search of {len(searched)} more" if searched else ""
     where, time = f"{workers} at a time", clock(estimate.total([*searched, *left], workers))
     if ray not in (None, "local"):  # how many cores it has is not known yet
         where, time = "on Ray", f"{clock(sum([*searched, *left]))} of one core"

@@ -441,7 +441,7 @@ def _searched(study: Study) -> list[str]:
         if len(counts) == 1 and len(found) == len(study.arms):
             said.append(
                 f"The {setting} was searched for every normalization with the same "
-                f"{counts.pop()} short runs on held-out images, over the same values."
+                f"{counts.pop()} runs on held-out images, over the same values."
             )
         edge = [f"{t.arm} ({t.value:.4g})" for t in found if tuning.on_edge(t, study.trials)]
         if edge:

@@ -1,11 +1,11 @@
-"""The same search of a setting for every arm: a fixed grid of short runs, halved in rungs.
+"""The same search of a setting for every arm: a fixed grid of values, halved in rungs.
 
-All values of the grid are tried with an eighth of the epochs, the better half of them with a
-quarter, the better half of these with half of them; each a run of its own with a whole schedule.
-This is synchronous successive halving (Jamieson & Talwalkar 2016, Non-stochastic Best Arm
-Identification and Hyperparameter Optimization, arXiv:1502.07943): every rung waits for all its
-runs, so a search that was stopped and goes on ends the same. Accuracy is on held-out images, of
-seed 0.
+All values of the grid are tried with a quarter of the epochs, the better half of them with half,
+the better two with all of them, for the longer a run the lower its best learning rate; each is a
+run of its own with a whole schedule. This is synchronous successive halving (Jamieson & Talwalkar
+2016, Non-stochastic Best Arm Identification and Hyperparameter Optimization, arXiv:1502.07943):
+every rung waits for all its runs, so a search that was stopped and goes on ends the same. Accuracy
+is on held-out images, of seed 0.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ What = Literal["lr", "wd"]
 FIELDS = {"lr": "learning_rate", "wd": "weight_decay"}
 FACTORS = tuple(2.0**k for k in range(-4, 4))  # of the recipe's learning rate
 DECAYS = (0.0, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-SHARES = (8, 4, 2)  # a rung's part of the epochs
+SHARES = (4, 2, 1)  # a rung's part of the epochs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A short run of the search.
+    """A run of the search.
 
     Attributes:
         arm: The arm's name.
