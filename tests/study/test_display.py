@@ -30,8 +30,8 @@ def shown(works, terminal):
     """What is on the screen, or in the pipe, after three looks."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=100, height=40)
-    seconds = [1060.0] * len(works)
-    display = StudyDisplay(console, dict.fromkeys(works, 20), images=10_000, seconds=seconds)
+    thought = dict.fromkeys(works, 1060.0)
+    display = StudyDisplay(console, dict.fromkeys(works, 20), thought, images=10_000)
     with display:
         display.look(Look(tuple(works[:4])))
         ended = {work: Outcome() for work in works[:3]}
@@ -68,6 +68,6 @@ def test_in_a_pipe_it_is_a_line_a_run(works):
 
 def test_a_run_that_ended_has_its_line(works):
     console = Console(file=io.StringIO(), width=100)
-    with StudyDisplay(console, {works[0]: 20}, images=10_000, seconds=[9.0]) as display:
+    with StudyDisplay(console, {works[0]: 20}, {works[0]: 9.0}, images=10_000) as display:
         display.look(Look((), {works[0]: Outcome()}))
     assert console.file.getvalue() == "[1/1] bn-0  test accuracy 70.00%  1060 s\n"

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -95,13 +96,14 @@ def compare(
         _shared(out / "data", dataset) as where,
         _carrier(ray, workers, lock, device) as carry,
     ):
+        means = Means(where, carry, seconds, device, console)
         remove_leftovers(out / "study.json")
         remove_leftovers(out / "study.csv")
         if before is None:
             record.write()
         try:
-            record = _tune(record, arms, dataset, where, carry, seconds, device, console)
-            record = _run(record, where, carry, seconds, device, console)
+            record = _tune(record, arms, held_out(study, len(dataset.train)), means)
+            record = _run(record, means)
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 f"stopped; what was done is in {out}. To go on, give the same command again"
@@ -266,6 +268,29 @@ def _shared(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig], Pa
 # --- The search and the runs --------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Means:
+    """What runs are carried out with.
+
+    Attributes:
+        where: The folder with the data that a run is to have.
+        carry: What carries runs out.
+        seconds: What a whole run of each arm is thought to take.
+        device: Where they compute.
+        console: Where they are shown; None shows nothing.
+    """
+
+    where: Callable[[RunConfig], Path]
+    carry: Carry
+    seconds: Mapping[str, float]
+    device: torch.device
+    console: Console | None
+
+    def work(self, config: RunConfig, out: Path) -> Work:
+        """A run to be carried out."""
+        return Work(config=config, out=out, data=self.where(config), device=self.device.type)
+
+
 def _found(record: Study, arm: Arm) -> bool:
     """Whether the search, where there is one, has found an arm's settings."""
     return all(tuning.best(record.trials, arm.name, what) for what in record.config.tune)
@@ -274,12 +299,8 @@ def _found(record: Study, arm: Arm) -> bool:
 def _tune(
     record: Study,
     planned: Sequence[Arm],
-    dataset: Dataset,
-    where: Callable[[RunConfig], Path],
-    carry: Carry,
-    seconds: Mapping[str, float],
-    device: torch.device,
-    console: Console | None,
+    holdout: int,
+    means: Means,
 ) -> Study:
     """The study with the settings that its search found, each searched at the best of the last.
 
@@ -300,9 +321,7 @@ def _tune(
                 arm.name: tuning.rung_of(what, rung, study, arm, done.get(arm.name, ()))
                 for arm in arms
             }
-            done, failed = _rung(
-                record, arms, asked, dataset, where, carry, seconds, device, console
-            )
+            done, failed = _rung(record, arms, asked, holdout, means)
             problems |= failed
             arms = [arm for arm in arms if arm.name not in problems]
             trials = [*record.trials, *(trial for own in done.values() for trial in own)]
@@ -314,10 +333,10 @@ def _tune(
             for arm, trial in zip(arms, found, strict=True)
             if trial is not None
         ]
-        if console is not None:
+        if means.console is not None:
             for trial in filter(None, found):
                 edge = tuning.on_edge(trial, record.trials)
-                console.print(
+                means.console.print(
                     f"{trial.arm}: {tuning.FIELDS[what].replace('_', ' ')} {trial.value:.4g}"
                     + (", at the edge of what was tried" if edge else ""),
                     highlight=False,
@@ -352,32 +371,24 @@ def _rung(
     record: Study,
     arms: Sequence[Arm],
     asked: Mapping[str, Sequence[Trial]],
-    dataset: Dataset,
-    where: Callable[[RunConfig], Path],
-    carry: Carry,
-    seconds: Mapping[str, float],
-    device: torch.device,
-    console: Console | None,
+    holdout: int,
+    means: Means,
 ) -> tuple[dict[str, list[Trial]], dict[str, str]]:
     """The trials of a rung, with their accuracies; and which arms cannot be searched, and why."""
-    holdout = held_out(record.config, len(dataset.train))
     by_work: dict[Work, Trial] = {}
     thought: dict[Work, float] = {}
     for arm in arms:
         for trial in asked[arm.name]:
             config = tuning.config_of(trial, arm, holdout)
-            folder = record.path / "tuning" / trial.name
-            work = Work(config=config, out=folder, data=where(config), device=device.type)
+            work = means.work(config, record.path / "tuning" / trial.name)
             by_work[work] = trial
-            thought[work] = estimate.part(seconds[arm.name], trial.epochs, arm.recipe.epochs)
+            thought[work] = estimate.part(means.seconds[arm.name], trial.epochs, arm.recipe.epochs)
     problems: dict[str, str] = {}
     diverged: set[Work] = set()
     waiting = [work for work in by_work if not work.done]
     epochs = {work: by_work[work].epochs for work in waiting}
-    with StudyDisplay(
-        console, epochs, images=holdout, seconds=[thought[work] for work in waiting]
-    ) as display:
-        for look in carry(waiting):
+    with StudyDisplay(means.console, epochs, thought, images=holdout) as display:
+        for look in means.carry(waiting):
             display.look(look)
             for work, outcome in look.ended.items():
                 if outcome.diverged:
@@ -408,34 +419,24 @@ def _rung(
     return done, problems
 
 
-def _run(
-    record: Study,
-    where: Callable[[RunConfig], Path],
-    carry: Carry,
-    seconds: Mapping[str, float],
-    device: torch.device,
-    console: Console | None,
-) -> Study:
+def _run(record: Study, means: Means) -> Study:
     """The study with all its runs carried out, but for arms whose search found nothing."""
     by_work: dict[Work, Result] = {}
     for seed in range(record.config.seeds):  # the first seed of every arm, then the second, …
         for result in record.results:
             arm = record.arm(result.arm)
             if result.seed == seed and _found(record, arm):
-                config = arm.run_config(seed)
-                folder = record.folder(result)
-                work = Work(config=config, out=folder, data=where(config), device=device.type)
-                by_work[work] = result
+                by_work[means.work(arm.run_config(seed), record.folder(result))] = result
     for work, result in by_work.items():
         if work.done:
             record = record.with_result(*_seen(record, result, work))
     record.write()
     waiting = [work for work in by_work if not work.done]
     epochs = {work: record.arm(by_work[work].arm).recipe.epochs for work in waiting}
-    thought = [seconds[by_work[work].arm] for work in waiting]
+    thought = {work: means.seconds[by_work[work].arm] for work in waiting}
     try:
-        with StudyDisplay(console, epochs, images=record.images, seconds=thought) as display:
-            for look in carry(waiting):
+        with StudyDisplay(means.console, epochs, thought, images=record.images) as display:
+            for look in means.carry(waiting):
                 for work, outcome in look.ended.items():
                     result = by_work[work]
                     if outcome.problem:

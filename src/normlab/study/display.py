@@ -24,20 +24,19 @@ class StudyDisplay:
     Args:
         console: Where to; None shows nothing.
         works: All the runs, with their epochs.
+        thought: What each is thought to take, in seconds.
         images: On how many images accuracy is measured.
-        seconds: What each run is thought to take.
     """
 
     def __init__(
         self,
         console: Console | None,
         works: Mapping[Work, int],
+        thought: Mapping[Work, float],
         *,
         images: int,
-        seconds: Sequence[float],
     ) -> None:
-        self.console, self.works, self.images = console, works, images
-        self.thought = dict(zip(works, seconds, strict=True))
+        self.console, self.works, self.thought, self.images = console, works, thought, images
         self.started: dict[Work, float] = {}
         self.ended: dict[Work, Outcome] = {}
         self.live = Live(console=console, transient=True, refresh_per_second=2)
