@@ -283,8 +283,9 @@ def test_a_test_sees_every_difference_without_spread_and_none_at_its_level():
 @pytest.mark.parametrize("seeds", [2, 3, 10])
 def test_the_interval_of_a_spread_holds_the_true_one_19_times_in_20(seeds):
     spreads = np.random.default_rng(0).normal(0, 2, (20_000, seeds)).std(1, ddof=1)
-    low, high = np.array([statistics.spread_interval(spread, seeds) for spread in spreads]).T
-    assert np.mean((low < 2) & (high > 2)) == pytest.approx(0.95, abs=0.005)
+    low, high = statistics.spread_interval(1.0, seeds)
+    assert statistics.spread_interval(3.0, seeds) == pytest.approx((3 * low, 3 * high))
+    assert np.mean((low * spreads < 2) & (high * spreads > 2)) == pytest.approx(0.95, abs=0.005)
 
 
 def test_the_seeds_needed_are_a_whole_number_and_of_one_pair_where_nothing_is_said():

@@ -133,7 +133,7 @@ def compare(
     config: _Study = _NO_STUDY,
     *,
     out: Annotated[Path | None, default_is("studies/DATASET/NETWORK")] = None,
-    workers: Annotated[int | None, default_is("one a core")] = None,
+    workers: Annotated[int | None, default_is("one a core, or one on a GPU")] = None,
     ray: Annotated[str | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     dry_run: bool = False,
     data_root: DataRoot = None,

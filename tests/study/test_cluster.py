@@ -102,7 +102,7 @@ def test_a_cluster_started_here_has_the_cores_it_is_given(tmp_path):
 
 def test_a_cluster_without_a_gpu_is_refused_where_runs_need_one():
     with (
-        pytest.raises(UsageError, match=r"^the Ray cluster at local has no GPU$"),
+        pytest.raises(UsageError, match=r"^the Ray cluster at local has no GPU: "),
         on_cluster.on_ray("local", cores=1, gpus=0.5),
     ):
         pass

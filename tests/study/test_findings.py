@@ -129,13 +129,19 @@ def test_where_no_run_is_finished_nothing_is_said_to_lead(tmp_path, state):
 
 
 def test_a_recipe_that_was_made_with_bn_is_said_to_be(tmp_path):
-    norms = ("bn", "gn", "none")
-    _, further = said(made_up(tmp_path, network="line", norms=norms, trials=False))
-    (about,) = (sentence for sentence in further if "as it is" in sentence)
-    assert about == (
-        "All have the recipe line as it is, which was made with bn: what was found best for bn "
-        "and gn is left out, so bn may be favoured."
-    )
+    def about(norms, trials=False):
+        place = tmp_path / f"{'-'.join(norms)}{trials}"
+        study = made_up(place, network="line", norms=norms, trials=trials)
+        return [sentence for sentence in said(study)[1] if "made with bn" in sentence]
+
+    start = "The recipe line was made with bn"
+    left_out = f"{start}, and what was found best for gn is left out"
+    assert about(("bn", "gn", "none")) == [f"{left_out}: bn may be favoured."]
+    searched = about(("bn", "gn", "none"), trials=True)
+    assert searched == [f"{left_out}: bn may be favoured in all but the learning rate."]
+    assert about(("bn", "none")) == [f"{start}: bn may be favoured."]
+    assert about(("gn", "none")) == [f"{left_out}."]
+    assert about(("bn", "gn")) == []
 
 
 def test_where_it_never_changes_it_says_so(tmp_path):

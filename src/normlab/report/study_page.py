@@ -72,7 +72,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
     """
     found = findings.groups(study)
     main = findings.main_group(found)
-    axes = varying(group.setting for group in found)
+    axes = varying(settings(study.arms))
     given = {arm.norm: _answers(study, arm) for arm in main.arms}
     classes = _first_run(study, main.arms[0]).data.classes
     return fill(

@@ -48,7 +48,9 @@ def on_ray(
     if gpus and not ray.cluster_resources().get("GPU"):  # tasks would wait for one without a word
         if connects:
             ray.shutdown()
-        raise UsageError(f"the Ray cluster at {address} has no GPU")
+        raise UsageError(
+            f"the Ray cluster at {address} has no GPU: start a node with one, or use the CPU"
+        )
     # A process for each run, so that its memory is its own.
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
     task = ray.remote(**options)(_carry_out)

@@ -52,7 +52,8 @@ def compare(
         study: What is compared.
         out: The study's folder.
         execution: Where the data lies, and the device; each run is on one thread.
-        workers: How many runs at a time; None: one a core, as far as the memory goes.
+        workers: How many runs at a time; None: one a core, as far as the memory goes,
+            or one on a GPU.
         ray: Carry them out on Ray: `local` starts a cluster of this machine, else the address of
             one, whose nodes must all see `out`.
         dry_run: Say what would be run and how long it would take, and stop there.
@@ -134,6 +135,9 @@ def _before(out: Path, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset
             now = arm.with_settings(searched)
             changed = differences(old.recipe, now.recipe) or differences(old.config, now.config)
             differing += [f"{arm.name}'s {text}" for text in changed]
+    lengths = {arm.name: arm.recipe.epochs for arm in before.arms}
+    if any(t.epochs != tuning.rung_epochs(lengths[t.arm], t.rung) for t in before.trials):
+        differing.append("its search had runs of other lengths")
     if before.fingerprint != dataset.fingerprint:
         differing.append(
             f"the data had fingerprint {before.fingerprint[:12]}, has {dataset.fingerprint[:12]}"

@@ -394,12 +394,12 @@ def _seeds_needed(group: Group, pairs: int) -> list[str]:
     if spread == 0:
         return []
     needed, least, most = (
-        f"{number:,}" if (number := statistics.seeds_needed(GOAL, own, pairs)) else "over 10,000"
+        f"{number:,}" if (number := statistics.seeds_needed(GOAL, own, pairs)) else "10,000 or more"
         for own in (spread, *statistics.spread_interval(spread, seeds))
     )
     return [
         f"Differences between two normalizations vary from seed to seed by {100 * spread:.2f} "
-        f"points (the median pair's standard deviation): to see a true difference of "
+        f"points (the standard deviation of a pair in the middle): to see a true difference of "
         f"{100 * GOAL:.1f} points four times in five would take about {needed} seeds; by the 95% "
         f"interval of that deviation, which {seeds} seeds gave, {least} to {most}."
     ]
@@ -482,6 +482,7 @@ def _recipes(study: Study, group: Group) -> list[str]:
     differing: list[str] = []
     scaled: list[str] = []
     searched = [tuning.FIELDS[what] for what in study.config.tune]
+    here = True  # whether all that differs was searched in this study
     for field in dataclasses.fields(Recipe):
         each = setting_of_each(group.arms, field.name)
         if len(set(each.values())) > 1:
@@ -489,26 +490,15 @@ def _recipes(study: Study, group: Group) -> list[str]:
             text = f"{field.name.replace('_', ' ')} ({in_words(each)}{by})"
             rescaled = field.name == "learning_rate" and group.setting.batch_size is not None
             (scaled if rescaled and not by else differing).append(text)
+            here &= bool(by) or rescaled
     said = []
-    earlier = (
-        "" if all(", searched here" in text for text in differing) else ", in normlab's records"
-    )
+    earlier = "" if here else ", in normlab's records"
     if differing:
         said.append(
             "Beside the normalization the arms differ in what was found best for each on held-out "
             f"images{earlier}: {listed(differing)}."
         )
-    name = group.arms[0].config.recipe
-    left_out = [
-        arm.norm
-        for arm in group.arms
-        if arm.config.untuned and recipes.found_for(name or "", arm.norm) is not None
-    ]
-    if left_out:
-        said.append(
-            f"All have the recipe {name} as it is, which was made with bn: what was found best for "
-            f"{listed(left_out)} is left out, so bn may be favoured."
-        )
+    said += _made_with_bn(study, group)
     if scaled:
         said.append(
             f"The arms differ in their {scaled[0]}: each is its recipe's, scaled to the batch size "
@@ -520,6 +510,25 @@ def _recipes(study: Study, group: Group) -> list[str]:
             "(Hoffer, Hubara & Soudry 2017)."
         )
     return said
+
+
+def _made_with_bn(study: Study, group: Group) -> list[str]:
+    """That a recipe whose settings were found for bn is in force for others too."""
+    name = group.arms[0].config.recipe or ""
+    if recipes.found_for(name, "bn") is None:
+        return []
+    norms = [arm.norm for arm in group.arms]
+    left_out = [a.norm for a in group.arms if a.config.untuned and recipes.found_for(name, a.norm)]
+    unknown = [norm for norm in norms if recipes.found_for(name, norm) is None]
+    if not (left_out or ("bn" in norms and unknown)):
+        return []
+    said = f"The recipe {name} was made with bn"
+    if left_out:
+        said += f", and what was found best for {listed(left_out)} is left out"
+    if "bn" in norms:
+        said += ": bn may be favoured"
+        said += " in all but the learning rate" if "lr" in study.config.tune else ""
+    return [f"{said}."]
 
 
 def setting_of_each(arms: Sequence[Arm], field: str) -> dict[str, object]:

@@ -174,7 +174,7 @@ class Study:
         yield [
             *("arm", "norm", *settings, *(f.name for f in dataclasses.fields(Recipe))),
             *("seed", "state"),
-            *("parameters", "last_accuracy", "best_accuracy", "seconds", "problem"),
+            *("parameters", "epochs_done", "last_accuracy", "best_accuracy", "seconds", "problem"),
         ]
         for result in self.results:
             arm, costs = self.arm(result.arm), self.costs.get(f"{result.arm}-{result.seed}")
@@ -182,7 +182,7 @@ class Study:
             yield [
                 *(arm.name, arm.norm, *(getattr(arm.setting, name) for name in settings)),
                 *(" ".join(v) if isinstance(v, tuple) else v for v in astuple(arm.recipe)),
-                *(result.seed, result.state, result.parameters or ""),
+                *(result.seed, result.state, result.parameters or "", len(measured)),
                 *((measured[-1], max(measured)) if measured else ("", "")),
                 *(f"{costs.seconds:.1f}" if costs else "", result.problem),
             ]
