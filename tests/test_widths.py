@@ -98,6 +98,18 @@ def test_a_classifier_needs_two_classes(classes):
         summarize("seed-bn", classes=classes)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"C1/gn={'6' * 60} C2 GAP FC",
+        "C1/gn=1021 C2/gn=1019 C3/gn=1013 GAP FC",  # each might be, but not one for all
+    ],
+)
+def test_groups_that_no_width_has_are_refused(line):
+    with pytest.raises(UsageError, match=r"^the groups that are given divide no width"):
+        solve(layout.parse(line), norm="bn", classes=10, budget=None)
+
+
 def test_an_endless_budget_ends_at_the_widest_the_notation_can_write():
     summary = summarize("C c P D GAP FC", budget=10**12)
     widths = [block.width for block in layout.parse(summary.layout) if block.width]

@@ -37,7 +37,8 @@ def solve(
 
     Raises:
         LayoutError: A block cannot stand where it stands.
-        UsageError: Even the narrowest network does not fit: by how much. Or fewer than two classes.
+        UsageError: Even the narrowest network does not fit: by how much. Or fewer than two classes,
+            or groups that no width has.
     """
     if budget is not None and budget < 1:
         raise UsageError(f"the budget must be at least 1, not {budget}")
@@ -58,6 +59,11 @@ def solve(
             )
         return tuple(blocks)
 
+    if multiple > MAX_WIDTH:
+        raise UsageError(
+            "the groups that are given divide no width that can be written, "
+            f"{MAX_WIDTH:,} at most: give fewer"
+        )
     budget = DEFAULT_BUDGET if budget is None else budget
 
     def parameters_at(k: int, unit: int) -> int:
