@@ -110,6 +110,11 @@ def test_groups_that_no_width_has_are_refused(line):
         solve(layout.parse(line), norm="bn", classes=10, budget=None)
 
 
+def test_groups_that_no_even_width_has_get_an_odd_one():
+    (first, *_) = solve(layout.parse("C1/gn=4095 GAP FC"), norm="bn", classes=10, budget=10**12)
+    assert first.width == 4095
+
+
 def test_an_endless_budget_ends_at_the_widest_the_notation_can_write():
     summary = summarize("C c P D GAP FC", budget=10**12)
     widths = [block.width for block in layout.parse(summary.layout) if block.width]

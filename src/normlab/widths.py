@@ -59,18 +59,22 @@ def solve(
             )
         return tuple(blocks)
 
-    if multiple > MAX_WIDTH:
-        raise UsageError(
-            "the groups that are given divide no width that can be written, "
-            f"{MAX_WIDTH:,} at most: give fewer"
-        )
     budget = DEFAULT_BUDGET if budget is None else budget
 
     def parameters_at(k: int, unit: int) -> int:
         return count(widen(blocks, k, unit), norm=norm, classes=classes)
 
     # Even widths first, so that groups divide them; then any.
-    units = list(dict.fromkeys((math.lcm(2, multiple), multiple)))
+    units = [
+        unit
+        for unit in dict.fromkeys((math.lcm(2, multiple), multiple))
+        if _widest(blocks, 1, unit) <= MAX_WIDTH
+    ]
+    if not units:
+        raise UsageError(
+            "the groups that are given divide no width that can be written, "
+            f"{MAX_WIDTH:,} at most: give fewer"
+        )
     narrowest = 0
     for unit in units:
         try:
@@ -109,8 +113,7 @@ def _largest_step(
     """The largest k that stays below the budget: found by doubling, then by bisection."""
 
     def fits(k: int) -> bool:
-        widest = max(block.width or 0 for block in widen(blocks, k, unit))
-        return widest <= MAX_WIDTH and parameters_at(k, unit) < budget
+        return _widest(blocks, k, unit) <= MAX_WIDTH and parameters_at(k, unit) < budget
 
     step, limit = 1, 2
     # Beyond this limit no width follows k: it alone would be too wide.
@@ -120,6 +123,10 @@ def _largest_step(
         middle = (step + limit) // 2
         step, limit = (middle, limit) if fits(middle) else (step, middle)
     return step
+
+
+def _widest(blocks: Sequence[Block], k: int, unit: int) -> int:
+    return max(block.width or 0 for block in widen(blocks, k, unit))
 
 
 def widen(blocks: Sequence[Block], k: int, unit: int) -> tuple[Block, ...]:

@@ -29,6 +29,8 @@ from normlab.study.plan import AXES, Arm, Setting, settings, varying
 from normlab.study.record import Study
 from normlab.table import Table
 
+Pooled = tuple[NDArray[np.float32], NDArray[np.bool_]]  # confidences, whether they are right
+
 DISAGREEMENTS = 12
 PAIRS = 45  # a forest of more cannot be read
 
@@ -73,8 +75,10 @@ def render(study: Study, dataset: Dataset | None) -> str:
     found = findings.groups(study)
     main = findings.main_group(found)
     axes = varying(settings(study.arms))
+    runs = [Run.open(study.folder(result)) for arm in main.arms for result in study.of(arm)]
+    classes = runs[0].data.classes
     given = {arm.norm: _answers(study, arm) for arm in main.arms}
-    classes = _first_run(study, main.arms[0]).data.classes
+    pooled = {norm: _pooled(own) for norm, own in given.items()}
     return fill(
         "study.html",
         title=f"{counted(len(main.arms), 'normalization')} on {main.setting.network}",
@@ -114,13 +118,11 @@ def render(study: Study, dataset: Dataset | None) -> str:
         disagreements=_disagreements(given, classes, dataset),
         disagreement_note=_disagreement_note(given) if len(given) > 1 else "",
         single=_single(main, given) if main.seeds == 1 else [],
-        calibration=_calibration(given),
+        calibration=_calibration(pooled),
         reliability=inline_svg(
-            figures.reliability({norm: _pooled(own) for norm, own in given.items()}),
-            "reliability",
-            f"Reliability: {_reliability_alt(given)}.",
+            figures.reliability(pooled), "reliability", _reliability_alt(pooled)
         ),
-        settings=_settings(study, main),
+        settings=_settings(study, main, runs),
         runs=_runs(study),
     )
 
@@ -137,10 +139,6 @@ def _about(study: Study) -> str:
 
 def _answers(study: Study, arm: Arm) -> list[Answers]:
     return [answers.read(study.folder(result) / "answers.npz") for result in study.of(arm)]
-
-
-def _first_run(study: Study, arm: Arm) -> Run:
-    return Run.open(study.folder(study.of(arm)[0]))
 
 
 def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
@@ -390,22 +388,21 @@ def _single(main: Group, given: dict[str, list[Answers]]) -> list[str]:
     return said
 
 
-def _pooled(own: Sequence[Answers]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _pooled(own: Sequence[Answers]) -> Pooled:
+    """The confidence in every answer, all seeds together, and whether it is right."""
     return np.concatenate([a.confidences for a in own]), np.concatenate([a.right for a in own])
 
 
-def _reliability_alt(given: dict[str, list[Answers]]) -> str:
+def _reliability_alt(pooled: dict[str, Pooled]) -> str:
     """Whether each normalization is as sure as it is right."""
-    said = []
-    for norm, own in given.items():
-        confidences, right = _pooled(own)
-        said.append(
-            f"{norm} is right {right.mean():.1%} of the time, {confidences.mean():.1%} sure"
-        )
-    return "; ".join(said)
+    said = (
+        f"{norm} is right {right.mean():.1%} of the time, {confidences.mean():.1%} sure"
+        for norm, (confidences, right) in pooled.items()
+    )
+    return f"Reliability: {'; '.join(said)}."
 
 
-def _calibration(given: dict[str, list[Answers]]) -> Table:
+def _calibration(pooled: dict[str, Pooled]) -> Table:
     return Table(
         caption="Expected calibration error: how far confidence and share of right answers lie "
         f"apart, over {figures.BINS} bins, all seeds together (Guo et al. 2017).",
@@ -414,19 +411,17 @@ def _calibration(given: dict[str, list[Answers]]) -> Table:
         rows=[
             (
                 norm,
-                f"{100 * figures.expected_calibration_error(*pooled):.1f} points",
-                f"{pooled[0].mean():.1%}",
-                f"{pooled[1].mean():.1%}",
+                f"{100 * figures.expected_calibration_error(confidences, right):.1f} points",
+                f"{confidences.mean():.1%}",
+                f"{right.mean():.1%}",
             )
-            for norm, own in given.items()
-            for pooled in (_pooled(own),)
+            for norm, (confidences, right) in pooled.items()
         ],
     )
 
 
-def _settings(study: Study, main: Group) -> list[tuple[str, str, bool]]:
+def _settings(study: Study, main: Group, runs: Sequence[Run]) -> list[tuple[str, str, bool]]:
     """Name, value, whether it is code."""
-    runs = [Run.open(study.folder(result)) for arm in main.arms for result in study.of(arm)]
     run, machines = runs[0], [machine for run in runs for machine in run.machines]
     parameters = count(
         layout.parse(run.layout), norm=main.arms[0].norm, classes=len(run.data.classes)

@@ -45,12 +45,6 @@ def on_ray(
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             said = " ".join(str(error).split())
             raise UsageError(f"no Ray cluster can be had at {address}: {said}") from None
-    if gpus and not ray.cluster_resources().get("GPU"):  # tasks would wait for one without a word
-        if connects:
-            ray.shutdown()
-        raise UsageError(
-            f"the Ray cluster at {address} has no GPU: start a node with one, or use the CPU"
-        )
     # A process for each run, so that its memory is its own.
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
     task = ray.remote(**options)(_carry_out)
@@ -77,6 +71,10 @@ def on_ray(
                 ray.wait(list(waiting), num_returns=len(waiting), timeout=30)
 
     try:
+        if gpus and not ray.cluster_resources().get("GPU"):  # tasks would wait without a word
+            raise UsageError(
+                f"the Ray cluster at {address} has no GPU: start a node with one, or use the CPU"
+            )
         yield carry
     finally:
         if connects:

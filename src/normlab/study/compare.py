@@ -70,12 +70,12 @@ def compare(
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, not {workers}")
     console = None if quiet else Console()
-    dataset = load_for(study, execution.data_root)
-    arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
-    before = _before(out, study, arms, dataset)
     device = machine.prepare(dataclasses.replace(execution, threads=1))
     if workers is not None and ray is not None and device.type != "cuda":
         raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
+    dataset = load_for(study, execution.data_root)
+    arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
+    before = _before(out, study, arms, dataset)
     seconds = _seconds(arms, dataset, device)
     workers = estimate.workers_for(workers, device)
     record = before or Study(
@@ -135,8 +135,10 @@ def _before(out: Path, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset
             now = arm.with_settings(searched)
             changed = differences(old.recipe, now.recipe) or differences(old.config, now.config)
             differing += [f"{arm.name}'s {text}" for text in changed]
-    lengths = {arm.name: arm.recipe.epochs for arm in before.arms}
-    if any(t.epochs != tuning.rung_epochs(lengths[t.arm], t.rung) for t in before.trials):
+    if any(
+        trial.epochs != tuning.rung_epochs(before.arm(trial.arm).recipe.epochs, trial.rung)
+        for trial in before.trials
+    ):
         differing.append("its search had runs of other lengths")
     if before.fingerprint != dataset.fingerprint:
         differing.append(
