@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+from PIL import Image
 from scipy.stats import binomtest
 
 from made_up import Page, dataset
@@ -211,9 +212,20 @@ def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     )
     assert len(study.results) == 1000
     start = time.process_time()  # other programs may have the processor meanwhile
-    content = render(study, None)
+    page = write_study_report(study, images=False)
     assert time.process_time() - start < 10
-    assert len(content.encode()) < 10e6
+    assert page.stat().st_size < 10e6
+
+
+def test_the_figures_stand_beside_the_page_too(tmp_path):
+    study = made_up(tmp_path, seeds=2, batch_sizes=(8, 32))
+    write_study_report(study, images=False)
+    written = {figure.stem: figure for figure in (tmp_path / "figures").iterdir()}
+    several = {f"search-lr-{number}" for number in (1, 2)}
+    assert written.keys() == {"curves", "batch-size", "forest", "classes", "reliability"} | several
+    for figure in written.values():
+        with Image.open(figure) as picture:
+            assert picture.format == "PNG"
 
 
 def test_of_one_normalization_no_disagreement_is_spoken_of(tmp_path):

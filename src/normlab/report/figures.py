@@ -58,6 +58,15 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
+class Drawn(dict[str, Figure]):
+    """A page's figures by their names, to be written beside it too."""
+
+    def inline(self, figure: Figure, name: str, alt: str) -> Markup:
+        """Keeps a figure, and gives it for the page: see `inline_svg`."""
+        self[name] = figure
+        return inline_svg(figure, name, alt)
+
+
 def picture(image: NDArray[np.uint8]) -> str:
     """An image, uint8, 3 × H × W, as a PNG data URI."""
     file = io.BytesIO()

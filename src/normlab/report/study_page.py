@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab import layout, statistics
+from normlab import layout, plots, statistics
 from normlab.analysis import counted
 from normlab.data import Dataset, divide, load_for
 from normlab.errors import RunError
@@ -18,7 +18,7 @@ from normlab.evaluation import percent
 from normlab.files import write_atomically
 from normlab.placing import count
 from normlab.recipes import Recipe
-from normlab.report.figures import inline_svg, picture
+from normlab.report.figures import Drawn, picture
 from normlab.report.html import Picture, fill
 from normlab.run import Run
 from normlab.study import answers, figures, findings, tuning
@@ -36,7 +36,7 @@ PAIRS = 45  # a forest of more cannot be read
 
 
 def write_study_report(study: Study, *, data_root: Path | None = None, images: bool = True) -> Path:
-    """Writes a study's page, `report.html` in its folder.
+    """Writes a study's page, `report.html` in its folder, and its figures as PNG, in `figures/`.
 
     Args:
         study: With at least one finished run.
@@ -49,6 +49,7 @@ def write_study_report(study: Study, *, data_root: Path | None = None, images: b
     Raises:
         RunError: No run is finished, or what a run has left is damaged.
         DataError: The data is not there.
+        NormlabError: A file cannot be written.
     """
     dataset = None
     if images:
@@ -60,18 +61,22 @@ def write_study_report(study: Study, *, data_root: Path | None = None, images: b
                 f"{study.path} was made on {study.fingerprint[:12]}…: give its own data"
             )
         dataset = divide(dataset, study.arms[0].config)
-    page = study.path / "report.html"
-    write_atomically(page, render(study, dataset))
+    page, drawn = study.path / "report.html", Drawn()
+    write_atomically(page, render(study, dataset, drawn))
+    for name, figure in drawn.items():
+        plots.save(figure, study.path / "figures" / f"{name}.png")
     return page
 
 
-def render(study: Study, dataset: Dataset | None) -> str:
+def render(study: Study, dataset: Dataset | None, drawn: Drawn | None = None) -> str:
     """The page as HTML, in one file that opens from disk.
 
     Args:
         study: With at least one finished run.
         dataset: Divided as its runs want it; None leaves pictures out.
+        drawn: Gets the page's figures.
     """
+    drawn = Drawn() if drawn is None else drawn
     found = findings.groups(study)
     main = findings.main_group(found)
     axes = varying(settings(study.arms))
@@ -88,29 +93,31 @@ def render(study: Study, dataset: Dataset | None) -> str:
         table=_table(study, [main], ()),
         every_setting=_table(study, found, axes) if axes else None,
         findings=findings.further(study, found),
-        curves=inline_svg(figures.curves(study, main), "curves", _curves_alt(main, study.images)),
+        curves=drawn.inline(figures.curves(study, main), "curves", _curves_alt(main, study.images)),
         curves_note="Lines: means over the seeds. Bands: from the lowest seed to the highest."
         if main.seeds > 1
         else "One run each.",
         axes=[
             {
                 "name": AXES[axis],
-                "figure": inline_svg(
-                    figures.against(line, axis), f"axis-{axis}", _axis_alt(line, axis, study.images)
+                "figure": drawn.inline(
+                    figures.against(line, axis),
+                    axis.replace("_", "-"),
+                    _axis_alt(line, axis, study.images),
                 ),
                 "caption": _axis_note(line, [other for other in axes if other != axis]),
             }
             for axis in axes
             if len(line := findings.along(found, axis)) > 1
         ],
-        forest=_forest(main, study.images),
+        forest=_forest(main, study.images, drawn),
         searches=[
-            _search(study, setting, arms, what, axes)
+            _search(study, setting, arms, what, axes, f"search-{what}-{number}", drawn)
             for what in study.config.tune
-            for setting, arms in settings(study.arms).items()
+            for number, (setting, arms) in enumerate(settings(study.arms).items(), 1)
             if any(t.what == what and t.arm in {arm.name for arm in arms} for t in study.trials)
         ],
-        classes=inline_svg(
+        classes=drawn.inline(
             figures.class_accuracy(_class_shares(given, len(classes)), classes),
             "classes",
             _classes_alt(given, classes),
@@ -119,7 +126,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
         disagreement_note=_disagreement_note(given) if len(given) > 1 else "",
         single=_single(main, given) if main.seeds == 1 else [],
         calibration=_calibration(pooled),
-        reliability=inline_svg(
+        reliability=drawn.inline(
             figures.reliability(pooled), "reliability", _reliability_alt(pooled)
         ),
         settings=_settings(study, main, runs),
@@ -209,7 +216,7 @@ def _axis_note(line: Sequence[Group], others: Sequence[str]) -> str:
     return f"{marks}{where}."
 
 
-def _forest(main: Group, images: int) -> dict[str, object] | None:
+def _forest(main: Group, images: int, drawn: Drawn) -> dict[str, object] | None:
     """The differences of all pairs, the better arm first; None where there are none."""
     order = [arm for arm, _ in main.ranked]
     found = [main.better_first(a, b) for k, a in enumerate(order) for b in order[k + 1 :]]
@@ -226,7 +233,7 @@ def _forest(main: Group, images: int) -> dict[str, object] | None:
     every = len(compared)
     pairs_shown = "All pairs." if every <= PAIRS else f"The first {PAIRS} of {every} pairs."
     return {
-        "figure": inline_svg(figures.forest(differences, names), "forest", f"{alt}."),
+        "figure": drawn.inline(figures.forest(differences, names), "forest", f"{alt}."),
         "table": Table(
             caption=f"{pairs_shown} p, Holm, is corrected for all pairs of the study, "
             f"{'p and p, permutation, are' if permuted else 'p is'} not. Wins: the probability "
@@ -270,6 +277,8 @@ def _search(
     arms: Sequence[Arm],
     what: tuning.What,
     axes: Sequence[str],
+    figure: str,
+    drawn: Drawn,
 ) -> dict[str, object]:
     """Every trial of a setting's arms."""
     name = tuning.FIELDS[what].replace("_", " ")
@@ -295,9 +304,9 @@ def _search(
     )
     return {
         "name": f"{name}{where}",
-        "figure": inline_svg(
+        "figure": drawn.inline(
             figures.search(study.trials, arms, what),
-            f"search-{what}-{arms[0].name}",
+            figure,
             f"Search of the {name}{where}; best: {', '.join(best)}.{crosses}",
         ),
         "caption": caption + crosses,

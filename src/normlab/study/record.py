@@ -5,7 +5,7 @@ study.json    what was asked for, the arms, the trials of the search, what each 
 study.csv     a row a run
 runs/         a folder a run, named ARM-SEED
 tuning/       a folder a trial of the search
-report.html
+report.html   and figures/, its figures as PNG
 """
 
 import csv
