@@ -12,24 +12,20 @@ from $NORMLAB_DATA.
 import argparse
 import copy
 import dataclasses
-import json
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 
 import torch
 import torch.nn.functional as F
-from common import Training, positive, show
+from common import Training, each_once, positive, show
 from torch import nn
 
 from normlab.data import load
 from normlab.draws import generator
 from normlab.evaluation import evaluate
-from normlab.files import write_atomically
 from normlab.fused import FusedNorm
 from normlab.norms.by_sample import StandardizedConv2d
 from normlab.pooling import MaxPool
@@ -324,15 +320,15 @@ class Trial(Training):
         variant.change(self)
 
 
-def run(name, epochs, seed, precision):
+def run(variant, epochs, seed, precision):
     """One run: accuracy in percent, parameters, seconds of the steps."""
-    trial = Trial(VARIANTS[name], dataclasses.replace(RECIPE, epochs=epochs), seed, precision)
+    trial = Trial(VARIANTS[variant], dataclasses.replace(RECIPE, epochs=epochs), seed, precision)
     parameters = sum(parameter.numel() for parameter in trial.network.parameters())
     start = perf_counter()
     trial(epochs * trial.batches.steps)
     seconds = perf_counter() - start
     accuracy = 100 * evaluate(trial.evaluated, trial.dataset, "holdout").accuracy
-    key = {"variant": name, "epochs": epochs, "seed": seed, "precision": precision}
+    key = {"variant": variant, "epochs": epochs, "seed": seed, "precision": precision}
     return {**key, "accuracy": accuracy, "parameters": parameters, "seconds": seconds}
 
 
@@ -370,23 +366,14 @@ def main():
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with")
     options = parser.parse_args()
-    runs = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
-    done = {(r["variant"], r["epochs"], r["seed"], r["precision"]) for r in runs}
     wanted = [
-        (name, options.epochs, seed, options.precision)
+        {"variant": name, "epochs": options.epochs, "seed": seed, "precision": options.precision}
         for seed in range(options.seeds)
         for name in VARIANTS
         if options.only in name
     ]
-    # A process for each run: what one leaves behind must not slow the next.
-    with ProcessPoolExecutor(
-        options.workers, mp_context=get_context("spawn"), max_tasks_per_child=1
-    ) as pool:
-        for future in as_completed([pool.submit(run, *key) for key in wanted if key not in done]):
-            runs.append(future.result())
-            content = {"base": BASE, "recipe": dataclasses.asdict(RECIPE), "runs": runs}
-            write_atomically(options.out, json.dumps(content, indent=1) + "\n")
-            print(runs[-1], flush=True)
+    about = {"base": BASE, "recipe": dataclasses.asdict(RECIPE)}
+    runs = each_once(run, wanted, options.out, options.workers, **about)
     show(
         f"Held-out accuracy in percent after {options.epochs} epochs, {options.precision}",
         ("variant", "parameters", "mean", "spread", "over the base", "seconds"),

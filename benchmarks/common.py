@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
@@ -137,6 +137,33 @@ class Worker:
 
     def close(self):
         self.pool.shutdown()
+
+
+def each_once(run, wanted, out, workers, **about):
+    """Does those runs that a file does not hold yet, and writes each into it when it ends.
+
+    Args:
+        run: A function that gives a run's record, its arguments among it.
+        wanted: The arguments of each, by their names.
+        out: The JSON file.
+        workers: How many run at a time, each in a process of its own: what one leaves behind must
+            not slow the next.
+        about: What the file says beside them.
+
+    Returns:
+        The records of all, earlier ones first.
+    """
+    processor = machine.describe(torch.device("cpu"), from_epoch=1).processor
+    runs = json.loads(out.read_text())["runs"] if out.exists() else []
+    missing = [key for key in wanted if not any(key.items() <= r.items() for r in runs)]
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        for future in as_completed([pool.submit(run, **key) for key in missing]):
+            runs.append({**future.result(), "processor": processor})
+            write_atomically(out, json.dumps({**about, "runs": runs}, indent=1) + "\n")
+            print(runs[-1], flush=True)
+    return runs
 
 
 _contender = None  # of this process, where it is a worker's

@@ -20,22 +20,19 @@ already is not run again, so that what was interrupted goes on. CIFAR-10 comes f
 
 import argparse
 import dataclasses
-import json
 import math
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from itertools import product
 from pathlib import Path
 
 import torch
-from common import Training, positive, show
+from common import Training, each_once, positive, show
 from torch import nn
 
 from normlab import recipes, zoo
 from normlab.data import load
 from normlab.errors import DivergedError
 from normlab.evaluation import evaluate
-from normlab.files import write_atomically
 from normlab.norms.absent import Affine
 from normlab.step import Descent
 
@@ -153,23 +150,12 @@ def main():
     parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with")
     options = parser.parse_args()
-    runs = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
-    done = {tuple(r[name] for name in KEY) for r in runs}
     wanted = [
-        (network, initialization, rate, options.epochs, seed)
+        dict(zip(KEY, (*key, options.epochs, seed), strict=True))
         for seed in range(options.seeds)
-        for network in options.networks
-        for rate in options.rates
-        for initialization in INITIALIZATIONS
+        for key in product(options.networks, INITIALIZATIONS, options.rates)
     ]
-    # A process for each run: what one leaves behind must not slow the next.
-    with ProcessPoolExecutor(
-        options.workers, mp_context=get_context("spawn"), max_tasks_per_child=1
-    ) as pool:
-        for future in as_completed([pool.submit(run, *key) for key in wanted if key not in done]):
-            runs.append(future.result())
-            write_atomically(options.out, json.dumps({"runs": runs}, indent=1) + "\n")
-            print(runs[-1], flush=True)
+    runs = each_once(run, wanted, options.out, options.workers)
     show(
         f"none: held-out accuracy in percent after {options.epochs} epochs",
         ("network, first weights", "rate", "mean", "spread", "diverged"),
