@@ -12,7 +12,7 @@ NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu1
 
 AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off --format json
 
-.PHONY: demo test faults fuzz mutants lint format bench bench-seed lock locked oldest audit dist clean
+.PHONY: demo test coverage faults fuzz mutants lint format bench bench-seed lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -24,6 +24,16 @@ demo: .venv/installed  ## train three normalizations on the embedded digits and 
 
 test: .venv/installed  ## run the tests
 	$(BIN)/pytest
+
+coverage: .venv/installed  ## run the tests, and list the lines and branches that none of them reaches
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage json --quiet -o - | $(BIN)/python -c 'import json, sys; \
+	    print("lines {percent_statements_covered:.1f}%, branches {percent_branches_covered:.1f}%" \
+	    .format(**json.load(sys.stdin)["totals"]))'
 
 faults: .venv/installed  ## kill runs, damage their files, fill their disk: minutes
 	$(BIN)/pytest tests/faults
