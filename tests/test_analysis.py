@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from made_up import CLASSES, LAYOUT, MATRIX, epochs, evaluation, rising, run
 from normlab.analysis import analyze, compare, interval, names
+from normlab.errors import UsageError
 from normlab.evaluation import percent
 
 EVALUATION = evaluation(MATRIX)
@@ -261,7 +262,10 @@ def test_an_arm_without_repeats_is_said_to_be_one_run(single, expected):
 
 def test_names_tell_runs_apart(tmp_path):
     assert names([run(tmp_path / "a"), run(tmp_path / "b")]) == ["a", "b"]
-    assert names([run(tmp_path / "x/a"), run(tmp_path / "y/a")]) == ["x/a", "y/a"]
+    paths = ("x/1/a", "y/1/a", "y/2/a", "b")
+    assert names([run(tmp_path / p) for p in paths]) == ["x/1/a", "y/1/a", "2/a", "b"]
+    with pytest.raises(UsageError, match=r"a is given twice: leave one out"):
+        names([run(tmp_path / "a"), run(tmp_path / "b"), run(tmp_path / "b" / ".." / "a")])
 
 
 @pytest.mark.parametrize(
@@ -334,6 +338,7 @@ def test_any_run_can_be_analyzed(pair):
 @given(st.lists(measured(), min_size=2, max_size=4))
 def test_any_runs_can_be_compared(pairs):
     runs, evaluations = map(list, zip(*pairs, strict=True))
+    runs = [dataclasses.replace(r, path=r.path / str(k)) for k, r in enumerate(runs)]
     alike = [e for e in evaluations if len(e.labels) == len(evaluations[0].labels)]
     if len(alike) < len(evaluations):  # one fingerprint means one set of images
         runs = [

@@ -421,6 +421,24 @@ def test_a_network_that_ray_took_for_an_address_is_hinted_at(capsys):
     assert "before --ray, which took micro as an address" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_an_output_that_cannot_be_written_is_said_in_a_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*NORMLAB, "norms"], stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
+    assert done.returncode == 1
+    assert done.stderr == "normlab: the output: No space left on device\n"
+
+
+def test_an_output_that_knows_ascii_alone_gets_the_rest_replaced():
+    ascii_alone = ENVIRONMENT | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*NORMLAB, "norms"], capture_output=True, text=True, env=ascii_alone)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gn" in done.stdout
+    assert "?" in done.stdout
+
+
 def test_a_reader_that_leaves_early_is_no_error():
     command = " ".join([*NORMLAB, "norms", "|", "head", "-n", "1"])
     done = subprocess.run(

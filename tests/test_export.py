@@ -378,6 +378,10 @@ class Other(Scaling):
     def forward(self, x):
         return -x if torch.compiler.is_compiling() else x
 
+class Near(Scaling):
+    def forward(self, x):
+        return x * 1.00002 if torch.compiler.is_compiling() else x
+
 class Alone(Scaling):
     def forward(self, x):
         return x - x.mean(0) if len(x) > 1 else x
@@ -426,6 +430,43 @@ def test_what_cannot_be_exported_is_said_in_a_line_and_no_file_is_left(
     assert errors.count("\n") == 1
     assert "\x1b" not in errors
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_equal_classes_are_not_enough(own, said):
+    code, _, errors = said("export", own("Near").path, "--to", "pt2")
+    assert code == 1
+    assert "another class on 0 of 360 test images, probabilities up to " in errors
+
+
+def test_nor_are_near_probabilities(own, said):
+    run = own("Other")
+    network = run.network()
+    classifier = network.blocks[-1].linear
+    with torch.no_grad():
+        classifier.weight *= 1e-6  # all classes are nearly as probable
+        classifier.bias.zero_()
+    save_weights(run.path / "model.safetensors", network)
+    code, _, errors = said("export", run.path, "--to", "pt2")
+    assert code == 1
+    others, apart = re.search(r"another class on (\d+) of .* up to (\S+) apart", errors).groups()
+    assert int(others) > 0
+    assert float(apart) < 1e-5
+
+
+def test_a_run_s_own_files_are_not_written_over(files, said):
+    weights = files["run"].path / "model.safetensors"
+    before = weights.read_bytes()
+    code, _, errors = said("export", files["run"].path, "--to", "pt2", "--out", weights)
+    assert code == 2
+    assert errors == f"normlab: --out {weights}: end its name with .pt2\n"
+    assert weights.read_bytes() == before
+
+
+def test_of_a_model_or_a_run_one_is_exported(files, said):
+    for arguments in ([], [files["run"].path, "--model", "nano"]):
+        code, _, errors = said("export", *arguments, "--to", "pt2")
+        assert code == 2
+        assert "expected one run's folder, or --model NAME, got" in errors
 
 
 def test_a_file_that_was_there_outlives_an_export_that_fails(own, said, tmp_path):

@@ -17,6 +17,7 @@ import torch
 from PIL import ExifTags, Image
 
 import normlab
+from normlab.checkpoint import save_weights
 from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, RunError, UsageError
@@ -162,16 +163,42 @@ def test_what_is_no_run_is_refused(tmp_path):
         # Would take 30 GB, were it built before its size is compared with the file's.
         ({"layout": "C:8 P C:4096 " + "C:4096 " * 50 + "P GAP FC"}, "the layout's parameters take"),
         ({"recipe": 7}, "is damaged"),
-        ({"run": {"network": "nano", "norm": "xyz"}}, "no normalization 'xyz'"),
+        ({"run": {"network": "nano", "norm": "xyz"}}, r"config\.json makes no .*: no norm.* 'xyz'"),
+        ({"layout": "C:8" + " P" * 7 + " GAP FC"}, r"config\.json makes no network: "),
     ],
 )
 def test_an_untrusted_folder_is_refused_in_a_line(run, tmp_path, change, problem):
     (tmp_path / "config.json").write_bytes((run.path / "config.json").read_bytes())
     rewrite(tmp_path / "config.json", **change)
     (tmp_path / "model.safetensors").write_bytes((run.path / "model.safetensors").read_bytes())
-    with pytest.raises((RunError, UsageError), match=problem) as caught:
+    with pytest.raises(RunError, match=problem) as caught:
         normlab.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "problem"),
+    [
+        ("input_std", 0.0, "input_std has a value that is not above 0"),
+        ("blocks.0.conv.weight", float("nan"), "conv.weight has values that are no numbers"),
+        ("blocks.0.conv.weight", float("inf"), "conv.weight has values that are no numbers"),
+    ],
+)
+def test_weights_of_no_use_are_refused(run, tmp_path, tensor, value, problem):
+    shutil.copy(run.path / "config.json", tmp_path)
+    network = run.network()
+    network.state_dict()[tensor].view(-1)[0] = value
+    save_weights(tmp_path / "model.safetensors", network)
+    with pytest.raises(RunError, match=rf"model\.safetensors is damaged: .*{problem}"):
+        normlab.load(tmp_path)
+
+
+def test_answers_that_are_no_numbers_are_refused(run):
+    trained = normlab.load(run.path)
+    for weight in trained.network.weights:
+        weight.data *= 1e30
+    with pytest.raises(RunError, match="answers with no numbers"):
+        trained.predict(np.full((32, 32, 3), 128, np.uint8))
 
 
 # Pictures unlike training's
@@ -210,16 +237,21 @@ def test_an_orientation_that_is_none_is_left_alone(run, tmp_path):
     Image.fromarray(colours).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as image:
         assert image.getexif()[ExifTags.Base.Orientation].startswith("up")
-    assert normlab.load(run.path).predict(tmp_path / "a.png")[0].notes == ()
+    assert normlab.load(run.path).predict(tmp_path / "a.png")[0].notes == ("it has colours",)
 
 
 def test_a_usual_picture_gets_none(run):
     colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    assert normlab.load(run.path).predict(colours)[0].notes == ()
+    trained = normlab.load(run.path)
+    trained.expected = ()  # as of a network that was trained on colours
+    assert trained.predict(colours)[0].notes == ()
 
 
-def test_grey_pictures_are_usual_for_a_network_that_was_trained_on_grey_ones(run, pictures):
-    assert normlab.load(run.path).predict(pictures / "00.png")[0].notes == ()
+def test_where_training_s_were_grey_colours_are_noted(run, pictures):
+    trained = normlab.load(run.path)
+    assert trained.predict(pictures / "00.png")[0].notes == ()
+    red = Image.new("RGB", (32, 32), "red")
+    assert trained.predict(red)[0].notes == ("it has colours",)
 
 
 def test_of_an_animated_picture_the_first_frame_is_seen(run, tmp_path):
@@ -312,6 +344,7 @@ def test_of_peculiar_files_each_is_answered_or_named_with_what_is_wrong(run, tmp
     [
         (["nothing.png"], "nothing.png: there is no such picture, nor a folder with pictures"),
         (["*.gif"], "there is no such picture"),
+        ([""], "'': there is no such picture"),
         (["a" * 300 + ".png"], "there is no such picture"),
         ([], "expected a picture after the run's folder"),
         (["x.png", "--json", "--csv"], "--json and --csv exclude each other"),
@@ -398,11 +431,15 @@ def test_many_pictures_get_a_progress_bar_and_take_no_more_memory(run, tmp_path)
 def test_folders_patterns_and_files_name_pictures(tmp_path, monkeypatch):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "folder.png").mkdir()
-    for name in ("a/2.png", "a/1.jpg", "a/b/3.WEBP", "a/readme.txt", "a/._1.jpg"):
-        (tmp_path / name).touch()
+    (tmp_path / "a" / ".thumbnails").mkdir()
+    for name in ("2.png", "1.jpg", "b/3.WEBP", "readme.txt", "._1.jpg", ".thumbnails/1.jpg"):
+        (tmp_path / "a" / name).touch()
     monkeypatch.chdir(tmp_path)
     assert find_pictures(["a"]) == ["a/1.jpg", "a/2.png", "a/b/3.WEBP"]
     assert find_pictures(["a/*.png", "-"]) == ["a/2.png", "-"]
+    monkeypatch.chdir(tmp_path / "a" / ".thumbnails")
+    assert find_pictures(["."]) == ["1.jpg"]  # who is in a hidden folder means it
+    monkeypatch.chdir(tmp_path)
     assert find_pictures([str(tmp_path / "a" / "*.jpg")]) == [str(tmp_path / "a" / "1.jpg")]
     with pytest.raises(UsageError, match="there is no such picture"):
         find_pictures(["b"])

@@ -23,6 +23,7 @@ import normlab
 from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, UsageError
+from normlab.report.card import write_card
 from peculiar import ANSWERED, REFUSED
 from serving import MAIN, ask_both_ways, png, served, wait_for
 from tampering import rewrite
@@ -120,6 +121,22 @@ def test_an_unknown_run_is_refused_with_the_names_of_those_there_are(server, dig
         404,
         {"error": f"no run 'ln': there are trained, {HOSTILE}"},
     )
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_who_asks_otherwise_is_told_how(method, server):
+    status, content = server.ask(method, "/predict")
+    assert status == 405
+    assert json.loads(content)["error"].startswith("send a picture: curl --data-binary @")
+
+
+def test_a_form_is_refused_with_the_way_to_send_a_picture(server, digit):
+    form = b"--xyz\r\nContent-Disposition: form-data; name=file\r\n\r\n" + digit + b"\r\n--xyz--"
+    status, content = server.ask(
+        "POST", "/predict", form, {"Content-Type": "multipart/form-data; boundary=xyz"}
+    )
+    assert status == 415
+    assert "as it is, not in a form: curl --data-binary @" in json.loads(content)["error"]
 
 
 @pytest.mark.parametrize("path", ["/predict", "/gradio_api/upload"])
@@ -268,6 +285,7 @@ def test_a_port_in_use_is_said_in_a_line(trained, capsys):
     [
         ([], "expected one run's folder or more, or --model NAME"),
         (["nowhere"], "nowhere is no run's folder"),
+        (["{run}", "{run}"], "is given twice: leave one out"),
         (["{run}", "--port", "70000"], "--port must be from 0 to 65535, not 70000"),
         (["{run}", "--host", "no.such.host.invalid"], "choose another --port or --host"),
         (["{unfinished}"], "model.safetensors"),
@@ -452,6 +470,18 @@ def test_on_a_phone_they_stand_one_below_the_other_and_are_scrolled_to(visit, pi
     )
 
 
+def test_heat_maps_far_below_are_loaded_before_their_files_are_deleted(visit, picture):
+    page = visit(360)
+    page.evaluate("document.getElementById('answers').style.marginTop = '9000px'")
+    page.evaluate("Element.prototype.scrollIntoView = () => {}")
+    give(page, picture)
+    answers(page, "trained")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#answers img')].map(i => i.naturalWidth) == '256,256'"
+    )
+    assert page.evaluate("scrollY") == 0
+
+
 def test_a_picture_to_try_is_answered_and_taken_away_again(visit, runs):
     page = visit()
     page.locator(".to-try button").nth(6).click()
@@ -514,6 +544,23 @@ def test_the_card_and_the_line_for_programs_are_there(visit, server, runs):
         f'curl --data-binary @picture.jpg "{server.url}/predict{which}"'
         for which in ("", f"?run={quote(HOSTILE)}")
     ]
+
+
+def test_a_folder_that_somebody_passed_on_is_served_with_its_card(digit, trained, tmp_path):
+    folder = tmp_path / "passed-on"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(trained.path / name, folder)
+    write_card([trained], folder / "README.md")
+    from normlab.serve.runs import ServedRun
+
+    run = normlab.Run.open(folder)
+    assert "Test accuracy after the last epoch" in ServedRun("passed-on", run).card
+    with served(tmp_path, folder) as server:
+        status, answer = server.predict(digit)
+    assert (status, answer["picture"]) == (200, "")
+    (folder / "README.md").unlink()
+    assert ServedRun("passed-on", run).card.endswith("how accurate it is, is not known.")
 
 
 def test_without_captum_and_data_it_says_so_and_answers(visit, picture, trained, tmp_path):

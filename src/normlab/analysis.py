@@ -5,16 +5,16 @@ been drawn. How much another seed would change is not in them; only repeated run
 """
 
 import dataclasses
-import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import sqrt
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
 from normlab import layout
+from normlab.errors import UsageError
 from normlab.evaluation import Evaluation, percent
 from normlab.run import Run
 
@@ -75,13 +75,26 @@ def compare(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[str]
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """Names that tell runs apart: the folders', and where two are the same, their paths."""
-    given = Counter(run.name for run in runs)
-    if len(given) == len(runs):
-        return [run.name for run in runs]
+    """Names that tell runs apart: the folders', with as many of those above as it takes.
+
+    Raises:
+        UsageError: There is no run, or one twice.
+    """
+    if not runs:
+        raise UsageError("expected one run or more")
     paths = [run.path.resolve() for run in runs]
-    shared = os.path.commonpath([path.parent for path in paths])
-    return [str(path.relative_to(shared)) for path in paths]
+    for run, path in zip(runs, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UsageError(f"the run {run.path} is given twice: leave one out")
+    return [_told_apart(path.parts, [other.parts for other in paths]) for path in paths]
+
+
+def _told_apart(path: tuple[str, ...], among: Sequence[tuple[str, ...]]) -> str:
+    """The shortest end of a path that no other of these has."""
+    length = 1
+    while sum(other[-length:] == path[-length:] for other in among) > 1:
+        length += 1
+    return str(Path(*path[-length:]))
 
 
 def images_measured(run: Run) -> int:

@@ -166,6 +166,9 @@ def load_weights(path: Path, network: nn.Module) -> None:
     refuse_another(path, tensors, network)
     if metadata.get("sha256") != _digest(tensors):
         raise RunError(f"{path} is damaged: its checksum does not fit")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise RunError(f"{path} is damaged: {name} has values that are no numbers")
     network.load_state_dict(tensors)
 
 

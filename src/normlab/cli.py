@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 it could not be done, 2 what was asked for makes no sense,
 """
 
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ _Data = Annotated[DataConfig, OmitArgPrefixes]
 _Execution = Annotated[Execution, OmitArgPrefixes]
 _Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
 _Run = Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="")]
+_RunOrNone = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN", help_behavior_hint="")]
 _RunAndPicture = Annotated[
     tuple[str, ...], Positional, arg(metavar="RUN PICTURE", help_behavior_hint="")
 ]
@@ -121,8 +123,8 @@ def evaluate(
     for note in dataset.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     console.print(evaluation)
-    stated = opened.last
-    if split == stated.split and tta is None:
+    if opened.epochs and split == opened.split and tta is None:
+        stated = opened.last
         images = len(evaluation.labels)
         differing = evaluation.correct - round(stated.accuracy * images)
         verdict = f"{differing:+} images" if differing else "the same"
@@ -260,6 +262,8 @@ def explain(
 
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the figure is a PNG, end its name with .png")
+    if classes and len(inputs) < 1 + (model is None):
+        raise UsageError("expected the picture before --classes, which takes all that follows it")
     trained, pictures = _trained(inputs, model)
     if len(pictures) != 1:
         raise UsageError(f"expected one picture, got {len(pictures)}")
@@ -273,12 +277,14 @@ def explain(
 
 
 def export(
-    run: _Run,
+    runs: _RunOrNone,
     *,
+    model: _Model = None,
     to: Literal["onnx", "pt2"],
     int8: bool = False,
     out: Annotated[
-        Path | None, default_is("model.onnx, model-int8.onnx or model.pt2 in RUN")
+        Path | None,
+        default_is("model.onnx, model-int8.onnx or model.pt2 in RUN"),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -287,21 +293,29 @@ def export(
         $ normlab export runs/cifar10/micro-bn-0 --to onnx
         $ normlab export runs/cifar10/micro-bn-0 --to onnx --int8
         $ normlab export runs/cifar10/micro-bn-0 --to pt2 --out micro.pt2
+        $ normlab export --model nano --to onnx
 
     It takes pixels and gives probabilities. It is run on 1,000 test images before it is written,
     and must answer as the trained network does. ONNX needs pip install "normlab[export]".
 
     Args:
-        run: A run's folder.
+        runs: A run's folder, which is left out with --model.
+        model: Instead of that, a network that comes with normlab.
         to: The format: `onnx` for ONNX Runtime and its like, `pt2` for `torch.export.load`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
-        out: The file.
+        out: The file. With --model it is named after that, in this folder.
         data_root: Where the data lies, as `normlab train` takes it.
     """
     from normlab.export.write import export_run
+    from normlab.prediction import find_model
     from normlab.run import Run
 
-    print(export_run(Run.open(run), to, out, int8=int8, data_root=data_root))
+    folders = [*runs, *([] if model is None else [find_model(model)])]
+    if len(folders) != 1:
+        raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
+    if model is not None and out is None:
+        out = Path(f"{model}{'-int8' if int8 else ''}.{to}")
+    print(export_run(Run.open(folders[0]), to, out, int8=int8, data_root=data_root))
 
 
 def report(
@@ -524,7 +538,9 @@ def _trained(inputs: Sequence[str], model: str | None) -> "tuple[Trained, Sequen
         raise UsageError("expected a run's folder and a picture, or --model NAME and a picture")
     pictures = inputs[1:] if model is None else inputs
     if not pictures:
-        raise UsageError("expected a picture after the run's folder")
+        raise UsageError(
+            "expected a picture" + (" after the run's folder" if model is None else "")
+        )
     return load(inputs[0]) if model is None else load(model=model), pictures
 
 
@@ -607,6 +623,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"normlab {__version__}")
         return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may know ASCII alone
     if "" not in sys.path:
         sys.path.append("")  # so that --norm module:Class finds a file in this folder
     try:
@@ -622,6 +640,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, OSError) and not _by_interrupt(error):  # of the output: a full disk
+            print(f"normlab: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         if not _by_interrupt(error):
             raise
         print("normlab: interrupted", file=sys.stderr)

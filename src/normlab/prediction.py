@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from normlab import machine
-from normlab.errors import DataError, UsageError
+from normlab.errors import DataError, RunError, UsageError
 from normlab.evaluation import to_input
 from normlab.model import Network
 from normlab.pictures import GREY, SIZE, peculiarities, read_picture, to_pixels
@@ -97,7 +97,7 @@ class Trained(nn.Module):
 
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Of uint8 images, N × 3 × 32 × 32: float32, N × classes."""
+        """Of uint8 images, N × 3 × 32 × 32: float32, N × classes; RunError where they are NaN."""
         learning = [module for module in self.modules() if module.training]
         try:
             self.eval()
@@ -112,6 +112,8 @@ class Trained(nn.Module):
         finally:
             for module in learning:
                 module.training = True
+        if not all(np.isfinite(part).all() for part in asked):
+            raise RunError("the network answers with no numbers: its weights are too large")
         return np.concatenate(asked) if asked else np.empty((0, len(self.classes)), np.float32)
 
     def predict(self, pictures: Picture | Iterable[Picture]) -> list[Prediction]:
@@ -143,6 +145,8 @@ class Trained(nn.Module):
     ) -> Prediction:
         """An answer, with the notes that are none for pictures of its training's kind left out."""
         noted = tuple(note for note in notes if note not in self.expected)
+        if GREY in self.expected and GREY not in notes:
+            noted += ("it has colours",)
         return Prediction(name, self.classes, probabilities, noted)
 
 
@@ -188,29 +192,35 @@ def find_pictures(inputs: Sequence[str]) -> list[str]:
             found.append(name)
             continue
         try:
-            if path.is_file():
+            if not name:
+                below = []
+            elif path.is_file():
                 below = [path]
             elif path.is_dir():
-                below = sorted(filter(_looks_like_one, path.rglob("*")))
+                below = sorted(p for p in path.rglob("*") if _looks_like_one(p, path))
             else:
                 anchor = Path(path.anchor)
-                below = sorted(filter(_is_shown, anchor.glob(str(path.relative_to(anchor)))))
+                matching = anchor.glob(str(path.relative_to(anchor)))
+                below = sorted(p for p in matching if _is_shown(Path(p.name)) and p.is_file())
         except (OSError, ValueError, NotImplementedError):  # no such name can be
             below = []
         if not below:
-            raise UsageError(f"{name}: there is no such picture, nor a folder with pictures")
+            raise UsageError(
+                f"{name or repr(name)}: there is no such picture, nor a folder with pictures"
+            )
         found += map(str, below)
     return found
 
 
-def _looks_like_one(path: Path) -> bool:
-    """Whether a file in a folder is taken for a picture."""
-    return path.suffix.lower() in SUFFIXES and _is_shown(path)
+def _looks_like_one(path: Path, folder: Path) -> bool:
+    """Whether what is somewhere below a folder is taken for a picture."""
+    shown = path.suffix.lower() in SUFFIXES and _is_shown(path.relative_to(folder))
+    return shown and path.is_file()
 
 
 def _is_shown(path: Path) -> bool:
-    """A file, and no hidden one: macOS puts one named `._NAME` beside each."""
-    return path.is_file() and not path.name.startswith(".")
+    """Nothing hidden: macOS puts a file named `._NAME` beside each, programs keep thumbnails."""
+    return not any(part.startswith(".") for part in path.parts)
 
 
 def predict_files(trained: Trained, names: Sequence[str]) -> Iterator[Prediction | Unreadable]:

@@ -24,7 +24,7 @@ from normlab import layout, recipes
 from normlab.config import RunConfig
 from normlab.data import divide, load_for
 from normlab.data.dataset import Dataset, SplitName
-from normlab.errors import NormlabError, RunError
+from normlab.errors import NormlabError, RunError, UsageError
 from normlab.files import write_atomically
 from normlab.sealed import DAMAGED, read, seal, unseal
 
@@ -223,6 +223,8 @@ class Run:
     @property
     def last(self) -> Epoch:
         """The last epoch: the one to report."""
+        if not self.epochs and self.finished:  # weights that somebody passed on
+            raise RunError(f"{self.path} has no metrics.jsonl: how accurate it is, is not known")
         if not self.epochs:
             raise RunError(f"{self.path} has not finished its first epoch")
         return self.epochs[-1]
@@ -243,10 +245,18 @@ class Run:
 
     @cached_property
     def summary(self) -> "Summary":
-        """The layer table."""
+        """The layer table.
+
+        Raises:
+            RunError: Layout, normalization and classes make no network here.
+        """
         from normlab.summary import summarize
 
-        return summarize(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+        try:
+            return summarize(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+        except UsageError as error:
+            problem = error.problem if isinstance(error, layout.LayoutError) else error
+            raise RunError(f"{self.path / 'config.json'} makes no network: {problem}") from None
 
     def network(self) -> "Network":
         """The trained network, on the CPU, ready to evaluate.
@@ -265,6 +275,8 @@ class Run:
             )
         network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
         load_weights(weights, network)
+        if not (network.input_std > 0).all():  # what comes in is divided by it
+            raise RunError(f"{weights} is damaged: input_std has a value that is not above 0")
         return network.eval()
 
     def dataset(self, data_root: Path | None = None) -> Dataset:

@@ -52,7 +52,7 @@ def test_the_text_says_what_the_run_s_folder_holds(run):
         assert fact in text
 
 
-def test_the_folder_is_read_back_from_the_card_the_weights_and_the_configuration(run, tmp_path):
+def test_the_folder_is_read_back_from_card_weights_and_configuration(run, tmp_path, capsys):
     write_card([run])
     uploaded = tmp_path / "uploaded"
     uploaded.mkdir()
@@ -61,6 +61,11 @@ def test_the_folder_is_read_back_from_the_card_the_weights_and_the_configuration
     images = run.dataset().test.images[:50]
     expected = normlab.load(run.path).probabilities(images)
     assert (normlab.load(uploaded).probabilities(images) == expected).all()
+    with pytest.raises(RunError, match=r"has no metrics\.jsonl: how accurate it is, is not known"):
+        model_card([normlab.Run.open(uploaded)])
+    capsys.readouterr()
+    main(["evaluate", str(uploaded)])
+    assert "states" not in capsys.readouterr().out
 
 
 def test_repeats_give_a_mean_and_its_spread(run, tmp_path):
@@ -103,6 +108,9 @@ def test_the_command_keeps_a_text_that_is_there(run, capsys):
         main(["card", str(run.path)])
     assert "is there already" in capsys.readouterr().err
     assert (run.path / "README.md").read_text() == "my own words"
+    with pytest.raises(SystemExit):
+        main(["card", str(run.path), "--out", str(run.path)])
+    assert capsys.readouterr().err == f"normlab: {run.path} is a folder: name a file\n"
     with pytest.raises(SystemExit):
         main(["card"])
     assert "expected a run's folder" in capsys.readouterr().err

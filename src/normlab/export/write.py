@@ -124,7 +124,8 @@ def export_run(
         data_root: Where the data lies, as in `Execution`.
 
     Raises:
-        UsageError: int8 is asked of pt2, or a library is not installed.
+        UsageError: int8 is asked of pt2, `out` is named as another kind of file, or a library is
+            not installed.
         RunError: The run is not finished, or its data is not what it was.
         DataError: Its data is not there.
         NormlabError: The network cannot be exported (its normalization is the user's own), the
@@ -132,6 +133,9 @@ def export_run(
     """
     if int8 and to != "onnx":
         raise UsageError(f"--int8 is for --to onnx: leave it out for {to}")
+    path = Path(out) if out else run.path / f"model{'-int8' if int8 else ''}.{to}"
+    if path.suffix != f".{to}":  # a run's own files are safe from it
+        raise UsageError(f"--out {path}: end its name with .{to}")
     if to == "onnx":
         _refuse_without_libraries()
     network = run.network()
@@ -162,7 +166,6 @@ def export_run(
                 float_correct=count_correct(ask, dataset.test),
                 correct=count_correct(open_onnx(content), dataset.test),
             )
-    path = Path(out) if out else run.path / f"model{'-int8' if int8 else ''}.{to}"
     write_atomically(path, content)
     return Exported(
         path=path,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import track
 
@@ -36,7 +37,7 @@ def write_answers(
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
         table.writerow(["picture", "class", "probability", *map(printable, classes), "notes"])
-    widths = max(map(len, names)), max(map(len, classes))
+    widths = max(map(cell_len, names)), max(map(cell_len, classes))
     shown = track(
         answers,
         "Asking",
@@ -80,7 +81,8 @@ def as_json(answer: Prediction) -> str:
             "probability": answer.probability,
             "probabilities": dict(shares),
             "notes": answer.notes,
-        }
+        },
+        allow_nan=False,
     )
 
 
@@ -89,7 +91,11 @@ def line(answer: Prediction, name_width: int = 1, class_width: int = 1) -> str:
     (label, probability), *others = answer.top(3)
     rest = ", ".join(f"{printable(other)} {share:.1%}" for other, share in others)
     notes = "".join(f"; {note}" for note in answer.notes)
-    name = printable(answer.name)
-    return (
-        f"{name:{name_width}}  {printable(label):{class_width}} {probability:6.1%}  ({rest}){notes}"
-    )
+    name, label = _padded(answer.name, name_width), _padded(label, class_width)
+    return f"{name}  {label} {probability:6.1%}  ({rest}){notes}"
+
+
+def _padded(text: str, width: int) -> str:
+    """Text in so many of a terminal's cells: some characters take two."""
+    text = printable(text)
+    return text + " " * (width - cell_len(text))

@@ -22,12 +22,14 @@ def write_card(runs: Sequence[Run], out: Path | None = None) -> Path:
         out: The card. Default: `README.md` in the first run's folder.
 
     Raises:
-        UsageError: The runs differ in more than the seed; or another text stands there.
+        UsageError: The runs differ in more than the seed; another text, or a folder, stands there.
         RunError: A run has not finished.
         NormlabError: The card cannot be written.
     """
     path = out or runs[0].path / "README.md"
     text = model_card(runs)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         raise UsageError(f"{path} is there already: delete it, or choose another --out")
     write_atomically(path, text)

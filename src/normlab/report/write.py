@@ -47,7 +47,7 @@ def write_report(
         DataError: A run's data is not there.
         NormlabError: A file cannot be read or written.
     """
-    _refuse_repeated(runs)
+    called = names(runs)
     page = Path(out) if out else _home(runs) / "report.html"
     known = plots.read_published(published) if published else {}
     curves = [_published(run, known) for run in runs]
@@ -72,7 +72,7 @@ def write_report(
     single = len(runs) == 1
     figures: dict[str, Figure] = {"curves": plots.curves(runs, curves[0] if single else ())}
     if len({evaluation.classes for evaluation in evaluations}) == 1:
-        by_run = dict(zip(names(runs), evaluations, strict=True))
+        by_run = dict(zip(called, evaluations, strict=True))
         figures["class-accuracy"] = plots.class_accuracy(by_run)
     if single:
         figures["confusion"] = plots.confusion(evaluations[0])
@@ -92,16 +92,6 @@ def _class_maps(network: Network, split: Split, classes: int) -> NDArray[np.floa
         return class_maps(network, split, classes)
     except UsageError as error:
         return f"There are no heat maps: {error}."
-
-
-def _refuse_repeated(runs: Sequence[Run]) -> None:
-    if not runs:
-        raise UsageError("expected one run or more")
-    seen = set()
-    for run in runs:
-        if (path := run.path.resolve()) in seen:
-            raise UsageError(f"the run {run.path} is given twice: leave one out")
-        seen.add(path)
 
 
 def _published(run: Run, curves: dict[str, plots.Published]) -> list[plots.Published]:

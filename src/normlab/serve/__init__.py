@@ -41,17 +41,16 @@ def serve(
         data_root: Where the data lies, for pictures to try. Nothing is downloaded.
 
     Raises:
-        UsageError: There is no run or no such port; gradio is not installed.
+        UsageError: There is no run, one twice, or no such port; gradio is not installed.
         NormlabError: The address cannot be listened on.
         RunError: A run is not finished, or is damaged.
         DataError: The data is not in `data_root`.
     """
-    if not runs:
-        raise UsageError("expected one run or more")
+    called = names(runs)
     if find_spec("gradio") is None:
         raise UsageError('the page needs gradio: pip install "normlab[serve]"')
     with _listen(host, port) as listening:
-        served = [ServedRun(name, run) for name, run in zip(names(runs), runs, strict=True)]
+        served = [ServedRun(name, run) for name, run in zip(called, runs, strict=True)]
         to_try = examples(runs[0], data_root)
         address = _address(host, listening.getsockname()[1])
         if host in ("0.0.0.0", "::"):

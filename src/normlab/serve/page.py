@@ -39,6 +39,14 @@ SHOW_ANSWERS = """(picture) => {
   if (picture && answers.getBoundingClientRect().top > innerHeight / 2)
     answers.scrollIntoView({behavior: "smooth"});
 }"""
+# A heat map's file is deleted after two minutes, which is sooner than some scroll to it: Gradio
+# would load it only then.
+LOAD_AT_ONCE = """() => {
+  const load = () => document.querySelectorAll("#answers img[loading=lazy]")
+    .forEach((image) => { image.loading = "eager"; });
+  new MutationObserver(load).observe(
+    document.getElementById("answers"), {childList: true, subtree: true, attributes: true});
+}"""
 THEME = gr.themes.Default(
     primary_hue="blue",
     neutral_hue="slate",
@@ -104,6 +112,7 @@ def build_page(
         asked = picture.change(answer, picture, outputs, preprocess=False, api_name="answer")
         asked.success(None, picture, js=SHOW_ANSWERS)
         asked.failure(None, None, picture, js="() => null")  # what is no picture is not shown
+        page.load(None, js=LOAD_AT_ONCE)
     return page
 
 

@@ -33,7 +33,7 @@ class ServedRun:
     def __init__(self, name: str, run: Run) -> None:
         self.name = name
         self.norm = normalization(run)
-        self.card = model_card([run]).partition("\n---\n")[2]  # after the Hub's metadata
+        self.card = _card(run)
         self._trained = Trained(run.network(), run.data.classes)
         self._turn = threading.Lock()  # for a heat map captum hangs hooks into the network
         self.without_maps = ""
@@ -74,6 +74,18 @@ class ServedRun:
             maps = grad_cam(self._trained.network, image, torch.tensor([target]))
         heat: NDArray[np.float32] = maps[0]
         return heat
+
+
+def _card(run: Run) -> str:
+    """A run's card without the Hub's metadata; of one that was passed on, that which it has."""
+    passed_on = run.path / "README.md"
+    if run.epochs:
+        text = model_card([run])
+    elif passed_on.is_file():
+        text = passed_on.read_text(encoding="utf-8", errors="replace")
+    else:
+        return "Its folder has neither a card nor metrics: how accurate it is, is not known."
+    return text.partition("\n---\n")[2] or text
 
 
 def explain_all(runs: Sequence[ServedRun], picture: Picture) -> list[Answer]:

@@ -24,6 +24,7 @@ from normlab.serve.page import CSS, THEME, build_page
 from normlab.serve.runs import Answer, ServedRun, explain_all
 from normlab.serve.uploads import cleaned
 
+EXAMPLE = "curl --data-binary @picture.jpg ADDRESS/predict"
 SESSIONS = 100  # open pages that Gradio keeps a copy of its settings for
 
 Result = TypeVar("Result")
@@ -82,11 +83,17 @@ def build_app(runs: Sequence[ServedRun], to_try: Sequence[Example] | str, addres
             raise HTTPException(404, f"no run {run!r}: there are {', '.join(by_name)}")
         with limits.one_of(places):
             picture = await limits.body(request)
+            if request.headers.get("content-type", "").startswith("multipart/"):
+                raise HTTPException(415, f"send the file as it is, not in a form: {EXAMPLE}")
             try:
                 prediction = await in_turn(by_name[run].predict, picture)
             except DataError as error:
                 raise HTTPException(400, str(error)) from None
         return Response(as_json(prediction) + "\n", media_type="application/json")
+
+    @app.api_route("/predict", methods=["GET", "PUT", "PATCH", "DELETE"])
+    async def send_it_otherwise() -> Response:
+        raise HTTPException(405, f"send a picture: {EXAMPLE}", {"Allow": "POST"})
 
     gradio.mount_gradio_app(
         app, page, "/", max_file_size=limits.LARGEST, theme=THEME, css=CSS, footer_links=[],

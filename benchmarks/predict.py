@@ -1,0 +1,74 @@
+"""What `normlab predict` takes for CIFAR-10's 10,000 test images as PNG files: time and memory.
+
+    python benchmarks/predict.py [--repetitions 3] [--out FILE]
+
+The program's start is counted; the files have been read before, in the uncounted first turn. Memory
+is the most that the process held, with 1,000 of the pictures beside it: it does not grow with them.
+CIFAR-10 comes from $NORMLAB_DATA. Times need an idle machine.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+from common import alternate, parser, report, show
+from PIL import Image
+
+from normlab.data import load
+from normlab.prediction import MODELS
+
+COUNTS = (10_000, 1_000)
+
+
+def ask(model, folder, answers):
+    """Seconds, and the most memory in MB, of a command that answers on a folder of pictures."""
+    command = [sys.executable, "-m", "normlab", "predict", "--model", model, str(folder), "--csv"]
+    with answers.open("w") as output:
+        start = perf_counter()
+        process = subprocess.Popen(command, stdout=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return {
+        "seconds": seconds,
+        "memory_mb": usage.ru_maxrss / (1e3 if platform.system() == "Linux" else 1e6),
+    }
+
+
+def main():
+    options = parser(__doc__, repetitions=3).parse_args()
+    images = load("cifar10").test.images
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for count in COUNTS:
+            (root / str(count)).mkdir()
+            for k, image in enumerate(images[:count]):
+                Image.fromarray(image.transpose(1, 2, 0)).save(root / str(count) / f"{k:05}.png")
+        contenders = {
+            f"{model}, {count:,}": partial(ask, model, root / str(count), root / "answers.csv")
+            for model in MODELS
+            for count in COUNTS
+        }
+        results = alternate(contenders, options.repetitions)
+    medians = {
+        name: {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+        for name, turns in results.items()
+    }
+    show(
+        "normlab predict, medians",
+        ("network, pictures", "seconds", "MB"),
+        [(n, f"{m['seconds']:.1f}", f"{m['memory_mb']:,.0f}") for n, m in medians.items()],
+    )
+    report(options.out, ("pillow",), turns=results, medians=medians)
+
+
+if __name__ == "__main__":
+    main()
