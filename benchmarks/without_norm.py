@@ -3,12 +3,13 @@
     python benchmarks/without_norm.py --out OUT.json [--networks line-5k nano] [--epochs 4]
         [--rates 0.01 0.02 0.04 0.08] [--seeds 3] [--workers 2]
 
-`none` in three ways, each with the same learning rates, in the network's own recipe otherwise:
+`none` in four ways, each with the same learning rates, in the network's own recipe otherwise:
 
     registry    as normlab has it: √6, which keeps the features' scale, over L at the end of each of
                 the L residual branches
     he          √6 there too: He et al. 2015, arXiv:1502.01852, section 2.2
-    skip-init   the same, and each branch times a learned number that starts at 0: De & Smith 2020,
+    small       √6 / 100 there: of a positive number, ReLU(s · x) is s · ReLU(x)
+    skip-init   as he, and each branch times a learned number that starts at 0: De & Smith 2020,
                 Batch Normalization Biases Residual Blocks Towards the Identity Function,
                 arXiv:2002.10444, section 3. Fixup (arXiv:1901.09321) of a branch of one convolution
                 would begin with zeros as well, but before the ReLU, where they would stay
@@ -48,12 +49,17 @@ def as_it_is(network):
     """Leaves the registry's first weights."""
 
 
-def he(network):
+def he(network, share=1):
     """Takes back what residual branches were divided by."""
     for block in branches(network):
         for layer in block.norms.modules():
             if isinstance(layer, Affine):
-                nn.init.constant_(layer.weight, 6**0.5)
+                nn.init.constant_(layer.weight, share * 6**0.5)
+
+
+def small(network):
+    """Starts with each residual branch at a hundredth."""
+    he(network, 0.01)
 
 
 class Scaled(nn.Module):
@@ -75,7 +81,7 @@ def skip_init(network):
         block.norms = nn.ModuleList(map(Scaled, block.norms))
 
 
-INITIALIZATIONS = {"registry": as_it_is, "he": he, "skip-init": skip_init}
+INITIALIZATIONS = {"registry": as_it_is, "he": he, "small": small, "skip-init": skip_init}
 
 
 class Watched(Descent):
