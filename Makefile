@@ -102,7 +102,7 @@ dist: .venv-supply/installed  ## build the source distribution and the wheel, an
 	.venv-supply/bin/twine check --strict dist/*
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/normlab.egg-info
 

@@ -5,6 +5,9 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import metadata
 from multiprocessing import get_context
@@ -104,6 +107,27 @@ def show(caption, head, rows):
     """Prints a table: names in its first column, numbers in the others."""
     kinds = ("name", *["number"] * (len(head) - 1))
     Console().print(Table(caption=caption, head=head, kinds=kinds, rows=rows))
+
+
+_WATCH = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+
+
+def watched(command, output=subprocess.DEVNULL):
+    """Runs a command: the most memory in MB that its process held.
+
+    A small process stands between: what a process holds that starts another counts as the other's.
+    """
+    with tempfile.NamedTemporaryFile() as peak:
+        watch = [sys.executable, "-S", "-c", _WATCH, peak.name]
+        subprocess.run([*watch, *command], check=True, stdout=output)
+        size = int(Path(peak.name).read_text())
+    return size * (1024 if platform.system() == "Linux" else 1) / 1e6
 
 
 # --- Processes ----------------------------------------------------------------------------------

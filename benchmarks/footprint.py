@@ -8,7 +8,6 @@ process that trains one epoch on CIFAR-10 from $NORMLAB_DATA; without that varia
 """
 
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import time
 from functools import partial
 
-from common import alternate, medians, parser, report
+from common import alternate, medians, parser, report, watched
 
 TRAINING = "import torch, normlab and its training"
 COMMANDS = {
@@ -42,13 +41,7 @@ def training_memory():
     """Peak resident memory in MB of one epoch of `seed-bn` on CIFAR-10."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["train", "seed-bn", "--epochs", "1", "--out", f"{folder}/run"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "normlab", *command], stdout=subprocess.DEVNULL
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"normlab {' '.join(command)} failed")
-    return usage.ru_maxrss / (1e3 if platform.system() == "Linux" else 1e6)
+        return watched([sys.executable, "-m", "normlab", *command])
 
 
 def main():

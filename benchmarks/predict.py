@@ -3,21 +3,18 @@
     python benchmarks/predict.py [--repetitions 3] [--out FILE]
 
 The program's start is counted; the files have been read before, in the uncounted first turn. Memory
-is the most that the process held, with 1,000 of the pictures beside it: it does not grow with them.
+is the most that the process held, with 1,000 of the pictures beside it, which are four batches.
 CIFAR-10 comes from $NORMLAB_DATA. Times need an idle machine.
 """
 
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from common import alternate, parser, report, show
+from common import alternate, parser, report, show, watched
 from PIL import Image
 
 from normlab.data import load
@@ -31,16 +28,8 @@ def ask(model, folder, answers):
     command = [sys.executable, "-m", "normlab", "predict", "--model", model, str(folder), "--csv"]
     with answers.open("w") as output:
         start = perf_counter()
-        process = subprocess.Popen(command, stdout=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return {
-        "seconds": seconds,
-        "memory_mb": usage.ru_maxrss / (1e3 if platform.system() == "Linux" else 1e6),
-    }
+        memory = watched(command, output)
+        return {"seconds": perf_counter() - start, "memory_mb": memory}
 
 
 def main():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from normlab import __version__
 from normlab.cli import _COMMANDS, _default_out, main
@@ -422,21 +423,41 @@ def test_a_network_that_ray_took_for_an_address_is_hinted_at(capsys):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_an_output_that_cannot_be_written_is_said_in_a_line():
+@pytest.mark.parametrize(
+    "command", [["norms"], ["--help"], ["--version"], ["predict", "--model", "nano", "{}", "-"]]
+)
+def test_an_output_that_cannot_be_written_is_said_in_a_line(command, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    buffered = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*NORMLAB, "norms"], stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+            [*NORMLAB, *(a.format(tmp_path / "a.png") for a in command)],
+            stdin=subprocess.DEVNULL,  # which is no picture
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=buffered,
         )
     assert done.returncode == 1
-    assert done.stderr == "normlab: the output: No space left on device\n"
+    last = done.stderr.splitlines()[-1]
+    assert last == "normlab: the output cannot be written: No space left on device"
+    assert "Exception" not in done.stderr
 
 
-def test_an_output_that_knows_ascii_alone_gets_the_rest_replaced():
+def test_an_error_of_the_system_elsewhere_is_no_output_s(monkeypatch):
+    def fail():
+        raise OSError("libcudart.so.99: cannot open shared object file")
+
+    monkeypatch.setitem(_COMMANDS, "norms", fail)
+    with pytest.raises(OSError, match=r"libcudart\.so\.99"):
+        main(["norms"])
+
+
+def test_an_output_that_knows_ascii_alone_gets_the_rest_escaped():
     ascii_alone = ENVIRONMENT | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*NORMLAB, "norms"], capture_output=True, text=True, env=ascii_alone)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "gn" in done.stdout
-    assert "?" in done.stdout
+    assert "starts at \\u221a6" in done.stdout
 
 
 def test_a_reader_that_leaves_early_is_no_error():

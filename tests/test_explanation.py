@@ -116,6 +116,7 @@ def test_the_command_draws_a_figure(trained, picture, capsys, tmp_path, monkeypa
     monkeypatch.setattr(sys, "stdin", stream)
     main(["explain", str(trained.path), "-", "--out", "why.png"])
     assert (tmp_path / "why.png").exists()
+    assert capsys.readouterr().out.startswith("-  ")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,7 @@ def test_the_command_draws_a_figure(trained, picture, capsys, tmp_path, monkeypa
     [
         ([], "expected a run's folder and a picture"),
         (["{run}"], "expected a picture after the run's folder"),
+        (["{run}", "--classes", "1", "a.png"], "expected the picture before --classes, which"),
         (["{run}", "a.png", "b.png"], "expected one picture, got 2"),
         (["{run}", "a.png", "--out", "why.jpg"], "--out why.jpg: the figure is a PNG"),
         (["{run}", "none.png"], "none.png cannot be read"),

@@ -462,6 +462,15 @@ def test_a_run_s_own_files_are_not_written_over(files, said):
     assert weights.read_bytes() == before
 
 
+@pytest.mark.skipif(not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA names no CIFAR-10")
+def test_a_model_that_comes_with_normlab_is_exported_by_its_name(said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = said("export", "--model", "nano", "--to", "pt2")
+    assert code == 0
+    assert output.startswith("nano.pt2: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["nano.pt2"]
+
+
 def test_of_a_model_or_a_run_one_is_exported(files, said):
     for arguments in ([], [files["run"].path, "--model", "nano"]):
         code, _, errors = said("export", *arguments, "--to", "pt2")

@@ -24,6 +24,7 @@ from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, UsageError
 from normlab.report.card import write_card
+from normlab.serve.runs import ServedRun
 from peculiar import ANSWERED, REFUSED
 from serving import MAIN, ask_both_ways, png, served, wait_for
 from tampering import rewrite
@@ -127,7 +128,8 @@ def test_an_unknown_run_is_refused_with_the_names_of_those_there_are(server, dig
 def test_who_asks_otherwise_is_told_how(method, server):
     status, content = server.ask(method, "/predict")
     assert status == 405
-    assert json.loads(content)["error"].startswith("send a picture: curl --data-binary @")
+    said = f"send a picture: curl --data-binary @picture.jpg {server.url}/predict"
+    assert json.loads(content) == {"error": said}
 
 
 def test_a_form_is_refused_with_the_way_to_send_a_picture(server, digit):
@@ -524,7 +526,7 @@ def test_a_picture_of_more_than_10_mb_is_refused(visit, picture):
 
 def test_peculiar_pictures_get_a_note(visit, tmp_path):
     page = visit()
-    Image.new("RGB", (300, 40), "red").save(tmp_path / "wide.png")
+    Image.new("RGB", (300, 40), "grey").save(tmp_path / "wide.png")
     give(page, tmp_path / "wide.png")
     answers(page, "trained")
     note = page.get_by_text("Note: of 300 × 40 pixels only the square at the centre is seen.")
@@ -552,8 +554,6 @@ def test_a_folder_that_somebody_passed_on_is_served_with_its_card(digit, trained
     for name in ("config.json", "model.safetensors"):
         shutil.copy(trained.path / name, folder)
     write_card([trained], folder / "README.md")
-    from normlab.serve.runs import ServedRun
-
     run = normlab.Run.open(folder)
     assert "Test accuracy after the last epoch" in ServedRun("passed-on", run).card
     with served(tmp_path, folder) as server:
@@ -561,6 +561,8 @@ def test_a_folder_that_somebody_passed_on_is_served_with_its_card(digit, trained
     assert (status, answer["picture"]) == (200, "")
     (folder / "README.md").unlink()
     assert ServedRun("passed-on", run).card.endswith("how accurate it is, is not known.")
+    (folder / "README.md").write_text("# Mine\n\nA warning.\n\n---\n\nThe end.\n")
+    assert "A warning." in ServedRun("passed-on", run).card
 
 
 def test_without_captum_and_data_it_says_so_and_answers(visit, picture, trained, tmp_path):

@@ -5,6 +5,7 @@ been drawn. How much another seed would change is not in them; only repeated run
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import sqrt
@@ -82,19 +83,13 @@ def names(runs: Sequence[Run]) -> list[str]:
     """
     if not runs:
         raise UsageError("expected one run or more")
-    paths = [run.path.resolve() for run in runs]
+    paths = [run.path.resolve().parts for run in runs]
+    ends = [[path[-k:] for k in range(1, len(path) + 1)] for path in paths]
+    given = Counter(end for own in ends for end in own)
     for run, path in zip(runs, paths, strict=True):
-        if paths.count(path) > 1:
+        if given[path] > 1:
             raise UsageError(f"the run {run.path} is given twice: leave one out")
-    return [_told_apart(path.parts, [other.parts for other in paths]) for path in paths]
-
-
-def _told_apart(path: tuple[str, ...], among: Sequence[tuple[str, ...]]) -> str:
-    """The shortest end of a path that no other of these has."""
-    length = 1
-    while sum(other[-length:] == path[-length:] for other in among) > 1:
-        length += 1
-    return str(Path(*path[-length:]))
+    return [str(Path(*next(end for end in own if given[end] == 1))) for own in ends]
 
 
 def images_measured(run: Run) -> int:

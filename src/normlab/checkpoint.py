@@ -168,7 +168,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
         raise RunError(f"{path} is damaged: its checksum does not fit")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise RunError(f"{path} is damaged: {name} has values that are no numbers")
+            raise RunError(f"{path} is damaged: {name} has values that are not finite")
     network.load_state_dict(tensors)
 
 

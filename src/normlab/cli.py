@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 it could not be done, 2 what was asked for makes no sense, 130 interrupted.
 """
 
+import errno
 import inspect
 import io
 import os
@@ -300,7 +301,7 @@ def export(
 
     Args:
         runs: A run's folder, which is left out with --model.
-        model: Instead of that, a network that comes with normlab.
+        model: Instead of that, a network that comes with normlab. It is checked on CIFAR-10.
         to: The format: `onnx` for ONNX Runtime and its like, `pt2` for `torch.export.load`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
         out: The file. With --model it is named after that, in this folder.
@@ -523,6 +524,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "norms": norms,
 }
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
 _ABOUT = """Train tiny image classifiers under a parameter budget; see which normalization suits.
@@ -569,6 +572,11 @@ def _default_study(config: StudyConfig) -> Path:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if arguments == ["--version"]:
+        from normlab import __version__
+
+        print(f"normlab {__version__}")
+        return
     if arguments and arguments[0] in _COMMANDS:
         command = _COMMANDS[arguments[0]]
         arguments = _with_address(arguments)
@@ -618,36 +626,47 @@ def _help(command: Callable[..., None]) -> tuple[str, str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if list(arguments) == ["--version"]:
-        from normlab import __version__
-
-        print(f"normlab {__version__}")
-        return
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal may know ASCII alone
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
     if "" not in sys.path:
         sys.path.append("")  # so that --norm module:Class finds a file in this folder
+    code: str | int | None = None
     try:
-        _dispatch(list(arguments))
+        try:
+            _dispatch(list(arguments))
+        except NormlabError as error:
+            _say(error)
+            code = error.exit_code
+        except SystemExit as stop:  # after --help, or a flag that there is not
+            code = stop.code
         sys.stdout.flush()
-    except NormlabError as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            # A layout's error has a caret below; other line ends are some name's.
-            lines = str(error).split("\n") if isinstance(error, LayoutError) else [str(error)]
-            print("normlab: " + "\n".join(map(printable, lines)), file=sys.stderr)
-        sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         sys.exit(141)
     except (KeyboardInterrupt, Exception) as error:
-        if isinstance(error, OSError) and not _by_interrupt(error):  # of the output: a full disk
-            print(f"normlab: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        if not _by_interrupt(error):
+        if _by_interrupt(error):
+            print("normlab: interrupted", file=sys.stderr)
+            sys.exit(130)
+        if not (isinstance(error, OSError) and error.errno in _FULL and error.filename is None):
             raise
-        print("normlab: interrupted", file=sys.stderr)
-        sys.exit(130)
+        print(f"normlab: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _close_output()
+        sys.exit(1)
+    if code is not None:
+        sys.exit(code)
+
+
+def _say(error: NormlabError) -> None:
+    """Prints an error; of several processes one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        # A layout's error has a caret below; other line ends are some name's.
+        lines = str(error).split("\n") if isinstance(error, LayoutError) else [str(error)]
+        print("normlab: " + "\n".join(map(printable, lines)), file=sys.stderr)
+
+
+def _close_output() -> None:
+    """Python would try again at its end to write what it still has."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _by_interrupt(error: BaseException | None) -> bool:

@@ -74,11 +74,12 @@ def explain(trained: Trained, picture: Picture, classes: Sequence[str] = ()) -> 
             raise UsageError(
                 f"no class {name!r}: there are {', '.join(map(printable, trained.classes))}"
             )
-    given = "-" if isinstance(picture, str) and picture == "-" else None
-    if given:  # it can be read once, and is needed in two sizes
+    piped = isinstance(picture, str) and picture == "-"
+    if piped:  # it can be read once, and is needed in two sizes
         picture = sys.stdin.buffer.read()
     name, pixels, notes = read(picture)
-    prediction = trained.prediction(given or name, trained.probabilities(pixels[None])[0], notes)
+    name = "-" if piped else name
+    prediction = trained.prediction(name, trained.probabilities(pixels[None])[0], notes)
     image = to_input(torch.from_numpy(pixels)[None].to(trained.device))
     maps = []
     for label in classes or (prediction.label,):

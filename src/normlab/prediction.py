@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,8 @@ class Trained(nn.Module):
         super().__init__()
         self.network = network
         self.classes = tuple(classes)
-        grey = bool((network.input_mean == network.input_mean[0]).all())
+        mean = network.input_mean  # 0 where a network has not been trained
+        grey = bool((mean == mean[0]).all() and mean[0] > 0)
         self.expected = (GREY,) if grey else ()  # what is not peculiar, for it was trained on such
         self.eval()
 
@@ -125,6 +127,7 @@ class Trained(nn.Module):
 
         Raises:
             DataError: A picture cannot be read.
+            RunError: The answers are no numbers.
             TypeError: It is none.
         """
         if isinstance(pictures, str | os.PathLike | bytes | Image.Image) or (
@@ -201,7 +204,7 @@ def find_pictures(inputs: Sequence[str]) -> list[str]:
             else:
                 anchor = Path(path.anchor)
                 matching = anchor.glob(str(path.relative_to(anchor)))
-                below = sorted(p for p in matching if _is_shown(Path(p.name)) and p.is_file())
+                below = sorted(p for p in matching if p.is_file() and _is_meant(p, path))
         except (OSError, ValueError, NotImplementedError):  # no such name can be
             below = []
         if not below:
@@ -216,6 +219,13 @@ def _looks_like_one(path: Path, folder: Path) -> bool:
     """Whether what is somewhere below a folder is taken for a picture."""
     shown = path.suffix.lower() in SUFFIXES and _is_shown(path.relative_to(folder))
     return shown and path.is_file()
+
+
+def _is_meant(path: Path, pattern: Path) -> bool:
+    """Whether a pattern names what is hidden in a path that it matches, as in a shell."""
+    named = [part for part in pattern.parts if part.startswith(".")]
+    hidden = (part for part in path.parts if part.startswith("."))
+    return all(any(fnmatch(part, name) for name in named) for part in hidden)
 
 
 def _is_shown(path: Path) -> bool:

@@ -223,10 +223,12 @@ class Run:
     @property
     def last(self) -> Epoch:
         """The last epoch: the one to report."""
-        if not self.epochs and self.finished:  # weights that somebody passed on
-            raise RunError(f"{self.path} has no metrics.jsonl: how accurate it is, is not known")
         if not self.epochs:
-            raise RunError(f"{self.path} has not finished its first epoch")
+            raise RunError(
+                f"{self.path} has no metrics.jsonl: how accurate it is, is not known"
+                if self.finished  # weights that somebody passed on
+                else f"{self.path} has not finished its first epoch"
+            )
         return self.epochs[-1]
 
     @property

@@ -388,8 +388,8 @@ def _stop(
 
 
 def _refuse_divergence(run: Run, network: Network, epoch: int, step: int, rate: float) -> None:
-    """DivergedError where a weight is not finite."""
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+    """DivergedError where a weight or a running statistic is not finite."""
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise _divergence(run, math.nan, epoch, step, rate)
 
 

@@ -134,7 +134,7 @@ def export_run(
     if int8 and to != "onnx":
         raise UsageError(f"--int8 is for --to onnx: leave it out for {to}")
     path = Path(out) if out else run.path / f"model{'-int8' if int8 else ''}.{to}"
-    if path.suffix != f".{to}":  # a run's own files are safe from it
+    if path.suffix.lower() != f".{to}":  # a run's own files are safe from it
         raise UsageError(f"--out {path}: end its name with .{to}")
     if to == "onnx":
         _refuse_without_libraries()

@@ -37,7 +37,7 @@ def write_answers(
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
         table.writerow(["picture", "class", "probability", *map(printable, classes), "notes"])
-    widths = max(map(cell_len, names)), max(map(cell_len, classes))
+    widths = [max(cell_len(printable(text)) for text in texts) for texts in (names, classes)]
     shown = track(
         answers,
         "Asking",

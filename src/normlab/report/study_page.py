@@ -112,9 +112,9 @@ def render(study: Study, dataset: Dataset | None, drawn: Drawn | None = None) ->
         ],
         forest=_forest(main, study.images, drawn),
         searches=[
-            _search(study, setting, arms, what, axes, number, drawn)
+            _search(study, setting, arms, what, axes, drawn)
             for what in study.config.tune
-            for number, (setting, arms) in enumerate(settings(study.arms).items(), 1)
+            for setting, arms in settings(study.arms).items()
             if any(t.what == what and t.arm in {arm.name for arm in arms} for t in study.trials)
         ],
         classes=drawn.inline(
@@ -277,7 +277,6 @@ def _search(
     arms: Sequence[Arm],
     what: tuning.What,
     axes: Sequence[str],
-    number: int,
     drawn: Drawn,
 ) -> dict[str, object]:
     """Every trial of a setting's arms."""
@@ -306,7 +305,7 @@ def _search(
         "name": f"{name}{where}",
         "figure": drawn.inline(
             figures.search(study.trials, arms, what),
-            f"search-{what}-{number}" if axes else f"search-{what}",
+            f"search-{what}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
             f"Search of the {name}{where}; best: {', '.join(best)}.{crosses}",
         ),
         "caption": caption + crosses,

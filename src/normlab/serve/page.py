@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.errors import DataError
+from normlab.errors import DataError, RunError
 from normlab.prediction import Picture, Prediction
 from normlab.serve.examples import Example
 from normlab.serve.runs import Answer, ServedRun
@@ -45,7 +45,8 @@ LOAD_AT_ONCE = """() => {
   const load = () => document.querySelectorAll("#answers img[loading=lazy]")
     .forEach((image) => { image.loading = "eager"; });
   new MutationObserver(load).observe(
-    document.getElementById("answers"), {childList: true, subtree: true, attributes: true});
+    document.getElementById("answers"),
+    {childList: true, subtree: true, attributeFilter: ["loading"]});
 }"""
 THEME = gr.themes.Default(
     primary_hue="blue",
@@ -103,7 +104,7 @@ def build_page(
                 raise gr.Error("The picture was not uploaded.", print_exception=False)
             try:
                 answers = await explain(path.read_bytes())
-            except DataError as error:
+            except (DataError, RunError) as error:
                 said = str(error)
                 raise gr.Error(f"{said[0].upper()}{said[1:]}.", print_exception=False) from None
             return [value for answer in answers for value in _shown(*answer)]

@@ -36,6 +36,7 @@ class ServedRun:
         self.card = _card(run)
         self._trained = Trained(run.network(), run.data.classes)
         self._turn = threading.Lock()  # for a heat map captum hangs hooks into the network
+        self._predict(np.zeros((3, 32, 32), np.uint8), ())  # weights of no use are refused now
         self.without_maps = ""
         try:  # now, for the first use of captum and of the compiled passes takes seconds
             self._heat_map(np.zeros((3, 32, 32), np.uint8), 0)
@@ -43,7 +44,12 @@ class ServedRun:
             self.without_maps = f"There is no heat map: {error}."
 
     def predict(self, picture: Picture) -> Prediction:
-        """The answer on a picture; DataError where it cannot be read."""
+        """The answer on a picture.
+
+        Raises:
+            DataError: It cannot be read.
+            RunError: The answer is no numbers.
+        """
         _, pixels, notes = read(picture)
         return self._predict(pixels, notes)
 
@@ -85,7 +91,7 @@ def _card(run: Run) -> str:
         text = passed_on.read_text(encoding="utf-8", errors="replace")
     else:
         return "Its folder has neither a card nor metrics: how accurate it is, is not known."
-    return text.partition("\n---\n")[2] or text
+    return text.partition("\n---\n")[2] if text.startswith("---\n") else text
 
 
 def explain_all(runs: Sequence[ServedRun], picture: Picture) -> list[Answer]:

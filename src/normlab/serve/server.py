@@ -15,7 +15,7 @@ from gradio import processing_utils
 from starlette.requests import ClientDisconnect
 
 from normlab import machine
-from normlab.errors import DataError
+from normlab.errors import DataError, RunError
 from normlab.prediction import Picture
 from normlab.report.answers import as_json
 from normlab.serve import limits
@@ -24,7 +24,6 @@ from normlab.serve.page import CSS, THEME, build_page
 from normlab.serve.runs import Answer, ServedRun, explain_all
 from normlab.serve.uploads import cleaned
 
-EXAMPLE = "curl --data-binary @picture.jpg ADDRESS/predict"
 SESSIONS = 100  # open pages that Gradio keeps a copy of its settings for
 
 Result = TypeVar("Result")
@@ -56,6 +55,7 @@ class _Server(uvicorn.Server):
 def build_app(runs: Sequence[ServedRun], to_try: Sequence[Example] | str, address: str) -> FastAPI:
     """The page at `/`, and the API. Arguments as `build_page` takes them."""
     by_name = {run.name: run for run in runs}
+    example = f"curl --data-binary @picture.jpg {address}/predict"
     limiter = anyio.CapacityLimiter(limits.AT_ONCE)
     places = anyio.Semaphore(limits.WAITING)
 
@@ -83,17 +83,20 @@ def build_app(runs: Sequence[ServedRun], to_try: Sequence[Example] | str, addres
             raise HTTPException(404, f"no run {run!r}: there are {', '.join(by_name)}")
         with limits.one_of(places):
             picture = await limits.body(request)
-            if request.headers.get("content-type", "").startswith("multipart/"):
-                raise HTTPException(415, f"send the file as it is, not in a form: {EXAMPLE}")
+            # Asked now: what is too large is said to be that, form or not.
+            if request.headers.get("content-type", "").lower().startswith("multipart/"):
+                raise HTTPException(415, f"send the file as it is, not in a form: {example}")
             try:
                 prediction = await in_turn(by_name[run].predict, picture)
             except DataError as error:
                 raise HTTPException(400, str(error)) from None
+            except RunError as error:
+                raise HTTPException(500, str(error)) from None
         return Response(as_json(prediction) + "\n", media_type="application/json")
 
     @app.api_route("/predict", methods=["GET", "PUT", "PATCH", "DELETE"])
     async def send_it_otherwise() -> Response:
-        raise HTTPException(405, f"send a picture: {EXAMPLE}", {"Allow": "POST"})
+        raise HTTPException(405, f"send a picture: {example}", {"Allow": "POST"})
 
     gradio.mount_gradio_app(
         app, page, "/", max_file_size=limits.LARGEST, theme=THEME, css=CSS, footer_links=[],
