@@ -86,7 +86,7 @@ def names(runs: Sequence[Run]) -> list[str]:
     paths = [run.path.resolve().parts for run in runs]
     ends = [[path[-k:] for k in range(1, len(path) + 1)] for path in paths]
     given = Counter(end for own in ends for end in own)
-    for run, path in zip(runs, paths, strict=True):
+    for run, path in zip(runs[::-1], paths[::-1], strict=True):  # of two the later is named
         if given[path] > 1:
             raise UsageError(f"the run {run.path} is given twice: leave one out")
     return [str(Path(*next(end for end in own if given[end] == 1))) for own in ends]

@@ -308,10 +308,9 @@ def export(
         data_root: Where the data lies, as `normlab train` takes it.
     """
     from normlab.export.write import export_run
-    from normlab.prediction import find_model
     from normlab.run import Run
 
-    folders = [*runs, *([] if model is None else [find_model(model)])]
+    folders = _folders(runs, model)
     if len(folders) != 1:
         raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
     if model is not None and out is None:
@@ -411,11 +410,10 @@ def serve(
         port: The port; 0 takes one that is free.
         data_root: Where the data lies, for pictures to try; nothing is downloaded.
     """
-    from normlab.prediction import find_model
     from normlab.run import Run
     from normlab.serve import serve as serve_runs
 
-    folders = [*runs, *([] if model is None else [find_model(model)])]
+    folders = _folders(runs, model)
     if not folders:
         raise UsageError("expected one run's folder or more, or --model NAME")
     serve_runs([Run.open(folder) for folder in folders], host=host, port=port, data_root=data_root)
@@ -531,6 +529,13 @@ _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 _ABOUT = """Train tiny image classifiers under a parameter budget; see which normalization suits.
 
 Start with: normlab train assignment --norm gn --dataset digits --recipe demo"""
+
+
+def _folders(runs: Sequence[Path], model: str | None) -> list[Path]:
+    """Runs' folders, and that of the model of this name."""
+    from normlab.prediction import find_model
+
+    return [*runs, *([] if model is None else [find_model(model)])]
 
 
 def _trained(inputs: Sequence[str], model: str | None) -> "tuple[Trained, Sequence[str]]":

@@ -36,10 +36,11 @@ class ServedRun:
         self.card = _card(run)
         self._trained = Trained(run.network(), run.data.classes)
         self._turn = threading.Lock()  # for a heat map captum hangs hooks into the network
-        self._predict(np.zeros((3, 32, 32), np.uint8), ())  # weights of no use are refused now
+        black = np.zeros((3, 32, 32), np.uint8)
+        self._predict(black, ())  # weights of no use are refused now
         self.without_maps = ""
         try:  # now, for the first use of captum and of the compiled passes takes seconds
-            self._heat_map(np.zeros((3, 32, 32), np.uint8), 0)
+            self._heat_map(black, 0)
         except UsageError as error:
             self.without_maps = f"There is no heat map: {error}."
 
