@@ -5,14 +5,15 @@
 
 `none` in four ways, each with the same learning rates, in the network's own recipe otherwise:
 
-    registry    as normlab has it: √6, which keeps the features' scale, over L at the end of each of
-                the L residual branches
-    he          √6 there too: He et al. 2015, arXiv:1502.01852, section 2.2
-    small       √6 / 100 there: of a positive number, ReLU(s · x) is s · ReLU(x)
-    skip-init   as he, and each branch times a learned number that starts at 0: De & Smith 2020,
-                Batch Normalization Biases Residual Blocks Towards the Identity Function,
-                arXiv:2002.10444, section 3. Fixup (arXiv:1901.09321) of a branch of one convolution
-                would begin with zeros as well, but before the ReLU, where they would stay
+    skip-init   as normlab has it: w starts at √6, which keeps the features' scale (He et al. 2015,
+                arXiv:1502.01852, section 2.2), and each residual branch is multiplied by a learned
+                number that starts at 0 (De & Smith 2020, arXiv:2002.10444, section 3)
+    he          without these numbers
+    shared      without them; w starts at √6 / L at the end of each of the L residual branches
+    small       without them; w starts at √6 / 100 there: of s > 0, ReLU(s · x) is s · ReLU(x)
+
+Fixup (Zhang et al. 2019, arXiv:1901.09321) of a branch of one convolution would begin with zeros as
+skip-init does, but before the ReLU, where they would stay.
 
 5,000 images of the training split are held out to judge by; the test split is not read. A run is on
 one thread, in a process of its own, and ends where its loss is not finite. What OUT.json holds
@@ -23,6 +24,7 @@ import argparse
 import dataclasses
 import math
 import statistics
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -40,48 +42,26 @@ from normlab.step import Descent
 KEY = ("network", "initialization", "rate", "epochs", "seed")
 
 
-def branches(network):
-    """The blocks whose input is added to their output."""
-    return [block for block in network.blocks if getattr(block, "residual", False)]
-
-
 def as_it_is(network):
     """Leaves the registry's first weights."""
 
 
-def he(network, share=1):
-    """Takes back what residual branches were divided by."""
-    for block in branches(network):
-        for layer in block.norms.modules():
-            if isinstance(layer, Affine):
-                nn.init.constant_(layer.weight, share * 6**0.5)
+def unscaled(network, w):
+    """Takes the branches' factors away. w: of L, the first weights at the end of each branch."""
+    branches = [block for block in network.blocks if getattr(block, "residual", False)]
+    ends = [m for block in branches for m in block.norms.modules() if isinstance(m, Affine)]
+    for block in branches:
+        block.branch_scales = None
+    for end in ends:
+        nn.init.constant_(end.weight, w(len(ends)))
 
 
-def small(network):
-    """Starts with each residual branch at a hundredth."""
-    he(network, 0.01)
-
-
-class Scaled(nn.Module):
-    """A layer times a learned number that starts at 0."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer, self.scale = layer, nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        y = self.layer(x)
-        return y * self.scale.to(y.dtype)
-
-
-def skip_init(network):
-    """Starts with each residual branch at nothing."""
-    he(network)
-    for block in branches(network):
-        block.norms = nn.ModuleList(map(Scaled, block.norms))
-
-
-INITIALIZATIONS = {"registry": as_it_is, "he": he, "small": small, "skip-init": skip_init}
+INITIALIZATIONS = {
+    "skip-init": as_it_is,
+    "he": partial(unscaled, w=lambda _: 6**0.5),
+    "shared": partial(unscaled, w=lambda branches: 6**0.5 / branches),
+    "small": partial(unscaled, w=lambda _: 6**0.5 / 100),
+}
 
 
 class Watched(Descent):

@@ -52,7 +52,7 @@ def made(folder, line, norm="bn"):
     network = Network(line, norm=norm).eval()
     random = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
-        if "norms." in name and tensor.is_floating_point():
+        if ("norms." in name or "branch_scales" in name) and tensor.is_floating_point():
             drawn = torch.rand(tensor.shape, generator=random)
             around = 0.0 if name.endswith(("bias", "mean", "threshold")) else 1.0
             tensor.copy_(drawn - 0.5 + around)

@@ -269,19 +269,42 @@ def test_without_normalization_features_start_at_the_inputs_scale(line, norm):
 
 
 @pytest.mark.parametrize("norm", ["none", "lrn"])
-@pytest.mark.parametrize("line", ["micro", "C:16 C:16+ C:16+ C:16+ C:16+*5 GAP FC"])
-@torch.no_grad()
-def test_without_normalization_residual_branches_do_not_add_up(line, norm):
-    """All of them together at most multiply the scale by e, the second moment by 7.4."""
-    x = torch.randn(16, 3, 32, 32)
-    y = x
-    network = Network(line, norm=norm)
-    for block in network.blocks[:-2]:
-        before = y.square().mean()
-        y = block(y)
-        if not getattr(block, "residual", False):
-            x = x * (y.square().mean() / before).sqrt()  # what the other blocks make of it
-    assert 0.9 < y.square().mean() / x.square().mean() < 7.4
+def test_without_normalization_residual_branches_start_at_nothing(norm):
+    """And are multiplied by a learned number for each application, which learns before they do."""
+    network = Network("C:16 C:16+ D:16+*2 C:16*2 GAP FC", norm=norm)
+    once, twice = network.blocks[1:3]
+    x = torch.randn(4, 16, 8, 8, requires_grad=True)
+    assert torch.equal(once(x), x)
+    assert torch.equal(twice(x), x)
+    assert [p.numel() for p in (once.branch_scales, twice.branch_scales)] == [1, 2]
+    assert network.blocks[0].branch_scales is network.blocks[3].branch_scales is None
+
+    def steps(count):
+        """After so many, what of each of the parameters has a gradient."""
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        for _ in range(count):
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), torch.arange(4)).backward()
+            optimizer.step()
+        return {name: bool(p.grad.any()) for name, p in network.named_parameters()}
+
+    learns = steps(1)
+    assert learns["blocks.1.branch_scales"]
+    assert learns["blocks.2.branch_scales"]
+    assert not learns["blocks.1.conv.weight"]
+    assert not learns["blocks.2.depthwise.weight"]
+    assert all(steps(1).values())
+
+
+def test_the_factors_of_residual_branches_are_counted():
+    """A block's own normalization decides, else the network's."""
+    line = "C:8 C:8+ C:8+*3 C:8/bn+ D:8/none+*2 C:8 GAP FC"
+    scaled, plain = (summarize(line, norm=norm).rows for norm in ("lrn", "bn"))
+    more = [a.parameters - b.parameters for a, b in zip(scaled, plain, strict=True)]
+    assert more == [0, 1, 3, 0, 0, 0, 0, 0]
+    bare = summarize("C:8 D:8/bn+*2 GAP FC").parameters
+    assert summarize("C:8 D:8/none+*2 GAP FC").parameters == bare + 2
 
 
 @pytest.mark.parametrize("name", norms.REGISTRY)

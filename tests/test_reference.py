@@ -69,6 +69,8 @@ def reference(line, norm, parameters, images):
                     y = convolved(y, mixing, stride=stride, padding=padding)
                     if not bare:
                         y = norm_of(y, f"norms.{k}", activate=True)
+                        if block.residual and (block.norm or norm) in ("none", "lrn"):
+                            y = y * own["branch_scales"][k]
                     x = x + y if block.residual else y
     return x.flatten(1)
 
@@ -113,7 +115,7 @@ def test_a_network_of_any_layout_computes_what_the_notation_says_and_its_gradien
     network = Network(line, norm=norm, seed=seed).double().train()
     draws = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
-        if "norms" in name:
+        if "norms" in name or "branch_scales" in name:
             parameter.data = torch.randn(parameter.shape, generator=draws, dtype=torch.float64)
     network.input_mean.fill_(0.5)
     network.input_std.fill_(0.25)

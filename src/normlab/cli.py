@@ -500,10 +500,10 @@ def norms() -> None:
 
     for name, entry in REGISTRY.items():
         spelling = f"{name}, {name}=n (n: {entry.argument})" if entry.argument else name
-        print(
-            f"{spelling}\n    {entry.formula}\n    over {entry.axes}; {entry.parameters} parameters"
-            f"\n    {entry.paper}"
-        )
+        print(f"{spelling}\n    {entry.formula}")
+        if entry.skip_init:
+            print("    a residual branch is multiplied by one more parameter, which starts at 0")
+        print(f"    over {entry.axes}; {entry.parameters} parameters\n    {entry.paper}")
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {

@@ -57,12 +57,6 @@ class Network(nn.Module):
                 _module(placed, dropout, seed_for(seed, "weights", index))
                 for index, placed in enumerate(place(blocks, norm=norm, classes=classes))
             )
-        norms.absent.share_scale(
-            layer
-            for block in self.blocks
-            if isinstance(block, Convolution) and block.residual
-            for layer in block.norms
-        )
 
     @property
     def weights(self) -> list[Tensor]:
@@ -113,7 +107,10 @@ class FullyConnected(nn.Module):
 
 
 class Convolution(nn.Module):
-    """`C`, `c` and `D`: convolutions shared by all applications, normalizations for each."""
+    """`C`, `c` and `D`: convolutions shared by all applications, normalizations for each.
+
+    `branch_scales` are there where the normalization asks for them: one for each application.
+    """
 
     def __init__(self, placed: Placed, dropout: float) -> None:
         super().__init__()
@@ -132,6 +129,9 @@ class Convolution(nn.Module):
         self.norms = nn.ModuleList()
         self.residual = block.residual
         self.repeat = block.repeat
+        self.branch_scales: nn.Parameter | None = None
+        if placed.branch_scales:
+            self.branch_scales = nn.Parameter(torch.zeros(placed.branch_scales))
         if placed.norm is not None:
             for _ in range(block.repeat):
                 for shape, activate in placed.normalized:
@@ -152,5 +152,7 @@ class Convolution(nn.Module):
                 continue
             if norm is not None:
                 y = norm(y)
+            if self.branch_scales is not None:
+                y = y * self.branch_scales[application]
             x = x + y if self.residual else y
         return x

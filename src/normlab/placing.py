@@ -23,7 +23,8 @@ class Placed:
         input: Shape (C, H, W) that it takes.
         output: Shape that it gives.
         norm: The normalization in force; None for a block that has none.
-        norm_parameters: What the normalizations learn, those of all applications together.
+        norm_parameters: What the normalizations learn, those of all applications together, and the
+            scales of residual branches.
         running_statistics: Values that they keep from training without learning them.
     """
 
@@ -48,6 +49,12 @@ class Placed:
         if self.block.kind == "D":
             return (((self.input[0], *self.output[1:]), False), last)
         return (last,)
+
+    @property
+    def branch_scales(self) -> int:
+        """How many learned numbers multiply the residual branch: one for each application."""
+        scaled = self.block.residual and self.norm and norms.find(self.norm)[0].skip_init
+        return self.block.repeat if scaled else 0
 
     @property
     def weights(self) -> int:
@@ -183,7 +190,9 @@ def _counted(placed: Placed) -> Placed:
             statistics += sum(b.numel() for b in module.buffers() if b.is_floating_point())
     repeat = placed.block.repeat
     return replace(
-        placed, norm_parameters=repeat * parameters, running_statistics=repeat * statistics
+        placed,
+        norm_parameters=repeat * parameters + placed.branch_scales,
+        running_statistics=repeat * statistics,
     )
 
 

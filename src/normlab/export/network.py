@@ -49,7 +49,7 @@ class Repeated(nn.Module):
 
     def __init__(self, block: Convolution) -> None:
         super().__init__()
-        self.residual = block.residual
+        self.residual, self.scales = block.residual, block.branch_scales
         self.uses = nn.ModuleList()
         for k in range(block.repeat):
             layers = []
@@ -60,8 +60,11 @@ class Repeated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × width × H' × W'."""
-        for apply in self.uses:
-            x = x + apply(x) if self.residual else apply(x)
+        for k, apply in enumerate(self.uses):
+            y = apply(x)
+            if self.scales is not None:
+                y = y * self.scales[k]
+            x = x + y if self.residual else y
         return x
 
 

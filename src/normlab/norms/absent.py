@@ -1,7 +1,5 @@
 """Without statistics of the features' own scale: none, and local response normalization."""
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,12 +8,12 @@ from normlab.norms.registry import Shape, register
 
 
 class Affine(nn.Module):
-    """x · w + b for each channel; w starts so that features keep their scale from block to block.
+    """x · w + b for each channel; w starts so that features keep their scale from layer to layer.
 
     PyTorch's first weights give a convolution's output a third of its input's second moment, and a
     ReLU halves that again, so w starts at √6, or √3 where none follows (He et al. 2015, Delving
     Deep into Rectifiers, arXiv:1502.01852, section 2.2, with the gain beside the weights), times
-    what makes up for a division that follows. `share_scale` lowers it in residual branches.
+    what makes up for a division that follows.
     """
 
     def __init__(
@@ -34,28 +32,15 @@ class Affine(nn.Module):
         return F.dropout(y, self.dropout, self.training)
 
 
-def share_scale(branches: Iterable[nn.Module]) -> None:
-    """Divides the first w at the end of residual branches by how many of them a network has.
-
-    Each branch adds to what it is given, and of positive features the sum's scale is the scales'
-    sum: by L branches of a share 1/L each it grows at most to (1 + 1/L)^L < e, as De & Smith 2020,
-    Batch Normalization Biases Residual Blocks Towards the Identity Function, arXiv:2002.10444, and
-    Zhang et al. 2019, Fixup Initialization, arXiv:1901.09321, hold a branch down in their ways.
-    """
-    found = [m for branch in branches for m in branch.modules() if isinstance(m, Affine)]
-    with torch.no_grad():
-        for affine in found:
-            affine.weight.div_(len(found))
-
-
 register(
     "none",
-    formula="x · w + b; w starts at √6, at √3 where no activation follows, at √6 / L in each of L "
-    "residual branches",
-    paper="no normalization; He et al. 2015, arXiv:1502.01852, section 2.2, for the first w",
+    formula="x · w + b; w starts at √6, at √3 where no activation follows",
+    paper="no normalization; He et al. 2015, arXiv:1502.01852, section 2.2, for the first w; De & "
+    "Smith 2020, arXiv:2002.10444, section 3, for residual branches",
     axes="none",
     parameters="2·C",
     activates=True,
+    skip_init=True,
 )(Affine)
 
 
@@ -67,6 +52,7 @@ register(
     axes="5 channels, at each pixel",
     parameters="2·C",
     activates=True,
+    skip_init=True,
 )
 class LocalResponseNorm(nn.Module):
     """Local response normalization, after the activation."""

@@ -31,6 +31,9 @@ class Normalization:
         argument: What the number behind `=` is; None where it takes none.
         divides: The number behind `=` must divide the channels.
         convolution: The class of the convolutions that it follows.
+        skip_init: A residual branch is multiplied by a learned number that starts at 0, for this
+            does not bring the branch to a scale (De & Smith 2020, Batch Normalization Biases
+            Residual Blocks Towards the Identity Function, arXiv:2002.10444, section 3).
     """
 
     name: str
@@ -43,6 +46,7 @@ class Normalization:
     argument: str | None = None
     divides: bool = False
     convolution: type[nn.Conv2d] = nn.Conv2d
+    skip_init: bool = False
 
 
 REGISTRY: dict[str, Normalization] = {}
@@ -69,13 +73,15 @@ def register(
     divides: bool = False,
     activates: bool = False,
     convolution: type[nn.Conv2d] = nn.Conv2d,
+    skip_init: bool = False,
 ) -> Callable[[Layer], Layer]:
     """Enters a layer, which a ReLU then follows, into the registry.
 
     The layer is a class or function that takes the shape (C, H, W), and the number behind `=` as a
     second argument where `argument` says what that is. One that `activates` also takes the keywords
     `activate` (bool) and `dropout` (probability): it applies the ReLU, or what it has instead, and
-    the dropout itself. One that belongs to other weights names the `convolution` that has them.
+    the dropout itself. One that belongs to other weights names the `convolution` that has them. One
+    that does not bring its input to a scale can ask for `skip_init`, as `Normalization` has it.
 
     A name can be registered anew only by the same layer, as by a notebook's cell that is run again.
 
@@ -113,6 +119,7 @@ def register(
             argument=argument,
             divides=divides,
             convolution=convolution,
+            skip_init=skip_init,
         )
         return layer
 
