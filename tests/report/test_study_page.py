@@ -12,6 +12,7 @@ from made_up import Page, dataset
 from made_up import study as made_up
 from normlab.errors import RunError
 from normlab.report.study_page import render, write_study_report
+from normlab.run import Run
 from normlab.study import answers, tuning
 from normlab.study.findings import groups, headline
 
@@ -56,6 +57,17 @@ def test_its_tables_hold_what_was_measured(study, page):
         assert wanted in text
     for result in study.results:
         assert f"{result.accuracies[-1]:.2%}" in text
+
+
+def test_the_settings_say_which_normalization_ran_on_which_processor(tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=("bn", "ln"))
+    assert "processor A processor @ 2.40GHz (AVX2)" in Page(render(study, None)).text
+    run = Run.open(tmp_path / "runs" / "ln-1")
+    other = dataclasses.replace(run.machines[0], processor="Another", from_epoch=2)
+    dataclasses.replace(run, machines=(*run.machines, other)).write_config()
+    text = Page(render(study, None)).text
+    first = "A processor @ 2.40GHz (AVX2)"
+    assert f"processor bn {first}, ln {first}; Another (AVX2)" in text
 
 
 def test_without_pictures_it_says_so(study):

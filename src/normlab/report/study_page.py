@@ -178,8 +178,8 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
             )
     return Table(
         caption="Accuracy: mean over the seeds and its 95% interval. An epoch: from the quickest "
-        "run to the slowest, on whatever machine, beside other work or not. Memory: the most that "
-        "a run's process held. Last column: median epoch that first passed 70%.",
+        "run to the slowest, beside other work or not; the settings name the processors. Memory: "
+        "the most that a run's process held. Last column: median epoch that first passed 70%.",
         head=(
             *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds", "parameters"),
             *("an epoch", "memory", "over 70%"),
@@ -431,6 +431,15 @@ def _calibration(pooled: dict[str, Pooled]) -> Table:
 def _settings(study: Study, main: Group, runs: Sequence[Run]) -> list[tuple[str, str, bool]]:
     """Name, value, whether it is code."""
     run, machines = runs[0], [machine for run in runs for machine in run.machines]
+    processors = {
+        arm.norm: _listed(
+            f"{machine.processor} ({machine.capability})"
+            for run in runs
+            if run.config.norm == arm.norm
+            for machine in run.machines
+        )
+        for arm in main.arms
+    }
     parameters = count(
         layout.parse(run.layout), norm=main.arms[0].norm, classes=len(run.data.classes)
     )
@@ -451,7 +460,7 @@ def _settings(study: Study, main: Group, runs: Sequence[Run]) -> list[tuple[str,
         ("precision", study.config.precision, False),
         ("data fingerprint", study.fingerprint, True),
         ("normlab, torch", _listed(f"{m.normlab}, {m.torch}" for m in machines), False),
-        ("processor", _listed(f"{m.processor} ({m.capability})" for m in machines), False),
+        ("processor", findings.in_words(processors), False),
     ]
 
 
