@@ -361,15 +361,15 @@ def _disagreement_note(given: dict[str, list[Answers]]) -> str:
     mostly = {norm: np.mean([a.right for a in own], axis=0) > 0.5 for norm, own in given.items()}
     total = len(next(iter(mostly.values())))
     stacked = np.stack([*mostly.values()])
-    every, none = int(stacked.all(axis=0).sum()), int((~stacked).all(axis=0).sum())
+    every, nowhere = int(stacked.all(axis=0).sum()), int((~stacked).all(axis=0).sum())
     parts = []
     for norm, own in mostly.items():
         others = [other for name, other in mostly.items() if name != norm]
         alone = int((own & ~np.any(others, axis=0)).sum())
         parts.append(f"{norm} alone {alone:,}")
     return (
-        f"Of {total:,} images {every:,} are answered rightly with all normalizations (by most of "
-        f"their seeds), {none:,} with none; by {', '.join(parts)}."
+        f"Of {total:,} images {every:,} are answered rightly with every normalization (by most of "
+        f"its seeds), {nowhere:,} with not one of them; by {', '.join(parts)}."
     )
 
 
