@@ -7,8 +7,8 @@
 
     skip-init   as normlab has it: w starts at √6, which keeps the features' scale (He et al. 2015,
                 arXiv:1502.01852, section 2.2), and each residual branch is multiplied by a learned
-                number that starts at 0 (De & Smith 2020, arXiv:2002.10444, section 3)
-    he          without these numbers
+                scale that starts at 0 (De & Smith 2020, arXiv:2002.10444)
+    he          without these scales
     shared      without them; w starts at √6 / L at the end of each of the L residual branches
     small       without them; w starts at √6 / 100 there: of s > 0, ReLU(s · x) is s · ReLU(x)
 
@@ -47,7 +47,7 @@ def as_it_is(network):
 
 
 def unscaled(network, w):
-    """Takes the branches' factors away. w: of L, the first weights at the end of each branch."""
+    """Takes the branches' scales away. w: of L, the first weights at the end of each branch."""
     branches = [block for block in network.blocks if getattr(block, "residual", False)]
     ends = [m for block in branches for m in block.norms.modules() if isinstance(m, Affine)]
     for block in branches:

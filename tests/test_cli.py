@@ -330,6 +330,10 @@ def test_zoo_and_norms_list_what_there_is(capsys):
     code, out, _ = call(capsys, "norms")
     assert code == 0
     assert re.search(r"(?m)^ln-channel$", out)
+    with_scale = re.findall(
+        r"(?m)^(\S+)\n.*\n    a residual branch is multiplied by a learned", out
+    )
+    assert with_scale == ["none", "lrn"]
     assert "arXiv:1803.08494" in out
 
 

@@ -39,7 +39,7 @@ DIGITS = load("digits")
 FIXED = ("none", "bn", "ghost-bn", "brn", "sync-bn")  # in use, a weight and a bias a channel
 BATCH_NORMS = (FusedNorm, GhostBatchNorm, BatchRenorm, SyncBatchNorm)
 EVERY_NORM = "C:8 P " + " ".join(f"C:8/{name}+" for name in REGISTRY) + " P P FC"
-EVERY_BLOCK = "C:8v C:8s2 C:8+*2 c:6 P D:12v D:12+*2 A D:12s2 c:12*2 FC:16 FC"
+EVERY_BLOCK = "C:8v C:8s2 C:8+*2 C:8/none+*2 c:6 P D:12v D:12+*2 A D:12s2 c:12*2 FC:16 FC"
 NORMLAB = [sys.executable, "-m", "normlab"]
 PAGE = Path(__file__).parent.parent / "docs" / "export.md"
 
@@ -54,7 +54,7 @@ def made(folder, line, norm="bn"):
     for name, tensor in network.state_dict().items():
         if ("norms." in name or "branch_scales" in name) and tensor.is_floating_point():
             drawn = torch.rand(tensor.shape, generator=random)
-            around = 0.0 if name.endswith(("bias", "mean", "threshold")) else 1.0
+            around = 0.0 if name.endswith(("bias", "mean", "threshold", "scales")) else 1.0
             tensor.copy_(drawn - 0.5 + around)
     network.input_mean.fill_(0.3)
     network.input_std.fill_(0.4)

@@ -270,34 +270,68 @@ def test_without_normalization_features_start_at_the_inputs_scale(line, norm):
 
 @pytest.mark.parametrize("norm", ["none", "lrn"])
 def test_without_normalization_residual_branches_start_at_nothing(norm):
-    """And are multiplied by a learned number for each application, which learns before they do."""
-    network = Network("C:16 C:16+ D:16+*2 C:16*2 GAP FC", norm=norm)
+    """Their scales, one for each application, learn before they do."""
+    network = Network("C:16 C:16+ D:16+*2 C:16*2 GAP C:16+ C", norm=norm)
     once, twice = network.blocks[1:3]
-    x = torch.randn(4, 16, 8, 8, requires_grad=True)
+    x = torch.randn(4, 16, 8, 8)
     assert torch.equal(once(x), x)
     assert torch.equal(twice(x), x)
-    assert [p.numel() for p in (once.branch_scales, twice.branch_scales)] == [1, 2]
-    assert network.blocks[0].branch_scales is network.blocks[3].branch_scales is None
+    scales = [getattr(block, "branch_scales", None) for block in network.blocks]
+    assert [None if s is None else s.numel() for s in scales] == [None, 1, 2, *[None] * 4]
 
-    def steps(count):
-        """After so many, what of each of the parameters has a gradient."""
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        for _ in range(count):
-            optimizer.zero_grad()
-            F.cross_entropy(network(images), torch.arange(4)).backward()
-            optimizer.step()
-        return {name: bool(p.grad.any()) for name, p in network.named_parameters()}
-
-    learns = steps(1)
-    assert learns["blocks.1.branch_scales"]
-    assert learns["blocks.2.branch_scales"]
-    assert not learns["blocks.1.conv.weight"]
-    assert not learns["blocks.2.depthwise.weight"]
-    assert all(steps(1).values())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    learning = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), torch.arange(4)).backward()
+        optimizer.step()
+        learning.append({name for name, p in network.named_parameters() if p.grad.any()})
+    first, second = learning
+    assert {"blocks.1.branch_scales", "blocks.2.branch_scales"} <= first
+    assert not {"blocks.1.conv.weight", "blocks.2.depthwise.weight"} & first
+    assert {name for name, _ in network.named_parameters()} == second
 
 
-def test_the_factors_of_residual_branches_are_counted():
+def test_each_application_of_a_residual_branch_has_its_scale():
+    block = Network("C:4 C:4+*2 GAP FC", norm="none").blocks[1]
+    block.branch_scales.data = torch.tensor([0.5, -2.0])
+    x = torch.randn(2, 4, 5, 5)
+    for bfloat16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            expected = x.bfloat16() if bfloat16 else x
+            found = block(expected)
+            for norm, scale in zip(block.norms, (0.5, -2.0), strict=True):
+                expected = expected + scale * norm(block.conv(expected))
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected)
+
+
+def test_ones_own_layer_can_ask_for_scales_too(monkeypatch):
+    """A fused pass, which adds a block's input itself, then does not."""
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+
+    @norms.register(
+        "gentle",
+        formula="gn",
+        paper="ours",
+        axes="",
+        parameters="2·C",
+        activates=True,
+        skip_init=True,
+    )
+    def gentle(shape, *, activate, dropout):
+        return norms.build("gn", shape, activate=activate, dropout=dropout)
+
+    network = Network("C:4 C:4/gentle+ C:4/gn+ GAP FC")
+    x = torch.randn(2, 4, 5, 5)
+    assert torch.equal(network.blocks[1](x), x)
+    assert not torch.equal(network.blocks[2](x), x)
+    network(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert network.blocks[1].branch_scales.grad.any()
+
+
+def test_the_scales_of_residual_branches_are_counted():
     """A block's own normalization decides, else the network's."""
     line = "C:8 C:8+ C:8+*3 C:8/bn+ D:8/none+*2 C:8 GAP FC"
     scaled, plain = (summarize(line, norm=norm).rows for norm in ("lrn", "bn"))

@@ -502,7 +502,7 @@ def norms() -> None:
         spelling = f"{name}, {name}=n (n: {entry.argument})" if entry.argument else name
         print(f"{spelling}\n    {entry.formula}")
         if entry.skip_init:
-            print("    a residual branch is multiplied by one more parameter, which starts at 0")
+            print("    a residual branch is multiplied by a learned scale, which starts at 0")
         print(f"    over {entry.axes}; {entry.parameters} parameters\n    {entry.paper}")
 
 

@@ -109,7 +109,8 @@ class FullyConnected(nn.Module):
 class Convolution(nn.Module):
     """`C`, `c` and `D`: convolutions shared by all applications, normalizations for each.
 
-    `branch_scales` are there where the normalization asks for them: one for each application.
+    Where the normalization asks for it, each application of a residual branch is multiplied by one
+    of `branch_scales`, which start at 0.
     """
 
     def __init__(self, placed: Placed, dropout: float) -> None:
@@ -147,7 +148,8 @@ class Convolution(nn.Module):
                 y = self.depthwise_norms[application](self.depthwise(y))
             y = self.conv(y)
             norm = self.norms[application] if self.norms else None
-            if self.residual and isinstance(norm, FusedNorm):
+            scaled = self.branch_scales is not None
+            if self.residual and not scaled and isinstance(norm, FusedNorm):
                 x = norm(y, residual=x)  # adds it in the same pass
                 continue
             if norm is not None:

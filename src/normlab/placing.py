@@ -23,8 +23,7 @@ class Placed:
         input: Shape (C, H, W) that it takes.
         output: Shape that it gives.
         norm: The normalization in force; None for a block that has none.
-        norm_parameters: What the normalizations learn, those of all applications together, and the
-            scales of residual branches.
+        norm_parameters: What the normalizations learn, those of all applications together.
         running_statistics: Values that they keep from training without learning them.
     """
 
@@ -52,9 +51,10 @@ class Placed:
 
     @property
     def branch_scales(self) -> int:
-        """How many learned numbers multiply the residual branch: one for each application."""
-        scaled = self.block.residual and self.norm and norms.find(self.norm)[0].skip_init
-        return self.block.repeat if scaled else 0
+        """Learned scales of the residual branch: one for each application, or none."""
+        if self.norm is None or not self.block.residual:
+            return 0
+        return self.block.repeat if norms.find(self.norm)[0].skip_init else 0
 
     @property
     def weights(self) -> int:
@@ -74,7 +74,7 @@ class Placed:
     @property
     def parameters(self) -> int:
         """All that the block learns."""
-        return self.weights + self.norm_parameters
+        return self.weights + self.norm_parameters + self.branch_scales
 
     @property
     def macs(self) -> int:
@@ -190,9 +190,7 @@ def _counted(placed: Placed) -> Placed:
             statistics += sum(b.numel() for b in module.buffers() if b.is_floating_point())
     repeat = placed.block.repeat
     return replace(
-        placed,
-        norm_parameters=repeat * parameters + placed.branch_scales,
-        running_statistics=repeat * statistics,
+        placed, norm_parameters=repeat * parameters, running_statistics=repeat * statistics
     )
 
 

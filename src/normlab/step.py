@@ -55,9 +55,9 @@ class Batches:
 class Descent:
     """Gradient descent on a network's mean cross-entropy.
 
-    Weights of convolutions and of `FC` decay; normalizations and biases do not. With the recipe's
-    `muon` those that mix channels are Muon's instead, at that share of the learning rate; the
-    classifier's are not, for no normalization follows it.
+    Weights of convolutions and of `FC` decay; normalizations, scales and biases do not. With the
+    recipe's `muon` those that mix channels are Muon's instead, at that share of the learning rate;
+    the classifier's are not, for no normalization follows it.
 
     Args:
         network: What is trained.

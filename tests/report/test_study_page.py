@@ -67,7 +67,7 @@ def test_the_settings_say_which_normalization_ran_on_which_processor(tmp_path):
     dataclasses.replace(run, machines=(*run.machines, other)).write_config()
     text = Page(render(study, None)).text
     first = "A processor @ 2.40GHz (AVX2)"
-    assert f"processor bn {first}, ln {first}; Another (AVX2)" in text
+    assert f"processor bn {first}, ln {first} and Another (AVX2)" in text
 
 
 def test_without_pictures_it_says_so(study):

@@ -36,7 +36,7 @@ register(
     "none",
     formula="x · w + b; w starts at √6, at √3 where no activation follows",
     paper="no normalization; He et al. 2015, arXiv:1502.01852, section 2.2, for the first w; De & "
-    "Smith 2020, arXiv:2002.10444, section 3, for residual branches",
+    "Smith 2020, arXiv:2002.10444, for residual branches (SkipInit)",
     axes="none",
     parameters="2·C",
     activates=True,

@@ -31,9 +31,9 @@ class Normalization:
         argument: What the number behind `=` is; None where it takes none.
         divides: The number behind `=` must divide the channels.
         convolution: The class of the convolutions that it follows.
-        skip_init: A residual branch is multiplied by a learned number that starts at 0, for this
-            does not bring the branch to a scale (De & Smith 2020, Batch Normalization Biases
-            Residual Blocks Towards the Identity Function, arXiv:2002.10444, section 3).
+        skip_init: Each application of a residual branch is multiplied by a learned scale, which
+            starts at 0, for this brings it to none: SkipInit (De & Smith 2020, Batch Normalization
+            Biases Residual Blocks Towards the Identity Function, arXiv:2002.10444).
     """
 
     name: str

@@ -178,8 +178,9 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
             )
     return Table(
         caption="Accuracy: mean over the seeds and its 95% interval. An epoch: from the quickest "
-        "run to the slowest, beside other work or not; the settings name the processors. Memory: "
-        "the most that a run's process held. Last column: median epoch that first passed 70%.",
+        "run to the slowest, beside other work or not; where processors differ (see the settings) "
+        "times do not compare. Memory: the most that a run's process held. Last column: median "
+        "epoch that first passed 70%.",
         head=(
             *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds", "parameters"),
             *("an epoch", "memory", "over 70%"),
@@ -432,11 +433,13 @@ def _settings(study: Study, main: Group, runs: Sequence[Run]) -> list[tuple[str,
     """Name, value, whether it is code."""
     run, machines = runs[0], [machine for run in runs for machine in run.machines]
     processors = {
-        arm.norm: _listed(
-            f"{machine.processor} ({machine.capability})"
-            for run in runs
-            if run.config.norm == arm.norm
-            for machine in run.machines
+        arm.norm: " and ".join(
+            dict.fromkeys(
+                f"{machine.processor} ({machine.capability})"
+                for run in runs
+                if run.config.norm == arm.norm
+                for machine in run.machines
+            )
         )
         for arm in main.arms
     }
