@@ -50,6 +50,20 @@ def bmp(width, height, *, depth=24, compression=0, content=b""):
     return b"BM" + bytes(12) + head + content
 
 
+def webp_of_size(width, height, **options):
+    """A WebP of one chunk or of several, whatever it says of its pixels."""
+    content = bytearray(encoded(RGB, "WEBP", **options))
+    if content[12:16] == b"VP8X":
+        content[24:27], content[27:30] = (
+            (side - 1).to_bytes(3, "little") for side in (width, height)
+        )
+    elif content[12:16] == b"VP8L":
+        content[21:25] = (width - 1 | height - 1 << 14).to_bytes(4, "little")
+    else:
+        content[26:30] = struct.pack("<HH", width, height)
+    return bytes(content)
+
+
 def rows(values):
     """Values as a PNG has them, each row unfiltered."""
     return b"".join(b"\0" + row.tobytes() for row in values)
@@ -173,6 +187,17 @@ REFUSED = {
         "100000000 pixels",
     ),
     "a BMP of ten billion pixels": (bmp(100_000, 100_000), "10000000000 pixels"),
+    **{
+        f"a WebP of many pixels, {kind}": (
+            webp_of_size(12_000, 12_000, **options),
+            "144000000 pixels are more than",
+        )
+        for kind, options in {
+            "lossy": {},
+            "lossless": {"lossless": True},
+            "animated": {"save_all": True, "append_images": FRAMES},
+        }.items()
+    },
     "a BMP without pixels": (bmp(0, 0), UNKNOWN),
     "a packed BMP that ends soon": (
         bmp(2000, 2000, depth=8, compression=1, content=bytes(1024 + 500)),

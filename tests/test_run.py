@@ -46,9 +46,14 @@ def test_a_damaged_configuration_is_said_in_one_line(copy, content):
 
 def test_a_configuration_with_a_field_unknown_or_a_layout_that_does_not_parse(copy):
     content = json.loads((copy / "config.json").read_text())
-    rewrite(copy / "config.json", run=content["run"] | {"colour": 1})
-    with pytest.raises(RunError, match="is damaged"):
-        Run.open(copy)
+    for name, said in (
+        ("colour", "'colour'"),
+        ("a\nb", r"'a\\nb'"),
+        ("x" * 5000, "'x+\\.\\.\\.x+'"),
+    ):
+        rewrite(copy / "config.json", run=content["run"] | {name: 1})
+        with pytest.raises(RunError, match=rf"is damaged: RunConfig has no {said}$"):
+            Run.open(copy)
     rewrite(copy / "config.json", run=content["run"], layout="C:12 Q")
     with pytest.raises(RunError, match=r"config\.json is damaged: unknown block 'Q'"):
         Run.open(copy)

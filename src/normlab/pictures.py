@@ -1,9 +1,10 @@
 """Pictures of any size and kind, as the networks see them."""
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -46,10 +47,12 @@ def read_picture(
     """
     name = source if isinstance(source, Path) else "the picture"
     try:
-        with _quiet():
-            opened = Image.open(source, formats=list(formats))  # reads the header alone
-        with opened as image:
-            return to_pixels(image, size), tuple(peculiarities(image))
+        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+            _refuse_large_webp(file)
+            with _quiet():
+                opened = Image.open(file, formats=list(formats))  # reads the header alone
+            with opened as image:
+                return to_pixels(image, size), tuple(peculiarities(image))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
         reason = f"it is no {_listed(formats)}" if unknown else error
@@ -102,6 +105,31 @@ def peculiarities(image: Image.Image) -> list[str]:
     if getattr(image, "is_animated", False):
         said.append("of its frames only the first is seen")
     return said
+
+
+def _refuse_large_webp(file: IO[bytes]) -> None:
+    """Refuses what Pillow would, but before it makes room for all pixels, as it does for a WebP.
+
+    Where its size stands: RFC 9649, sections 2.5 to 2.7 and 3.4, and RFC 6386, section 9.1.
+
+    Raises:
+        Image.DecompressionBombError: The file is a WebP of more pixels than Pillow opens.
+    """
+    head = file.read(30)
+    file.seek(0)
+    if head[:4] + head[8:12] != b"RIFFWEBP":
+        return
+    match head[12:16]:
+        case b"VP8X":
+            sides = [1 + int.from_bytes(head[k : k + 3], "little") for k in (24, 27)]
+        case b"VP8L":
+            both = int.from_bytes(head[21:25], "little")
+            sides = [1 + (both & 0x3FFF), 1 + (both >> 14 & 0x3FFF)]
+        case _:
+            sides = [int.from_bytes(head[k : k + 2], "little") & 0x3FFF for k in (26, 28)]
+    pixels, limit = math.prod(sides), Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        raise Image.DecompressionBombError(f"{pixels} pixels are more than {limit}")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import os
+import reprlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -388,10 +389,11 @@ def build(kind: type[T], content: dict[str, Any]) -> T:
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     hints = get_type_hints(kind)
     for name, value in fields.items():
-        if name in hints:
-            try:
-                check_type(value, hints[name])
-            except TypeCheckError:
-                wanted = inspect.formatannotation(hints[name])
-                raise TypeError(f"{name} must be {wanted}, not {value!r}") from None
+        if name not in hints:
+            raise TypeError(f"{kind.__name__} has no {reprlib.repr(name)}")
+        try:
+            check_type(value, hints[name])
+        except TypeCheckError:
+            wanted = inspect.formatannotation(hints[name])
+            raise TypeError(f"{name} must be {wanted}, not {reprlib.repr(value)}") from None
     return kind(**fields)
