@@ -14,6 +14,7 @@ from normlab.checkpoint import (
     load_latest,
     load_weights,
     remove,
+    restore,
     save_weights,
 )
 from normlab.errors import RunError
@@ -141,6 +142,36 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match="it has no checkpoint"):
         load_latest(path, "own")
+
+
+def test_the_checkpoint_before_can_be_put_in_its_place(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for epoch in (1.0, 2.0):
+        Checkpoint(run="own", model={"weight": torch.tensor(epoch)}, optimizer=[]).save(path)
+    path.write_bytes(b"damaged")
+    restore(path)
+    restored, note = load_latest(path, "own")
+    assert (restored.model["weight"].item(), note) == (1.0, "")
+    assert (tmp_path / "checkpoint-before.pt").exists()
+
+
+def test_what_cannot_be_read_is_named(network, tmp_path):
+    """A folder of that name; so would a file that one may not read be."""
+    path = tmp_path / "model.safetensors"
+    path.mkdir()
+    for read in (Checkpoint.load, lambda place: load_weights(place, network)):
+        with pytest.raises(RunError, match=f"^{path} cannot be read: Is a directory$"):
+            read(path)
+
+
+def test_weights_that_are_not_finite_are_refused(network, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with torch.no_grad():
+        network.blocks[0].conv.weight[0, 0, 0, 0] = torch.nan
+    save_weights(path, network)
+    said = r"is damaged: blocks\.0\.conv\.weight has values that are not finite$"
+    with pytest.raises(RunError, match=said):
+        load_weights(path, Network(LAYOUT))
 
 
 def test_weights_come_back_into_an_equal_network(network, tmp_path):

@@ -61,3 +61,12 @@ def test_dropout_follows_activations_only():
     zeros = [(block(maps) == 0).float().mean().item() for block in network.blocks[:3]]
     # A ReLU leaves half of what has mean 0, dropout a quarter of that.
     assert zeros == pytest.approx([7 / 8, 0, 7 / 8], abs=0.05)
+    depthwise = network.blocks[2]
+    between = depthwise.depthwise_norms[0](depthwise.depthwise(maps))
+    assert (between != 0).all()
+
+
+def test_a_network_stays_below_its_budget():
+    for budget in (2000, 20_000):
+        network = Network("C C P C GAP FC", budget=budget)
+        assert 0.8 * budget < sum(p.numel() for p in network.parameters()) < budget

@@ -310,23 +310,21 @@ def test_each_application_of_a_residual_branch_has_its_scale():
 def test_ones_own_layer_can_ask_for_scales_too(monkeypatch):
     """A fused pass, which adds a block's input itself, then does not."""
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+    said = {"formula": "gn", "paper": "ours", "axes": "", "parameters": "2·C", "activates": True}
 
-    @norms.register(
-        "gentle",
-        formula="gn",
-        paper="ours",
-        axes="",
-        parameters="2·C",
-        activates=True,
-        skip_init=True,
-    )
+    @norms.register("gentle", skip_init=True, **said)
     def gentle(shape, *, activate, dropout):
         return norms.build("gn", shape, activate=activate, dropout=dropout)
 
-    network = Network("C:4 C:4/gentle+ C:4/gn+ GAP FC")
+    @norms.register("plain", **said)
+    def plain(shape, *, activate, dropout):
+        return norms.build("gn", shape, activate=activate, dropout=dropout)
+
+    network = Network("C:4 C:4/gentle+ C:4/plain+ GAP FC")
     x = torch.randn(2, 4, 5, 5)
     assert torch.equal(network.blocks[1](x), x)
     assert not torch.equal(network.blocks[2](x), x)
+    assert network.blocks[2].branch_scales is None
     network(torch.rand(2, 3, 32, 32)).sum().backward()
     assert network.blocks[1].branch_scales.grad.any()
 
