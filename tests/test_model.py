@@ -34,6 +34,11 @@ def test_networks_that_differ_in_normalization_alone_start_from_equal_convolutio
     assert not torch.equal(other["blocks.0.conv.weight"], first["blocks.0.conv.weight"])
 
 
+def test_equal_blocks_start_from_different_convolutions():
+    _, one, other, *_ = Network("C:8 C:8 C:8 GAP FC").blocks
+    assert not torch.equal(one.conv.weight, other.conv.weight)
+
+
 def test_first_weights_are_pytorchs_default_draws_and_leave_its_generator_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
