@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 
@@ -46,6 +47,26 @@ def test_killed_before_each_renaming_and_removal_it_ends_the_same(tiny, tmp_path
         *("replace checkpoint-before.pt", "replace checkpoint.pt", "replace model.safetensors"),
         *("unlink checkpoint.pt", "unlink checkpoint-before.pt"),
     ]
+
+
+def test_an_interrupt_that_comes_within_a_callback_is_heard():
+    """Python swallows what a callback raises; an error of another kind is said as ever."""
+    code = """if True:
+        import time, normlab.__main__
+        class Raises:
+            def __init__(self, kind): self.kind = kind
+            def __del__(self): raise self.kind("lost")
+        try:
+            Raises(ValueError)
+            Raises(KeyboardInterrupt)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("heard")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "heard\n")
+    assert "ValueError: lost" in done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
 
 
 def test_a_second_process_in_the_folder_is_refused_and_harms_nothing(tiny, tmp_path):
