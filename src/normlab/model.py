@@ -148,8 +148,7 @@ class Convolution(nn.Module):
                 y = self.depthwise_norms[application](self.depthwise(y))
             y = self.conv(y)
             norm = self.norms[application] if self.norms else None
-            scaled = self.branch_scales is not None
-            if self.residual and not scaled and isinstance(norm, FusedNorm):
+            if self.residual and self.branch_scales is None and isinstance(norm, FusedNorm):
                 x = norm(y, residual=x)  # adds it in the same pass
                 continue
             if norm is not None:

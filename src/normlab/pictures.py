@@ -1,5 +1,6 @@
 """Pictures of any size and kind, as the networks see them."""
 
+import io
 import math
 import threading
 import warnings
@@ -48,6 +49,8 @@ def read_picture(
     name = source if isinstance(source, Path) else "the picture"
     try:
         with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+            if not file.seekable():  # a pipe
+                file = io.BytesIO(file.read())
             _refuse_large_webp(file)
             with _quiet():
                 opened = Image.open(file, formats=list(formats))  # reads the header alone
@@ -115,8 +118,8 @@ def _refuse_large_webp(file: IO[bytes]) -> None:
     Raises:
         Image.DecompressionBombError: The file is a WebP of more pixels than Pillow opens.
     """
+    file.seek(0)  # where Pillow begins
     head = file.read(30)
-    file.seek(0)
     if head[:4] + head[8:12] != b"RIFFWEBP":
         return
     match head[12:16]:

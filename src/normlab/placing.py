@@ -58,7 +58,7 @@ class Placed:
 
     @property
     def weights(self) -> int:
-        """Parameters outside the normalizations."""
+        """Parameters of the convolutions and the fully connected layer."""
         inputs, outputs = self.input[0], self.output[0]
         match self.block.kind:
             case "C":

@@ -109,9 +109,7 @@ def search(name, seconds, errors):
         for number, seed in enumerate(TARGETS[name].seeds):
             Path(corpus, str(number)).write_bytes(seed)
         limits = [f"-max_total_time={seconds}", "-timeout=30", "-rss_limit_mb=4096"]
-        limits.append(
-            "-report_slow_units=30"
-        )  # what is slower than the limit is a finding; else not
+        limits.append("-report_slow_units=30")  # or what is slow alone would count as a finding
         prefix = f"-artifact_prefix={name}-"
         atheris.Setup([sys.argv[0], corpus, *limits, prefix], TARGETS[name])
         atheris.Fuzz()

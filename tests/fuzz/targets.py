@@ -247,6 +247,8 @@ PICTURES = (
     *(encoded("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
     encoded("PNG", save_all=True, append_images=[Image.new("RGB", (12, 20))]),
     encoded("WEBP"),
+    encoded("WEBP", lossless=True),
+    encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (20, 12))]),
     encoded("BMP"),  # which an image folder does not take
 )
 
