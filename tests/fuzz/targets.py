@@ -248,7 +248,7 @@ PICTURES = (
     encoded("PNG", save_all=True, append_images=[Image.new("RGB", (12, 20))]),
     encoded("WEBP"),
     encoded("WEBP", lossless=True),
-    encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (20, 12))]),
+    encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (12, 20))]),
     encoded("BMP"),  # which an image folder does not take
 )
 
