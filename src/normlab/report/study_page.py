@@ -433,13 +433,14 @@ def _settings(study: Study, main: Group, runs: Sequence[Run]) -> list[tuple[str,
     """Name, value, whether it is code."""
     run, machines = runs[0], [machine for run in runs for machine in run.machines]
     processors = {
-        arm.norm: " and ".join(
-            dict.fromkeys(
+        arm.norm: _listed(
+            (
                 f"{machine.processor} ({machine.capability})"
                 for run in runs
                 if run.config.norm == arm.norm
                 for machine in run.machines
-            )
+            ),
+            between=" and ",
         )
         for arm in main.arms
     }
@@ -467,9 +468,9 @@ def _settings(study: Study, main: Group, runs: Sequence[Run]) -> list[tuple[str,
     ]
 
 
-def _listed(texts: Iterable[str]) -> str:
+def _listed(texts: Iterable[str], between: str = "; ") -> str:
     """Different ones, in order."""
-    return "; ".join(dict.fromkeys(texts))
+    return between.join(dict.fromkeys(texts))
 
 
 def _runs(study: Study) -> Table | None:
