@@ -24,13 +24,13 @@ from common import Training, each_once, positive, show
 from torch import nn
 
 from normlab.data import load
-from normlab.draws import generator
-from normlab.evaluation import evaluate
-from normlab.fused import FusedNorm
-from normlab.norms.by_sample import StandardizedConv2d
-from normlab.pooling import MaxPool
+from normlab.inference.evaluate import evaluate
+from normlab.layers.fused import FusedNorm
+from normlab.layers.norms.sample import StandardizedConv2d
+from normlab.layers.pooling import MaxPool
 from normlab.recipes import Recipe
-from normlab.step import Batches, Descent
+from normlab.seeding import generator
+from normlab.training.step import Batches, TrainStep
 
 BASE = "C:16s2 D:20 D:20+ P D:24 D:24+ P D:36 GAP FC"
 SHARED = "C:16s2 D:20 D:20+*2 P D:24 D:24+*2 P D:32 GAP FC"  # a little narrower, so under 5,000
@@ -133,7 +133,7 @@ def bias_rate(times, network):
 # --- Ingredients that alter the training --------------------------------------------------------
 
 
-class Whitened(Descent):
+class Whitened(TrainStep):
     """The first layer's filters are the images' components and their opposites, for good.
 
     Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498, section 3.2.
@@ -162,7 +162,7 @@ def whitening(training):
     training.descent.whiten(training.batches.images[:5000])
 
 
-class Averaged(Descent):
+class Averaged(TrainStep):
     """`mean` follows the weights by 1% a step."""
 
     def step(self, rate, inputs, labels):
@@ -220,7 +220,7 @@ def small_first(training):
     replace_batches(SmallFirst, training)
 
 
-class Distillation(Descent):
+class Distillation(TrainStep):
     """Half of the target is a larger network's answer: Hinton et al. 2015, arXiv:1503.02531."""
 
     def step(self, rate, inputs, labels):
@@ -316,7 +316,7 @@ class Trial(Training):
         self.evaluated = self.network
         variant.alter(self.network)
         self.network.to(memory_format=torch.channels_last)
-        self.descent = Descent(self.network, recipe, self.precision)
+        self.descent = TrainStep(self.network, recipe, self.precision)
         variant.change(self)
 
 

@@ -13,8 +13,8 @@ import statistics
 from pathlib import Path
 
 from normlab import evaluate
-from normlab.files import write_atomically
-from normlab.run import Run
+from normlab.runs.run import Run
+from normlab.storage.files import write_atomically
 from normlab.study.record import Study
 
 

@@ -22,8 +22,8 @@ import torch
 from common import Training, alternate, medians, parser, positive, report, show
 
 from normlab import data, recipes
-from normlab.evaluation import evaluate
-from normlab.summary import summarize
+from normlab.inference.evaluate import evaluate
+from normlab.network.summary import summarize
 
 NETWORKS = ("seed-bn", "micro", "nano", "C:32s2 D:56 D:56+ P D:88 D:88+ P D:112 D:112+ GAP FC")
 RECIPE = dataclasses.replace(recipes.find("seed"), augment=(), batch_size=128)

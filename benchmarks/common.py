@@ -17,14 +17,14 @@ from time import perf_counter
 import torch
 from rich.console import Console
 
-from normlab import machine
 from normlab.config import Execution
 from normlab.data.describe import channel_statistics
-from normlab.draws import seed_for
-from normlab.files import write_atomically
-from normlab.model import Network
-from normlab.step import Batches, Descent
+from normlab.network.model import Network
+from normlab.runs import machine
+from normlab.seeding import seed_for
+from normlab.storage.files import write_atomically
 from normlab.table import Table
+from normlab.training.step import Batches, TrainStep
 
 LOAD_BEFORE = os.getloadavg()[0]  # processes that ran beside this one in the last minute
 
@@ -245,7 +245,7 @@ class Training:
         self.network.input_std.copy_(torch.from_numpy(std))
         self.network.to(memory_format=torch.channels_last)
         self.batches = Batches(dataset, recipe, seed, device)
-        self.descent = Descent(self.network, recipe, precision)
+        self.descent = TrainStep(self.network, recipe, precision)
         self.done = 0
 
     def __call__(self, steps):

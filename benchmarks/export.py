@@ -29,9 +29,9 @@ import torch
 from common import alternate, parser, positive, report, show
 
 import normlab
-from normlab.evaluation import percent
+from normlab.export.exporter import count_correct, export_run
 from normlab.export.formats import open_onnx
-from normlab.export.write import count_correct, export_run
+from normlab.wording import percent
 
 SECONDS = 0.5  # of a turn
 BATCHES = (1, 256)

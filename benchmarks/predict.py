@@ -18,7 +18,7 @@ from common import alternate, parser, report, show, watched
 from PIL import Image
 
 from normlab.data import load
-from normlab.prediction import MODELS
+from normlab.inference.predict import MODELS
 
 COUNTS = (10_000, 1_000)
 

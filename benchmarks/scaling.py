@@ -29,9 +29,10 @@ from time import perf_counter
 import numpy as np
 from common import Training, Worker, alternate, parser, positive, report, show
 
-from normlab import data, recipes, zoo
+from normlab import data, recipes
 from normlab.data import Dataset, Split
-from normlab.evaluation import BATCH, evaluate
+from normlab.inference.evaluate import BATCH, evaluate
+from normlab.network import zoo
 
 NETWORK = "seed-bn"
 RECIPE = dataclasses.replace(recipes.find("seed"), augment=())

@@ -36,7 +36,7 @@ import json, sys, time
 import torch
 import torch._dynamo  # the first optimizer imports it; here it is one of the imports
 import normlab
-from normlab.training import train
+from normlab.training.loop import train
 settings, seed, threads, precision, data, out = sys.argv[1:]
 config = normlab.RunConfig(**json.loads(settings), seed=int(seed), precision=precision)
 execution = normlab.Execution(data_root=data, threads=int(threads), device="cpu")

@@ -24,8 +24,8 @@ from common import positive
 from normlab import RunConfig, recipes
 from normlab.config import Execution
 from normlab.errors import DivergedError
-from normlab.files import write_atomically
-from normlab.training import train
+from normlab.storage.files import write_atomically
+from normlab.training.loop import train
 
 SEARCH = (
     [{"learning_rate": rate} for rate in (0.1, 0.2, 0.4, 0.8)],

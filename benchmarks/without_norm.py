@@ -32,12 +32,13 @@ import torch
 from common import Training, each_once, positive, show
 from torch import nn
 
-from normlab import recipes, zoo
+from normlab import recipes
 from normlab.data import load
 from normlab.errors import DivergedError
-from normlab.evaluation import evaluate
-from normlab.norms.absent import Affine
-from normlab.step import Descent
+from normlab.inference.evaluate import evaluate
+from normlab.layers.norms.none import Affine
+from normlab.network import zoo
+from normlab.training.step import TrainStep
 
 KEY = ("network", "initialization", "rate", "epochs", "seed")
 
@@ -64,7 +65,7 @@ INITIALIZATIONS = {
 }
 
 
-class Watched(Descent):
+class Watched(TrainStep):
     """Ends with the first loss that is not finite."""
 
     def step(self, rate, inputs, labels):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import settings
 
 from normlab import RunConfig
-from normlab.training import train
+from normlab.training.loop import train
 
 torch.set_num_threads(1)  # the tests' networks are too small to share a step between cores
 os.environ["COLUMNS"] = "100"  # whatever the terminal that the tests are run in

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from normlab import cli
 from normlab.config import Execution, RunConfig
 from normlab.errors import NormlabError, RunError
-from normlab.progress import TrainingDisplay
 from normlab.report.write import write_report
-from normlab.run import Run
-from normlab.training import resume, train
+from normlab.runs.run import Run
+from normlab.training.loop import resume, train
+from normlab.training.progress import TrainingDisplay
 
 CONFIG = RunConfig(network="C:4 P C:6 P GAP FC", dataset="digits", recipe="demo", epochs=4, seed=3)
 TINY = dataclasses.replace(CONFIG, train_images=64, epochs=1)
@@ -35,7 +35,7 @@ TRAIN = (
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("normlab.report.write", "normlab.training"),
+        *("normlab.report.write", "normlab.training.loop"),
         *("captum.attr", "sklearn.datasets", "torch._dynamo"),  # which these import where needed
     ]
 )

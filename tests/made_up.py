@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from normlab import zoo
 from normlab.config import RunConfig, StudyConfig
 from normlab.data.dataset import Dataset, Split
-from normlab.evaluation import Evaluation
-from normlab.model import Network
+from normlab.inference.evaluate import Evaluation
+from normlab.network import zoo
+from normlab.network.model import Network
 from normlab.recipes import resolve
-from normlab.run import DataCard, Epoch, Machine, Run
-from normlab.study import answers, tuning
+from normlab.runs.run import DataCard, Epoch, Machine, Run
+from normlab.study import predictions, tuning
 from normlab.study.plan import plan
 from normlab.study.record import Costs, Result, Study
 
@@ -233,8 +233,8 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
             made.path.mkdir(parents=True)
             made.write_config()
             made.write_metrics()
-            answers.write(
-                answers.Answers(
+            predictions.write(
+                predictions.Predictions(
                     predictions=np.where(right, labels, wrong),
                     confidences=confidence.astype(np.float32),
                     labels=labels,

@@ -2,11 +2,11 @@
 
 import json
 
-from normlab.sealed import seal
+from normlab.storage.checksums import add_checksum
 
 
 def rewrite(path, **values):
     """A sealed JSON file with other values."""
     content = json.loads(path.read_text())
     content.pop("checksum", None)
-    path.write_text(json.dumps(seal(content | values)))
+    path.write_text(json.dumps(add_checksum(content | values)))

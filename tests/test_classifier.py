@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from normlab import Classifier, NormlabError
 from normlab.data import load
 from normlab.errors import DataError, DivergedError, UsageError
-from normlab.progress import TrainingDisplay
+from normlab.training.progress import TrainingDisplay
 
 SMALL = Classifier("C:6s2 P C:12 FC", recipe="demo", epochs=1, learning_rate=0.05)
 

@@ -20,9 +20,9 @@ from normlab.cli import _COMMANDS, _default_out, main
 from normlab.config import RunConfig, StudyConfig
 from normlab.data import cifar10
 from normlab.errors import UsageError
-from normlab.evaluation import evaluate
-from normlab.run import Run
-from normlab.zoo import ZOO
+from normlab.inference.evaluate import evaluate
+from normlab.network.zoo import ZOO
+from normlab.runs.run import Run
 
 NORMLAB = [sys.executable, "-m", "normlab"]
 TRAIN = [

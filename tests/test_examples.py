@@ -9,8 +9,8 @@ from nbclient import NotebookClient
 
 import normlab
 from normlab import RunConfig
-from normlab.norms import registry
-from normlab.training import train
+from normlab.layers.norms import registry
+from normlab.training.loop import train
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -25,10 +25,11 @@ def test_training_needs_no_extras():
 
 
 def test_every_public_name_is_what_its_module_defines():
-    for name, home in normlab._HOME.items():
-        module = importlib.import_module(f"normlab.{home}")
-        assert getattr(normlab, name) is getattr(module, name)
-    assert {*normlab._HOME, *normlab._MODULES} == set(normlab.__all__)
+    for name, home in normlab._PUBLIC.items():
+        module, _, attribute = home.partition(":")
+        found = importlib.import_module(f"normlab.{module}")
+        assert getattr(normlab, name) is (getattr(found, attribute) if attribute else found)
+    assert set(normlab._PUBLIC) == set(normlab.__all__)
     assert callable(normlab.train)
     assert callable(normlab.evaluate)
     assert set(normlab.__all__) < set(dir(normlab))

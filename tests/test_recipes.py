@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normlab import RunConfig
-from normlab.augment import STEPS
+from normlab.data.augment import STEPS
 from normlab.errors import UsageError
 from normlab.recipes import RECIPES, Recipe, find, name_of, resolve
 

@@ -2,9 +2,9 @@ import io
 
 from rich.console import Console
 
-from normlab.model import Network
-from normlab.report.page import runs_table
-from normlab.summary import summarize
+from normlab.network.model import Network
+from normlab.network.summary import summarize
+from normlab.report.run_page import runs_table
 from normlab.table import Table
 
 HOSTILE = Table(

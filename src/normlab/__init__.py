@@ -11,69 +11,83 @@ normlab.write_report([run])
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from normlab.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from normlab import analysis, augment, data, layout, norms, plots, statistics
+    from normlab import data
+    from normlab import notation as layout
     from normlab.classifier import Classifier
     from normlab.config import DataConfig, Execution, RunConfig, StudyConfig
+    from normlab.data import augment
     from normlab.data.describe import describe
     from normlab.errors import NormlabError
-    from normlab.evaluation import Evaluation, evaluate
-    from normlab.explanation import Explanation, explain
-    from normlab.export.write import Exported, export_run
-    from normlab.model import Network
-    from normlab.norms import register
-    from normlab.prediction import Prediction, Trained, load
+    from normlab.export.exporter import Exported, export_run
+    from normlab.findings import run as analysis
+    from normlab.findings import statistics
+    from normlab.inference.evaluate import Evaluation, evaluate
+    from normlab.inference.explain import Explanation, explain
+    from normlab.inference.predict import Prediction, Predictor, load
+    from normlab.inference.predict import Predictor as Trained
+    from normlab.layers import norms
+    from normlab.layers.norms import register
+    from normlab.network.model import Network
+    from normlab.network.summary import Summary, summarize
+    from normlab.network.zoo import ZOO
     from normlab.recipes import RECIPES, Recipe
+    from normlab.report import plots
     from normlab.report.data_page import write_data_page
-    from normlab.report.page import runs_table
+    from normlab.report.run_page import runs_table
     from normlab.report.study_page import write_study_report
     from normlab.report.write import write_report
-    from normlab.run import Run
+    from normlab.runs.run import Run
     from normlab.study.compare import compare
     from normlab.study.record import Study
-    from normlab.summary import Summary, summarize
-    from normlab.training import resume, train
-    from normlab.zoo import ZOO
+    from normlab.training.loop import resume, train
 
-# Where each public name is defined. It is imported when it is first used: torch and its like take
-# seconds, and `normlab --help` needs none of them.
-_HOME = {
-    "Classifier": "classifier",
-    "DataConfig": "config",
-    "Execution": "config",
-    "RunConfig": "config",
-    "StudyConfig": "config",
-    "describe": "data.describe",
-    "NormlabError": "errors",
-    "Evaluation": "evaluation",
-    "evaluate": "evaluation",
-    "Explanation": "explanation",
-    "explain": "explanation",
-    "Exported": "export.write",
-    "export_run": "export.write",
-    "Network": "model",
-    "Summary": "summary",
-    "summarize": "summary",
-    "register": "norms",
-    "Prediction": "prediction",
-    "Trained": "prediction",
-    "load": "prediction",
-    "RECIPES": "recipes",
-    "Recipe": "recipes",
-    "write_data_page": "report.data_page",
-    "write_report": "report.write",
-    "Run": "run",
-    "Study": "study.record",
-    "compare": "study.compare",
-    "write_study_report": "report.study_page",
-    "runs_table": "report.page",
-    "resume": "training",
-    "train": "training",
-    "ZOO": "zoo",
+# Where each public name is defined: `MODULE:NAME`, or a module. It is imported when it is first
+# used: torch and its like take seconds, and `normlab --help` needs none of them.
+_PUBLIC = {
+    "Classifier": "classifier:Classifier",
+    "DataConfig": "config:DataConfig",
+    "Evaluation": "inference.evaluate:Evaluation",
+    "Execution": "config:Execution",
+    "Explanation": "inference.explain:Explanation",
+    "Exported": "export.exporter:Exported",
+    "Network": "network.model:Network",
+    "NormlabError": "errors:NormlabError",
+    "Prediction": "inference.predict:Prediction",
+    "Predictor": "inference.predict:Predictor",
+    "RECIPES": "recipes:RECIPES",
+    "Recipe": "recipes:Recipe",
+    "Run": "runs.run:Run",
+    "RunConfig": "config:RunConfig",
+    "Study": "study.record:Study",
+    "StudyConfig": "config:StudyConfig",
+    "Summary": "network.summary:Summary",
+    "Trained": "inference.predict:Predictor",
+    "ZOO": "network.zoo:ZOO",
+    "analysis": "findings.run",
+    "augment": "data.augment",
+    "compare": "study.compare:compare",
+    "data": "data",
+    "describe": "data.describe:describe",
+    "evaluate": "inference.evaluate:evaluate",
+    "explain": "inference.explain:explain",
+    "export_run": "export.exporter:export_run",
+    "layout": "notation",
+    "load": "inference.predict:load",
+    "norms": "layers.norms",
+    "plots": "report.plots",
+    "register": "layers.norms:register",
+    "resume": "training.loop:resume",
+    "runs_table": "report.run_page:runs_table",
+    "statistics": "findings.statistics",
+    "summarize": "network.summary:summarize",
+    "train": "training.loop:train",
+    "write_data_page": "report.data_page:write_data_page",
+    "write_report": "report.write:write_report",
+    "write_study_report": "report.study_page:write_study_report",
 }
-_MODULES = ("analysis", "augment", "data", "layout", "norms", "plots", "statistics")
 
 __all__ = [
     "RECIPES",
@@ -87,6 +101,7 @@ __all__ = [
     "Network",
     "NormlabError",
     "Prediction",
+    "Predictor",
     "Recipe",
     "Run",
     "RunConfig",
@@ -119,11 +134,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"normlab.{_HOME[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"normlab.{name}")
-    raise AttributeError(f"module 'normlab' has no attribute {name!r}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'normlab' has no attribute {name!r}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    found = importlib.import_module(f"normlab.{module}")
+    return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:

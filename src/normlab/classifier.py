@@ -16,9 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 from normlab.config import Execution, RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import DivergedError, InterruptedRunError, UsageError
-from normlab.prediction import Picture, Trained, read
-from normlab.run import build
-from normlab.training import train
+from normlab.inference.predict import Picture, Predictor, read
+from normlab.runs.run import build
+from normlab.training.loop import train
 
 Pictures = Sequence[Picture] | NDArray[np.uint8]
 
@@ -119,7 +119,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise KeyboardInterrupt from None
             except DivergedError as error:
                 raise DivergedError("the loss was not finite: lower learning_rate") from error
-            self.trained_ = Trained(run.network(), run.data.classes)
+            self.trained_ = Predictor(run.network(), run.data.classes)
         self.classes_ = classes
         self.history_ = run.epochs
         return self

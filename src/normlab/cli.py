@@ -17,11 +17,12 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
 from normlab.errors import NormlabError, UsageError, printable
-from normlab.files import exists
-from normlab.layout import LayoutError
+from normlab.notation import LayoutError
+from normlab.storage.files import exists
+from normlab.wording import percent
 
 if TYPE_CHECKING:
-    from normlab.prediction import Trained
+    from normlab.inference.predict import Predictor
 
 _UNSET = RunConfig(network="")
 _NO_STUDY = StudyConfig(network="")
@@ -62,12 +63,12 @@ def train(
         out: The run's folder.
         resume: A run's folder: go on where it was stopped, with its own settings.
     """
-    from normlab.parallel import joined
     from normlab.report.write import write_report
-    from normlab.training import resume as resume_run
-    from normlab.training import train as train_run
+    from normlab.training.distributed import distributed
+    from normlab.training.loop import resume as resume_run
+    from normlab.training.loop import train as train_run
 
-    with joined(execution.device) as team:
+    with distributed(execution.device) as processes:
         if resume is not None:
             if config != _UNSET or out is not None:
                 raise UsageError(
@@ -82,7 +83,7 @@ def train(
             )
         else:
             run = train_run(config, out or _default_out(config), execution)
-    if not team.leads:
+    if not processes.is_main:
         return
     page = write_report([run], data_root=execution.data_root)
     print(f"report: {page}")
@@ -108,10 +109,9 @@ def evaluate(
     """
     from rich.console import Console
 
-    from normlab import machine
-    from normlab.evaluation import evaluate as evaluate_network
-    from normlab.evaluation import percent
-    from normlab.run import Run
+    from normlab.inference.evaluate import evaluate as evaluate_network
+    from normlab.runs import machine
+    from normlab.runs.run import Run
 
     opened = Run.open(run)
     if split == "holdout" and not opened.data.holdout:
@@ -160,9 +160,9 @@ def compare(
         data_root: Where the data lies, as `normlab train` takes it.
         device: As `normlab train` takes it.
     """
+    from normlab.findings.study import groups, headline
     from normlab.report.study_page import write_study_report
     from normlab.study.compare import compare as run_study
-    from normlab.study.findings import groups, headline
 
     if not config.network:
         hint = "" if ray in (None, "local") else f" before --ray, which took {ray} as an address"
@@ -216,9 +216,9 @@ def predict(
         csv: A table with the probabilities of all classes.
         device: As `normlab train` takes it.
     """
-    from normlab import machine
-    from normlab.prediction import find_pictures, predict_files
-    from normlab.report.answers import write_answers
+    from normlab.inference.predict import find_pictures, predict_files
+    from normlab.report.prediction_lines import write_answers
+    from normlab.runs import machine
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other: leave one out")
@@ -257,9 +257,9 @@ def explain(
         model: Instead of a run's folder, a network that comes with normlab.
         out: The figure, a PNG.
     """
-    from normlab import plots
-    from normlab.explanation import explain as explain_picture
-    from normlab.report.answers import line
+    from normlab.inference.explain import explain as explain_picture
+    from normlab.report import plots
+    from normlab.report.prediction_lines import line
 
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the figure is a PNG, end its name with .png")
@@ -307,8 +307,8 @@ def export(
         out: The file. With --model it is named after that, in this folder.
         data_root: Where the data lies, as `normlab train` takes it.
     """
-    from normlab.export.write import export_run
-    from normlab.run import Run
+    from normlab.export.exporter import export_run
+    from normlab.runs.run import Run
 
     folders = _folders(runs, model)
     if len(folders) != 1:
@@ -340,7 +340,7 @@ def report(
         published: A table of published curves to draw beside the runs' own.
     """
     from normlab.report.write import write_report
-    from normlab.run import Run
+    from normlab.runs.run import Run
 
     if not runs:
         raise UsageError("expected one run's folder or more, or a study's")
@@ -379,7 +379,7 @@ def card(
         out: The card.
     """
     from normlab.report.card import write_card
-    from normlab.run import Run
+    from normlab.runs.run import Run
 
     if not runs:
         raise UsageError("expected a run's folder")
@@ -410,7 +410,7 @@ def serve(
         port: The port; 0 takes one that is free.
         data_root: Where the data lies, for pictures to try; nothing is downloaded.
     """
-    from normlab.run import Run
+    from normlab.runs.run import Run
     from normlab.serve import serve as serve_runs
 
     folders = _folders(runs, model)
@@ -473,7 +473,7 @@ def summary(
     """
     from rich.console import Console
 
-    from normlab.summary import summarize
+    from normlab.network.summary import summarize
 
     table = summarize(network, norm=norm, classes=classes, budget=budget)
     print(table.layout)  # in one line, however long, to be copied
@@ -485,7 +485,7 @@ def zoo() -> None:
 
     $ normlab zoo
     """
-    from normlab.zoo import ZOO
+    from normlab.network.zoo import ZOO
 
     for name, entry in ZOO.items():
         print(f"{name}: {entry.about}\n    {entry.layout}")
@@ -496,7 +496,7 @@ def norms() -> None:
 
     $ normlab norms
     """
-    from normlab.norms import REGISTRY
+    from normlab.layers.norms import REGISTRY
 
     for name, entry in REGISTRY.items():
         spelling = f"{name}, {name}=n (n: {entry.argument})" if entry.argument else name
@@ -533,14 +533,14 @@ Start with: normlab train assignment --norm gn --dataset digits --recipe demo"""
 
 def _folders(runs: Sequence[Path], model: str | None) -> list[Path]:
     """Runs' folders, and that of the model of this name."""
-    from normlab.prediction import find_model
+    from normlab.inference.predict import find_model
 
     return [*runs, *([] if model is None else [find_model(model)])]
 
 
-def _trained(inputs: Sequence[str], model: str | None) -> "tuple[Trained, Sequence[str]]":
+def _trained(inputs: Sequence[str], model: str | None) -> "tuple[Predictor, Sequence[str]]":
     """A network from the first input, or the model of this name; and the pictures."""
-    from normlab.prediction import load
+    from normlab.inference.predict import load
 
     if model is None and not inputs:
         raise UsageError("expected a run's folder and a picture, or --model NAME and a picture")
@@ -557,7 +557,7 @@ def _default_out(config: RunConfig) -> Path:
 
     A layout is named by a hash; the published networks have the normalization in their name.
     """
-    from normlab.zoo import short_name
+    from normlab.network.zoo import short_name
 
     network = short_name(config.network)
     parts = [network]
@@ -571,14 +571,14 @@ def _default_out(config: RunConfig) -> Path:
 
 def _default_study(config: StudyConfig) -> Path:
     """studies/DATASET/NETWORK; a layout is named by a hash."""
-    from normlab.zoo import short_name
+    from normlab.network.zoo import short_name
 
     return Path("studies") / config.dataset.partition(":")[0] / short_name(config.network)
 
 
 def _dispatch(arguments: list[str]) -> None:
     if arguments == ["--version"]:
-        from normlab import __version__
+        from normlab.version import __version__
 
         print(f"normlab {__version__}")
         return

@@ -137,7 +137,7 @@ def name_of(config: RunConfig) -> str:
     return config.recipe or (config.network if config.network in RECIPES else "seed")
 
 
-def found_for(name: str, norm: str) -> dict[str, Any] | None:
+def tuned_settings(name: str, norm: str) -> dict[str, Any] | None:
     """What was found for a normalization: with its number, else whatever the number; else None."""
     return TUNED.get((name, norm), TUNED.get((name, norm.partition("=")[0])))
 
@@ -150,7 +150,7 @@ def resolve(config: RunConfig) -> Recipe:
     """
     name = name_of(config)
     recipe = find(name)
-    tuned = {} if config.untuned else found_for(name, config.norm) or {}
+    tuned = {} if config.untuned else tuned_settings(name, config.norm) or {}
     own: dict[str, Any] = {
         name: value
         for name in ("epochs", "batch_size", "learning_rate", "weight_decay")

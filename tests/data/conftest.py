@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from cifar10_files import MadeUp
 
+from cifar10_files import MadeUp
 from normlab.data import cifar10
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cifar10_files import NAMES, python2_pickle, tar, write_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cifar10_files import NAMES, python2_pickle, tar, write_all
 from normlab.data import cifar10, load
 from normlab.errors import DataError
 

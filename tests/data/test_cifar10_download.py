@@ -4,8 +4,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from cifar10_files import tar, write_all
 
+from cifar10_files import tar, write_all
 from normlab.data import cifar10, load
 from normlab.errors import DataError
 

@@ -10,10 +10,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from cifar10_files import python2_pickle, write_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cifar10_files import python2_pickle, write_all
 from normlab.data import load
 from normlab.errors import DataError
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from normlab.data import load
+from normlab.data.images import to_pixels
 from normlab.errors import DataError, UsageError
-from normlab.pictures import to_pixels
 
 
 def save(path, color, size=(40, 40), **options):

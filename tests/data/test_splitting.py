@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from normlab import RunConfig
-from normlab.data import Dataset, Split, divide, load
+from normlab.data import Dataset, Split, apply_splits, load
 from normlab.data.splitting import stratified
 from normlab.errors import DataError, UsageError
 
@@ -113,7 +113,7 @@ def test_holding_out_moves_images_and_keeps_the_fingerprint():
 
 def test_a_part_of_the_training_images_is_kept():
     whole = load("digits")
-    part = whole.keep(200, seed=3)
+    part = whole.subset(200, seed=3)
     assert len(part.train) == 200
     assert np.bincount(part.train.labels).min() >= 19
     assert part.fingerprint == whole.fingerprint
@@ -121,8 +121,8 @@ def test_a_part_of_the_training_images_is_kept():
     assert {image.tobytes() for image in part.train.images} <= {
         image.tobytes() for image in whole.train.images
     }
-    assert len(whole.keep(len(whole.train)).train) == len(whole.train)
-    again, other = whole.keep(200, seed=3), whole.keep(200, seed=4)
+    assert len(whole.subset(len(whole.train)).train) == len(whole.train)
+    again, other = whole.subset(200, seed=3), whole.subset(200, seed=4)
     assert np.array_equal(part.train.images, again.train.images)
     assert not np.array_equal(part.train.images, other.train.images)
 
@@ -130,7 +130,7 @@ def test_a_part_of_the_training_images_is_kept():
 def test_what_is_kept_has_nothing_to_do_with_what_is_held_out():
     whole = load("digits")
     held = whole.hold_out(500).holdout
-    kept = whole.keep(500).train
+    kept = whole.subset(500).train
     both = {i.tobytes() for i in held.images} & {i.tobytes() for i in kept.images}
     assert 100 < len(both) < 250  # by chance 500² / 1437 = 174
 
@@ -138,7 +138,7 @@ def test_what_is_kept_has_nothing_to_do_with_what_is_held_out():
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_wrong_labels_are_another_class_s_and_evenly_so(share):
     whole = load("digits")
-    noisy = whole.mislabel(share, seed=1)
+    noisy = whole.with_label_noise(share, seed=1)
     wrong = noisy.train.labels != whole.train.labels
     assert wrong.sum() == round(share * len(whole.train))
     assert noisy.train.labels.min() >= 0
@@ -151,18 +151,18 @@ def test_wrong_labels_are_another_class_s_and_evenly_so(share):
     assert np.ptp(by_class) <= 1 + share * np.ptp(np.bincount(whole.train.labels))
     assert np.array_equal(noisy.train.images, whole.train.images)
     assert np.array_equal(noisy.test.labels, whole.test.labels)
-    assert np.array_equal(noisy.train.labels, whole.mislabel(share, seed=1).train.labels)
+    assert np.array_equal(noisy.train.labels, whole.with_label_noise(share, seed=1).train.labels)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0, float("nan")])
 def test_a_share_of_wrong_labels_that_is_none_is_refused(share):
     with pytest.raises(UsageError, match="must be above 0 and below 1"):
-        load("digits").mislabel(share)
+        load("digits").with_label_noise(share)
 
 
 def test_the_order_of_dividing_leaves_held_out_labels_right():
     config = RunConfig(network="", holdout=300, train_images=400, label_noise=0.3)
-    whole, divided = load("digits"), divide(load("digits"), config)
+    whole, divided = load("digits"), apply_splits(load("digits"), config)
     assert (len(divided.train), len(divided.holdout)) == (400, 300)
     labels = {i.tobytes(): k for i, k in zip(whole.train.images, whole.train.labels, strict=True)}
     right = [

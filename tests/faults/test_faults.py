@@ -30,11 +30,11 @@ from harness import (
 )
 from normlab.config import StudyConfig
 from normlab.errors import DataError, NormlabError
-from normlab.progress import TrainingDisplay
 from normlab.report.study_page import write_study_report
-from normlab.run import Run
+from normlab.runs.run import Run
 from normlab.study.compare import compare
-from normlab.training import resume, train
+from normlab.training.loop import resume, train
+from normlab.training.progress import TrainingDisplay
 
 FILES = (
     *("config.json", "metrics.jsonl", "model.safetensors", "report.html"),

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from harness import CONFIG, EXECUTION, FORKS
-from normlab.progress import TrainingDisplay
-from normlab.run import Run
+from normlab.runs.run import Run
 from normlab.study.record import Study
-from normlab.training import train
+from normlab.training.loop import train
+from normlab.training.progress import TrainingDisplay
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
 

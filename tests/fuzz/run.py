@@ -25,9 +25,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))  # made_up and the targets
 with atheris.instrument_imports(include=["normlab", "PIL", "pickle", "tarfile"]):
     from fuzz.targets import TARGETS
-    from normlab import machine
     from normlab.config import Execution
-    from normlab.files import write_atomically
+    from normlab.runs import machine
+    from normlab.storage.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,18 @@ import numpy as np
 from PIL import Image
 
 from made_up import study
-from normlab import layout, pictures, prediction
-from normlab.checkpoint import Checkpoint, load_weights
-from normlab.data import cifar10, folder
+from normlab.data import cifar10, folder, images
 from normlab.errors import NormlabError
-from normlab.model import Network
-from normlab.run import Run, read_metrics
-from normlab.sealed import seal
-from normlab.study import answers
+from normlab.inference import predict
+from normlab.network.model import Network
+from normlab.network.summary import summarize
+from normlab.network.zoo import ZOO
+from normlab.notation import LayoutError, parse
+from normlab.runs.checkpoint import Checkpoint, load_weights
+from normlab.runs.run import Run, read_metrics
+from normlab.storage.checksums import add_checksum
+from normlab.study import predictions
 from normlab.study.record import Study
-from normlab.summary import summarize
-from normlab.zoo import ZOO
 
 LONGEST = 2_000  # characters of a refusal
 
@@ -41,7 +42,7 @@ class Target:
         """Reads bytes; what is raised is a finding, unless it is a refusal in a line."""
         try:
             self.read(content)
-        except layout.LayoutError as error:
+        except LayoutError as error:
             _, line, caret = str(error).split("\n")
             assert caret.index("^") <= len(line), error
         except NormlabError as error:
@@ -72,7 +73,7 @@ def resealed(lines, read):
                 found = json.loads(part)
                 if isinstance(found, dict):
                     found.pop("checksum", None)
-                    parts[place] = json.dumps(seal(found)).encode() + b"\n" * lines
+                    parts[place] = json.dumps(add_checksum(found)).encode() + b"\n" * lines
         read(b"".join(parts))
 
     return ask
@@ -89,8 +90,8 @@ def resealed_study(read):
                 costs = found.pop("costs", {})
                 if isinstance(costs, dict):
                     costs.pop("checksum", None)
-                    costs = seal(costs)
-                content = json.dumps(seal(found) | {"costs": costs}).encode()
+                    costs = add_checksum(costs)
+                content = json.dumps(add_checksum(found) | {"costs": costs}).encode()
         read(content)
 
     return ask
@@ -104,7 +105,7 @@ def notation(content):
 def run_folder(path):
     """A run's configuration, and what is asked of one that could be read."""
     run = Run.open(path.parent)
-    assert layout.parse(run.layout)
+    assert parse(run.layout)
     run.summary  # noqa: B018  (a network of any size is counted, not built)
 
 
@@ -236,7 +237,7 @@ ARCHIVES = (
     archive(("é" * 200, tarfile.SYMTYPE, "ü" * 200), format=tarfile.PAX_FORMAT),
     archive(("a" * 200, tarfile.SYMTYPE, "b" * 200), format=tarfile.GNU_FORMAT),
 )
-NANO = Path(prediction.__file__).parent / "models" / "nano"
+NANO = Path(predict.__file__).parents[1] / "models" / "nano"
 NETWORK = Network("c:2 GAP FC")
 CONFIG = (NANO / "config.json").read_bytes()
 METRICS = (NANO / "metrics.jsonl").read_bytes()
@@ -264,7 +265,7 @@ TARGETS = {
     "metrics-resealed": Target(resealed(True, metrics_jsonl), (METRICS,)),
     "study": Target(study_file, (STUDY,)),
     "study-resealed": Target(resealed_study(study_file), (STUDY,)),
-    "answers": Target(in_file("answers.npz", answers.read), (npz(),)),
+    "answers": Target(in_file("answers.npz", predictions.read), (npz(),)),
     "checkpoint": Target(
         in_file("checkpoint.pt", Checkpoint.load),
         (written(Checkpoint(run="", model=NETWORK.state_dict(), optimizer=[]).save),),
@@ -285,6 +286,6 @@ TARGETS = {
     "cifar10-pickle": Target(decoded_pickle, pickled_batch()),
     "image-folder": Target(in_file("train/a/a.png", image_folder), PICTURES[:-1]),
     "picture": Target(
-        lambda content: pictures.read_picture(io.BytesIO(content), prediction.FORMATS), PICTURES
+        lambda content: images.read_picture(io.BytesIO(content), predict.FORMATS), PICTURES
     ),
 }

@@ -6,13 +6,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from test_compare import CONFIG, content
 
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.study import cluster as on_cluster
 from normlab.study.compare import compare
-from normlab.study.work import Work
+from normlab.study.job import Job
+from small_study import CONFIG, content
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 — with its 15 a busy machine starves them
 ray = pytest.importorskip("ray")
@@ -90,7 +90,7 @@ def test_a_run_that_fails_fails_alone(cluster, tmp_path):
 
 
 def test_a_cluster_started_here_has_the_cores_it_is_given(tmp_path):
-    work = Work(config=RunConfig(network=CONFIG.network), out=tmp_path, data=tmp_path / "none")
+    work = Job(config=RunConfig(network=CONFIG.network), out=tmp_path, data=tmp_path / "none")
     (tmp_path / "config.json").touch()  # of a run that was stopped, not of one that has begun
     with on_cluster.on_ray("local", cores=1) as carry:
         assert ray.cluster_resources()["CPU"] == 1
@@ -119,6 +119,6 @@ def test_no_cluster_at_an_address_is_one_line(tmp_path):
 
 def test_a_work_goes_through_json(tmp_path):
     config = RunConfig(network="C:4 GAP FC", train_images=5, label_noise=0.5)
-    work = Work(config=config, out=tmp_path / "a b", data=tmp_path)
-    assert Work.from_json(work.to_json()) == work
+    work = Job(config=config, out=tmp_path / "a b", data=tmp_path)
+    assert Job.from_json(work.to_json()) == work
     assert "\n" not in work.to_json()

@@ -1,7 +1,6 @@
 """Whole studies, in real processes: finished, stopped, killed and gone on with."""
 
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -17,23 +16,12 @@ import pytest
 from harness import processes_of
 from normlab import Run, evaluate, recipes
 from normlab.cli import main
-from normlab.config import StudyConfig
 from normlab.errors import RunError
-from normlab.study import answers, local, tuning
+from normlab.study import local, predictions, tuning
 from normlab.study.compare import compare
 from normlab.study.plan import plan
 from normlab.study.record import Result, Study
-
-LINE = "C:4 P C:6 P GAP FC"
-CONFIG = StudyConfig(
-    network=LINE,
-    norms=("bn", "ln"),
-    seeds=2,
-    dataset="digits",
-    recipe="demo",
-    epochs=2,
-    batch_sizes=(32,),
-)
+from small_study import CONFIG, LINE, content
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +29,6 @@ def finished(tmp_path_factory):
     """A study that nothing disturbed."""
     out = tmp_path_factory.mktemp("study") / "whole"
     return compare(CONFIG, out, quiet=True, workers=2)
-
-
-def content(path):
-    """study.json without what depends on the clock."""
-    read = json.loads((path / "study.json").read_text())
-    return {key: value for key, value in read.items() if key != "costs"}
 
 
 def test_a_study_holds_every_run_as_training_alone_makes_it(finished):
@@ -58,7 +40,7 @@ def test_a_study_holds_every_run_as_training_alone_makes_it(finished):
         assert run.config == finished.arm(result.arm).run_config(result.seed)
         assert result.accuracies == tuple(epoch.accuracy for epoch in run.epochs)
         assert run.machines[-1].threads == 1
-        kept = answers.read(run.path / "answers.npz")
+        kept = predictions.read(run.path / "answers.npz")
         evaluation = evaluate(run.network(), run.dataset())
         assert np.array_equal(kept.predictions, evaluation.predictions)
         assert np.array_equal(kept.labels, evaluation.labels)
@@ -367,15 +349,15 @@ def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, norms=norms, seeds=1, tune=("lr",), learning_rate=1e6)
     rms = plan(config, classes=10, images=1437)[1]
     blocked = tmp_path / "study" / "tuning" / tuning.rung_of("lr", 0, config, rms, ())[0].name
-    carry_out = local.carry_out
+    run_jobs = local.run_jobs
 
     def with_a_file_in_the_way(*arguments, **options):
         if not blocked.parent.exists():
             blocked.parent.mkdir()
             blocked.touch()
-        return carry_out(*arguments, **options)
+        return run_jobs(*arguments, **options)
 
-    monkeypatch.setattr(local, "carry_out", with_a_file_in_the_way)
+    monkeypatch.setattr(local, "run_jobs", with_a_file_in_the_way)
     study = compare(config, tmp_path / "study", quiet=True, workers=2)
     none, second, third = study.results
     assert (none.state, second.state, third.state) == ("failed", "failed", "done")
@@ -393,12 +375,12 @@ def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
 
 def test_what_is_left_early_stops_its_runs(tmp_path, finished):
     from normlab.data import load, shared
-    from normlab.study.work import Work
+    from normlab.study.job import Job
 
     shared.write(load("digits"), tmp_path / "data")
     config = dataclasses.replace(finished.arms[0].run_config(5), epochs=500)
-    work = Work(config=config, out=tmp_path / "run", data=tmp_path / "data")
-    looks = local.carry_out([work], 1)
+    work = Job(config=config, out=tmp_path / "run", data=tmp_path / "data")
+    looks = local.run_jobs([work], 1)
     for _ in looks:
         if (tmp_path / "run" / "metrics.jsonl").exists():
             break
@@ -411,12 +393,12 @@ def test_what_is_left_early_stops_its_runs(tmp_path, finished):
 def test_answers_that_cannot_be_read_are_refused(tmp_path, finished):
     path = tmp_path / "answers.npz"
     with pytest.raises(RunError, match="cannot be read"):
-        answers.read(path)
+        predictions.read(path)
     whole = next(finished.path.glob("runs/*/answers.npz")).read_bytes()
     for damaged in (b"PK no archive", b"", whole[: len(whole) // 2], whole[:-30]):
         path.write_bytes(damaged)
         with pytest.raises(RunError, match="cannot be read"):
-            answers.read(path)
+            predictions.read(path)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from rich.console import Console
 from made_up import epochs, run
 from normlab.config import RunConfig
 from normlab.study.display import StudyDisplay
-from normlab.study.local import Look, Outcome
-from normlab.study.work import Work
+from normlab.study.job import Job
+from normlab.study.local import Outcome, Progress
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def works(tmp_path):
     """Twelve runs of 20 epochs: four that ended, two on their way, six that wait."""
     names = [f"bn-{seed}" for seed in range(12)]
     made = [
-        Work(config=RunConfig(network="nano"), out=tmp_path / name, data=tmp_path) for name in names
+        Job(config=RunConfig(network="nano"), out=tmp_path / name, data=tmp_path) for name in names
     ]
     for k, work in enumerate(made[:6]):
         work.out.mkdir()
@@ -33,11 +33,11 @@ def shown(works, terminal):
     thought = dict.fromkeys(works, 1060.0)
     display = StudyDisplay(console, dict.fromkeys(works, 20), thought, images=10_000)
     with display:
-        display.look(Look(tuple(works[:4])))
+        display.look(Progress(tuple(works[:4])))
         ended = {work: Outcome() for work in works[:3]}
-        display.look(Look(tuple(works[3:5]), ended | {works[3]: Outcome("no space")}))
+        display.look(Progress(tuple(works[3:5]), ended | {works[3]: Outcome("no space")}))
         file.truncate(0)
-        display.look(Look(tuple(works[4:6])))
+        display.look(Progress(tuple(works[4:6])))
         display.live.refresh()
         return file.getvalue()
 
@@ -69,5 +69,5 @@ def test_in_a_pipe_it_is_a_line_a_run(works):
 def test_a_run_that_ended_has_its_line(works):
     console = Console(file=io.StringIO(), width=100)
     with StudyDisplay(console, {works[0]: 20}, {works[0]: 9.0}, images=10_000) as display:
-        display.look(Look((), {works[0]: Outcome()}))
+        display.look(Progress((), {works[0]: Outcome()}))
     assert console.file.getvalue() == "[1/1] bn-0  test accuracy 70.00%  1060 s\n"

@@ -9,10 +9,10 @@ from normlab import RunConfig, recipes
 from normlab.config import StudyConfig
 from normlab.data import load
 from normlab.errors import UsageError
-from normlab.model import Network
-from normlab.norms import REGISTRY
-from normlab.step import Batches
+from normlab.layers.norms import REGISTRY
+from normlab.network.model import Network
 from normlab.study.plan import plan, settings, warnings
+from normlab.training.step import Batches
 
 LINE = "C:4 P C:4 P GAP FC"
 

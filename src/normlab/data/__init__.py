@@ -7,7 +7,7 @@ from normlab.config import DataConfig, RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import UsageError
 
-__all__ = ["Dataset", "Split", "divide", "load", "load_for"]
+__all__ = ["Dataset", "Split", "apply_splits", "load", "load_for"]
 
 
 def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
@@ -20,7 +20,7 @@ def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
     )
 
 
-def divide(dataset: Dataset, config: RunConfig) -> Dataset:
+def apply_splits(dataset: Dataset, config: RunConfig) -> Dataset:
     """A data set as a run uses it: images held out, a part kept for training, labels made wrong.
 
     Raises:
@@ -29,9 +29,9 @@ def divide(dataset: Dataset, config: RunConfig) -> Dataset:
     if config.holdout:
         dataset = dataset.hold_out(config.holdout, config.split_seed)
     if config.train_images is not None:
-        dataset = dataset.keep(config.train_images, config.split_seed)
+        dataset = dataset.subset(config.train_images, config.split_seed)
     if config.label_noise:
-        dataset = dataset.mislabel(config.label_noise, config.split_seed)
+        dataset = dataset.with_label_noise(config.label_noise, config.split_seed)
     return dataset
 
 

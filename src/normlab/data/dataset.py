@@ -78,7 +78,7 @@ class Dataset:
         held, kept = stratified(self.train.labels, count, seed)
         return dataclasses.replace(self, train=self.train.take(kept), holdout=self.train.take(held))
 
-    def keep(self, count: int, seed: int = 0) -> "Dataset":
+    def subset(self, count: int, seed: int = 0) -> "Dataset":
         """Leaves aside all but a stratified, seeded part of the training split.
 
         Raises:
@@ -91,7 +91,7 @@ class Dataset:
         kept, _ = stratified(self.train.labels, count, seed, KEPT)
         return dataclasses.replace(self, train=self.train.take(kept))
 
-    def mislabel(self, share: float, seed: int = 0) -> "Dataset":
+    def with_label_noise(self, share: float, seed: int = 0) -> "Dataset":
         """Gives a stratified, seeded share of the training images another class's label.
 
         Raises:

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import track
 
 from normlab.data.dataset import Dataset, Split
+from normlab.data.images import read_picture
 from normlab.data.splitting import stratified
 from normlab.errors import DataError
-from normlab.pictures import read_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")  # by content, whatever the suffix says: Pillow knows many more

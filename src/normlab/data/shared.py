@@ -8,7 +8,7 @@ import numpy as np
 
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import DataError, NormlabError
-from normlab.files import write_atomically
+from normlab.storage.files import write_atomically
 
 _SPLITS = ("train", "test", "holdout")
 

@@ -14,21 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from normlab.export.network import InUse
+from normlab.export.folding import InferenceModel
 
 if TYPE_CHECKING:
     import onnx
 
 Pixels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
-Ask = Callable[[Pixels], Probabilities]
+PredictFn = Callable[[Pixels], Probabilities]
 """From pixels, uint8 N × 3 × 32 × 32, to probabilities, float32 N × classes."""
 
 QUANTIZED = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool", "AveragePool")
 CALIBRATION_BATCH = 100
 
 
-def trace(network: InUse) -> ExportedProgram:
+def trace(network: InferenceModel) -> ExportedProgram:
     """PyTorch's program of a network, for batches of any size. Raises whatever cannot be traced."""
     images = torch.zeros((2, 3, 32, 32), dtype=torch.uint8)
     batch = torch.export.Dim("batch")
@@ -106,7 +106,7 @@ def to_int8(content: bytes, images: Pixels, metadata: dict[str, str]) -> bytes:
     return _serialized(model, metadata)
 
 
-def open_pt2(content: bytes) -> Ask:
+def open_pt2(content: bytes) -> PredictFn:
     """Asks a pt2 file by PyTorch."""
     network = torch.export.load(io.BytesIO(content)).module()
 
@@ -117,7 +117,7 @@ def open_pt2(content: bytes) -> Ask:
     return ask
 
 
-def open_onnx(content: bytes, threads: int = 0) -> Ask:
+def open_onnx(content: bytes, threads: int = 0) -> PredictFn:
     """Asks an ONNX file by ONNX Runtime on the CPU; 0 threads are its own choice."""
     import onnxruntime
 

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from normlab import zoo
-from normlab.analysis import ACCURACY, IMAGES, images_measured, listed
 from normlab.errors import UsageError
-from normlab.evaluation import percent
-from normlab.files import write_atomically
-from normlab.run import Run
+from normlab.findings.run import ACCURACY, IMAGES, images_measured
+from normlab.network import zoo
+from normlab.runs.run import Run
+from normlab.storage.files import write_atomically
+from normlab.wording import listed, percent
 
 
 def write_card(runs: Sequence[Run], out: Path | None = None) -> Path:

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab import plots
-from normlab.augment import PREVIEW, STEPS, Step, augment
+from normlab.data.augment import PREVIEW, STEPS, Step, augment
 from normlab.data.dataset import Dataset
 from normlab.data.describe import CHANNELS, describe
 from normlab.errors import UsageError
-from normlab.files import write_atomically
+from normlab.report import plots
 from normlab.report.figures import inline_svg, picture
 from normlab.report.html import Picture, fill
+from normlab.storage.files import write_atomically
 
 EXAMPLES = 40
 STRIP = 6  # images beside one another: on a phone still wider than their 32 pixels

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from normlab import plots
+from normlab.report import plots
 
 # The page's own colours, so that one figure reads on light and on dark paper.
 _VARIABLES = {
@@ -58,7 +58,7 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-class Drawn(dict[str, Figure]):
+class FigureSet(dict[str, Figure]):
     """A page's figures by their names, to be written beside it too."""
 
     def inline(self, figure: Figure, name: str, alt: str) -> Markup:

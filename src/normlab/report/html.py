@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jinja2
 
-from normlab import __version__
+from normlab.version import __version__
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("normlab.report"),

@@ -10,24 +10,35 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab import layout, plots, statistics
-from normlab.analysis import counted
-from normlab.data import Dataset, divide, load_for
+from normlab import notation
+from normlab.data import Dataset, apply_splits, load_for
 from normlab.errors import RunError
-from normlab.evaluation import percent
-from normlab.files import write_atomically
-from normlab.placing import count
+from normlab.findings import statistics
+from normlab.findings import study as findings
+from normlab.findings.study import Group
+from normlab.network.shapes import count
 from normlab.recipes import Recipe
-from normlab.report.figures import Drawn, picture
+from normlab.report import plots, study_plots
+from normlab.report.figures import FigureSet, picture
 from normlab.report.html import Picture, fill
-from normlab.run import Run
-from normlab.study import answers, figures, findings, tuning
-from normlab.study.answers import Answers
-from normlab.study.display import clock
-from normlab.study.findings import Group
+from normlab.runs.run import Run
+from normlab.storage.files import write_atomically
+from normlab.study import predictions, tuning
 from normlab.study.plan import AXES, Arm, Setting, settings, varying
+from normlab.study.predictions import Predictions
 from normlab.study.record import Study
 from normlab.table import Table
+from normlab.wording import (
+    counted,
+    estimated_duration,
+    p_cell,
+    p_value,
+    percent,
+    probability,
+    signed_points,
+    spaced,
+    span,
+)
 
 Pooled = tuple[NDArray[np.float32], NDArray[np.bool_]]  # confidences, whether they are right
 
@@ -60,15 +71,15 @@ def write_study_report(study: Study, *, data_root: Path | None = None, images: b
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the study "
                 f"{study.path} was made on {study.fingerprint[:12]}…: give its own data"
             )
-        dataset = divide(dataset, study.arms[0].config)
-    page, drawn = study.path / "report.html", Drawn()
+        dataset = apply_splits(dataset, study.arms[0].config)
+    page, drawn = study.path / "report.html", FigureSet()
     write_atomically(page, render(study, dataset, drawn))
     for name, figure in drawn.items():
         plots.save(figure, study.path / "figures" / f"{name}.png")
     return page
 
 
-def render(study: Study, dataset: Dataset | None, drawn: Drawn | None = None) -> str:
+def render(study: Study, dataset: Dataset | None, drawn: FigureSet | None = None) -> str:
     """The page as HTML, in one file that opens from disk.
 
     Args:
@@ -76,7 +87,7 @@ def render(study: Study, dataset: Dataset | None, drawn: Drawn | None = None) ->
         dataset: Divided as its runs want it; None leaves pictures out.
         drawn: Gets the page's figures.
     """
-    drawn = Drawn() if drawn is None else drawn
+    drawn = FigureSet() if drawn is None else drawn
     found = findings.groups(study)
     main = findings.main_group(found)
     axes = varying(settings(study.arms))
@@ -93,7 +104,9 @@ def render(study: Study, dataset: Dataset | None, drawn: Drawn | None = None) ->
         table=_table(study, [main], ()),
         every_setting=_table(study, found, axes) if axes else None,
         findings=findings.further(study, found),
-        curves=drawn.inline(figures.curves(study, main), "curves", _curves_alt(main, study.images)),
+        curves=drawn.inline(
+            study_plots.curves(study, main), "curves", _curves_alt(main, study.images)
+        ),
         curves_note="Lines: means over the seeds. Bands: from the lowest seed to the highest."
         if main.seeds > 1
         else "One run each.",
@@ -101,7 +114,7 @@ def render(study: Study, dataset: Dataset | None, drawn: Drawn | None = None) ->
             {
                 "name": AXES[axis],
                 "figure": drawn.inline(
-                    figures.against(line, axis),
+                    study_plots.against(line, axis),
                     axis.replace("_", "-"),
                     _axis_alt(line, axis, study.images),
                 ),
@@ -118,7 +131,7 @@ def render(study: Study, dataset: Dataset | None, drawn: Drawn | None = None) ->
             if any(t.what == what and t.arm in {arm.name for arm in arms} for t in study.trials)
         ],
         classes=drawn.inline(
-            figures.class_accuracy(_class_shares(given, len(classes)), classes),
+            study_plots.class_accuracy(_class_shares(given, len(classes)), classes),
             "classes",
             _classes_alt(given, classes),
         ),
@@ -127,7 +140,7 @@ def render(study: Study, dataset: Dataset | None, drawn: Drawn | None = None) ->
         single=_single(main, given) if main.seeds == 1 else [],
         calibration=_calibration(pooled),
         reliability=drawn.inline(
-            figures.reliability(pooled), "reliability", _reliability_alt(pooled)
+            study_plots.reliability(pooled), "reliability", _reliability_alt(pooled)
         ),
         settings=_settings(study, main, runs),
         runs=_runs(study),
@@ -144,8 +157,8 @@ def _about(study: Study) -> str:
     )
 
 
-def _answers(study: Study, arm: Arm) -> list[Answers]:
-    return [answers.read(study.folder(result) / "answers.npz") for result in study.of(arm)]
+def _answers(study: Study, arm: Arm) -> list[Predictions]:
+    return [predictions.read(study.folder(result) / "answers.npz") for result in study.of(arm)]
 
 
 def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
@@ -192,8 +205,7 @@ def _table(study: Study, found: Sequence[Group], axes: Sequence[str]) -> Table:
 
 def _span(seconds: Sequence[float]) -> str:
     """From the quickest run to the slowest: `20.1 to 34.5 s`."""
-    least, most = (f"{end(seconds):.1f}" for end in (min, max))
-    return f"{least} s" if least == most else f"{least} to {most} s"
+    return f"{span(*(f'{end(seconds):.1f}' for end in (min, max)))} s"
 
 
 def _curves_alt(main: Group, images: int) -> str:
@@ -217,7 +229,7 @@ def _axis_note(line: Sequence[Group], others: Sequence[str]) -> str:
     return f"{marks}{where}."
 
 
-def _forest(main: Group, images: int, drawn: Drawn) -> dict[str, object] | None:
+def _forest(main: Group, images: int, drawn: FigureSet) -> dict[str, object] | None:
     """The differences of all pairs, the better arm first; None where there are none."""
     order = [arm for arm, _ in main.ranked]
     found = [main.better_first(a, b) for k, a in enumerate(order) for b in order[k + 1 :]]
@@ -234,7 +246,7 @@ def _forest(main: Group, images: int, drawn: Drawn) -> dict[str, object] | None:
     every = len(compared)
     pairs_shown = "All pairs." if every <= PAIRS else f"The first {PAIRS} of {every} pairs."
     return {
-        "figure": drawn.inline(figures.forest(differences, names), "forest", f"{alt}."),
+        "figure": drawn.inline(study_plots.forest(differences, names), "forest", f"{alt}."),
         "table": Table(
             caption=f"{pairs_shown} p, Holm, is corrected for all pairs of the study, "
             f"{'p and p, permutation, are' if permuted else 'p is'} not. Wins: the probability "
@@ -249,27 +261,20 @@ def _forest(main: Group, images: int, drawn: Drawn) -> dict[str, object] | None:
             rows=[
                 (
                     f"{names[d.first]} − {names[d.second]}",
-                    findings.signed(d.mean.value, images),
+                    signed_points(d.mean.value, images),
                     findings.interval(d.mean, images).removeprefix("95% interval "),
-                    _p(d.p),
-                    _p(d.p_holm),
-                    *([_p(d.p_permutation)] if permuted else []),
+                    p_cell(d.p),
+                    p_cell(d.p_holm),
+                    *([p_cell(d.p_permutation)] if permuted else []),
                     "unknown"
                     if math.isinf(d.mean.high)
-                    else f"{findings.chance(d.wins.value)} ({findings.chance(d.wins.low)} to "
-                    f"{findings.chance(d.wins.high)})",
+                    else f"{probability(d.wins.value)} ({probability(d.wins.low)} to "
+                    f"{probability(d.wins.high)})",
                 )
                 for d in differences
             ],
         ),
     }
-
-
-def _p(p: float | None) -> str:
-    """A p-value in a table; None where the test could not reach 5%."""
-    if p is None:
-        return "–"
-    return "unknown" if math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _search(
@@ -278,10 +283,10 @@ def _search(
     arms: Sequence[Arm],
     what: tuning.What,
     axes: Sequence[str],
-    drawn: Drawn,
+    drawn: FigureSet,
 ) -> dict[str, object]:
     """Every trial of a setting's arms."""
-    name = tuning.FIELDS[what].replace("_", " ")
+    name = spaced(tuning.FIELDS[what])
     where = f" at {setting.text(axes)}" if axes else ""
     best = [
         f"{arm.norm} {found.value:.3g}" if found else f"{arm.norm} none"
@@ -305,7 +310,7 @@ def _search(
     return {
         "name": f"{name}{where}",
         "figure": drawn.inline(
-            figures.search(study.trials, arms, what),
+            study_plots.search(study.trials, arms, what),
             f"search-{what}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
             f"Search of the {name}{where}; best: {', '.join(best)}.{crosses}",
         ),
@@ -313,7 +318,9 @@ def _search(
     }
 
 
-def _class_shares(given: dict[str, list[Answers]], classes: int) -> dict[str, NDArray[np.float64]]:
+def _class_shares(
+    given: dict[str, list[Predictions]], classes: int
+) -> dict[str, NDArray[np.float64]]:
     """By the normalization, the accuracy of each class, the mean over the seeds."""
     shares = {}
     for norm, own in given.items():
@@ -324,7 +331,7 @@ def _class_shares(given: dict[str, list[Answers]], classes: int) -> dict[str, ND
     return shares
 
 
-def _classes_alt(given: dict[str, list[Answers]], classes: Sequence[str]) -> str:
+def _classes_alt(given: dict[str, list[Predictions]], classes: Sequence[str]) -> str:
     shares = _class_shares(given, len(classes))
     spread = np.ptp(np.stack([*shares.values()]), axis=0)
     widest = int(np.nanargmax(spread))
@@ -333,7 +340,7 @@ def _classes_alt(given: dict[str, list[Answers]], classes: Sequence[str]) -> str
 
 
 def _disagreements(
-    given: dict[str, list[Answers]], classes: Sequence[str], dataset: Dataset | None
+    given: dict[str, list[Predictions]], classes: Sequence[str], dataset: Dataset | None
 ) -> list[Picture] | None:
     """The images on which the normalizations differ most; None where pictures are left out."""
     if dataset is None:
@@ -357,7 +364,7 @@ def _disagreements(
     return pictures
 
 
-def _disagreement_note(given: dict[str, list[Answers]]) -> str:
+def _disagreement_note(given: dict[str, list[Predictions]]) -> str:
     """How many images a normalization alone answers rightly, with most of its seeds."""
     mostly = {norm: np.mean([a.right for a in own], axis=0) > 0.5 for norm, own in given.items()}
     total = len(next(iter(mostly.values())))
@@ -374,7 +381,7 @@ def _disagreement_note(given: dict[str, list[Answers]]) -> str:
     )
 
 
-def _single(main: Group, given: dict[str, list[Answers]]) -> list[str]:
+def _single(main: Group, given: dict[str, list[Predictions]]) -> list[str]:
     """Of one network of each normalization: whether they answer equally well (McNemar's test).
 
     Those of different seeds are not compared: each has had other luck.
@@ -389,7 +396,7 @@ def _single(main: Group, given: dict[str, list[Answers]]) -> list[str]:
         p = statistics.mcnemar(only_first, only_second)
         said.append(
             f"{one.norm} alone answers {only_first:,} images rightly, {other.norm} alone "
-            f"{only_second:,} (McNemar's test, {findings.p_text(p)}). That is of these two "
+            f"{only_second:,} (McNemar's test, {p_value(p)}). That is of these two "
             "networks: another seed makes others."
         )
     if len(said) > 1:
@@ -397,7 +404,7 @@ def _single(main: Group, given: dict[str, list[Answers]]) -> list[str]:
     return said
 
 
-def _pooled(own: Sequence[Answers]) -> Pooled:
+def _pooled(own: Sequence[Predictions]) -> Pooled:
     """The confidence in every answer, all seeds together, and whether it is right."""
     return np.concatenate([a.confidences for a in own]), np.concatenate([a.right for a in own])
 
@@ -414,13 +421,13 @@ def _reliability_alt(pooled: dict[str, Pooled]) -> str:
 def _calibration(pooled: dict[str, Pooled]) -> Table:
     return Table(
         caption="Expected calibration error: how far confidence and share of right answers lie "
-        f"apart, over {figures.BINS} bins, all seeds together (Guo et al. 2017).",
+        f"apart, over {study_plots.BINS} bins, all seeds together (Guo et al. 2017).",
         head=("norm", "calibration error", "mean confidence", "right"),
         kinds=("name", "number", "number", "number"),
         rows=[
             (
                 norm,
-                f"{100 * figures.expected_calibration_error(confidences, right):.1f} points",
+                f"{100 * study_plots.expected_calibration_error(confidences, right):.1f} points",
                 f"{confidences.mean():.1%}",
                 f"{right.mean():.1%}",
             )
@@ -445,11 +452,11 @@ def _settings(study: Study, main: Group, runs: Sequence[Run]) -> list[tuple[str,
         for arm in main.arms
     }
     parameters = count(
-        layout.parse(run.layout), norm=main.arms[0].norm, classes=len(run.data.classes)
+        notation.parse(run.layout), norm=main.arms[0].norm, classes=len(run.data.classes)
     )
     recipe = [
         (
-            field.name.replace("_", " "),
+            spaced(field.name),
             findings.in_words(findings.setting_of_each(main.arms, field.name)),
             False,
         )
@@ -486,7 +493,7 @@ def _runs(study: Study) -> Table | None:
                 str(result.seed),
                 result.state,
                 percent(result.accuracies[-1], study.images) if result.accuracies else "–",
-                clock(costs.seconds) if costs else "–",
+                estimated_duration(costs.seconds) if costs else "–",
             )
         )
     return Table(

@@ -8,16 +8,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from normlab import plots
-from normlab.analysis import names
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import UsageError
-from normlab.evaluation import evaluate
-from normlab.explanation import class_maps
-from normlab.files import write_atomically
-from normlab.model import Network
-from normlab.report.page import render
-from normlab.run import Run
+from normlab.findings.run import names
+from normlab.inference.evaluate import evaluate
+from normlab.inference.explain import class_maps
+from normlab.network.model import Network
+from normlab.report import plots
+from normlab.report.run_page import render
+from normlab.runs.run import Run
+from normlab.storage.files import write_atomically
 
 
 def write_report(

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from normlab.analysis import names
 from normlab.errors import NormlabError, UsageError
-from normlab.run import Run
+from normlab.findings.run import names
+from normlab.runs.run import Run
 from normlab.serve.examples import examples
 from normlab.serve.runs import ServedRun
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from normlab.data import cifar10
 from normlab.data.dataset import Split
 from normlab.errors import DataError, RunError
-from normlab.run import Run
+from normlab.runs.run import Run
 
 COUNT = 20
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.errors import DataError, RunError
-from normlab.prediction import Picture, Prediction
+from normlab.inference.predict import Picture, Prediction
 from normlab.serve.examples import Example
 from normlab.serve.runs import Answer, ServedRun
 

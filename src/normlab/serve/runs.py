@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from normlab import plots
 from normlab.errors import UsageError
-from normlab.evaluation import to_input
-from normlab.explanation import SHOWN, grad_cam
-from normlab.prediction import Picture, Prediction, Trained, read
+from normlab.inference.evaluate import to_input
+from normlab.inference.explain import SHOWN, grad_cam
+from normlab.inference.predict import Picture, Prediction, Predictor, read
+from normlab.report import plots
 from normlab.report.card import model_card
-from normlab.report.page import normalization
-from normlab.run import Run
+from normlab.report.run_page import normalization
+from normlab.runs.run import Run
 
 # What a run answers, and where it looks: a drawing, uint8, 3 × H × W, or none.
 Answer = tuple[Prediction, NDArray[np.uint8] | None]
@@ -34,7 +34,7 @@ class ServedRun:
         self.name = name
         self.norm = normalization(run)
         self.card = _card(run)
-        self._trained = Trained(run.network(), run.data.classes)
+        self._trained = Predictor(run.network(), run.data.classes)
         self._turn = threading.Lock()  # for a heat map captum hangs hooks into the network
         black = np.zeros((3, 32, 32), np.uint8)
         self._predict(black, ())  # weights of no use are refused now

@@ -14,10 +14,10 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from gradio import processing_utils
 from starlette.requests import ClientDisconnect
 
-from normlab import machine
 from normlab.errors import DataError, RunError
-from normlab.prediction import Picture
-from normlab.report.answers import as_json
+from normlab.inference.predict import Picture
+from normlab.report.prediction_lines import as_json
+from normlab.runs import machine
 from normlab.serve import limits
 from normlab.serve.examples import Example
 from normlab.serve.page import CSS, THEME, build_page

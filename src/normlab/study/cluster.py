@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from normlab.errors import DivergedError, NormlabError, UsageError
-from normlab.study.local import INTERVAL, Look, Outcome
-from normlab.study.work import Work, carry_out, in_a_line
+from normlab.study.job import Job, in_a_line, run_job
+from normlab.study.local import INTERVAL, Outcome, Progress
 
 RETRIES = 3
 
@@ -14,8 +14,8 @@ RETRIES = 3
 @contextmanager
 def on_ray(
     address: str, *, cores: int, gpus: float = 0
-) -> Iterator[Callable[[Sequence[Work]], Iterator[Look]]]:
-    """A function like `local.carry_out` whose runs are tasks of a Ray cluster, while it is needed.
+) -> Iterator[Callable[[Sequence[Job]], Iterator[Progress]]]:
+    """A function like `local.run_jobs` whose runs are tasks of a Ray cluster, while it is needed.
 
     Args:
         address: `local` to start one on this machine, else where one is, as `ray.init` takes it.
@@ -47,23 +47,23 @@ def on_ray(
             raise UsageError(f"no Ray cluster can be had at {address}: {said}") from None
     # A process for each run, so that its memory is its own.
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
-    task = ray.remote(**options)(_carry_out)
+    task = ray.remote(**options)(_run_job)
 
-    def carry(works: Sequence[Work]) -> Iterator[Look]:
-        before = {work: _written(work) for work in works}
-        waiting = {task.remote(work.to_json()): work for work in works}
+    def execute(jobs: Sequence[Job]) -> Iterator[Progress]:
+        before = {job: _written(job) for job in jobs}
+        waiting = {task.remote(job.to_json()): job for job in jobs}
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting), timeout=INTERVAL)
                 ended = {}
                 for reference in ready:
-                    work = waiting.pop(reference)
+                    job = waiting.pop(reference)
                     try:
-                        ended[work] = Outcome(*ray.get(reference))
+                        ended[job] = Outcome(*ray.get(reference))
                     except ray.exceptions.RayError as error:
-                        ended[work] = Outcome(f"Ray gave it up: {' '.join(str(error).split())}")
+                        ended[job] = Outcome(f"Ray gave it up: {' '.join(str(error).split())}")
                 started = (w for w in waiting.values() if _written(w) != before[w])
-                yield Look(tuple(started), ended)
+                yield Progress(tuple(started), ended)
         finally:
             for reference in waiting:
                 ray.cancel(reference)  # it stops after its step, to be resumed
@@ -75,7 +75,7 @@ def on_ray(
             raise UsageError(
                 f"the Ray cluster at {address} has no GPU: start a node with one, or use the CPU"
             )
-        yield carry
+        yield execute
     finally:
         if connects:
             ray.shutdown()
@@ -90,18 +90,18 @@ def _reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _written(work: Work) -> int | None:
+def _written(job: Job) -> int | None:
     """When a run's configuration was written, which it is when the run begins or goes on."""
     try:
-        return (work.out / "config.json").stat().st_mtime_ns
+        return (job.out / "config.json").stat().st_mtime_ns
     except FileNotFoundError:
         return None
 
 
-def _carry_out(text: str) -> tuple[str, bool]:
+def _run_job(text: str) -> tuple[str, bool]:
     """What `Outcome` is made of; errors of Ray's own are what is left to be raised."""
     try:
-        carry_out(Work.from_json(text))
+        run_job(Job.from_json(text))
     except NormlabError as error:
         return in_a_line(error), isinstance(error, DivergedError)
     return "", False

@@ -11,26 +11,26 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from normlab import machine
-from normlab.analysis import counted
 from normlab.config import Execution, RunConfig, StudyConfig
-from normlab.data import Dataset, divide, load_for, shared
+from normlab.data import Dataset, apply_splits, load_for, shared
 from normlab.errors import InterruptedRunError, RunError, UsageError
-from normlab.files import leftovers, locked, remove_leftovers
-from normlab.layout import parse
-from normlab.placing import count
+from normlab.network.shapes import count
+from normlab.network.zoo import find
+from normlab.notation import parse
+from normlab.runs import machine
+from normlab.storage.files import leftovers, locked, remove_leftovers
 from normlab.study import estimate, local, tuning
-from normlab.study.display import StudyDisplay, clock
-from normlab.study.local import Look
+from normlab.study.display import StudyDisplay
+from normlab.study.job import PATIENCE, Job, differences
+from normlab.study.local import Progress
 from normlab.study.plan import Arm, held_out, plan, settings, varying, warnings
 from normlab.study.record import Costs, Result, Study, measured
 from normlab.study.tuning import Trial
-from normlab.study.work import PATIENCE, Work, differences
 from normlab.table import Table
-from normlab.zoo import find
+from normlab.wording import counted, estimated_duration
 
-# Carries out runs and tells how it goes: `local.carry_out`, or `cluster`'s.
-Carry = Callable[[Sequence[Work]], Iterator[Look]]
+# Carries out runs and tells how it goes: `local.run_jobs`, or `cluster`'s.
+Executor = Callable[[Sequence[Job]], Iterator[Progress]]
 
 
 def compare(
@@ -95,9 +95,9 @@ def compare(
     with (
         locked(out, PATIENCE) as lock,
         _shared(out / "data", dataset) as where,
-        _carrier(ray, workers, lock, device) as carry,
+        _executor(ray, workers, lock, device) as execute,
     ):
-        means = Means(where, carry, seconds, device, console)
+        means = Resources(where, execute, seconds, device, console)
         remove_leftovers(out / "study.json")
         remove_leftovers(out / "study.csv")
         if before is None:
@@ -156,7 +156,7 @@ def _seconds(arms: Sequence[Arm], dataset: Dataset, device: torch.device) -> dic
     seconds = {}
     for alike in settings(arms).values():
         config = alike[0].config
-        divided = divide(dataset, dataclasses.replace(config, label_noise=0.0))
+        divided = apply_splits(dataset, dataclasses.replace(config, label_noise=0.0))
         for arm in alike:
             seconds[arm.name] = estimate.seconds_of(arm, divided, device)
     return seconds
@@ -194,7 +194,7 @@ def _announce(
                     str(arm.recipe.batch_size),
                     "searched" if "lr" in study.tune else f"{arm.recipe.learning_rate:.4g}",
                     "searched" if "wd" in study.tune else f"{arm.recipe.weight_decay:.4g}",
-                    clock(seconds[arm.name]),
+                    estimated_duration(seconds[arm.name]),
                 )
             )
         said = [study.dataset, f"recipe {config.recipe}", *([setting.text(axes)] if axes else [])]
@@ -219,9 +219,12 @@ def _announce(
     ]
     done = f", {runs - len(left)} of them done" if len(left) < runs else ""
     trials = f", after a search of {len(searched)} more" if searched else ""
-    where, time = f"{workers} at a time", clock(estimate.total([*searched, *left], workers))
+    where, time = (
+        f"{workers} at a time",
+        estimated_duration(estimate.total([*searched, *left], workers)),
+    )
     if ray not in (None, "local"):  # how many cores it has is not known yet
-        where, time = "on Ray", f"{clock(sum([*searched, *left]))} of one core"
+        where, time = "on Ray", f"{estimated_duration(sum([*searched, *left]))} of one core"
     console.print(f"{counted(runs, 'run')}{done}{trials}, {where}: about {time}", highlight=False)
 
 
@@ -239,18 +242,18 @@ def _search_seconds(study: StudyConfig, arm: Arm, seconds: float) -> list[float]
 
 
 @contextmanager
-def _carrier(
+def _executor(
     ray: str | None, workers: int, lock: int | None, device: torch.device
-) -> Iterator[Carry]:
+) -> Iterator[Executor]:
     """What carries out runs: this machine's processes, or Ray."""
     if ray is None:
-        yield partial(local.carry_out, workers=workers, keep_open=lock)
+        yield partial(local.run_jobs, workers=workers, keep_open=lock)
         return
     from normlab.study.cluster import on_ray
 
     gpus = 1 / workers if device.type == "cuda" else 0
-    with on_ray(ray, cores=workers, gpus=gpus) as carry:
-        yield carry
+    with on_ray(ray, cores=workers, gpus=gpus) as execute:
+        yield execute
 
 
 @contextmanager
@@ -261,7 +264,7 @@ def _shared(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig], Pa
         parts = (config.holdout, config.train_images, config.label_noise)
         place = folder / "-".join(map(str, parts))
         if not (place / "dataset.json").exists():
-            shared.write(divide(dataset, config), place)
+            shared.write(apply_splits(dataset, config), place)
         return place
 
     shutil.rmtree(folder, ignore_errors=True)  # a killed study's
@@ -275,26 +278,26 @@ def _shared(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig], Pa
 
 
 @dataclass(frozen=True)
-class Means:
+class Resources:
     """What runs are carried out with.
 
     Attributes:
         where: The folder with the data that a run is to have.
-        carry: What carries runs out.
+        execute: What carries runs out.
         seconds: What a whole run of each arm is thought to take.
         device: Where they compute.
         console: Where they are shown; None shows nothing.
     """
 
     where: Callable[[RunConfig], Path]
-    carry: Carry
+    execute: Executor
     seconds: Mapping[str, float]
     device: torch.device
     console: Console | None
 
-    def work(self, config: RunConfig, out: Path) -> Work:
+    def job(self, config: RunConfig, out: Path) -> Job:
         """A run to be carried out."""
-        return Work(config=config, out=out, data=self.where(config), device=self.device.type)
+        return Job(config=config, out=out, data=self.where(config), device=self.device.type)
 
 
 def _found(record: Study, arm: Arm) -> bool:
@@ -306,7 +309,7 @@ def _tune(
     record: Study,
     planned: Sequence[Arm],
     holdout: int,
-    means: Means,
+    means: Resources,
 ) -> Study:
     """The study with the settings that its search found, each searched at the best of the last.
 
@@ -378,38 +381,38 @@ def _rung(
     arms: Sequence[Arm],
     asked: Mapping[str, Sequence[Trial]],
     holdout: int,
-    means: Means,
+    means: Resources,
 ) -> tuple[dict[str, list[Trial]], dict[str, str]]:
     """The trials of a rung, with their accuracies; and which arms cannot be searched, and why."""
-    by_work: dict[Work, Trial] = {}
-    thought: dict[Work, float] = {}
+    by_work: dict[Job, Trial] = {}
+    thought: dict[Job, float] = {}
     for arm in arms:
         for trial in asked[arm.name]:
             config = tuning.config_of(trial, arm, holdout)
-            work = means.work(config, record.path / "tuning" / trial.name)
-            by_work[work] = trial
-            thought[work] = estimate.part(means.seconds[arm.name], trial.epochs, arm.recipe.epochs)
+            job = means.job(config, record.path / "tuning" / trial.name)
+            by_work[job] = trial
+            thought[job] = estimate.part(means.seconds[arm.name], trial.epochs, arm.recipe.epochs)
     problems: dict[str, str] = {}
-    diverged: set[Work] = set()
-    waiting = [work for work in by_work if not work.done]
-    epochs = {work: by_work[work].epochs for work in waiting}
+    diverged: set[Job] = set()
+    waiting = [job for job in by_work if not job.done]
+    epochs = {job: by_work[job].epochs for job in waiting}
     with StudyDisplay(means.console, epochs, thought, images=holdout) as display:
-        for look in means.carry(waiting):
+        for look in means.execute(waiting):
             display.look(look)
-            for work, outcome in look.ended.items():
+            for job, outcome in look.ended.items():
                 if outcome.diverged:
-                    diverged.add(work)
+                    diverged.add(job)
                 elif outcome.problem:
-                    problems[by_work[work].arm] = (
-                        f"its search failed, at {work.out.name}: {outcome.problem}"
+                    problems[by_work[job].arm] = (
+                        f"its search failed, at {job.out.name}: {outcome.problem}"
                     )
     done: dict[str, list[Trial]] = {name: [] for name in asked}
-    for work, trial in by_work.items():
+    for job, trial in by_work.items():
         if trial.arm in problems:
             continue
         accuracy = None
-        if work not in diverged:
-            result, _ = _seen(record, Result(arm=trial.arm, seed=0), work)
+        if job not in diverged:
+            result, _ = _seen(record, Result(arm=trial.arm, seed=0), job)
             if result.problem:
                 problems[trial.arm] = f"its search failed: {result.problem}"
                 continue
@@ -425,35 +428,35 @@ def _rung(
     return done, problems
 
 
-def _run(record: Study, means: Means) -> Study:
+def _run(record: Study, means: Resources) -> Study:
     """The study with all its runs carried out, but for arms whose search found nothing."""
-    by_work: dict[Work, Result] = {}
+    by_work: dict[Job, Result] = {}
     for seed in range(record.config.seeds):  # the first seed of every arm, then the second, …
         for result in record.results:
             arm = record.arm(result.arm)
             if result.seed == seed and _found(record, arm):
-                by_work[means.work(arm.run_config(seed), record.folder(result))] = result
-    for work, result in by_work.items():
-        if work.done:
-            record = record.with_result(*_seen(record, result, work))
+                by_work[means.job(arm.run_config(seed), record.folder(result))] = result
+    for job, result in by_work.items():
+        if job.done:
+            record = record.with_result(*_seen(record, result, job))
     record.write()
-    waiting = [work for work in by_work if not work.done]
-    epochs = {work: record.arm(by_work[work].arm).recipe.epochs for work in waiting}
-    thought = {work: means.seconds[by_work[work].arm] for work in waiting}
+    waiting = [job for job in by_work if not job.done]
+    epochs = {job: record.arm(by_work[job].arm).recipe.epochs for job in waiting}
+    thought = {job: means.seconds[by_work[job].arm] for job in waiting}
     try:
         with StudyDisplay(means.console, epochs, thought, images=record.images) as display:
-            for look in means.carry(waiting):
-                for work, outcome in look.ended.items():
-                    result = by_work[work]
+            for look in means.execute(waiting):
+                for job, outcome in look.ended.items():
+                    result = by_work[job]
                     if outcome.problem:
                         record = record.with_result(record.failed(result, outcome.problem))
                     else:
-                        record = record.with_result(*_seen(record, result, work))
+                        record = record.with_result(*_seen(record, result, job))
                     record.write()
                 display.look(look)
     finally:
-        for work, result in by_work.items():
-            if (work.out / "checkpoint.pt").exists():
+        for job, result in by_work.items():
+            if (job.out / "checkpoint.pt").exists():
                 known = next(
                     r for r in record.results if (r.arm, r.seed) == (result.arm, result.seed)
                 )
@@ -463,9 +466,9 @@ def _run(record: Study, means: Means) -> Study:
     return record
 
 
-def _seen(record: Study, result: Result, work: Work) -> tuple[Result, Costs | None]:
+def _seen(record: Study, result: Result, job: Job) -> tuple[Result, Costs | None]:
     """A run that ended, from its folder: failed where that is damaged, or another run's."""
     try:
-        return measured(result, work.out, work.config)
+        return measured(result, job.out, job.config)
     except RunError as error:
         return record.failed(result, str(error)), None

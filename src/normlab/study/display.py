@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.live import Live
 
 from normlab.errors import RunError
-from normlab.evaluation import percent
-from normlab.run import Epoch, read_metrics
-from normlab.study.local import Look, Outcome
-from normlab.study.work import Work
+from normlab.runs.run import Epoch, read_metrics
+from normlab.study.job import Job
+from normlab.study.local import Outcome, Progress
 from normlab.table import Table
+from normlab.wording import estimated_duration, percent
 
 SHOWN = 3  # of the runs that ended and of those that wait: the last and the next
 
@@ -23,7 +23,7 @@ class StudyDisplay:
 
     Args:
         console: Where to; None shows nothing.
-        works: All the runs, with their epochs.
+        jobs: All the runs, with their epochs.
         thought: What each is thought to take, in seconds.
         images: On how many images accuracy is measured.
     """
@@ -31,14 +31,14 @@ class StudyDisplay:
     def __init__(
         self,
         console: Console | None,
-        works: Mapping[Work, int],
-        thought: Mapping[Work, float],
+        jobs: Mapping[Job, int],
+        thought: Mapping[Job, float],
         *,
         images: int,
     ) -> None:
-        self.console, self.works, self.thought, self.images = console, works, thought, images
-        self.started: dict[Work, float] = {}
-        self.ended: dict[Work, Outcome] = {}
+        self.console, self.jobs, self.thought, self.images = console, jobs, thought, images
+        self.started: dict[Job, float] = {}
+        self.ended: dict[Job, Outcome] = {}
         self.live = Live(console=console, transient=True, refresh_per_second=2)
 
     def __enter__(self) -> Self:
@@ -54,47 +54,47 @@ class StudyDisplay:
     ) -> None:
         self.live.stop()
 
-    def look(self, look: Look) -> None:
+    def look(self, look: Progress) -> None:
         """After a look at the runs."""
-        for work in look.running:
-            self.started.setdefault(work, perf_counter())
-        for work, outcome in look.ended.items():
-            self.ended[work] = outcome
+        for job in look.running:
+            self.started.setdefault(job, perf_counter())
+        for job, outcome in look.ended.items():
+            self.ended[job] = outcome
             if self.console is not None:
-                line = self._line(work, outcome)
+                line = self._line(job, outcome)
                 self.console.print(line, soft_wrap=True, highlight=False, markup=False)
         if self.live.is_started:
             self.live.update(self._table(look))
 
-    def _line(self, work: Work, outcome: Outcome) -> str:
-        count = f"[{len(self.ended)}/{len(self.works)}]"
+    def _line(self, job: Job, outcome: Outcome) -> str:
+        count = f"[{len(self.ended)}/{len(self.jobs)}]"
         if outcome.problem:
-            return f"{count} {work.out.name} failed: {outcome.problem}"
-        epochs = _epochs(work)
+            return f"{count} {job.out.name} failed: {outcome.problem}"
+        epochs = _epochs(job)
         last = f"{epochs[-1].split} accuracy {self._accuracy(epochs)}" if epochs else "unreadable"
-        return f"{count} {work.out.name}  {last}  {sum(e.seconds for e in epochs):.0f} s"
+        return f"{count} {job.out.name}  {last}  {sum(e.seconds for e in epochs):.0f} s"
 
     def _accuracy(self, epochs: Sequence[Epoch]) -> str:
         return percent(epochs[-1].accuracy, self.images) if epochs else "–"
 
-    def _table(self, look: Look) -> Table:
+    def _table(self, look: Progress) -> Table:
         rows: list[tuple[str, ...]] = []
         ended, failed = list(self.ended), [w for w, o in self.ended.items() if o.problem]
-        waiting = [w for w in self.works if w not in self.ended and w not in look.running]
+        waiting = [w for w in self.jobs if w not in self.ended and w not in look.running]
         if len(ended) > SHOWN:
             rows.append((f"{len(ended) - SHOWN} more", "ended", "", "", ""))
-        for work in ended[-SHOWN:]:
-            rows.append(self._row(work, "failed" if work in failed else "done", "–"))
-        left = sum(self.thought[work] for work in waiting)
-        for work in look.running:
-            remaining = self._remaining(work, len(_epochs(work)))
+        for job in ended[-SHOWN:]:
+            rows.append(self._row(job, "failed" if job in failed else "done", "–"))
+        left = sum(self.thought[job] for job in waiting)
+        for job in look.running:
+            remaining = self._remaining(job, len(_epochs(job)))
             left += remaining
-            rows.append(self._row(work, "running", clock(remaining)))
-        for work in waiting[:SHOWN]:
-            rows.append(self._row(work, "waiting", clock(self.thought[work])))
+            rows.append(self._row(job, "running", estimated_duration(remaining)))
+        for job in waiting[:SHOWN]:
+            rows.append(self._row(job, "waiting", estimated_duration(self.thought[job])))
         if len(waiting) > SHOWN:
             rows.append((f"{len(waiting) - SHOWN} more", "waiting", "", "", ""))
-        in_all = clock(left / max(1, len(look.running)))
+        in_all = estimated_duration(left / max(1, len(look.running)))
         return Table(
             caption=f"{len(ended) - len(failed)} done, {len(failed)} failed, {len(look.running)} "
             f"running, {len(waiting)} waiting; about {in_all} left",
@@ -103,30 +103,22 @@ class StudyDisplay:
             rows=rows,
         )
 
-    def _row(self, work: Work, state: str, left: str) -> tuple[str, ...]:
-        epochs = _epochs(work)
-        progress = f"{len(epochs)}/{self.works[work]}"
-        return work.out.name, state, progress, self._accuracy(epochs), left
+    def _row(self, job: Job, state: str, left: str) -> tuple[str, ...]:
+        epochs = _epochs(job)
+        progress = f"{len(epochs)}/{self.jobs[job]}"
+        return job.out.name, state, progress, self._accuracy(epochs), left
 
-    def _remaining(self, work: Work, done: int) -> float:
+    def _remaining(self, job: Job, done: int) -> float:
         """By what was thought, corrected by what the epochs so far have taken."""
-        share = done / self.works[work]
-        elapsed = perf_counter() - self.started[work]
-        whole = max(self.thought[work], elapsed / share if share else elapsed)
+        share = done / self.jobs[job]
+        elapsed = perf_counter() - self.started[job]
+        whole = max(self.thought[job], elapsed / share if share else elapsed)
         return max(0.0, whole - elapsed)
 
 
-def _epochs(work: Work) -> tuple[Epoch, ...]:
+def _epochs(job: Job) -> tuple[Epoch, ...]:
     """What a run has measured so far; nothing where that cannot be read."""
     try:
-        return read_metrics(work.out / "metrics.jsonl")
+        return read_metrics(job.out / "metrics.jsonl")
     except RunError:
         return ()
-
-
-def clock(seconds: float) -> str:
-    """A time as people say it: `45 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

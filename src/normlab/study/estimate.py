@@ -5,12 +5,12 @@ from time import perf_counter
 
 import torch
 
-from normlab import machine
 from normlab.data import Dataset
-from normlab.evaluation import BATCH, to_input
-from normlab.model import Network
-from normlab.step import Batches, Descent
+from normlab.inference.evaluate import BATCH, to_input
+from normlab.network.model import Network
+from normlab.runs import machine
 from normlab.study.plan import Arm
+from normlab.training.step import Batches, TrainStep
 
 WARM_UP, STEPS = 2, 4
 START = 6.0  # seconds to start a process, import torch, and write what is kept of a run
@@ -33,7 +33,7 @@ def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
     )
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = Batches(dataset, recipe, 0, device)
-    descent = Descent(network, recipe, arm.config.precision)
+    descent = TrainStep(network, recipe, arm.config.precision)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for step in range(WARM_UP + STEPS):
             if step == WARM_UP:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from normlab.study.work import DIVERGED, Work
+from normlab.study.job import DIVERGED, Job
 
 INTERVAL = 0.2  # seconds between two looks
 
@@ -30,7 +30,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Look:
+class Progress:
     """What is going on at a moment.
 
     Attributes:
@@ -38,11 +38,11 @@ class Look:
         ended: What ended since the last look.
     """
 
-    running: tuple[Work, ...]
-    ended: dict[Work, Outcome] = field(default_factory=dict)
+    running: tuple[Job, ...]
+    ended: dict[Job, Outcome] = field(default_factory=dict)
 
 
-def carry_out(works: Sequence[Work], workers: int, keep_open: int | None = None) -> Iterator[Look]:
+def run_jobs(jobs: Sequence[Job], workers: int, keep_open: int | None = None) -> Iterator[Progress]:
     """Carries out runs, in order, and looks at them a few times a second until all ended.
 
     Left before the end, by Ctrl-C or `close`, it has each run stop after its step, to be resumed,
@@ -50,21 +50,21 @@ def carry_out(works: Sequence[Work], workers: int, keep_open: int | None = None)
     runs stop likewise.
 
     Args:
-        works: The runs.
+        jobs: The runs.
         workers: How many at a time.
         keep_open: A file descriptor that the processes inherit: of a lock, held as long as any.
     """
-    waiting, running = deque(works), dict[Work, _Process]()
+    waiting, running = deque(jobs), dict[Job, _Process]()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                work = waiting.popleft()
-                running[work] = _Process(work, keep_open)
+                job = waiting.popleft()
+                running[job] = _Process(job, keep_open)
             time.sleep(INTERVAL)
-            ended = {work: p.outcome() for work, p in running.items() if p.ended}
-            for work in ended:
-                del running[work]
-            yield Look(tuple(running), ended)
+            ended = {job: p.outcome() for job, p in running.items() if p.ended}
+            for job in ended:
+                del running[job]
+            yield Progress(tuple(running), ended)
     finally:
         try:
             for process in running.values():
@@ -78,10 +78,10 @@ def carry_out(works: Sequence[Work], workers: int, keep_open: int | None = None)
 
 
 class _Process:
-    def __init__(self, work: Work, keep_open: int | None) -> None:
+    def __init__(self, job: Job, keep_open: int | None) -> None:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 — closed in outcome()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "normlab.study.work"],
+            [sys.executable, "-m", "normlab.study.job"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self.errors,
@@ -90,7 +90,7 @@ class _Process:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(work.to_json().encode() + b"\n")
+        self.process.stdin.write(job.to_json().encode() + b"\n")
         self.process.stdin.flush()
 
     @property

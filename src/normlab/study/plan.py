@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from normlab import layout, norms, recipes, zoo
+from normlab import notation, recipes
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
-from normlab.placing import count, few_images, norms_of, refuse_single_values
-from normlab.widths import solve
+from normlab.layers import norms
+from normlab.network import zoo
+from normlab.network.shapes import check_trainable, count, norms_of, small_batch_warnings
+from normlab.network.widths import solve
+from normlab.wording import axis_value
 
 AXES = {
     "network": "network",
@@ -42,7 +45,7 @@ class Setting:
 
     def text(self, axes: Iterable[str]) -> str:
         """What it is along some axes: `batch size 8, label noise 0.2`."""
-        return ", ".join(f"{AXES[axis]} {value_text(getattr(self, axis))}" for axis in axes)
+        return ", ".join(f"{AXES[axis]} {axis_value(getattr(self, axis))}" for axis in axes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +139,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     for network, budget, batch, kept, noise in product(*axes):
         solved = lines[network, budget]
         own = zoo.find(network)
-        line = network if layout.format(layout.parse(own)) == solved else solved
+        line = network if notation.format(notation.parse(own)) == solved else solved
         recipe_name = recipes.name_of(RunConfig(network=network, recipe=study.recipe))
         values_named = (
             zoo.short_name(network),
@@ -147,7 +150,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
         )
         varying = [name for name, own in zip(values_named, axes, strict=True) if len(own) > 1]
         # What was found for some of the normalizations alone would favour them.
-        found = [recipes.found_for(recipe_name, norm) for norm in compared]
+        found = [recipes.tuned_settings(recipe_name, norm) for norm in compared]
         for norm in compared:
             config = RunConfig(
                 dataset=study.dataset,
@@ -176,8 +179,8 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
                 for used in (min(kept or most, most),)
                 for size in (min(used, recipe.batch_size), used % recipe.batch_size)
             }
-            refuse_single_values(
-                layout.parse(solved), norm=norm, classes=classes, batches=sorted(batches - {0})
+            check_trainable(
+                notation.parse(solved), norm=norm, classes=classes, batches=sorted(batches - {0})
             )
             arms.append(
                 Arm(
@@ -211,19 +214,12 @@ def varying(compared: Iterable[Setting]) -> list[str]:
     return [name for name in AXES if len({getattr(setting, name) for setting in own}) > 1]
 
 
-def value_text(value: object) -> str:
-    """A place on an axis: `1,000`, `0.2`; `all` for None."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "all" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def warnings(arms: Sequence[Arm]) -> Iterator[str]:
     """What to expect of the settings that were asked for."""
-    return few_images(
+    return small_batch_warnings(
         (name, arm.recipe.batch_size)
         for arm in arms
-        for name in norms_of(layout.parse(zoo.find(arm.config.network)), arm.norm)
+        for name in norms_of(notation.parse(zoo.find(arm.config.network)), arm.norm)
     )
 
 
@@ -251,13 +247,13 @@ def _norms(study: StudyConfig) -> tuple[str, ...]:
 
 def _solve_once(network: str, compared: Sequence[str], classes: int, budget: int | None) -> str:
     """The layout that all normalizations get: the widest in which each stays below the budget."""
-    blocks = layout.parse(zoo.find(network))
+    blocks = notation.parse(zoo.find(network))
     largest: dict[str, int] = {}
     problem: UsageError | None = None
     for norm in compared:
         line = solve(blocks, norm=norm, classes=classes, budget=budget)
         try:
-            largest[layout.format(line)] = max(
+            largest[notation.format(line)] = max(
                 count(line, norm=other, classes=classes) for other in compared
             )
         except UsageError as error:  # its groups do not divide these widths

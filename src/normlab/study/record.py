@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
-from normlab.files import write_atomically
 from normlab.recipes import Recipe
-from normlab.run import Run, build
-from normlab.sealed import DAMAGED, read, seal, unseal
-from normlab.study import answers
+from normlab.runs.run import Run, build
+from normlab.storage.checksums import PARSE_ERRORS, add_checksum, read, verify_checksum
+from normlab.storage.files import write_atomically
+from normlab.study import predictions
+from normlab.study.job import refuse_other
 from normlab.study.plan import Arm, Setting
 from normlab.study.tuning import Trial
-from normlab.study.work import refuse_other
 
 SCHEMA = 3
 State = Literal["waiting", "stopped", "done", "failed"]
@@ -102,8 +102,8 @@ class Study:
         file = path / "study.json"
         content = read(file, SCHEMA, "study")
         try:
-            costs = unseal(content.pop("costs"))
-            content = unseal(content)
+            costs = verify_checksum(content.pop("costs"))
+            content = verify_checksum(content)
             return cls(
                 path=path,
                 config=build(StudyConfig, content["study"]),
@@ -114,12 +114,12 @@ class Study:
                 results=tuple(build(Result, result) for result in content["results"]),
                 costs={name: build(Costs, cost) for name, cost in costs.items()},
             )
-        except DAMAGED as error:
+        except PARSE_ERRORS as error:
             raise RunError(f"{file} is damaged: {error}") from None
 
     def write(self) -> None:
         """Writes study.json and study.csv."""
-        content = seal(
+        content = add_checksum(
             {
                 "schema": SCHEMA,
                 "study": dataclasses.asdict(self.config),
@@ -131,7 +131,7 @@ class Study:
             }
         )
         # Apart, so that the rest of two equal studies is equal, checksum included.
-        costs = seal({name: dataclasses.asdict(cost) for name, cost in self.costs.items()})
+        costs = add_checksum({name: dataclasses.asdict(cost) for name, cost in self.costs.items()})
         text = json.dumps(content | {"costs": costs}, indent=1)
         write_atomically(self.path / "study.json", text + "\n")
         file = io.StringIO()
@@ -207,7 +207,7 @@ def measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, C
         accuracies=tuple(epoch.accuracy for epoch in run.epochs),
         parameters=run.summary.parameters,
     )
-    memory = answers.read(folder / "answers.npz").peak_memory
+    memory = predictions.read(folder / "answers.npz").peak_memory
     return done, Costs(seconds=run.seconds, peak_memory=memory)
 
 

@@ -1,0 +1,178 @@
+"""What a network answers on a split: accuracy, per class, confusion, mistakes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from normlab.data.dataset import Dataset, SplitName
+from normlab.table import Table
+from normlab.wording import percent
+
+BATCH = 500  # images at a time: large enough for speed, small enough for a core's cache
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network's answers on every image of a split, and what follows from them.
+
+    Attributes:
+        split: `test`, `holdout` or `train`.
+        classes: The classes' names.
+        labels: int64, N: the true classes.
+        probabilities: float32, N × classes, each row adding up to 1.
+        loss: Mean negative log-likelihood of the true classes, in nats.
+        tta: Test-time augmentation that the answers were averaged over, or None.
+    """
+
+    split: SplitName
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    loss: float
+    tta: str | None = None
+
+    @cached_property
+    def predictions(self) -> NDArray[np.int64]:
+        """int64, N: the most probable class of each image."""
+        predictions: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return predictions
+
+    @cached_property
+    def correct(self) -> int:
+        """How many images were answered rightly."""
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return self.correct / len(self.labels)
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """int64, classes × classes: rows are true classes, columns predicted ones."""
+        from sklearn.metrics import confusion_matrix
+
+        matrix: NDArray[np.int64] = confusion_matrix(
+            self.labels, self.predictions, labels=np.arange(len(self.classes))
+        )
+        return matrix
+
+    @cached_property
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """float64, classes: share of each class's images answered rightly (NaN: it has none)."""
+        counts = self.confusion.sum(axis=1)
+        hits = self.confusion.diagonal()
+        accuracy = np.full(len(counts), np.nan)
+        np.divide(hits, counts, out=accuracy, where=counts > 0)
+        return accuracy
+
+    @property
+    def headline(self) -> str:
+        """Accuracy and loss in a line."""
+        averaged = f", averaged over test-time augmentation ({self.tta})" if self.tta else ""
+        return (
+            f"{self.split}{averaged}: accuracy {percent(self.accuracy, len(self.labels))} "
+            f"({self.correct:,} of {len(self.labels):,}), loss {self.loss:.4f}"
+        )
+
+    @property
+    def table(self) -> Table:
+        """Accuracy of each class, all images counted."""
+        images, right = self.confusion.sum(axis=1).tolist(), self.confusion.diagonal().tolist()
+        *rows, foot = (
+            (name, f"{n:,}", f"{hits:,}", percent(hits / n, n) if n else "–")
+            for name, n, hits in zip(
+                (*self.classes, "all"),
+                (*images, len(self.labels)),
+                (*right, self.correct),
+                strict=True,
+            )
+        )
+        return Table(
+            caption=self.headline,
+            head=("class", "images", "right", "accuracy"),
+            kinds=("name", "number", "number", "number"),
+            rows=rows,
+            foot=foot,
+        )
+
+    def __rich__(self) -> Table:
+        return self.table
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+    def confused_pairs(self, count: int = 5) -> list[tuple[int, int, int]]:
+        """The most frequent mistakes first: (true class, predicted class, images)."""
+        errors = self.confusion.copy()
+        np.fill_diagonal(errors, 0)
+        order = np.argsort(-errors, axis=None, kind="stable")[:count]
+        pairs = [(*divmod(int(k), len(self.classes)), int(errors.flat[k])) for k in order]
+        return [pair for pair in pairs if pair[2] > 0]
+
+    def mistakes(self, count: int = 20) -> NDArray[np.int64]:
+        """Places of wrongly answered images in the split, the most confident mistake first."""
+        wrong = np.flatnonzero(self.predictions != self.labels)
+        confidence = self.probabilities[wrong].max(axis=1)
+        return wrong[np.argsort(-confidence, kind="stable")][:count]
+
+
+def evaluate(
+    network: torch.nn.Module,
+    dataset: Dataset,
+    split: SplitName = "test",
+    *,
+    tta: Literal["flip"] | None = None,
+) -> Evaluation:
+    """Asks a network about every image of a split.
+
+    Args:
+        network: From images (float N × 3 × 32 × 32, 0 to 1) to logits; it is asked in evaluation
+            mode, on its own device, and left in the mode it was in.
+        dataset: The data.
+        split: Which part of it.
+        tta: `flip` averages the probabilities over each image and its mirror image.
+
+    Raises:
+        ValueError: The split has no images, or nothing was held out; or an unknown `tta`.
+    """
+    if tta not in (None, "flip"):
+        raise ValueError(f"no test-time augmentation {tta!r}: there is flip")
+    part = dataset.split(split)
+    if not len(part):
+        raise ValueError(f"the {split} split has no images")
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    probabilities: list[torch.Tensor] = []
+    loss = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(part), BATCH):
+            images = to_input(torch.from_numpy(part.images[start : start + BATCH]).to(device))
+            labels = torch.from_numpy(part.labels[start : start + BATCH]).to(device)
+            log_probabilities = F.log_softmax(network(images).float(), dim=1)
+            if tta == "flip":
+                mirrored = F.log_softmax(network(images.flip(3)).float(), dim=1)
+                both = torch.stack((log_probabilities, mirrored))
+                log_probabilities = both.logsumexp(dim=0) - np.log(2)
+            loss += F.nll_loss(log_probabilities, labels, reduction="sum").item()
+            probabilities.append(log_probabilities.exp().cpu())
+    network.train(was_training)
+    return Evaluation(
+        split=split,
+        classes=dataset.classes,
+        labels=part.labels,
+        probabilities=torch.cat(probabilities).numpy(),
+        loss=loss / len(part),
+        tta=tta,
+    )
+
+
+def to_input(images: torch.Tensor) -> torch.Tensor:
+    """uint8 N × 3 × 32 × 32 to float32, 0 to 1, channels last: faster for convolutions on a CPU."""
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)

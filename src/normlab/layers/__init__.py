@@ -1,0 +1,1 @@
+"""What networks are made of: normalizations, activations, pooling, their compiled passes."""

@@ -1,0 +1,176 @@
+"""Statistics over the images of a batch: BatchNorm and what was made of it."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from normlab.layers.fused import FusedNorm
+from normlab.layers.norms.registry import EPSILON, Shape, register
+
+
+@register(
+    "bn",
+    formula="(x − E) / √(Var + ε) · w + b; in use, E and Var are running means of training's",
+    paper="Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithms 1 and 2",
+    axes="N, H, W",
+    parameters="2·C",
+    activates=True,
+)
+def batch_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
+    """Batch normalization with a momentum of 0.1."""
+    return FusedNorm(shape, groups=None, activate=activate, dropout=dropout, eps=EPSILON)
+
+
+@register(
+    "ghost-bn",
+    formula="as bn, each n images of a batch by themselves",
+    paper="Hoffer, Hubara & Soudry 2017, Train longer, generalize better, arXiv:1705.08741, "
+    "algorithm 1",
+    axes="n of N, H, W",
+    parameters="2·C",
+    argument="number of images n (left out: 32)",
+    activates=True,
+)
+class GhostBatchNorm(nn.Module):
+    """Batch normalization over parts of the batch; the last part may be smaller."""
+
+    def __init__(
+        self, shape: Shape, images: int | None = None, *, activate: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.images = images or 32
+        self.norm = FusedNorm(shape, groups=None, activate=activate, dropout=dropout, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same."""
+        parts = torch.split(x, self.images if self.training else max(1, len(x)))
+        return torch.cat([self.norm(part) for part in parts])
+
+
+@register(
+    "brn",
+    formula="((x − E) / σ · r + d) · w + b, where r = σ / σ̄ within 1/r̂ to r̂ and d = (E − Ē) / σ̄ "
+    "within ±d̂; Ē and σ̄ are running means",
+    paper="Ioffe 2017, Batch Renormalization, arXiv:1702.03275, algorithm 1; the limits r̂ and d̂ "
+    "are 1 and 0 for 250 steps, then grow to 3 by step 2,000 and to 5 by step 1,250: a twentieth "
+    "of the paper's steps, for shorter runs",
+    axes="N, H, W",
+    parameters="2·C",
+)
+class BatchRenorm(nn.Module):
+    """Batch renormalization; in use it is batch normalization."""
+
+    WARM_UP, R_STEPS, D_STEPS = 250, 2000, 1250  # for runs of some 7,000; the paper's are 20 times
+    R_MAX, D_MAX, MOMENTUM = 3.0, 5.0, 0.01
+
+    running_mean: Tensor
+    running_std: Tensor
+    steps: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        channels = shape[0]
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_std", torch.ones(channels))
+        self.register_buffer("steps", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same."""
+        y = x.to(self.weight.dtype)
+        if self.training:
+            if x.numel() == x.shape[1]:
+                raise ValueError("Expected more than 1 value per channel when training")
+            mean = y.mean((0, 2, 3))
+            std = (y.var((0, 2, 3), correction=0) + EPSILON).sqrt()
+            r, d = self._correction(mean.detach(), std.detach())
+            scale = r / std
+            shift = d - mean * scale
+        else:
+            scale = 1 / self.running_std
+            shift = -self.running_mean * scale
+        scale, shift = self.weight * scale, self.weight * shift + self.bias
+        return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _correction(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """This step's r and d; moves the running means."""
+        step = int(self.steps)
+        r_share = (step - self.WARM_UP) / (self.R_STEPS - self.WARM_UP)
+        d_share = (step - self.WARM_UP) / (self.D_STEPS - self.WARM_UP)
+        r_max = 1 + (self.R_MAX - 1) * min(1.0, max(0.0, r_share))
+        d_max = self.D_MAX * min(1.0, max(0.0, d_share))
+        r = (std / self.running_std).clamp(1 / r_max, r_max)
+        d = ((mean - self.running_mean) / self.running_std).clamp(-d_max, d_max)
+        self.running_mean.lerp_(mean, self.MOMENTUM)
+        self.running_std.lerp_(std, self.MOMENTUM)
+        self.steps += 1
+        return r, d
+
+
+class _SumOfAll(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is the sum of its gradient."""
+
+    @staticmethod
+    def forward(_: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: object, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+@register(
+    "sync-bn",
+    formula="as bn, over the batch of all processes together",
+    paper="Ioffe & Szegedy 2015, arXiv:1502.03167, for data-parallel training",
+    axes="N of all processes, H, W",
+    parameters="2·C",
+)
+class SyncBatchNorm(nn.Module):
+    """Batch normalization over all processes; with one process, batch normalization."""
+
+    MOMENTUM = 0.1
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        channels = shape[0]
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same."""
+        y = x.to(self.weight.dtype)
+        if not self.training:
+            mean, variance = self.running_mean, self.running_var
+        else:
+            # Two sums instead of one of squares, which would cancel.
+            count = self._sum(y.new_tensor([y.numel() / y.shape[1]]))
+            if count <= 1:
+                raise ValueError("Expected more than 1 value per channel when training")
+            mean = self._sum(y.sum((0, 2, 3))) / count
+            deviation = y - mean[:, None, None]
+            variance = self._sum(deviation.square().sum((0, 2, 3))) / count
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.MOMENTUM)
+                self.running_var.lerp_(variance * count / (count - 1), self.MOMENTUM)
+        scale = self.weight * (variance + EPSILON).rsqrt()
+        shift = self.bias - mean * scale
+        return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    @staticmethod
+    def _sum(x: Tensor) -> Tensor:
+        if not (dist.is_available() and dist.is_initialized()):
+            return x
+        total: Tensor = _SumOfAll.apply(x)  # type: ignore[no-untyped-call]
+        return total

@@ -1,0 +1,161 @@
+"""From a layout to a torch module."""
+
+import torch
+from torch import Tensor, nn
+
+from normlab import notation
+from normlab.layers import norms
+from normlab.layers.fused import FusedNorm
+from normlab.layers.pooling import MaxPool
+from normlab.network import zoo
+from normlab.network.shapes import BlockShape, infer_shapes
+from normlab.network.widths import solve
+from normlab.seeding import seed_for
+
+
+class Network(nn.Module):
+    """The network of a layout.
+
+    Takes images, float N × 3 × 32 × 32 with values 0 to 1, normalizes them by the training split's
+    mean and standard deviation (`input_mean`, `input_std`: buffers, set by training and saved with
+    the weights), and gives logits, float N × classes.
+
+    The first weights are PyTorch's default draws. Each block's come from (seed, block), whatever
+    the normalizations: networks that differ in those alone start from equal convolutions.
+
+    Args:
+        line: A layout, or a name of the zoo.
+        norm: The network's normalization.
+        classes: Number of classes.
+        budget: Parameters to stay below, as `solve` takes it.
+        dropout: Probability, after every activation.
+        seed: Of the first weights.
+
+    Raises:
+        LayoutError: The layout has an error.
+        UsageError: No such normalization, or the network does not fit the budget.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+
+    def __init__(
+        self,
+        line: str,
+        *,
+        norm: str = "bn",
+        classes: int = 10,
+        budget: int | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        blocks = solve(notation.parse(zoo.find(line)), norm=norm, classes=classes, budget=budget)
+        self.layout = notation.format(blocks)
+        self.register_buffer("input_mean", torch.zeros(3))
+        self.register_buffer("input_std", torch.ones(3))
+        with torch.random.fork_rng(devices=[]):
+            self.blocks = nn.ModuleList(
+                _module(placed, dropout, seed_for(seed, "weights", index))
+                for index, placed in enumerate(infer_shapes(blocks, norm=norm, classes=classes))
+            )
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Of the convolutions and of `FC`, in order; the classifier's are the last."""
+        return [
+            layer.weight
+            for block in self.blocks
+            for layer in block.children()
+            if isinstance(layer, nn.Conv2d | nn.Linear)
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, N × 3 × 32 × 32 in 0 to 1, to logits, N × classes."""
+        x = (images - self.input_mean[:, None, None]) / self.input_std[:, None, None]
+        for block in self.blocks:
+            x = block(x)
+        return x.flatten(1)
+
+
+def _module(placed: BlockShape, dropout: float, seed: int) -> nn.Module:
+    """The module of a block. torch's generator is seeded, convolutions drawn first."""
+    torch.manual_seed(seed)
+    block = placed.block
+    match block.kind:
+        case "P":
+            return MaxPool()
+        case "A":
+            return nn.AvgPool2d(2)
+        case "GAP":
+            return nn.AdaptiveAvgPool2d(1)
+        case "FC":
+            return FullyConnected(placed)
+    return Convolution(placed, dropout)
+
+
+class FullyConnected(nn.Module):
+    """`FC`: flattens its input, multiplies, adds a bias; gives N × width × 1 × 1."""
+
+    def __init__(self, placed: BlockShape) -> None:
+        super().__init__()
+        channels, height, width = placed.input
+        self.linear = nn.Linear(channels * height * width, placed.output[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to N × width × 1 × 1."""
+        output: Tensor = self.linear(x.flatten(1))
+        return output[:, :, None, None]
+
+
+class Convolution(nn.Module):
+    """`C`, `c` and `D`: convolutions shared by all applications, normalizations for each.
+
+    Where the normalization asks for it, each application of a residual branch is multiplied by one
+    of `branch_scales`, which start at 0.
+    """
+
+    def __init__(self, placed: BlockShape, dropout: float) -> None:
+        super().__init__()
+        block, inputs, outputs = placed.block, placed.input[0], placed.output[0]
+        padding = 0 if block.valid or placed.kernel == 1 else 1
+        conv2d = norms.find(placed.norm)[0].convolution if placed.norm else nn.Conv2d
+        self.depthwise: nn.Module | None = None
+        if block.kind == "D":
+            self.depthwise = conv2d(
+                inputs, inputs, 3, block.stride, padding, groups=inputs, bias=False
+            )
+            self.conv = conv2d(inputs, outputs, 1, bias=False)
+        else:
+            self.conv = conv2d(inputs, outputs, placed.kernel, block.stride, padding, bias=False)
+        self.depthwise_norms = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        self.residual = block.residual
+        self.repeat = block.repeat
+        self.branch_scales: nn.Parameter | None = None
+        if placed.branch_scales:
+            self.branch_scales = nn.Parameter(torch.zeros(placed.branch_scales))
+        if placed.norm is not None:
+            for _ in range(block.repeat):
+                for shape, activate in placed.normalized:
+                    drop = dropout if activate else 0.0
+                    norm = norms.build(placed.norm, shape, activate=activate, dropout=drop)
+                    (self.norms if activate else self.depthwise_norms).append(norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to N × width × H' × W'."""
+        for application in range(self.repeat):
+            y = x
+            if self.depthwise is not None:
+                y = self.depthwise_norms[application](self.depthwise(y))
+            y = self.conv(y)
+            norm = self.norms[application] if self.norms else None
+            if self.residual and self.branch_scales is None and isinstance(norm, FusedNorm):
+                x = norm(y, residual=x)  # adds it in the same pass
+                continue
+            if norm is not None:
+                y = norm(y)
+            if self.branch_scales is not None:
+                y = y * self.branch_scales[application]
+            x = x + y if self.residual else y
+        return x

@@ -1,0 +1,561 @@
+"""Every figure: functions that return matplotlib figures, readable at the width of a phone.
+
+The palette tells runs apart for colour-blind readers too (after Okabe and Ito, 2008), and no two
+curves differ in colour alone. Nothing here touches pyplot or matplotlib's global settings.
+"""
+
+import csv
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from normlab.data.dataset import Split
+from normlab.data.describe import CHANNELS, Description
+from normlab.errors import NormlabError, printable
+from normlab.findings.run import ACCURACY, interval, names
+from normlab.inference.evaluate import Evaluation
+from normlab.runs.run import Run
+from normlab.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    from normlab.data.augment import Step
+    from normlab.inference.explain import Explanation
+
+INK = "#1b1f24"  # text, axes
+FAINT = "#dfe3e8"  # grid
+MUTED = "#6b7480"  # what stands in the background
+PAPER = "#ffffff"  # text on strong colours
+COLORS = ("#0b66b0", "#c8500a", "#0a7d5c", "#a63f80", "#8a6a00", "#5a5fc7", "#3d4752")
+HEAT = 0.65  # how much of a heat map's colours covers the picture below
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+WIDTH = 5.0  # inches; at 360 pixels' width the text is still 9 pixels high
+STYLE: Any = {  # matplotlib names each key in its types
+    "figure.dpi": 150,
+    "figure.facecolor": PAPER,
+    "figure.constrained_layout.use": True,
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a $ in a class's name is a $
+    "axes.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "normlab",  # the same figure is the same file
+}
+styled = rc_context(STYLE)
+
+Quantity = Literal["loss", "accuracy"]
+
+percent_axis = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%")
+
+
+class Chart(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published run's curve: an entry an epoch. Losses in nats, accuracies as shares."""
+
+    label: str
+    train_loss: tuple[float, ...]
+    train_accuracy: tuple[float, ...]
+    loss: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+
+def read_published(path: Path | str) -> dict[str, Published]:
+    """Reads published curves, one for each normalization.
+
+    The columns read are `norm`, `train_loss` and `test_loss` (means, in nats an image), and
+    `train_accuracy` and `test_accuracy` in percent; rows in the order of epochs.
+
+    Raises:
+        NormlabError: The file cannot be read, or has other columns.
+    """
+    curves: dict[str, list[tuple[float, ...]]] = {}
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                curves.setdefault(row["norm"], []).append(
+                    (
+                        float(row["train_loss"]),
+                        float(row["train_accuracy"]) / 100,
+                        float(row["test_loss"]),
+                        float(row["test_accuracy"]) / 100,
+                    )
+                )
+    except OSError as error:
+        raise NormlabError(f"{path} cannot be read: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise NormlabError(f"{path} holds no published curves: {error}") from None
+    return {
+        norm: Published(f"published seed-{norm}", *zip(*rows, strict=True))
+        for norm, rows in curves.items()
+    }
+
+
+@styled
+def curves(
+    runs: Sequence[Run],
+    published: Sequence[Published] = (),
+    *,
+    quantities: Sequence[Quantity] = ("loss", "accuracy"),
+) -> Figure:
+    """Loss and accuracy over the epochs, in training and on the images measured, a panel each."""
+    figure = Chart(figsize=(WIDTH, 0.6 + 2.9 * len(quantities)))
+    panels = figure.subplots(len(quantities), squeeze=False).ravel()
+    for axes, quantity in zip(panels, quantities, strict=True):
+        _panel(axes, runs, published, quantity)
+    _legend(figure, runs, published)
+    return figure
+
+
+@styled
+def confusion(evaluation: Evaluation) -> Figure:
+    """The confusion matrix: how many images of each true class (rows) got which answer.
+
+    The stronger a cell's colour, the larger its share of the row. Up to 20 classes, the counts are
+    written too.
+    """
+    matrix, classes = evaluation.confusion, [short(name) for name in evaluation.classes]
+    count = len(classes)
+    rows = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
+    colors = np.tile(to_rgba(COLORS[0]), (count, count, 1))
+    colors[..., 3] = shares**0.6  # mistakes are few: lift the small shares
+
+    figure = Chart(figsize=(WIDTH, WIDTH))
+    axes = figure.subplots()
+    axes.pcolormesh(colors, edgecolor=FAINT, linewidth=0.4)
+    if count <= 20:
+        digits = len(str(matrix.max()))
+        size = min(8.5, 230 / count / max(digits, 2))
+        for (row, column), value in np.ndenumerate(matrix):
+            if value:
+                color = PAPER if colors[row, column, 3] > 0.55 else INK
+                place = (column + 0.5, row + 0.5)
+                axes.annotate(str(value), place, color=color, size=size, ha="center", va="center")
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
+    size = min(9.5, 220 / count)
+    upright = 90 if max(map(len, classes)) > 3 else 0
+    axes.set_xticks(np.arange(count) + 0.5, classes, rotation=upright, size=size)
+    axes.set_yticks(np.arange(count) + 0.5, classes, size=size)
+    axes.tick_params(length=0)
+    axes.set_xlabel("answered")
+    axes.set_ylabel("true class")
+    return figure
+
+
+@styled
+def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
+    """Accuracy of each class as bars, for one run or several.
+
+    Args:
+        evaluations: By the run's name; all on the same classes. A single one gets its 95% sampling
+            intervals drawn and its figures written.
+    """
+    classes = next(iter(evaluations.values())).classes
+    runs, single = len(evaluations), len(evaluations) == 1
+    height = 0.72 / runs
+    figure = Chart(figsize=(WIDTH, 1.0 + len(classes) * max(0.27, 0.11 * runs)))
+    axes = figure.subplots()
+    for k, (name, evaluation) in enumerate(evaluations.items()):
+        places = np.arange(len(classes)) + (k - (runs - 1) / 2) * height
+        shares = evaluation.class_accuracy
+        axes.barh(
+            places,
+            np.nan_to_num(shares),
+            0.9 * height,
+            color=color_of(k),
+            label=short(name),
+        )
+        for place, share, images in zip(
+            places, shares, evaluation.confusion.sum(axis=1), strict=True
+        ):
+            right_of: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            if not images:
+                axes.annotate("no images", (0, place), color=MUTED, size=8, **right_of)
+            elif single:
+                low, high = interval(round(share * images), images)
+                axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
+                axes.annotate(f"{share:.0%}", (high, place), size=8.5, **right_of)
+    axes.set_yticks(range(len(classes)), [short(name) for name in classes])
+    axes.set_ylim(len(classes) - 0.5, -0.5)
+    axes.set_xlim(0, 1.08 if single else 1)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.xaxis.set_major_formatter(percent_axis)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    measured = {ACCURACY[evaluation.split] for evaluation in evaluations.values()}
+    axes.set_xlabel(measured.pop() if len(measured) == 1 else "accuracy")
+    if single:
+        axes.set_xlabel(f"{axes.get_xlabel()}, 95% sampling interval")
+    else:
+        figure.legend(loc="outside upper left", ncols=2)  # names of runs are long
+    return figure
+
+
+@styled
+def mistakes(evaluation: Evaluation, split: Split, count: int = 20) -> Figure:
+    """The most confident mistakes: picture, true class, answer and its probability.
+
+    Args:
+        evaluation: A network's answers on `split`.
+        split: The images themselves.
+        count: How many at most.
+    """
+    places = evaluation.mistakes(count)
+    captions = [
+        f"{short(evaluation.classes[evaluation.labels[k]])}\n"
+        f"→ {short(evaluation.classes[evaluation.predictions[k]])}\n"
+        f"{evaluation.probabilities[k].max():.1%} sure"
+        for k in places
+    ]
+    return _gallery(split.images[places], captions, columns=5, empty="no mistakes")
+
+
+@styled
+def labelled_grid(split: Split, classes: Sequence[str], count: int = 40) -> Figure:
+    """The first images of a split with their classes. For notebooks: the page has a gallery."""
+    captions = [short(classes[label]) for label in split.labels[:count]]
+    return _gallery(split.images[:count], captions, columns=5, empty="no images")
+
+
+@styled
+def mean_images(description: Description) -> Figure:
+    """The mean image of each class that has any. For notebooks: the page has a gallery."""
+    images = mean_pictures(description)
+    return _gallery(np.stack([*images.values()]), [*map(short, images)], columns=5, empty="")
+
+
+def mean_pictures(description: Description) -> dict[str, NDArray[np.uint8]]:
+    """The mean image, uint8, 3 × 32 × 32, of each class that has training images."""
+    means = zip(description.classes, description.class_means, strict=True)
+    return {
+        name: (mean * 255).round().astype(np.uint8)
+        for name, mean in means
+        if not np.isnan(mean).any()
+    }
+
+
+@styled
+def channel_histograms(description: Description) -> Figure:
+    """How often each of the 256 values occurs in each channel of the training images."""
+    figure = Chart(figsize=(WIDTH, 4.6))
+    panels = figure.subplots(3, sharex=True, sharey=True)
+    values = np.arange(256)
+    for axes, name, color, histogram, mean in zip(
+        panels,
+        CHANNELS,
+        (COLORS[1], COLORS[2], COLORS[0]),
+        description.histograms,
+        description.mean,
+        strict=True,
+    ):
+        axes.fill_between(values, histogram / histogram.sum(), step="mid", color=color, linewidth=0)
+        axes.axvline(mean * 255, color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
+        axes.set_title(f"{name}, mean {mean * 255:.0f} of 255", size=9.5)
+        axes.yaxis.set_major_formatter(percent_axis)
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+        axes.grid(axis="y")
+    panels[-1].set_xlim(0, 255)
+    panels[-1].set_xticks([0, 64, 128, 192, 255])
+    panels[-1].set_xlabel("value")
+    figure.supylabel("share of pixels", size=9.5)
+    return figure
+
+
+@styled
+def augmentations(
+    images: NDArray[np.uint8], operations: Mapping[str, "Step"], seed: int = 0
+) -> Figure:
+    """A row of images, and below it the same row after each operation.
+
+    For notebooks: the page has strips that fit its width.
+
+    Args:
+        images: uint8, N × 3 × 32 × 32; five fit well.
+        operations: By name, such as `normlab.augment.PREVIEW`.
+        seed: Of the operations' random draws.
+    """
+    rows = augmented(images, operations, seed)
+    figure = Chart(figsize=(WIDTH, 0.25 + len(rows) * WIDTH / (len(images) + 1.6)))
+    grid = figure.subplots(len(rows), len(images), squeeze=False)
+    for line, (name, row) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(line, row, strict=True):
+            _picture(axes, image)
+        line[0].set_ylabel(
+            name.replace("-", " ").replace(" ", "\n"),
+            rotation=0, ha="right", va="center", size=9.5,
+        )  # fmt: skip
+    return figure
+
+
+def augmented(
+    images: NDArray[np.uint8], operations: Mapping[str, "Step"], seed: int = 0
+) -> dict[str, NDArray[np.uint8]]:
+    """The images as they are (`original`) and after each operation, uint8, N × 3 × 32 × 32 each."""
+    rows = {"original": images}
+    floats = torch.from_numpy(images).float() / 255
+    for name, operation in operations.items():
+        changed = operation(floats.clone(), torch.Generator().manual_seed(seed))
+        rows[name] = (changed.clamp(0, 1) * 255).round().byte().numpy()
+    return rows
+
+
+@styled
+def explanation(explained: "Explanation") -> Figure:
+    """Where a network looks: for each class a row of the picture, Grad-CAM and occlusion over it.
+
+    Args:
+        explained: From `normlab.explain`.
+    """
+    rows = len(explained.maps)
+    figure = Chart(figsize=(WIDTH, rows * (WIDTH / 3 + 0.75)))
+    grid = figure.subplots(rows, 3, squeeze=False)
+    grey = explained.picture.mean(axis=0)
+    for (seen, cam, covered), maps in zip(grid, explained.maps, strict=True):
+        _picture(seen, explained.picture)
+        most = float(np.abs(maps.occlusion).max())
+        for axes, values, colors, lowest, highest in (
+            (cam, maps.grad_cam, "inferno", 0.0, 1.0),
+            (covered, maps.occlusion, "RdBu_r", -most or -1.0, most or 1.0),
+        ):
+            _picture(axes, np.stack([grey] * 3).astype(np.uint8))
+            axes.imshow(
+                values,
+                cmap=colors,
+                vmin=lowest,
+                vmax=highest,
+                alpha=HEAT,
+                interpolation="bilinear",
+                extent=(-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5),
+            )
+        seen.set_title(f"{short(maps.label)} {maps.probability:.1%}")
+        cam.set_title("Grad-CAM", size=9.5, weight="normal")
+        covered.set_title("occlusion", size=9.5, weight="normal")
+        cam.set_xlabel("bright: speaks for it", size=7.5)
+        covered.set_xlabel(f"covered, its probability\n{_change(maps.occlusion)}", size=7.5)
+    return figure
+
+
+def _change(occlusion: NDArray[np.float32]) -> str:
+    """What covering does to a class's probability, at most."""
+    fall, rise = max(0.0, float(occlusion.max())), max(0.0, -float(occlusion.min()))
+    parts = [f"falls by up to {100 * fall:.1f} points (red)"] * (fall >= 0.0005)
+    parts += [f"rises by up to {100 * rise:.1f} points (blue)"] * (rise >= 0.0005)
+    return ",\n".join(parts) or "hardly changes"
+
+
+@styled
+def class_maps(maps: NDArray[np.float32], classes: Sequence[str]) -> Figure:
+    """Where a network looks for each class: the mean Grad-CAM of the class's images.
+
+    For notebooks: the page has a gallery.
+
+    Args:
+        maps: From `normlab.explanation.class_maps`.
+        classes: The classes' names.
+    """
+    return _gallery(colored(maps), [*map(short, classes)], columns=5, empty="")
+
+
+def colored(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Heat maps, N × H × W, in colours, uint8, N × 3 × H × W: each map's greatest is brightest."""
+    greatest = np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+    shades = colormaps["inferno"](maps / greatest, bytes=True)
+    return np.ascontiguousarray(shades[..., :3].transpose(0, 3, 1, 2))
+
+
+def heat_over(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A heat map over a picture without its colours, as `explanation` draws it, with no figure.
+
+    Args:
+        picture: uint8, 3 × H × W.
+        heat: float32, h × w: drawn blurred to the picture's size; the greatest is brightest.
+
+    Returns:
+        uint8, 3 × H × W.
+    """
+    _, height, width = picture.shape
+    smooth = Image.fromarray(heat).resize((width, height), Image.Resampling.BILINEAR)
+    shades = colored(np.asarray(smooth)[None])[0]
+    mixed: NDArray[np.uint8] = ((1 - HEAT) * picture.mean(axis=0) + HEAT * shades).astype(np.uint8)
+    return mixed
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Writes a figure as PNG, whole or not at all.
+
+    Raises:
+        NormlabError: It cannot be written.
+    """
+    write_atomically(Path(path), png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    return _render(figure, "png", {"Software": None})
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as SVG without a background; text is text, in the reader's font."""
+    clear: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    return _render(figure, "svg", clear, transparent=True)
+
+
+def short(name: str, length: int = 16) -> str:
+    """A name as figures show it: on one line, cut where it is long, of characters SVG allows."""
+    name = printable(" ".join(name.split()))
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def color_of(k: int) -> str:
+    """The k-th curve's colour."""
+    return COLORS[k % len(COLORS)]
+
+
+def marker_of(k: int) -> str:
+    """The k-th curve's marker; where colours come again, they come with others."""
+    return MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
+
+
+def _render(
+    figure: Figure, form: str, metadata: dict[str, str | None], transparent: bool = False
+) -> bytes:
+    file = io.BytesIO()
+    with rc_context(STYLE), warnings.catch_warnings():
+        # Class names come in any script: a picture shows boxes for what its font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(file, format=form, metadata=metadata, transparent=transparent)
+    return file.getvalue()
+
+
+def _panel(
+    axes: Axes, runs: Sequence[Run], published: Sequence[Published], quantity: Quantity
+) -> None:
+    for name, train in ((f"train_{quantity}", True), (quantity, False)):
+        for curve in published:
+            _draw(axes, getattr(curve, name), MUTED, "", train=train)
+        for k, run in enumerate(runs):
+            if train or run.split != "train":
+                values = [getattr(epoch, name) for epoch in run.epochs]
+                _draw(axes, values, color_of(k), marker_of(k), train=train)
+    axes.set_title(quantity.capitalize())
+    if quantity == "loss":
+        axes.set_ylabel("nats an image")
+    else:
+        axes.yaxis.set_major_formatter(percent_axis)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    last = max([1, *(len(run.epochs) for run in runs), *(len(p.loss) for p in published)])
+    axes.set_xlim(0.5, last + 0.5)
+    axes.grid()
+
+
+def _draw(axes: Axes, values: Sequence[float], color: str, marker: str, *, train: bool) -> None:
+    """Training: dashed, thin, hollow markers. Measured on held-out or test images: solid."""
+    background = color == MUTED
+    axes.plot(
+        range(1, len(values) + 1),
+        values,
+        color=color,
+        linestyle=(0, (4, 2)) if train else "-",
+        linewidth=1.0 if background else 1.2 if train else 1.8,
+        marker=marker,
+        markevery=-(-len(values) // 25),
+        markerfacecolor="none" if train else color,
+        markersize=3.2 if train else 4,
+        markeredgewidth=0.9,
+        zorder=2 if background else 3,
+    )
+
+
+def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published]) -> None:
+    """The runs by colour and marker, then what solid and dashed mean."""
+    splits = dict.fromkeys(run.split for run in runs if run.split != "train")
+    measured = " or ".join({"test": "test", "holdout": "held out"}[split] for split in splits)
+    own = COLORS[0] if len(runs) == 1 else INK
+    handles = [
+        *(
+            Line2D(
+                [],
+                [],
+                color=color_of(k),
+                marker=marker_of(k),
+                label=short(name, 22),
+            )
+            for k, name in enumerate(names(runs))
+            if len(runs) > 1
+        ),
+        *([Line2D([], [], color=own, label=measured)] if measured else []),
+        Line2D([], [], color=own, linewidth=1.2, linestyle=(0, (4, 2)), label="training"),
+        *(Line2D([], [], color=MUTED, linewidth=1.0, label=curve.label) for curve in published),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+
+
+def _gallery(
+    images: NDArray[np.uint8], captions: Sequence[str], *, columns: int, empty: str
+) -> Figure:
+    """Pictures in rows, each with its caption below."""
+    rows = max(1, -(-len(captions) // columns))
+    lines = max((caption.count("\n") + 1 for caption in captions), default=1)
+    figure = Chart(figsize=(WIDTH, rows * (WIDTH / columns * 0.85 + 0.17 * lines)))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, caption in zip(grid, images, captions, strict=False):
+        axes.set_axis_on()
+        _picture(axes, image)
+        axes.set_xlabel(caption, size=8, labelpad=2)
+    if not captions:
+        grid[0].annotate(empty, (0, 0.5), size=9.5)
+    return figure
+
+
+def _picture(axes: Axes, image: NDArray[np.uint8]) -> None:
+    axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)

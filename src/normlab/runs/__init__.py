@@ -1,0 +1,1 @@
+"""A run on disk: its folder, its checkpoint, the machine that computed it."""

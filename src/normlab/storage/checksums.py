@@ -1,0 +1,56 @@
+"""JSON that carries its own checksum: what was changed or damaged is noticed when it is read."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from normlab.errors import RunError
+
+# What reading somebody's JSON, and taking from it what should be there, can raise.
+PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+def read(file: Path, schema: int, kind: str) -> dict[str, Any]:
+    """The content of the file that makes a folder a `kind` ("run", "study"), not yet unsealed.
+
+    Raises:
+        RunError: There is none, it is no JSON object, or another normlab wrote it.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        written = content["schema"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{file.parent} is no {kind}'s folder: it has no {file.name}") from None
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from None
+    except PARSE_ERRORS as error:
+        raise RunError(f"{file} is damaged or no {kind}'s: {error}") from None
+    if written != schema:
+        raise RunError(
+            f"{file} has schema {written!r}, this normlab reads schema {schema}: "
+            "open it with the normlab that wrote it"
+        )
+    return content
+
+
+def add_checksum(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with its checksum."""
+    return content | {"checksum": _checksum(content)}
+
+
+def verify_checksum(content: dict[str, Any]) -> dict[str, Any]:
+    """The content without its checksum.
+
+    Raises:
+        ValueError: The checksum is missing or does not fit.
+    """
+    content = dict(content)
+    if content.pop("checksum", None) != _checksum(content):
+        raise ValueError("its checksum does not fit: it was changed since normlab wrote it")
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """The first half of the SHA-256 (hex) of the content as plain JSON, in its own order."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -1,0 +1,506 @@
+"""Exported networks, asked by ONNX Runtime and by PyTorch, beside the runs that they come from."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import made_up
+import normlab
+from normlab.cli import main
+from normlab.data import load
+from normlab.errors import RunError
+from normlab.export import exporter
+from normlab.export.exporter import Quantized
+from normlab.export.folding import InferenceModel
+from normlab.export.formats import open_onnx, to_int8
+from normlab.inference.evaluate import to_input
+from normlab.layers.fused import FusedNorm
+from normlab.layers.norms import REGISTRY
+from normlab.layers.norms.batch import BatchRenorm, GhostBatchNorm, SyncBatchNorm
+from normlab.layers.norms.none import Affine
+from normlab.network.model import Network
+from normlab.runs.checkpoint import save_weights
+
+DIGITS = load("digits")
+FIXED = ("none", "bn", "ghost-bn", "brn", "sync-bn")  # in use, a weight and a bias a channel
+BATCH_NORMS = (FusedNorm, GhostBatchNorm, BatchRenorm, SyncBatchNorm)
+EVERY_NORM = "C:8 P " + " ".join(f"C:8/{name}+" for name in REGISTRY) + " P P FC"
+EVERY_BLOCK = "C:8v C:8s2 C:8+*2 C:8/none+*2 c:6 P D:12v D:12+*2 A D:12s2 c:12*2 FC:16 FC"
+NORMLAB = [sys.executable, "-m", "normlab"]
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+
+
+def made(folder, line, norm="bn"):
+    """A run on digits whose weights and statistics are drawn, not learned.
+
+    Its answers differ from picture to picture: those of PyTorch's first weights hardly do.
+    """
+    network = Network(line, norm=norm).eval()
+    random = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if ("norms." in name or "branch_scales" in name) and tensor.is_floating_point():
+            drawn = torch.rand(tensor.shape, generator=random)
+            around = 0.0 if name.endswith(("bias", "mean", "threshold", "scales")) else 1.0
+            tensor.copy_(drawn - 0.5 + around)
+    network.input_mean.fill_(0.3)
+    network.input_std.fill_(0.4)
+    with torch.no_grad():
+        for weight in network.weights:
+            weight *= 6**0.5
+        logits = network(to_input(torch.from_numpy(DIGITS.test.images)))
+        std, mean = torch.std_mean(logits, 0)
+        classifier = network.blocks[-1].linear
+        classifier.weight /= std[:, None]
+        classifier.bias -= mean
+        classifier.bias /= std
+    run = made_up.run(
+        folder,
+        layout=network.layout,
+        classes=DIGITS.classes,
+        fingerprint=DIGITS.fingerprint,
+        network=line,
+        norm=norm,
+        dataset="digits",
+    )
+    run.write_config()
+    save_weights(folder / "model.safetensors", network)
+    return normlab.Run.open(folder)
+
+
+def by_pytorch(path, images):
+    return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+
+
+def by_onnx_runtime(path, images):
+    return onnxruntime.InferenceSession(path).run(None, {"images": images})[0]
+
+
+def correct(path):
+    return (by_onnx_runtime(path, DIGITS.test.images).argmax(1) == DIGITS.test.labels).sum()
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory):
+    """A trained run, and all that is exported from it."""
+    folder = tmp_path_factory.mktemp("exported") / "run"
+    shutil.copytree(trained.path, folder)
+    run = normlab.Run.open(folder)
+    return {
+        "run": run,
+        "onnx": normlab.export_run(run, "onnx"),
+        "int8": normlab.export_run(run, "onnx", int8=True),
+        "pt2": normlab.export_run(run, "pt2"),
+    }
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a command and gives its exit code, output and errors."""
+
+    def command(*arguments):
+        code = 0
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return command
+
+
+# The network
+
+
+@pytest.mark.parametrize("norm", REGISTRY)
+def test_in_use_every_normalization_answers_as_in_evaluation(norm, tmp_path):
+    run = made(tmp_path, "C:8 D:8s2 C:8+*2 D:8*2 C:8v P P FC", norm)
+    network = InferenceModel(run.network())
+    found = network(torch.from_numpy(DIGITS.test.images))
+    assert (found.dtype, found.requires_grad) == (torch.float32, False)
+    expected = normlab.load(run.path).probabilities(DIGITS.test.images)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+    layers = list(network.modules())
+    biased = [layer.bias is not None for layer in layers if isinstance(layer, nn.Conv2d)]
+    if norm in FIXED:
+        # Beside the convolutions that the repeated blocks share, a map of each channel is left.
+        assert biased == [True] * 3 + [False] * 3 + [True]
+        assert sum(isinstance(layer, Affine) for layer in layers) == 2 + 4
+        assert not any(isinstance(layer, BATCH_NORMS) for layer in layers)
+    else:
+        assert not any(biased)
+
+
+def test_the_trained_network_is_left_as_it_was(tmp_path):
+    network = made(tmp_path, "C:8 C:8*2 GAP FC").network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    InferenceModel(network)
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+# The files
+
+
+@pytest.mark.parametrize("line", [EVERY_NORM, EVERY_BLOCK], ids=["norms", "blocks"])
+@pytest.mark.parametrize(("to", "ask"), [("onnx", by_onnx_runtime), ("pt2", by_pytorch)])
+def test_every_normalization_and_block_answers_as_the_trained_network(line, to, ask, tmp_path):
+    run = made(tmp_path, line)
+    exported = normlab.export_run(run, to)
+    assert exported.path == tmp_path / f"model.{to}"
+    assert exported.size == exported.path.stat().st_size
+    assert (exported.images, exported.quantized) == (360, None)
+    expected = normlab.load(tmp_path).probabilities(DIGITS.test.images)
+    found = ask(exported.path, DIGITS.test.images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (found.argmax(1) == expected.argmax(1)).all()
+    assert exported.difference == pytest.approx(abs(found - expected).max(), abs=1e-6)
+    for n in (1, 7):  # any number of images
+        np.testing.assert_allclose(
+            ask(exported.path, DIGITS.test.images[:n]), expected[:n], atol=1e-5
+        )
+    if to == "onnx":
+        int8 = open_onnx(to_int8(exported.path.read_bytes(), DIGITS.train.images[:200], {}))
+        # Drawn weights are easily led astray; by chance a tenth of the classes would be equal.
+        assert (int8(DIGITS.test.images).argmax(1) == expected.argmax(1)).mean() > 0.6
+
+
+def test_onnx_takes_pixels_gives_probabilities_and_has_batchnorm_folded(files):
+    session = onnxruntime.InferenceSession(files["onnx"].path)
+    (images,), (probabilities,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type) == ("images", "tensor(uint8)")
+    assert images.shape == ["batch", 3, 32, 32]
+    assert (probabilities.name, probabilities.type) == ("probabilities", "tensor(float)")
+    assert probabilities.shape == ["batch", 10]
+    model = onnx.load(files["onnx"].path)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Conv") == 4
+    assert not {"BatchNormalization", "Sqrt", "Mul"} & {*kinds}
+
+
+def test_files_say_what_they_are(files):
+    expected = {
+        "classes": json.dumps([*"0123456789"]),
+        "layout": "C:12 P C:24 P D:32 GAP FC",
+        "norm": "bn",
+        "seed": "0",
+        "weights": sha256((files["run"].path / "model.safetensors").read_bytes()).hexdigest(),
+        "fingerprint": DIGITS.fingerprint,
+        "normlab": normlab.__version__,
+    }
+    for name in ("onnx", "int8"):
+        session = onnxruntime.InferenceSession(files[name].path)
+        assert session.get_modelmeta().custom_metadata_map == expected
+    found = dict.fromkeys(expected, "")
+    torch.export.load(files["pt2"].path, extra_files=found)
+    assert found == expected
+
+
+def test_files_name_no_folder_of_the_machine_that_made_them(files):
+    folder = str(Path(normlab.__file__).parent).encode()
+    assert not any(folder in files[name].path.read_bytes() for name in ("onnx", "int8", "pt2"))
+
+
+def test_files_are_little_larger_than_the_weights(files):
+    weights = (files["run"].path / "model.safetensors").stat().st_size
+    assert files["onnx"].size < 1.3 * weights
+    assert files["int8"].size < 0.7 * files["onnx"].size
+
+
+def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path):
+    config = normlab.RunConfig(
+        network="C:6 P C:8/gn GAP FC",
+        dataset="digits",
+        recipe="demo",
+        epochs=1,
+        precision="bfloat16",
+    )
+    run = normlab.train(config, tmp_path, quiet=True)
+    exported = normlab.export_run(run, "pt2")
+    found = by_pytorch(exported.path, DIGITS.test.images)
+    assert (found.argmax(1) == DIGITS.test.labels).sum() == round(360 * run.last.accuracy)
+
+
+def test_of_many_test_images_some_are_compared_from_all_over_the_split(
+    files, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(exporter, "COMPARED", 50)
+    asked = []
+    forward = Network.forward
+    monkeypatch.setattr(Network, "forward", lambda self, x: asked.append(x) or forward(self, x))
+    exported = normlab.export_run(files["run"], "pt2", tmp_path / "model.pt2")
+    assert exported.images == 50
+    assert [len(x) for x in asked] == [1, 49]
+    everywhere = np.linspace(0, 359, 50).astype(int)
+    np.testing.assert_array_equal(
+        (torch.cat(asked) * 255).round().numpy(), DIGITS.test.images[everywhere]
+    )
+
+
+# int8
+
+
+def test_int8_says_what_it_costs_and_saves(files):
+    exported, quantized = files["int8"], files["int8"].quantized
+    assert exported.path == files["run"].path / "model-int8.onnx"
+    assert exported.size == exported.path.stat().st_size < quantized.float_size
+    assert quantized.float_size == files["onnx"].size
+    assert quantized.images == 360
+    assert quantized.float_correct == correct(files["onnx"].path)
+    assert quantized.float_correct == round(360 * files["run"].last.accuracy)
+    assert quantized.correct == correct(exported.path)
+    assert quantized.correct > 0.95 * quantized.float_correct
+
+
+def test_int8_has_weights_of_seven_bits_with_a_scale_for_each_channel(files):
+    graph = onnx.load(files["int8"].path).graph
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    filters = [
+        [tensors[name] for name in node.input]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and tensors.get(node.input[0], np.empty(0)).ndim == 4
+    ]
+    assert sorted(len(weights) for weights, _, _ in filters) == [12, 24, 24, 32]
+    for weights, scales, zeros in filters:
+        assert weights.dtype == np.int8
+        assert 60 <= abs(weights.astype(int)).max() <= 64
+        assert len(scales) == len(weights)
+        assert not zeros.any()
+
+
+@pytest.mark.parametrize(
+    ("right", "change"),
+    [(95, "3 images lost"), (97, "1 image lost"), (98, "none lost"), (99, "1 image gained")],
+)
+def test_what_int8_lost_is_said_plainly(right, change):
+    said = str(Quantized(float_size=1, images=100, float_correct=98, correct=right))
+    assert said == f"accuracy on 100 test images: 98.0% in float32, {right}.0% in int8: {change}"
+
+
+# The command line
+
+
+def test_the_command_says_what_it_wrote_and_nothing_else(files, tmp_path):
+    out = tmp_path / "new" / "int8.onnx"
+    done = subprocess.run(
+        [*NORMLAB, "export", files["run"].path, "--to", "onnx", "--int8", "--out", out],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    written, checked, accuracy = done.stdout.splitlines()
+    sizes = rf"{out.stat().st_size / 1000:.1f} kB, {files['onnx'].size / 1000:.1f} kB in float32"
+    assert written == f"{out}: {sizes}"
+    assert re.fullmatch(
+        r"the float32 network was checked against PyTorch on 360 test images: equal classes, "
+        r"probabilities within \d\.\de-0\d",
+        checked,
+    )
+    assert accuracy == str(files["int8"].quantized)
+
+
+def test_the_command_writes_where_it_is_told(files, said, tmp_path):
+    out = tmp_path / "digits.pt2"
+    code, output, errors = said("export", files["run"].path, "--to", "pt2", "--out", out)
+    assert (code, errors) == (0, "")
+    assert output.splitlines()[0] == f"{out}: {out.stat().st_size / 1000:.1f} kB"
+    assert output.splitlines()[1].startswith("checked against PyTorch on 360 test images: equal")
+
+
+def test_int8_is_for_onnx_only(files, said):
+    code, output, errors = said("export", files["run"].path, "--to", "pt2", "--int8")
+    assert (code, output) == (2, "")
+    assert errors == "normlab: --int8 is for --to onnx: leave it out for pt2\n"
+
+
+def test_a_missing_library_is_named_with_the_extra_that_has_it(files, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, output, errors = said("export", files["run"].path, "--to", "onnx")
+    assert (code, output) == (2, "")
+    assert errors == 'normlab: ONNX needs onnxscript: pip install "normlab[export]"\n'
+
+
+def test_pt2_needs_no_further_library(files, monkeypatch, tmp_path):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
+    assert normlab.export_run(files["run"], "pt2", tmp_path / "model.pt2").images == 360
+
+
+def test_what_is_not_finished_is_refused(files, tmp_path):
+    shutil.copy(files["run"].path / "config.json", tmp_path)
+    with pytest.raises(RunError, match="is its training finished"):
+        normlab.export_run(normlab.Run.open(tmp_path), "onnx")
+
+
+def test_other_data_is_refused(files):
+    run = files["run"]
+    with pytest.raises(RunError, match="was trained on 0000"):
+        normlab.export_run(replace(run, data=replace(run.data, fingerprint="0" * 64)), "onnx")
+
+
+# Normalizations of one's own
+
+OWN = """
+import torch
+from torch import nn
+
+class Scaling(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((shape[0], 1, 1), 2.0))
+    def forward(self, x):
+        return x * self.weight / x.abs().mean((1, 2, 3), keepdim=True)
+
+class Choosing(Scaling):
+    def forward(self, x):
+        return x if x.mean() > 0 else -x
+
+class Other(Scaling):
+    def forward(self, x):
+        return -x if torch.compiler.is_compiling() else x
+
+class Near(Scaling):
+    def forward(self, x):
+        return x * 1.00002 if torch.compiler.is_compiling() else x
+
+class Alone(Scaling):
+    def forward(self, x):
+        return x - x.mean(0) if len(x) > 1 else x
+
+class Rare(Scaling):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Makes a run with a normalization of the module above."""
+    (tmp_path / "own_norms.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_norms", raising=False)
+    return lambda name: made(tmp_path / "run", "C:8 P D:8+ P C:8/bn P FC", f"own_norms:{name}")
+
+
+def test_ones_own_normalization_is_exported(own):
+    run = own("Scaling")
+    exported = normlab.export_run(run, "onnx")
+    np.testing.assert_allclose(
+        by_onnx_runtime(exported.path, DIGITS.test.images),
+        normlab.load(run.path).probabilities(DIGITS.test.images),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "problem"),
+    [
+        ("Choosing", "pt2", "run cannot be exported to pt2: its normalization is own_norms:Choos"),
+        ("Alone", "pt2", "run cannot be exported to pt2: its normalization is own_norms:Alone"),
+        ("Rare", "onnx", "run cannot be exported to onnx: its normalization is own_norms:Rare"),
+        ("Other", "pt2", "the exported network answers differently: another class on "),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_a_line_and_no_file_is_left(
+    name, to, problem, own, said, tmp_path
+):
+    run = own(name)
+    code, output, errors = said("export", run.path, "--to", to)
+    assert (code, output) == (1, "")
+    assert problem in errors
+    assert errors.count("\n") == 1
+    assert "\x1b" not in errors
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_equal_classes_are_not_enough(own, said):
+    code, _, errors = said("export", own("Near").path, "--to", "pt2")
+    assert code == 1
+    assert "another class on 0 of 360 test images, probabilities up to " in errors
+
+
+def test_nor_are_near_probabilities(own, said):
+    run = own("Other")
+    network = run.network()
+    classifier = network.blocks[-1].linear
+    with torch.no_grad():
+        classifier.weight *= 1e-6  # all classes are nearly as probable
+        classifier.bias.zero_()
+    save_weights(run.path / "model.safetensors", network)
+    code, _, errors = said("export", run.path, "--to", "pt2")
+    assert code == 1
+    others, apart = re.search(r"another class on (\d+) of .* up to (\S+) apart", errors).groups()
+    assert int(others) > 0
+    assert float(apart) < 1e-5
+
+
+def test_a_run_s_own_files_are_not_written_over(files, said):
+    weights = files["run"].path / "model.safetensors"
+    before = weights.read_bytes()
+    code, _, errors = said("export", files["run"].path, "--to", "pt2", "--out", weights)
+    assert code == 2
+    assert errors == f"normlab: --out {weights}: end its name with .pt2\n"
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.skipif(not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA names no CIFAR-10")
+def test_a_model_that_comes_with_normlab_is_exported_by_its_name(said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = said("export", "--model", "nano", "--to", "pt2")
+    assert code == 0
+    assert output.startswith("nano.pt2: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["nano.pt2"]
+
+
+def test_of_a_model_or_a_run_one_is_exported(files, said):
+    for arguments in ([], [files["run"].path, "--model", "nano"]):
+        code, _, errors = said("export", *arguments, "--to", "pt2")
+        assert code == 2
+        assert "expected one run's folder, or --model NAME, got" in errors
+
+
+def test_a_file_that_was_there_outlives_an_export_that_fails(own, said, tmp_path):
+    out = tmp_path / "model.pt2"
+    out.write_text("an older one")
+    assert said("export", own("Other").path, "--to", "pt2", "--out", out)[0] == 1
+    assert out.read_text() == "an older one"
+
+
+# The page
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["onnx", "pt2"])
+def test_the_page_s_programs_answer_on_a_picture(place, files, tmp_path):
+    program = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[place]
+    assert "normlab" not in program
+    for name in ("onnx", "pt2"):
+        shutil.copy(files[name].path, tmp_path)
+    image = np.full((40, 60, 3), 255, np.uint8)
+    image[4:36, 14:46] = DIGITS.test.images[0].transpose(1, 2, 0)
+    Image.fromarray(image).save(tmp_path / "picture.png")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    name, probability = done.stdout.split()
+    (expected,) = normlab.load(files["run"].path).predict(tmp_path / "picture.png")
+    assert name == expected.label
+    assert float(probability) == pytest.approx(expected.probability, abs=1e-5)

@@ -1,0 +1,556 @@
+"""Each normalization against PyTorch's own layer or the formula written out in float64."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from formulas import (
+    ACTIVATED,
+    EPSILON,
+    FORMULAS,
+    affine,
+    normalized,
+    parameters,
+    per_channel,
+    standardized_filters,
+)
+from normlab.errors import UsageError
+from normlab.layers import norms
+from normlab.layers.norms import registry
+from normlab.network.model import Network
+from normlab.network.summary import summarize
+
+SHAPE = (12, 5, 6)
+NAMES = [*FORMULAS, "ghost-bn=3", "gn=3", "evonorm-s0=3"]
+
+
+def with_random_parameters(layer):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return layer
+
+
+def test_every_normalization_has_a_reference():
+    assert set(norms.REGISTRY) == set(FORMULAS)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("name", "activate"),
+    [*((name, False) for name in NAMES), *((name, True) for name in ACTIVATED)],
+)
+def test_forward_and_backward_match_the_formula_in_float64(name, activate, memory_format):
+    layer = with_random_parameters(norms.build(name, SHAPE, activate=activate))
+    x = (3 * torch.randn(7, *SHAPE) + 2).to(memory_format=memory_format).requires_grad_()
+    upstream = torch.randn(7, *SHAPE)
+    output = layer(x)
+    (output * upstream).sum().backward()
+
+    x64 = x.detach().double().requires_grad_()
+    p64 = {k: v.detach().double().requires_grad_() for k, v in parameters(layer).items()}
+    expected = normalized(name, x64, p64, activate=activate)
+    (expected * upstream.double()).sum().backward()
+
+    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(x.grad.double(), x64.grad, atol=1e-4, rtol=1e-4)
+    for key, parameter in parameters(layer).items():
+        torch.testing.assert_close(parameter.grad.double(), p64[key].grad, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "torchs_own"),
+    [
+        ("bn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("brn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("sync-bn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("ghost-bn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("none", lambda x: 3**0.5 * x),
+        (
+            "lrn",
+            lambda x: F.local_response_norm(3**0.5 * 2**0.75 * x, 5, alpha=5e-4, beta=0.75, k=2),
+        ),
+        ("gn=6", lambda x: F.group_norm(x, 6)),
+        ("ln", lambda x: F.group_norm(x, 1)),
+        ("ln-full", lambda x: F.layer_norm(x, SHAPE)),
+        ("ln-channel", lambda x: F.layer_norm(x.movedim(1, -1), SHAPE[:1]).movedim(-1, 1)),
+        ("in", lambda x: F.instance_norm(x)),
+        ("rms", lambda x: F.rms_norm(x, SHAPE, eps=EPSILON)),
+    ],
+)
+def test_at_its_first_weights_it_is_pytorchs_own(name, torchs_own):
+    x = torch.randn(4, *SHAPE)
+    torch.testing.assert_close(norms.build(name, SHAPE, activate=False)(x), torchs_own(x))
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMULAS) - set(ACTIVATED) - {"none"}))
+def test_an_activation_follows_where_it_is_asked_for(name):
+    x = torch.randn(4, *SHAPE)
+    plain = norms.build(name, SHAPE, activate=False)(x)
+    torch.testing.assert_close(norms.build(name, SHAPE, activate=True)(x), plain.clamp(min=0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documented_number_of_parameters_is_the_real_one(name):
+    formula = norms.find(name)[0].parameters.replace("·", "*")
+    c, h, w = SHAPE
+    expected = eval(formula, {"C": c, "H": h, "W": w})
+    layer = norms.build(name, SHAPE, activate=True)
+    assert sum(p.numel() for p in layer.parameters()) == expected
+
+
+def test_every_entry_is_documented():
+    for entry in norms.REGISTRY.values():
+        assert entry.formula
+        assert entry.axes
+        assert entry.paper
+
+
+def test_batch_norm_uses_running_statistics_in_evaluation():
+    layer = norms.build("bn", SHAPE, activate=False)
+    x = 3 * torch.randn(64, *SHAPE) + 2
+    for _ in range(200):
+        layer(x)
+    values = x.double().movedim(1, 0).flatten(1)
+    expected = (x.double() - per_channel(values.mean(1))) / torch.sqrt(
+        per_channel(values.var(1)) + EPSILON
+    )
+    torch.testing.assert_close(layer.eval()(x).double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["brn", "sync-bn", "ghost-bn=64"])
+def test_those_of_batches_use_running_statistics_in_evaluation(name):
+    layer = norms.build(name, SHAPE, activate=False)
+    x = 3 * torch.randn(64, *SHAPE) + 2
+    for _ in range(1500):
+        layer(x)
+    expected = norms.build("bn", SHAPE, activate=False)(x)
+    torch.testing.assert_close(layer.eval()(x), expected, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "r_max", "d_max"),
+    [(250, 1, 0), (750, 1 + 2 * 500 / 1750, 2.5), (1250, 1 + 2 * 1000 / 1750, 5), (9999, 3, 5)],
+)
+def test_batch_renormalization_corrects_within_its_limits(steps, r_max, d_max):
+    """Ioffe's algorithm 1, written out in float64."""
+    layer = with_random_parameters(norms.build("brn", SHAPE, activate=False))
+    generator = torch.Generator().manual_seed(2)
+    running_mean = 4 * torch.randn(12, generator=generator)
+    running_std = torch.rand(12, generator=generator) * 5 + 0.1
+    layer.running_mean.copy_(running_mean)
+    layer.running_std.copy_(running_std)
+    layer.steps.fill_(steps)
+    x = (3 * torch.randn(7, *SHAPE) + 2).requires_grad_()
+    upstream = torch.randn(7, *SHAPE)
+    output = layer(x)
+    (output * upstream).sum().backward()
+
+    x64 = x.detach().double().requires_grad_()
+    mean, std = x64.mean((0, 2, 3)), (x64.var((0, 2, 3), correction=0) + EPSILON).sqrt()
+    before_mean, before_std = running_mean.double(), running_std.double()
+    r = (std.detach() / before_std).clamp(1 / r_max, r_max)
+    d = ((mean.detach() - before_mean) / before_std).clamp(-d_max, d_max)
+    normalized = (x64 - per_channel(mean)) / per_channel(std) * per_channel(r) + per_channel(d)
+    expected = affine(normalized, {k: v.detach().double() for k, v in layer.named_parameters()})
+    (expected * upstream.double()).sum().backward()
+    torch.testing.assert_close(output.double(), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(x.grad.double(), x64.grad, atol=1e-4, rtol=1e-4)
+    moved = before_mean + 0.01 * (mean.detach() - before_mean)
+    torch.testing.assert_close(layer.running_mean.double(), moved, atol=1e-6, rtol=1e-5)
+    moved = before_std + 0.01 * (std.detach() - before_std)
+    torch.testing.assert_close(layer.running_std.double(), moved, atol=1e-6, rtol=1e-5)
+    assert layer.steps == steps + 1
+
+
+def test_batch_renormalization_counts_its_steps():
+    layer = norms.build("brn", SHAPE, activate=False)
+    assert layer.steps == 0
+    layer(torch.randn(2, *SHAPE))
+    layer.eval()(torch.randn(2, *SHAPE))
+    assert layer.steps == 1
+
+
+def test_alone_sync_bn_is_batch_norm_while_it_trains_and_afterwards():
+    own, torchs = norms.build("sync-bn", (4, 1, 1), activate=False), nn.BatchNorm2d(4)
+    for _ in range(3):
+        x = 3 * torch.randn(2, 4, 1, 1) + 2
+        torch.testing.assert_close(own(x), torchs(x))
+    torch.testing.assert_close(own.running_mean, torchs.running_mean)
+    torch.testing.assert_close(own.running_var, torchs.running_var)
+    torch.testing.assert_close(own.eval()(x), torchs.eval()(x))
+
+
+def test_ghosts_are_of_32_images_where_no_number_is_given():
+    x = torch.randn(33, *SHAPE)
+    ghosts = norms.build("ghost-bn", SHAPE, activate=False)(x)
+    torch.testing.assert_close(ghosts, norms.build("ghost-bn=32", SHAPE, activate=False)(x))
+
+
+@pytest.mark.parametrize("name", ["bn", "ghost-bn", "brn", "sync-bn"])
+def test_a_channel_of_one_value_cannot_be_trained_on(name):
+    layer = norms.build(name, (4, 1, 1), activate=False)
+    with pytest.raises(ValueError, match=r"^Expected more than 1 value per channel when training"):
+        layer(torch.randn(1, 4, 1, 1))
+    assert layer(torch.randn(2, 4, 1, 1)).isfinite().all()
+    assert layer.eval()(torch.randn(1, 4, 1, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_is_for_training_alone(name):
+    layer = norms.build(name, SHAPE, activate=True, dropout=0.5)
+    plain = norms.build(name, SHAPE, activate=True)
+    x = torch.randn(8, *SHAPE)
+    torch.testing.assert_close(layer.eval()(x), plain.eval()(x))
+    dropped, kept = layer.train()(x), plain.train()(x)
+    assert 0.4 < (dropped[kept != 0] == 0).float().mean() < 0.6
+    left = dropped != 0
+    torch.testing.assert_close(dropped[left], 2 * kept[left])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_goes_out_as_it_came_in(name, training):
+    """And is rounded once; without normalization, before the sum too."""
+    x = (3 * torch.randn(7, *SHAPE) + 2).bfloat16()
+    outputs = [
+        norms.build(name, SHAPE, activate=True).train(training)(images) for images in (x, x.float())
+    ]
+    assert outputs[0].dtype == torch.bfloat16
+    rounding = 2**-6 if name in ("none", "lrn") else 2**-8
+    torch.testing.assert_close(outputs[0].float(), outputs[1], rtol=rounding, atol=1e-5)
+
+
+def test_without_normalization_the_first_weights_keep_the_scale():
+    """Of what follows a ReLU, through PyTorch's own first convolution and the next ReLU."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 512, 1, 1).relu()
+    y = norms.build("none", (4096, 1, 1), activate=True)(nn.Conv2d(512, 4096, 1, bias=False)(x))
+    assert y.square().mean().item() == pytest.approx(x.square().mean().item(), rel=0.08)
+
+
+@pytest.mark.parametrize("channels", [8, 2])
+def test_weight_standardization_is_in_the_convolutions_that_mix_channels(channels):
+    network = Network(f"C:{channels} D:12 GAP FC", norm="gn-ws")
+    first, second = network.blocks[:2]
+    x = torch.randn(2, channels, 6, 6)
+    plain = F.conv2d(x, second.depthwise.weight, None, 1, 1, 1, channels)
+    assert torch.equal(second.depthwise(x), plain)
+    x = torch.randn(2, 3, 6, 6)
+    weight = standardized_filters(first.conv.weight.detach().double())
+    expected = F.conv2d(x.double(), weight, padding=1)
+    torch.testing.assert_close(first.conv(x).double(), expected, atol=1e-4, rtol=1e-4)
+    # Scaling or shifting a filter changes nothing.
+    before = first.conv(x)
+    with torch.no_grad():
+        first.conv.weight.mul_(3).add_(0.2)
+    torch.testing.assert_close(first.conv(x), before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["none", "lrn"])
+@pytest.mark.parametrize("line", ["C:16 C:16 C:16 C:16 C:16 GAP FC", "C:16 D:16 D:16 D:16 GAP FC"])
+def test_without_normalization_features_start_at_the_inputs_scale(line, norm):
+    """As He et al. intend it: the second moment neither vanishes nor explodes with depth."""
+    x = torch.randn(64, 3, 16, 16)
+    for seed in range(3):
+        network = Network(line, norm=norm, seed=seed)
+        y = x
+        for block in network.blocks[:-2]:
+            y = block(y)
+            assert 0.2 < y.square().mean() / x.square().mean() < 5
+
+
+@pytest.mark.parametrize("norm", ["none", "lrn"])
+def test_without_normalization_residual_branches_start_at_nothing(norm):
+    """Their scales, one for each application, learn before they do."""
+    network = Network("C:16 C:16+ D:16+*2 C:16*2 GAP C:16+ C", norm=norm)
+    once, twice = network.blocks[1:3]
+    x = torch.randn(4, 16, 8, 8)
+    assert torch.equal(once(x), x)
+    assert torch.equal(twice(x), x)
+    scales = [getattr(block, "branch_scales", None) for block in network.blocks]
+    assert [None if s is None else s.numel() for s in scales] == [None, 1, 2, *[None] * 4]
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    learning = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), torch.arange(4)).backward()
+        optimizer.step()
+        learning.append({name for name, p in network.named_parameters() if p.grad.any()})
+    first, second = learning
+    assert {"blocks.1.branch_scales", "blocks.2.branch_scales"} <= first
+    assert not {"blocks.1.conv.weight", "blocks.2.depthwise.weight"} & first
+    assert {name for name, _ in network.named_parameters()} == second
+
+
+def test_each_application_of_a_residual_branch_has_its_scale():
+    block = Network("C:4 C:4+*2 GAP FC", norm="none").blocks[1]
+    block.branch_scales.data = torch.tensor([0.5, -2.0])
+    x = torch.randn(2, 4, 5, 5)
+    for bfloat16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            expected = x.bfloat16() if bfloat16 else x
+            found = block(expected)
+            for norm, scale in zip(block.norms, (0.5, -2.0), strict=True):
+                expected = expected + scale * norm(block.conv(expected))
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected)
+
+
+def test_ones_own_layer_can_ask_for_scales_too(monkeypatch):
+    """A fused pass, which adds a block's input itself, then does not."""
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+    said = {"formula": "gn", "paper": "ours", "axes": "", "parameters": "2·C", "activates": True}
+
+    @norms.register("gentle", skip_init=True, **said)
+    def gentle(shape, *, activate, dropout):
+        return norms.build("gn", shape, activate=activate, dropout=dropout)
+
+    @norms.register("plain", **said)
+    def plain(shape, *, activate, dropout):
+        return norms.build("gn", shape, activate=activate, dropout=dropout)
+
+    network = Network("C:4 C:4/gentle+ C:4/plain+ GAP FC")
+    x = torch.randn(2, 4, 5, 5)
+    assert torch.equal(network.blocks[1](x), x)
+    assert not torch.equal(network.blocks[2](x), x)
+    assert network.blocks[2].branch_scales is None
+    network(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert network.blocks[1].branch_scales.grad.any()
+
+
+def test_the_scales_of_residual_branches_are_counted():
+    """A block's own normalization decides, else the network's."""
+    line = "C:8 C:8+ C:8+*3 C:8/bn+ D:8/none+*2 C:8 GAP FC"
+    scaled, plain = (summarize(line, norm=norm).rows for norm in ("lrn", "bn"))
+    more = [a.parameters - b.parameters for a, b in zip(scaled, plain, strict=True)]
+    assert more == [0, 1, 3, 0, 0, 0, 0, 0]
+    bare = summarize("C:8 D:8/bn+*2 GAP FC").parameters
+    assert summarize("C:8 D:8/none+*2 GAP FC").parameters == bare + 2
+
+
+@pytest.mark.parametrize("name", norms.REGISTRY)
+def test_every_normalization_learns(name):
+    """A few steps on a batch lower its loss, in float32 and in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(16, 3, 32, 32, generator=generator)
+    labels = torch.randint(10, (16,), generator=generator)
+    for bfloat16 in (False, True):
+        network = Network("C:8 P D:12 P C:12+ GAP FC", norm=name).train()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
+        losses = []
+        for _ in range(15):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = F.cross_entropy(network(x).float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0] - 0.05, losses
+
+
+@given(st.integers(1, 300))
+def test_groups_default_to_the_largest_divisor_up_to_4(channels):
+    groups = norms.default_groups(channels)
+    assert channels % groups == 0
+    assert groups == max(g for g in (1, 2, 3, 4) if channels % g == 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "problem"),
+    [
+        ("gn=5", SHAPE, "5 groups do not divide 12 channels"),
+        ("gn-ws=5", SHAPE, "5 groups do not divide 12 channels"),
+        ("evonorm-s0=5", SHAPE, "evonorm-s0=5: 5 groups do not divide 12 channels"),
+        ("ghost-bn=0", SHAPE, "must be a whole number above 0"),
+        ("frn", (8, 1, 1), "frn over a 1 × 1 map"),
+        ("evonorm-s0=4", (4, 1, 1), "evonorm-s0=4 over one value is constant"),
+        ("gm", SHAPE, "no normalization 'gm': did you mean gn?"),
+        ("BN", SHAPE, "no normalization 'BN': did you mean bn?"),
+        ("LayerNorm", SHAPE, "no normalization 'LayerNorm': did you mean ln?"),
+        ("xyzzy", SHAPE, "no normalization 'xyzzy': it is one of none, lrn, bn"),
+        ("bn=3", SHAPE, "bn takes no number"),
+        ("gn=", SHAPE, "must be a whole number above 0"),
+        ("gn=0", SHAPE, "must be a whole number above 0"),
+        ("gn=x", SHAPE, "must be a whole number above 0"),
+        ("in", (8, 1, 1), "in over a 1 × 1 map is constant"),
+        ("ln-channel", (1, 4, 4), "over one channel is constant"),
+        ("no_such_module:Norm", SHAPE, "No module named 'no_such_module'"),
+        ("math:NoNorm", SHAPE, "math has no torch.nn.Module NoNorm"),
+        ("math:sqrt", SHAPE, "math has no torch.nn.Module sqrt"),
+        ("math:a:b", SHAPE, "math has no torch.nn.Module a:b"),
+        (":X", SHAPE, "importing  failed"),
+        (".a:X", SHAPE, "importing .a failed"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_line(name, shape, problem):
+    with pytest.raises(UsageError, match=r"^[^\n]*$") as caught:
+        norms.build(name, shape, activate=True)
+    assert problem in str(caught.value)
+
+
+OWN = """
+import torch
+from torch import nn
+
+class HalfNorm(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((shape[0],), 0.5))
+
+    def forward(self, x):
+        return x * self.weight[:, None, None]
+"""
+
+
+def test_a_users_layer_that_changes_the_shape_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "own_cut.py").write_text(OWN.replace("x * self", "x[..., 1:] * self"))
+    monkeypatch.syspath_prepend(tmp_path)
+    shapes = r"it must keep the shape \(2, 12, 5, 6\), not make \(2, 12, 5, 5\)"
+    with pytest.raises(UsageError, match=shapes):
+        norms.build("own_cut:HalfNorm", SHAPE, activate=True)
+    sys.modules.pop("own_cut")
+
+
+def test_what_a_users_layer_raises_is_said_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "own_raises.py").write_text(
+        OWN.replace("return x", 'raise RuntimeError("a\\nb") #')
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said = (
+        r"built with the shape \(12, 5, 6\) and given two such maps, it failed: RuntimeError: a b"
+    )
+    with pytest.raises(UsageError, match=rf"{said}$"):
+        norms.build("own_raises:HalfNorm", SHAPE, activate=True)
+    sys.modules.pop("own_raises")
+
+
+def test_a_users_own_layer_by_module_and_class(tmp_path, monkeypatch):
+    (tmp_path / "own_half_norm.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    layer = norms.build("own_half_norm:HalfNorm", SHAPE, activate=True)
+    x = torch.randn(2, *SHAPE)
+    torch.testing.assert_close(layer(x), (x / 2).clamp(min=0))
+    layer = norms.build("own_half_norm:HalfNorm", SHAPE, activate=False, dropout=0.9)
+    assert (layer(x) == 0).float().mean() > 0.8
+    entry, _ = norms.find("own_half_norm:HalfNorm")
+    assert (entry.name, entry.layer) == ("own_half_norm:HalfNorm", "own_half_norm.HalfNorm")
+    assert {entry.formula, entry.paper, entry.axes, entry.parameters} == {"your own"}
+    sys.modules.pop("own_half_norm")
+
+
+def test_a_layer_registered_in_python(monkeypatch):
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+
+    @norms.register(
+        "scale", formula="x · w", paper="a paper", axes="no axes", parameters="1", argument="w"
+    )
+    class Scale(nn.Module):
+        def __init__(self, shape, number):
+            super().__init__()
+            self.factor = float(number)
+
+        def forward(self, x):
+            return x * self.factor
+
+    x = torch.randn(2, *SHAPE)
+    torch.testing.assert_close(norms.build("scale=3", SHAPE, activate=False)(x), x * 3)
+    torch.testing.assert_close(norms.build("scale=3", SHAPE, activate=True)(x), 3 * x.relu())
+    dropped = norms.build("scale=3", SHAPE, activate=False, dropout=0.9)(x)
+    assert (dropped == 0).float().mean() > 0.8
+    entry, number = norms.find("scale=3")
+    assert number == 3
+    assert (entry.name, entry.formula, entry.paper) == ("scale", "x · w", "a paper")
+    assert (entry.axes, entry.parameters, entry.argument) == ("no axes", "1", "w")
+    assert norms.channel_multiple("scale=3") == 1
+
+
+def test_a_layer_that_activates_gets_the_activation_and_the_dropout(monkeypatch):
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+
+    @norms.register(
+        "told", formula="", paper="", axes="", parameters="", divides=True, activates=True,
+        argument="n",
+    )  # fmt: skip
+    class Told(nn.Identity):
+        def __init__(self, *given, **named):
+            super().__init__()
+            self.given, self.named = given, named
+
+    layer = norms.build("told=3", SHAPE, activate=True, dropout=0.5)
+    assert layer.given == (SHAPE, 3)
+    assert layer.named == {"activate": True, "dropout": 0.5}
+    assert norms.channel_multiple("told=3") == 3
+
+
+def test_a_notebooks_cell_that_is_run_again_replaces_its_layer(monkeypatch):
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+    for size in (1, 2):
+
+        @norms.register("mine", formula="", paper="", axes="", parameters="")
+        class Mine(nn.Module):
+            def __init__(self, shape, size=size):
+                super().__init__()
+                self.weight = nn.Parameter(torch.ones(size, shape[0], 1, 1))
+
+            def forward(self, x):
+                return x * self.weight.prod(0)
+
+        assert summarize("C:4 GAP FC", norm="mine").rows[0].parameters == 27 * 4 + size * 4
+    with pytest.raises(ValueError, match="registered already"):
+        norms.register("mine", formula="", paper="", axes="", parameters="")(nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("1 +", "SyntaxError"),
+        ("missing_name", "NameError"),
+        ("import math; math.missing", "AttributeError"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_users_module_that_cannot_be_imported(content, problem, tmp_path, monkeypatch):
+    (tmp_path / "own_broken.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=rf"^--norm own_broken:X: .*{problem}[^\n]*$"):
+        norms.find("own_broken:X")
+
+
+@pytest.mark.parametrize("name", ["bn", "a b", "a+", "a:b", "a=2", "1st", ""])
+def test_a_name_that_is_taken_or_cannot_be_written_is_refused(name):
+    before = dict(norms.REGISTRY)
+    with pytest.raises(ValueError, match=r"registered already, by normlab|written"):
+        norms.register(name, formula="", paper="", axes="", parameters="")(nn.Identity)
+    assert before == norms.REGISTRY
+
+
+@settings(max_examples=25)
+@given(
+    name=st.sampled_from(
+        [
+            entry.name
+            for entry in norms.REGISTRY.values()
+            if "N" not in re.findall(r"\w+", entry.axes)
+        ]
+    ),
+    batch=st.integers(2, 5),
+    seed=st.integers(0, 2**31),
+)
+def test_normalizations_apart_from_batch_norm_treat_each_image_alone(name, batch, seed):
+    generator = torch.Generator().manual_seed(seed)
+    layer = norms.build(name, SHAPE, activate=True)
+    x = torch.randn(batch, *SHAPE, generator=generator)
+    alone = torch.cat([layer(image[None]) for image in x])
+    np.testing.assert_allclose(layer(x).detach(), alone.detach(), atol=1e-5)

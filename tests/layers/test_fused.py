@@ -1,0 +1,769 @@
+"""The fused normalizations against the formulas written out in float64.
+
+Tolerances are in units of float32's rounding, `U`. Where a mean is `ratio` times the deviation, the
+rounding of x · scale + shift alone is `ratio` units of the result, so tolerances grow with it.
+"""
+
+import contextlib
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from normlab.layers import kernels, norms
+from normlab.network.model import Network
+
+EPSILON = 1e-5
+U = 2.0**-23
+HALF = 2.0**-8  # bfloat16's: what a result that is stored in it may be off by, relatively
+NAMES = ("bn", "gn=3", "ln", "in", "rms")
+DTYPES = (torch.float32, torch.bfloat16)
+SHAPE = (6, 4, 5)
+compiled = pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+by_name = pytest.mark.parametrize("name", NAMES)
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+
+
+class Reference(NamedTuple):
+    """All in float64. The map is that before ReLU, `normal` that before weight and bias."""
+
+    map: Tensor
+    normal: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def reference(name, x, weight, bias):
+    count = name.partition("=")[2]
+    groups = {"bn": None, "ln": 1, "rms": 1, "in": x.shape[1]}.get(name, int(count or 0))
+    grouped = x if groups is None else x.unflatten(1, (groups, -1))
+    axes = (0, 2, 3) if groups is None else (2, 3, 4)
+    mean = grouped.mean(axes, keepdim=True) * (name != "rms")
+    variance = (grouped - mean).square().mean(axes, keepdim=True)
+    normal = ((grouped - mean) / torch.sqrt(variance + EPSILON)).reshape(x.shape)
+    y = normal * weight[:, None, None]
+    y = y if bias is None else y + bias[:, None, None]
+    mean, variance = (t.expand_as(grouped).reshape(x.shape) for t in (mean, variance))
+    return Reference(y, normal, mean, variance)
+
+
+def maps(shape, *, seed=0, dtype=torch.float32, mean=0.0, deviation=1.0):
+    """N × C × H × W, channels last."""
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.randn(shape, generator=generator) + mean) * deviation
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def build(name, shape, *, activate=False, dropout=0.0, seed=1):
+    """With random weights and biases."""
+    layer = norms.build(name, shape, activate=activate, dropout=dropout)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return layer
+
+
+@contextlib.contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_within(actual, expected, tolerance, what):
+    error = (actual.double() - expected).abs()
+    assert (error <= tolerance).all(), f"{what}: off by {(error / tolerance).max():.3g} tolerances"
+
+
+def check(layer, name, x, *, lost=1.0):
+    """Forward, backward and running statistics of a layer in training, against the formula.
+
+    Tolerances are 16 units, times what is lost in the sum of the variance: the times that it
+    cancels there.
+    """
+    u = 16 * U
+    half = HALF if x.dtype == torch.bfloat16 else 0.0
+    relu = layer.activate
+    p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
+    x64 = x.detach().double().requires_grad_()
+    ref = reference(name, x64, p64["weight"], p64.get("bias"))
+
+    weight = p64["weight"].detach().abs()[:, None, None]
+    normal = ref.normal.detach().abs() * lost + 1
+    rounding = 1 / (ref.variance.detach() + EPSILON).sqrt()
+    ratio = ref.mean.detach().abs() * rounding
+    tolerance = u * (weight * (normal + ratio) + ref.map.detach().abs())
+    y64 = ref.map.detach().clamp(min=0) if relu else ref.map.detach()
+
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    assert y.dtype == x.dtype
+    assert y.shape == x.shape
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert_within(y, y64, tolerance + half * y64.abs(), "forward")
+
+    # Where rounding may decide on which side of the ReLU's bend a value lies, no gradient comes in.
+    upstream = maps(x.shape, seed=2, dtype=x.dtype)
+    if relu:
+        upstream = upstream * (ref.map.detach().abs() > tolerance)
+    (y * upstream).sum().backward()
+    g = upstream.double() * (ref.map.detach() > 0 if relu else 1)
+    (ref.map * g).sum().backward()
+
+    size = (weight * g.abs()).max() * rounding
+    tolerance = u * size * normal * (1 + ratio) * lost
+    assert_within(x.grad, x64.grad, tolerance + half * x64.grad.abs() + 1e-30, "gradient of x")
+    assert x.grad.dtype == x.dtype
+    for key, each in (("weight", normal * (1 + ratio)), ("bias", 1)):
+        if key in p64:
+            grad = getattr(layer, key).grad
+            room = u * (g.abs() * each).sum((0, 2, 3)) * lost + 1e-30
+            assert_within(grad, p64[key].grad, room, f"gradient of {key}")
+    if name == "bn":
+        count = x.numel() // x.shape[1]
+        mean, variance = ref.mean.detach()[0, :, 0, 0], ref.variance.detach()[0, :, 0, 0]
+        spread = (variance + EPSILON).sqrt()
+        room = u * (mean.abs() + spread * lost)
+        assert_within(layer.running_mean, 0.1 * mean, room, "running mean")
+        unbiased = variance * count / (count - 1)
+        room = u * (1 + lost * unbiased + mean.square() * U)
+        assert_within(layer.running_var, 0.9 + 0.1 * unbiased, room, "running variance")
+
+
+@st.composite
+def cases(draw, fewest=1, means=(0.0, -1.0, 30.0), dtypes=DTYPES):
+    """A normalization and the maps for it; means are in deviations."""
+    channels, height, width = draw(st.integers(1, 70)), *(draw(st.integers(1, 9)) for _ in "HW")
+    # Groups of one value are refused.
+    values = channels * height * width
+    divisors = [k for k in range(1, channels + 1) if channels % k == 0 and k < values]
+    kinds = ["bn", "ln", "rms", *([f"gn={draw(st.sampled_from(divisors))}"] if divisors else [])]
+    kinds += ["in"] if height * width > 1 else []
+    name = draw(st.sampled_from(kinds))
+    if name == "bn" and height * width == 1:
+        fewest = 2
+    x = maps(
+        (draw(st.integers(fewest, 6)), channels, height, width),
+        seed=draw(st.integers(0, 2**31)),
+        dtype=draw(st.sampled_from(dtypes)),
+        mean=draw(st.sampled_from(means)),
+        deviation=draw(st.sampled_from([0.01, 1.0, 100.0])),
+    )
+    return name, x
+
+
+@compiled
+@settings(max_examples=80)
+@given(cases(), st.booleans())
+@example(("bn", maps((2, 1, 1, 1))), True)
+@example(("bn", maps((1, 67, 1, 2))), False)
+@example(("gn=61", maps((3, 61, 1, 2))), True)
+@example(("ln", maps((1, 1, 1, 1))), False)
+@example(("in", maps((2, 300, 7, 3), dtype=torch.bfloat16)), True)
+@example(("bn", maps((3, 31, 32, 32), mean=1.0)), True)
+def test_the_compiled_passes_compute_the_formula(case, activate):
+    name, x = case
+    assert kernels.usable(x)
+    layer = build(name, x.shape[1:], activate=activate)
+    check(layer, name, x, lost=2)
+
+
+@settings(max_examples=25)
+# PyTorch's group_norm refuses a group of one value where there is one sample.
+@given(cases(fewest=2, dtypes=DTYPES[:1]), st.booleans())
+def test_pytorchs_path_computes_the_formula(case, activate):
+    """In float64: its float32 sums are PyTorch's own business."""
+    name, x = case
+    check(build(name, x.shape[1:], activate=activate).double(), name, x.double())
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize("activate", [False, True])
+def test_both_paths_agree(name, dtype, activate, monkeypatch):
+    x = maps((5, *SHAPE), dtype=dtype, mean=0.5)
+    got = []
+    for usable in (kernels.usable, lambda x: False):
+        monkeypatch.setattr(kernels, "usable", usable)
+        layer = build(name, SHAPE, activate=activate)
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        y.float().square().sum().backward()
+        grads = [parameter.grad for parameter in layer.parameters()]
+        got.append([y, leaf.grad, *grads, *layer.buffers()])
+    # In bfloat16 the two differ by the roundings between normalization, ReLU and loss.
+    rtol, atol = (1e-5, 1e-4) if dtype == torch.float32 else (0.05, 0.1)
+    for one, other in zip(*got, strict=True):
+        torch.testing.assert_close(one.float(), other.float(), rtol=rtol, atol=atol)
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_mean_a_thousand_times_the_deviation(name, dtype, sign):
+    """A sum of squares less the square of the mean would lose 1000² of float32's 2²³ here.
+
+    What may be lost is 1000 units, by the rounding of x · scale + shift (`ratio` in the tolerance).
+    """
+    x = maps((7, 6, 8, 8), dtype=dtype, mean=sign * 1000.0)
+    check(build(name, x.shape[1:], activate=True), name, x)
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize(("column", "lost"), [(0, 1), (10, 4)])
+@pytest.mark.parametrize("outlier", [-1e4, 1e4])
+def test_a_pixel_that_is_an_outlier(name, dtype, outlier, column, lost):
+    """Deviations are summed from the mean of eight pixels, one of them in column 10 of the first
+    row: where that one is the outlier, four times the variance cancels in the end.
+    """
+    x = maps((2, 6, 16, 16), dtype=dtype)
+    x[:, :, 0, column] = outlier
+    check(build(name, x.shape[1:], activate=True), name, x, lost=lost)
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize("value", [0.0, -3.0, 1000.0])
+def test_maps_without_variance(name, dtype, value):
+    x = torch.full((3, *SHAPE), value, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    layer = build(name, SHAPE)
+    check(layer, name, x)
+    if value == 0:
+        bias = torch.zeros(6) if layer.bias is None else layer.bias
+        assert torch.equal(layer(x), bias.to(dtype)[:, None, None].expand_as(x))
+
+
+@compiled
+@by_name
+@by_dtype
+def test_weights_of_zero(name, dtype):
+    x = maps((3, *SHAPE), dtype=dtype, mean=1.0)
+    layer = build(name, SHAPE, activate=True)
+    with torch.no_grad():
+        layer.weight.zero_()
+    check(layer, name, x)
+    leaf = x.clone().requires_grad_()
+    layer(leaf).sum().backward()
+    assert not leaf.grad.any()
+    assert name == "rms" or layer.weight.grad.any()
+
+
+# What may follow a normalization and sends back a gradient that lies otherwise than the map.
+FOLLOWERS = {
+    "global average pooling": lambda y: F.adaptive_avg_pool2d(y, 1),
+    "mean": lambda y: y.mean((2, 3)),
+    "sum": lambda y: y.sum()[None],
+    "contiguous": lambda y: y.contiguous(memory_format=torch.contiguous_format).flatten(1),
+    "slice": lambda y: y[:, 1::2, ::2],
+    "transpose": lambda y: y.transpose(2, 3),
+    "one channel": lambda y: y[:, :1].expand(-1, 3, -1, -1),
+}
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize("follower", FOLLOWERS)
+def test_gradients_come_in_however_they_lie(name, dtype, follower):
+    x = maps((3, *SHAPE), dtype=dtype, mean=0.3)
+    layer = build(name, SHAPE)
+    leaf = x.clone().requires_grad_()
+    out = FOLLOWERS[follower](layer(leaf))
+    upstream = maps((1, 1, 1, out.numel()), seed=3, dtype=dtype).view(out.shape)
+    out.backward(upstream)
+
+    p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
+    x64 = x.double().requires_grad_()
+    y64 = reference(name, x64, p64["weight"], p64.get("bias")).map
+    FOLLOWERS[follower](y64).backward(upstream.double())
+    # In bfloat16 the follower's own backward pass rounds.
+    rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (0.02, 0.02)
+    torch.testing.assert_close(leaf.grad.double(), x64.grad, rtol=rtol, atol=atol)
+    for key, parameter in layer.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad.double(), p64[key].grad, rtol=rtol, atol=10 * atol
+        )
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize("activate", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [(1, 2, 0, 0), (1, 2, 3, 4)])
+def test_what_is_not_finite_stays_so(name, dtype, activate, value, place):
+    x = maps((3, *SHAPE), dtype=dtype)
+    x[place] = value
+    layer = build(name, SHAPE, activate=activate)
+    leaf = x.clone().requires_grad_()
+    y = layer(leaf)
+    spoilt = torch.zeros(x.shape, dtype=torch.bool)
+    where = {"bn": (slice(None), 2), "gn=3": (1, slice(2, 4)), "in": (1, 2)}.get(name, (1,))
+    spoilt[where] = True
+    if name == "rms" and value != value:
+        assert y.isnan()[spoilt].all()
+    elif name == "rms":  # x / infinity is 0 but for the infinity itself
+        assert not y[place].isfinite()
+    else:
+        assert y.isnan()[spoilt].all()
+    assert y[~spoilt].isfinite().all()
+    y.sum().backward()
+    assert not layer.weight.grad.isfinite().all()
+    assert not leaf.grad[where].isfinite().all()
+    if name == "bn":
+        assert layer.running_var.isfinite().tolist() == [k != 2 for k in range(6)]
+        assert not layer.running_mean[2].isfinite()
+
+
+@compiled
+@by_name
+@by_dtype
+def test_a_gradient_that_is_not_finite_stays_so(name, dtype):
+    x = maps((3, *SHAPE), dtype=dtype).requires_grad_()
+    layer = build(name, SHAPE, activate=True)
+    y = layer(x)
+    upstream = torch.ones_like(y)
+    place = tuple(y[1].nonzero()[0].tolist())
+    upstream[1][place] = float("nan")
+    y.backward(upstream)
+    assert x.grad[1][place].isnan()
+    assert layer.weight.grad[place[0]].isnan()
+
+
+@compiled
+@by_dtype
+@pytest.mark.parametrize("weight", [1.0, 1 + 2**-8, -3.0, 0.7])
+def test_every_value_of_bfloat16_is_rounded_as_pytorch_rounds(dtype, weight):
+    """Batch normalization in use, with a variance that makes it weight · x; 1 + 2⁻⁸ makes ties."""
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    x = bits.view(torch.bfloat16).view(1, 1, 256, 256).to(dtype)
+    layer = norms.build("bn", (1, 256, 256), activate=False).eval()
+    with torch.no_grad():
+        layer.weight.fill_(weight)
+        layer.running_var.fill_(1 - EPSILON)
+        y = layer(x)
+    expected = (x.float() * weight).to(dtype)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+
+
+# Dropout
+
+
+def dropped(y):
+    """Where dropout has put a zero; no value here is one by itself."""
+    return y == 0
+
+
+@compiled
+@by_dtype
+@pytest.mark.parametrize("probability", [0.025, 0.3, 0.999])
+def test_dropout_drops_its_share_and_keeps_the_mean(probability, dtype):
+    x = maps((40, 12, 24, 24), dtype=dtype)
+    layer = build("in", (12, 24, 24), dropout=probability)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        y, whole = layer(x), layer.eval()(x)
+    count = x.numel()
+    spread = (probability * (1 - probability) / count) ** 0.5
+    assert abs(dropped(y).double().mean() - probability) < 5 * spread
+    kept = ~dropped(y)
+    expected = whole.double()[kept] / (1 - probability)
+    # 1 − p is a difference in float32.
+    rtol = 1e-6 + U / (1 - probability) + 2 * HALF * (dtype == torch.bfloat16)
+    torch.testing.assert_close(y.double()[kept], expected, rtol=rtol, atol=0)
+    drift = (y.double() - whole.double()).mean()
+    scatter = (probability / (1 - probability) * whole.double().square().mean() / count).sqrt()
+    assert abs(drift) < 5 * scatter + rtol * whole.double().abs().mean()
+
+
+@compiled
+def test_dropout_treats_places_and_draws_alike():
+    """The share is the same in every channel, row and sample, and the draws know nothing of each
+    other: of a pair of neighbours, or of the same place in two draws, p² are dropped.
+    """
+    probability = 0.3
+    x = maps((32, 16, 16, 16))
+    layer = build("in", (16, 16, 16), dropout=probability)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        one, other = dropped(layer(x)), dropped(layer(x))
+    assert not torch.equal(one, other)
+    for axis in range(4):
+        shares = one.double().transpose(0, axis).flatten(1).mean(1)
+        spread = (probability * (1 - probability) / (one.numel() / len(shares))) ** 0.5
+        assert (shares - probability).abs().max() < 5 * spread
+    pairs = [one & other, *(one & one.roll(1, axis) for axis in range(4))]
+    spread = (probability**2 * (1 - probability**2) / one.numel()) ** 0.5
+    for pair in pairs:
+        assert abs(pair.double().mean() - probability**2) < 6 * spread
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize("probability", [0.025, 0.6, 0.999])
+def test_dropouts_backward_pass_drops_what_the_forward_pass_did(name, dtype, probability):
+    x = maps((9, 6, 8, 8), dtype=dtype)
+    layer = build(name, (6, 8, 8), activate=True, dropout=probability)
+    torch.manual_seed(2)
+    leaf = x.clone().requires_grad_()
+    y = layer(leaf)
+    p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
+    x64 = x.double().requires_grad_()
+    z64 = reference(name, x64, p64["weight"], p64.get("bias")).map
+    upstream = maps(x.shape, seed=3, dtype=dtype) * (z64.detach().abs() > 1e-4)
+    mask = (y != 0).double() / (1 - probability)
+    (z64 * mask * upstream.double()).sum().backward()
+    y.backward(upstream)
+    rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (HALF, 1e-3)
+    atol /= 1 - probability
+    torch.testing.assert_close(leaf.grad.double(), x64.grad, rtol=rtol, atol=atol)
+    for key, parameter in layer.named_parameters():
+        expected = p64[key].grad
+        torch.testing.assert_close(parameter.grad.double(), expected, rtol=1e-3, atol=10 * atol)
+
+
+@compiled
+@by_dtype
+def test_dropouts_draws_depend_on_torchs_seed_alone(dtype):
+    x = maps((5, *SHAPE), dtype=dtype)
+    layer = build("gn", SHAPE, dropout=0.4)
+
+    def mask(seed, count, layer=layer):
+        torch.manual_seed(seed)
+        with threads(count):
+            return dropped(layer(x))
+
+    first = mask(7, 1)
+    assert torch.equal(first, mask(7, 1))
+    assert torch.equal(first, mask(7, 2))
+    assert torch.equal(first, mask(7, 1, build("ln", SHAPE, dropout=0.4, seed=9)))
+    assert not torch.equal(first, mask(8, 1))
+    torch.manual_seed(7)
+    layer(x)
+    assert not torch.equal(first, dropped(layer(x)))
+
+
+@by_name
+@pytest.mark.parametrize("grad", [False, True])
+def test_there_is_no_dropout_in_use_and_no_draw(name, grad):
+    x = maps((5, *SHAPE))
+    with torch.set_grad_enabled(grad):
+        state = torch.get_rng_state()
+        y = build(name, SHAPE, dropout=0.9).eval()(x)
+        assert torch.equal(state, torch.get_rng_state())
+        torch.testing.assert_close(y, build(name, SHAPE).eval()(x), rtol=0, atol=0)
+
+
+# Threads, use, other kinds of maps
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize("shape", [(5, 6, 7, 9), (1, 6, 8, 8), (160, 240, 2, 1)])
+def test_the_number_of_threads_changes_no_bit(name, dtype, shape):
+    """The last has enough cells for PyTorch to share their sums between threads too."""
+    results = []
+    for count in (1, 2, 3):
+        with threads(count):
+            torch.manual_seed(0)
+            layer = build(name, shape[1:], activate=True, dropout=0.1)
+            x = maps(shape, dtype=dtype).requires_grad_()
+            y = layer(x)
+            y.backward(maps(shape, seed=3, dtype=dtype))
+            grads = [parameter.grad for parameter in layer.parameters()]
+            results.append([y, x.grad, *grads, *layer.buffers()])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def used(name, shape=SHAPE):
+    """A layer in use; batch normalization with running means of something."""
+    layer = build(name, shape, activate=True)
+    for seed in range(3):
+        layer(maps((8, *shape), seed=seed, mean=2.0, deviation=3.0))
+    return layer.eval()
+
+
+@by_name
+@by_dtype
+def test_in_use_it_is_the_same_with_and_without_gradients(name, dtype):
+    layer, x = used(name), maps((5, *SHAPE), dtype=dtype)
+    before = [buffer.clone() for buffer in layer.buffers()]
+    with torch.no_grad():
+        y = layer(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), y, rtol=0, atol=0)
+    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2 * HALF, 1e-5)
+    torch.testing.assert_close(layer(x), y, rtol=rtol, atol=atol)
+    assert y.dtype == dtype
+    if name == "bn":
+        p = {k: v.detach()[:, None, None].double() for k, v in layer.state_dict().items()}
+        scale = p["weight"] / (p["running_var"] + EPSILON).sqrt()
+        expected = ((x.double() - p["running_mean"]) * scale + p["bias"]).clamp(min=0)
+        torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=atol)
+        alone = layer(x[:1])  # the others of the batch play no part
+        torch.testing.assert_close(alone, y[:1], rtol=rtol, atol=atol)
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
+
+
+@by_name
+def test_gradients_flow_in_use(name):
+    layer, x = used(name), maps((5, *SHAPE)).requires_grad_()
+    p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
+    x64 = x.detach().double().requires_grad_()
+    if name == "bn":
+        mean, variance = (t[:, None, None].double() for t in layer.buffers())
+        normal = (x64 - mean) / (variance + EPSILON).sqrt()
+        y64 = normal * p64["weight"][:, None, None] + p64["bias"][:, None, None]
+    else:
+        y64 = reference(name, x64, p64["weight"], p64.get("bias")).map
+    upstream = maps(x.shape, seed=3) * (y64.detach().abs() > 1e-4)
+    y64.clamp(min=0).backward(upstream.double())
+    layer(x).backward(upstream)
+    torch.testing.assert_close(x.grad.double(), x64.grad, rtol=1e-4, atol=1e-5)
+    for key, parameter in layer.named_parameters():
+        torch.testing.assert_close(parameter.grad.double(), p64[key].grad, rtol=1e-4, atol=1e-4)
+
+
+@compiled
+@by_name
+@pytest.mark.parametrize("training", [True, False])
+def test_other_kinds_of_maps_go_pytorchs_way_and_agree(name, training):
+    x = maps((5, *SHAPE), mean=0.5)
+    expected = build(name, SHAPE, activate=True).train(training)(x)
+    kinds = {
+        "as channels first": x.contiguous(memory_format=torch.contiguous_format),
+        "a part of a larger map": F.pad(x, (0, 1, 0, 1))[:, :, :4, :5],
+        "double": x.double(),
+    }
+    for kind, other in kinds.items():
+        assert not kernels.usable(other), kind
+        layer = build(name, SHAPE, activate=True).train(training).to(other.dtype)
+        got = layer(other)
+        assert got.dtype == other.dtype
+        torch.testing.assert_close(got.float(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_single_value_for_each_channel_is_refused_as_by_pytorch():
+    layer = build("bn", (4, 1, 1))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layer(maps((1, 4, 1, 1)))
+    assert layer.eval()(maps((1, 4, 1, 1))).shape == (1, 4, 1, 1)
+
+
+@compiled
+@by_name
+@by_dtype
+@pytest.mark.parametrize("usable", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_added_in_the_end(name, dtype, usable, training, monkeypatch):
+    """After ReLU and dropout; it has the gradient that comes in, and changes no other."""
+    if not usable:
+        monkeypatch.setattr(kernels, "usable", lambda x: False)
+    x, addend = maps((5, *SHAPE), dtype=dtype), maps((5, *SHAPE), seed=5, dtype=dtype, mean=2.0)
+    upstream = maps(x.shape, seed=3, dtype=dtype)
+    got = []
+    for residual in (None, addend.clone().requires_grad_()):
+        layer = build(name, SHAPE, activate=True, dropout=0.3).train(training)
+        leaf = x.clone().requires_grad_()
+        torch.manual_seed(0)
+        y = layer(leaf) if residual is None else layer(leaf, residual=residual)
+        y.backward(upstream)
+        got.append([leaf.grad, *(p.grad for p in layer.parameters()), *layer.buffers()])
+        if residual is None:
+            alone = y.detach()
+        with torch.no_grad():
+            torch.manual_seed(0)
+            without_grad = layer(x, residual)
+        half = 0 if dtype == torch.float32 else 2 * HALF
+        torch.testing.assert_close(without_grad, y, rtol=half + 1e-5, atol=half + 1e-5)
+    expected = alone.double() + addend.double()
+    room = 2 * U * expected.abs() + (dtype == torch.bfloat16) * HALF * (
+        alone.double().abs() + expected.abs()
+    )
+    assert_within(y, expected, room + 1e-6, "sum")
+    assert torch.equal(residual.grad, upstream)
+    assert all(torch.equal(one, other) for one, other in zip(*got, strict=True))
+
+
+@compiled
+@by_name
+def test_what_is_added_may_lie_otherwise_and_be_of_another_type(name):
+    x, addend = maps((5, *SHAPE)), maps((5, *SHAPE), seed=5)
+    layer = build(name, SHAPE, activate=True)
+    expected = layer(x, addend)
+    others = [
+        addend.contiguous(memory_format=torch.contiguous_format),
+        F.pad(addend, (0, 1, 0, 1))[:, :, :4, :5],
+        addend.double(),
+    ]
+    for other in others:
+        leaf = other.detach().requires_grad_()
+        y = layer(x, leaf)
+        torch.testing.assert_close(y.float(), expected, rtol=1e-6, atol=1e-6)
+        y.sum().backward()
+        assert torch.equal(leaf.grad, torch.ones_like(leaf))
+    same = addend[:, :1, :1, :1].expand_as(x)
+    torch.testing.assert_close(layer(x, same), layer(x) + same, rtol=1e-6, atol=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("name", [*norms.REGISTRY, "gn=2"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "C:6 C:6+ P D:8 D:8+ P C:8 GAP FC",
+        "C:6vs2 P D:8v/gn=2 A C:8/ln+*2 c:6 D:4 GAP C:5 FC",
+    ],
+)
+def test_a_network_computes_what_it_does_in_float64(layout, name):
+    """There PyTorch's own layers do, all of them."""
+    images = maps((6, 3, 32, 32), mean=0.5)
+    got = []
+    for dtype in (torch.float32, torch.float64):
+        network = Network(layout, norm=name, seed=1).to(memory_format=torch.channels_last)
+        network = network.to(dtype)
+        logits = network(images.to(dtype))
+        logits.logsumexp(1).sum().backward()
+        used = network.eval()(images.to(dtype))
+        got.append([logits, used, *(p.grad for p in network.parameters()), *network.buffers()])
+    for one, other in zip(*got, strict=True):
+        scale = other.detach().abs().max()
+        atol = float(1e-4 * scale) + 1e-7
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-3, atol=atol)
+
+
+@compiled
+@by_name
+def test_several_normalizations_in_a_row_share_no_memory(name):
+    """Each keeps what its backward pass needs: by hand through three layers and a sum."""
+    x = maps((4, *SHAPE)).requires_grad_()
+    layers = [build(name, SHAPE, activate=True, seed=k) for k in range(3)]
+    y = x
+    for layer in layers:
+        y = y + layer(y)
+    y.square().sum().backward()
+    x64 = x.detach().double().requires_grad_()
+    y64 = x64
+    for layer in layers:
+        bias = None if layer.bias is None else layer.bias.detach().double()
+        y64 = y64 + reference(name, y64, layer.weight.detach().double(), bias).map.clamp(min=0)
+    y64.square().sum().backward()
+    torch.testing.assert_close(y.double(), y64, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x.grad.double(), x64.grad, rtol=1e-3, atol=1e-3)
+
+
+@by_name
+def test_it_says_what_it_is(name):
+    said = repr(norms.build(name, SHAPE, activate=True, dropout=0.25))
+    assert "6, " in said
+    assert ("batch" if name == "bn" else "groups=") in said
+    assert "dropout=0.25" in said
+
+
+# What reading memory without looking would get wrong
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("name", "dtype", "training"),
+    [
+        ("bn", torch.bfloat16, False),
+        ("bn", torch.float64, False),
+        *((name, torch.float64, training) for name in NAMES[1:] for training in (False, True)),
+    ],
+)
+def test_parameters_of_another_type_are_taken_as_they_are_or_refused(name, dtype, training):
+    """As after `network.bfloat16()`."""
+    x = maps((5, *SHAPE), dtype=torch.bfloat16)
+    expected = build(name, SHAPE).train(training)(x)
+    with torch.no_grad():
+        try:
+            y = build(name, SHAPE).train(training).to(dtype)(x)
+        except RuntimeError:
+            return
+    torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05, check_dtype=False)
+
+
+@compiled
+def test_another_default_type_of_torchs(monkeypatch):
+    x, layer = maps((5, *SHAPE)), build("ln", SHAPE)
+    expected = layer(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        y = layer(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(y, expected)
+
+
+@compiled
+@by_name
+def test_a_second_derivative_is_right_or_refused(name):
+    """The same maps as channels first have the right one."""
+    x = maps((5, *SHAPE)).requires_grad_()
+    layer = build(name, SHAPE)
+    try:
+        (g,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
+        (x.sum() + g.square().sum()).backward()
+    except RuntimeError as error:
+        assert "once_differentiable" in str(error)
+        return
+    first = x.detach().contiguous(memory_format=torch.contiguous_format).requires_grad_()
+    (g,) = torch.autograd.grad(layer(first).pow(3).sum(), first, create_graph=True)
+    (first.sum() + g.square().sum()).backward()
+    torch.testing.assert_close(x.grad, first.grad, rtol=1e-3, atol=1e-3)
+
+
+@compiled
+@by_name
+def test_a_batch_of_no_images(name):
+    """PyTorch's layers give as few."""
+    assert build(name, SHAPE)(maps((0, *SHAPE))).shape == (0, *SHAPE)
+
+
+@compiled
+def test_a_nan_of_any_bits_stays_one_in_bfloat16():
+    layer = build("bn", SHAPE, activate=True).eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.full((6,), -1, dtype=torch.int32).view(torch.float32))
+        assert layer.weight.isnan().all()
+        assert layer(maps((2, *SHAPE), dtype=torch.bfloat16)).isnan().all()
+
+
+def test_rms_on_pytorchs_path_keeps_bfloat16():
+    x = maps((2, *SHAPE), dtype=torch.bfloat16).contiguous(memory_format=torch.contiguous_format)
+    assert build("rms", SHAPE)(x).dtype == torch.bfloat16
+
+
+@compiled
+def test_what_is_added_and_smaller_is_broadcast_or_refused():
+    x, addend = maps((5, *SHAPE)), maps((1, 6, 1, 1), seed=5)
+    layer = build("gn", SHAPE)
+    try:
+        y = layer(x, addend)
+    except RuntimeError:
+        return
+    torch.testing.assert_close(y, layer(x) + addend)
+
+
+@compiled
+@pytest.mark.parametrize("dropout", [-0.1, 1.5])
+def test_a_probability_that_is_none_is_refused(dropout):
+    with pytest.raises(ValueError, match="dropout must be 0 or more"):
+        build("gn", SHAPE, dropout=dropout)(maps((5, *SHAPE)))

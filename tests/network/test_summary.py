@@ -1,0 +1,108 @@
+import pytest
+import torch
+import torchinfo
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normlab import notation
+from normlab.network.model import Network
+from normlab.network.summary import summarize
+from normlab.network.zoo import ZOO
+from normlab.notation import LayoutError
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("seed-bn", 48_020), ("seed-gn", 48_020), ("seed-ln", 42_140)]
+)
+def test_the_published_networks_have_the_published_parameters(name, parameters):
+    summary = summarize(ZOO[name].layout)
+    network = Network(ZOO[name].layout)
+    assert summary.parameters == parameters
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("norm", ["bn", "gn", "ln", "ln-full"])
+def test_the_layer_table_agrees_with_torchinfo(name, norm):
+    summary = summarize(ZOO[name].layout, norm=norm)
+    network = Network(ZOO[name].layout, norm=norm)
+    counted = torchinfo.summary(network, (1, 3, 32, 32), verbose=0, col_names=("mult_adds",))
+    assert counted.total_params == summary.parameters
+    # torchinfo counts a normalization's weights as multiply-adds, once an image, and biases; we do
+    # not.
+    convolutions = sum(
+        layer.macs - (0 if layer.module.bias is None else layer.module.bias.numel())
+        for layer in counted.summary_list
+        if layer.class_name in ("Conv2d", "Linear") and layer.is_leaf_layer
+    )
+    assert convolutions == summary.macs
+
+
+BLOCKS = st.builds(
+    notation.Block,
+    kind=st.sampled_from(["C", "c", "D", "P", "A"]),
+    width=st.integers(1, 9),
+    valid=st.booleans(),
+    stride=st.sampled_from([1, 1, 2]),
+    norm=st.none() | st.sampled_from(["ln", "gn", "none", "frn", "evonorm-s0", "gn-ws"]),
+    residual=st.booleans(),
+    repeat=st.integers(1, 2),
+).map(lambda block: notation.Block(block.kind) if block.kind in "PA" else block)
+
+
+@given(st.lists(BLOCKS, max_size=6), st.sampled_from(["GAP FC", "GAP C C", "c GAP", "FC"]))
+def test_shapes_and_counts_of_the_table_are_the_modules(blocks, end):
+    blocks = [*blocks, *notation.parse(end)]
+    blocks = [b if b.kind != "c" else notation.Block("c", width=b.width) for b in blocks]
+    blocks[-1 if end != "c GAP" else -2] = notation.Block(end.split()[-1 if end != "c GAP" else 0])
+    blocks = [b if b.kind != "C" or b.width else notation.Block("C", width=3) for b in blocks]
+    line = notation.format(blocks)
+    try:
+        summary = summarize(line, classes=4, budget=None)
+    except LayoutError as error:
+        assert "^" in str(error)
+        return
+    network = Network(line, classes=4).eval()
+    x = torch.rand(2, 3, 32, 32)
+    for module, row in zip(network.blocks, summary.rows, strict=True):
+        x = module(x)
+        assert x.shape == (2, *row.shape)
+        assert sum(p.numel() for p in module.parameters()) == row.parameters
+    assert x.shape == (2, 4, 1, 1)
+
+
+def field_of(network, layers):
+    """The receptive field found by asking which pixels an output in the middle depends on."""
+    x = torch.rand(1, 3, 32, 32, dtype=torch.double, requires_grad=True)
+    y = x
+    for block in network.double().eval().blocks[:layers]:
+        y = block(y)
+    middle = y.shape[-1] // 2
+    y[..., middle, middle].sum().backward()
+    rows = torch.nonzero(x.grad.abs().sum((0, 1, 3))).flatten()
+    return int(rows[-1] - rows[0] + 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["C:4 A C:4 C:4 c:4 A C:4 GAP FC", "C:4s2 C:4+*2 A D:8 GAP FC", "C:4v Cs2:4 D:4+ GAP FC"],
+)
+def test_the_receptive_field_is_what_outputs_depend_on(line):
+    # Average pooling and norm `none` with positive weights: no pixel's influence cancels or dies.
+    network = Network(line, norm="none")
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    rows = summarize(line, norm="none").rows
+    for layers, row in enumerate(rows, start=1):
+        if row.receptive_field is not None:
+            assert field_of(network, layers) == row.receptive_field
+
+
+def test_groups_by_default_are_shown():
+    rows = summarize("C:12 D:9 C:7 GAP FC", norm="gn").rows
+    assert [row.normalization for row in rows] == ["gn=4", "gn=4, 3", "gn=1", "", ""]
+
+
+def test_running_statistics_are_counted_beside_the_parameters():
+    assert summarize("C:12 D:9 GAP FC", norm="bn").running_statistics == 2 * (12 + 12 + 9)
+    assert summarize("C:12 D:9 GAP FC", norm="gn").running_statistics == 0

@@ -1,0 +1,316 @@
+import dataclasses
+import re
+
+import pytest
+from PIL import Image
+
+from made_up import CLASSES, MATRIX, PUBLISHED, Page, epochs, evaluation, rising, run, split
+from normlab.data import load
+from normlab.data.dataset import Split
+from normlab.errors import NormlabError, RunError, UsageError
+from normlab.network.model import Network
+from normlab.report import plots
+from normlab.report.run_page import render
+from normlab.report.write import write_report
+from normlab.runs.checkpoint import save_weights
+from normlab.runs.run import Run
+
+HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "two\nlines", "w" * 300)
+SMALL = "C:6 P c GAP"
+CAT = "53.3%"  # 24 of 45
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return evaluation(MATRIX // 20)
+
+
+@pytest.fixture(scope="module")
+def content(answers):
+    return render([run()], [answers], [split(answers.labels)])
+
+
+@pytest.fixture(scope="module")
+def page(content):
+    return Page(content)
+
+
+def finished(path, *, seed=0, **config):
+    """A finished run on the digits, as training leaves it, its network untrained."""
+    digits = load("digits")
+    shape = run(
+        path, network=SMALL, layout=SMALL, dataset="digits", recipe="demo", seed=seed, **config
+    )
+    held = shape.config.holdout
+    card = dataclasses.replace(
+        shape.data,
+        fingerprint=digits.fingerprint,
+        classes=digits.classes,
+        train=len(digits.train) - held,
+        test=len(digits.test),
+    )
+    made = dataclasses.replace(
+        shape,
+        data=card,
+        recipe=dataclasses.replace(shape.recipe, epochs=2),
+        epochs=epochs([0.1, 0.12], split="holdout" if held else "test"),
+    )
+    made.write_config()
+    made.write_metrics()
+    save_weights(path / "model.safetensors", Network(SMALL, seed=seed))
+    return Run.open(path)
+
+
+def test_one_run_says_all_that_it_should(page):
+    for words in (
+        "71.41%",
+        "of 10,000 images, one run",
+        "epoch 20, chosen on the test images: optimistic",
+        "What the numbers say",
+        "48,020",
+        "12,656,560",
+        "448 running statistics are kept beside the parameters",
+        "24 × 32 × 32",
+        "color-jitter then affine then vertical-flip",
+        "ab" * 32,
+        "A processor @ 2.40GHz",
+        "17 min 40 s",
+        "50,000 training, 10,000 test",
+    ):
+        assert words in page.text, words
+    headings = [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == "h1"
+    assert set(headings[1:]) == {"h2"}
+
+
+def test_the_page_opens_from_disk_and_loads_nothing(page, content):
+    policy = next(m for m in page.all("meta") if "http-equiv" in m)
+    assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert not page.all("script")
+    links = [a[k] for _, a in page.tags for k in ("src", "href") if k in a]
+    assert links
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert "http" not in re.sub(r"data:[^\"]+|http-equiv", "", content)
+    assert not [a for _, a in page.tags for name in a if name.startswith("on")]
+
+
+def test_every_id_is_there_once_and_every_reference_leads_somewhere(answers):
+    pictures = split(answers.labels)
+    content = render([run("a"), run("b")], [answers] * 2, [pictures] * 2)
+    ids = [a["id"] for _, a in Page(content).tags if "id" in a]
+    assert ids
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"", content)) <= {
+        pair for name in ids for pair in ((name, ""), ("", name))
+    }
+
+
+def test_figures_take_the_page_s_colours_and_say_what_they_show(page, content):
+    figures = page.all("svg")
+    assert len(figures) == 4
+    for figure in figures:
+        assert figure["role"] == "img"
+        assert figure["aria-label"].endswith(".")
+    shown = " ".join(figure["aria-label"] for figure in figures)
+    assert "test accuracy ends at 71.41%" in shown
+    assert f"cat {CAT}, deer" in shown
+    assert "most often cat was taken for dog" in shown
+    svgs = "".join(re.findall(r"<svg.*?</svg>", content, re.DOTALL))
+    assert "currentColor" in svgs
+    assert "var(--color-0)" in svgs
+    assert not re.search(r"#[0-9a-f]{6}", svgs)
+    assert "DejaVu" not in svgs
+
+
+def test_the_gallery_has_the_most_confident_mistakes(page, answers):
+    pictures = [a for a in page.all("img") if "taken for" in a["alt"]]
+    assert len(pictures) == 20
+    assert all(p["src"].startswith("data:image/png;base64,") for p in pictures)
+    first = answers.mistakes()[0]
+    true, answer = (CLASSES[k[first]] for k in (answers.labels, answers.predictions))
+    assert pictures[0]["alt"] == f"{true}, taken for {answer}"
+    assert f"{true} → {answer} {answers.probabilities[first].max():.1%}" in page.text
+
+
+def test_pictures_can_be_left_out(answers):
+    page = Page(render([run()], [answers], None))
+    assert not page.all("img")
+    assert "The pictures were left out of this page." in page.text
+
+
+def test_no_mistakes_and_one_epoch():
+    perfect = evaluation([[9, 0], [0, 9]])
+    text = Page(
+        render(
+            [run(accuracies=[1.0], test=18, classes=CLASSES[:2])],
+            [perfect],
+            [split(perfect.labels)],
+        )
+    ).text
+    assert "No image of this split was answered wrongly." in text
+    assert "Most frequent mistakes" not in text
+
+
+def test_a_loss_of_smoothed_labels_is_called_so(answers, page):
+    assert "smoothed" not in page.text
+    smooth = dataclasses.replace(run().recipe, label_smoothing=0.1)
+    text = Page(render([dataclasses.replace(run(), recipe=smooth)], [answers], None)).text
+    assert "The training loss is that of smoothed labels, higher than that of plain ones." in text
+
+
+def test_held_out_is_never_called_test(answers):
+    held = dataclasses.replace(answers, split="holdout")
+    text = Page(render([run(holdout=5_000)], [held], None)).text
+    assert "Held-out accuracy, last epoch" in text
+    assert "chosen on the held-out images" in text
+    assert "The test split was not read." in text
+    assert "45,000 training, 5,000 held out, 10,000 test" in text
+    assert "test accuracy" not in text.lower()
+    assert "test images" not in text
+
+
+def test_hostile_names_are_text():
+    matrix = MATRIX[:4, :4] // 20
+    answers = evaluation(matrix, classes=HOSTILE)
+    hostile = run("<b>name", classes=HOSTILE, notes=["<i>note</i>"])
+    other = run("b", classes=HOSTILE)
+    content = render([hostile, other], [answers] * 2, [split(answers.labels)] * 2)
+    page = Page(content)
+    assert not page.all("script")
+    assert not [a for a in page.all("img") if not a["src"].startswith("data:image/png;base64,")]
+    assert "<script>alert(1)</script>" in page.text
+    assert "<b>name" in page.text
+    assert "<i>note</i>" in page.text
+
+
+def test_names_that_no_file_may_hold_are_shown_without_what_it_may_not():
+    """XML has no control characters, UTF-8 no halves of surrogates; names of folders may."""
+    answers = evaluation(MATRIX[:2, :2] // 20, classes=("cat\0", "dog\udcff"))
+    runs = [run(name, classes=answers.classes) for name in ("a\x1b\ufffe", "b\udcff")]
+    content = render(runs, [answers] * 2, [split(answers.labels)] * 2)
+    assert "b?" in Page(content.encode().decode()).text
+    for svg in re.findall(r"<svg.*?</svg>", content, re.DOTALL):
+        assert not re.search("[\0\x1b\ufffe]", svg.partition(">")[2])
+    assert "a\N{REPLACEMENT CHARACTER}" in content
+
+
+def test_several_runs_are_compared_first(answers):
+    runs = [run("bn"), run("gn", norm="gn", accuracies=rising(0.69))]
+    page = Page(render(runs, [answers, answers], None))
+    text = page.text
+    assert text.index("Highest last accuracy: bn") < text.index("Each run")
+    assert len(page.all("details")) == 2
+    assert "gn gn 48,020 12,656,560 69.00% 69.00% (20) never 17 min 40 s" in text
+    assert f"cat {CAT} {CAT} deer" in text
+    assert len(page.all("svg")) == 3 + 2 * 4
+
+
+def test_runs_of_different_classes_can_stand_on_one_page(answers):
+    other = evaluation([[9, 1], [2, 8]], classes=("x", "y"))
+    runs = [run("a"), run("b", classes=("x", "y"), test=20, fingerprint="00")]
+    assert (
+        "a and b are measured on different images"
+        in Page(render(runs, [answers, other], None)).text
+    )
+
+
+def test_a_run_of_ten_thousand_images_is_a_small_page():
+    answers = evaluation(MATRIX)
+    assert len(render([run()], [answers], [split(answers.labels)])) < 500_000
+
+
+def test_write_report_of_one_run(tmp_path):
+    trained = finished(tmp_path / "bn")
+    path = write_report([trained])
+    assert path == tmp_path / "bn" / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert f"of {trained.data.test} images, one run" in page.text
+    figures = tmp_path / "bn" / "figures"
+    expected = {"curves.png", "class-accuracy.png", "confusion.png"}
+    assert {p.name for p in figures.iterdir()} == {*expected, "mistakes.png"}
+    for figure in figures.iterdir():
+        with Image.open(figure) as image:
+            image.verify()
+
+    write_report([trained], images=False)  # and no picture of the first report is left
+    content = path.read_text(encoding="utf-8")
+    assert "\u2192" not in content  # the heat maps, which stay, are no pictures of the data
+    assert "The pictures were left out" in content
+    assert {p.name for p in figures.iterdir()} == expected
+
+
+def test_write_report_of_several_runs_loads_their_data_once(tmp_path, monkeypatch):
+    runs = [finished(tmp_path / "runs" / name, seed=k) for k, name in enumerate("ab")]
+    loads = []
+    dataset = Run.dataset
+    monkeypatch.setattr(Run, "dataset", lambda self, root: loads.append(1) or dataset(self, root))
+    path = write_report(runs)
+    assert path == tmp_path / "runs" / "report.html"
+    assert loads == [1]
+    assert {p.name for p in (tmp_path / "runs/figures").iterdir()} == {
+        "curves.png",
+        "class-accuracy.png",
+    }
+
+
+def test_with_held_out_images_the_test_images_are_not_looked_at(tmp_path, monkeypatch):
+    class Sealed(Split):
+        def __getattribute__(self, name):
+            assert name not in ("images", "labels"), "the test split was read"
+            return super().__getattribute__(name)
+
+    trained = finished(tmp_path / "bn", holdout=100)
+    dataset = Run.dataset
+
+    def sealed(self, root):
+        data = dataset(self, root)
+        return dataclasses.replace(data, test=Sealed(data.test.images, data.test.labels))
+
+    monkeypatch.setattr(Run, "dataset", sealed)
+    page = Page(write_report([trained]).read_text(encoding="utf-8"))
+    assert "of 100 images, one run" in page.text
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    trained = finished(tmp_path / "bn")
+    (tmp_path / "bn/model.safetensors").unlink()
+    with pytest.raises(RunError):
+        write_report([trained])
+    assert not (tmp_path / "bn/report.html").exists()
+
+
+def test_elsewhere_and_over_a_published_curve(tmp_path):
+    published = tmp_path / "published.csv"
+    published.write_text(PUBLISHED)
+    out = tmp_path / "pages" / "bn.html"
+    trained = finished(tmp_path / "bn")
+    assert write_report([trained], str(out), published=str(published)) == out
+    content = out.read_text(encoding="utf-8")
+    assert "Grey: published seed-bn." in Page(content).text
+    loss, accuracy, *_ = re.findall(r"<svg.*?</svg>", content, re.DOTALL)
+    assert "published seed-bn" in loss
+    assert "published seed-bn" in accuracy
+    overlaid = plots.curves([trained], [plots.read_published(published)["bn"]])
+    assert (tmp_path / "bn/figures/curves.png").read_bytes() == plots.png(overlaid)
+    assert not (tmp_path / "bn/report.html").exists()
+    with pytest.raises(UsageError, match="has curves for bn: no run here"):
+        write_report([finished(tmp_path / "gn", norm="gn")], published=published)
+
+
+def test_no_run_at_all_and_one_given_twice_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="expected one run or more"):
+        write_report([])
+    again = tmp_path / "x" / ".." / "bn"
+    with pytest.raises(UsageError, match=rf"{again} is given twice"):
+        write_report([run(tmp_path / "bn"), run(tmp_path / "gn"), run(again)])
+
+
+def test_runs_without_a_common_folder_need_a_name_for_the_page():
+    with pytest.raises(UsageError, match="say where the page should be written"):
+        write_report([run("/normlab-a/x"), run("/normlab-b/y")])
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NormlabError, match="cannot be written"):
+        write_report([finished(tmp_path / "bn")], tmp_path / "file" / "page.html")

@@ -1,0 +1,60 @@
+"""What a process may use of a machine."""
+
+import pytest
+import torch
+
+from normlab.runs import machine
+from normlab.study.estimate import workers_for
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    """Writes the files of a control group and of the group around it."""
+    for name in ("MEMINFO", "OWN_GROUP", "CONTROL_GROUPS"):
+        monkeypatch.setattr(machine, name, tmp_path / name)
+    (tmp_path / "MEMINFO").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    (tmp_path / "OWN_GROUP").write_text("1:cpu:/\n0::/pod/one\n")
+
+    def write(group, **files):
+        folder = tmp_path / "CONTROL_GROUPS" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name.replace("_", ".")).write_text(content + "\n")
+
+    return write
+
+
+def test_without_a_limit_the_memory_is_the_machines(container):
+    assert machine.available_memory() == 8000 * 1024
+    container("pod/one", memory_max="max", memory_current="5", memory_stat="inactive_file 1")
+    assert machine.available_memory() == 8000 * 1024
+
+
+def test_the_memory_is_a_containers_and_what_files_hold_of_it_is_free(container):
+    held = "anon 2000\ninactive_file 400"
+    container("pod", memory_max="3000", memory_current="2500", memory_stat=held)
+    assert machine.available_memory() == 900
+    container("pod/one", memory_max="500", memory_current="600", memory_stat="inactive_file 0")
+    assert machine.available_memory() == 0
+    assert workers_for(None, torch.device("cpu")) == 1
+
+
+def test_as_many_at_a_time_as_is_asked_for_and_one_on_a_gpu():
+    assert workers_for(3, torch.device("cuda")) == 3
+    assert workers_for(None, torch.device("cuda")) == 1
+
+
+def test_the_cores_are_a_containers_share(container):
+    bound = machine.cores()
+    assert bound >= 1
+    container("pod", cpu_max="max 100000")
+    assert machine.cores() == bound
+    container("pod/one", cpu_max="150000 100000")
+    assert machine.cores() == 1
+
+
+def test_where_there_are_no_such_files_nothing_is_known(tmp_path, monkeypatch):
+    for name in ("MEMINFO", "OWN_GROUP"):
+        monkeypatch.setattr(machine, name, tmp_path / name)
+    assert machine.available_memory() is None
+    assert machine.cores() >= 1

@@ -1,0 +1,163 @@
+import json
+import shutil
+
+import pytest
+
+from normlab.errors import RunError
+from normlab.runs.run import SCHEMA, Run
+from normlab.storage.checksums import add_checksum
+from tampering import rewrite
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A folder of a run that a test may damage."""
+    shutil.copytree(trained.path, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_run_answers_for_itself(trained):
+    assert trained.name == "trained"
+    assert trained.split == "test"
+    assert trained.last is trained.epochs[-1]
+    assert trained.best.accuracy == max(e.accuracy for e in trained.epochs)
+    assert trained.first_above(2.0) is None
+    threshold = trained.epochs[1].accuracy - 1e-9
+    assert trained.first_above(threshold).accuracy > threshold
+    assert trained.seconds == pytest.approx(sum(e.seconds for e in trained.epochs))
+    assert trained.summary.layout == trained.layout
+    assert sum(p.numel() for p in trained.network().parameters()) == trained.summary.parameters
+    assert trained.dataset().fingerprint == trained.data.fingerprint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "{}", f'{{"schema": {SCHEMA}}}'),
+        json.dumps(add_checksum({"schema": SCHEMA})),
+        json.dumps(add_checksum({"schema": SCHEMA, "run": 3})),
+    ],
+)
+def test_a_damaged_configuration_is_said_in_one_line(copy, content):
+    (copy / "config.json").write_text(content)
+    with pytest.raises(RunError, match=r"config\.json is damaged[^\n]*$"):
+        Run.open(copy)
+
+
+def test_a_configuration_with_a_field_unknown_or_a_layout_that_does_not_parse(copy):
+    content = json.loads((copy / "config.json").read_text())
+    for name, said in (
+        ("colour", "'colour'"),
+        ("a\nb", r"'a\\nb'"),
+        ("x" * 5000, "'x+\\.\\.\\.x+'"),
+    ):
+        rewrite(copy / "config.json", run=content["run"] | {name: 1})
+        with pytest.raises(RunError, match=rf"is damaged: RunConfig has no {said}$"):
+            Run.open(copy)
+    rewrite(copy / "config.json", run=content["run"], layout="C:12 Q")
+    with pytest.raises(RunError, match=r"config\.json is damaged: unknown block 'Q'"):
+        Run.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("run", "norm", 5),
+        ("run", "seed", "0"),
+        ("recipe", "schedule", "zz"),
+        ("recipe", "augment", [1]),
+        ("data", "train", "x"),
+        ("data", "classes", "abc"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_damage(copy, part, field, value):
+    content = json.loads((copy / "config.json").read_text())
+    rewrite(copy / "config.json", **{part: content[part] | {field: value}})
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        Run.open(copy)
+
+
+def test_metrics_that_cannot_be_read(copy):
+    metrics = copy / "metrics.jsonl"
+    lines = metrics.read_text()
+    metrics.write_text(lines.replace('"accuracy": 0', '"accuracy": "a", "x": 0', 1))
+    with pytest.raises(RunError, match="line 1, is damaged"):
+        Run.open(copy)
+    metrics.write_bytes(b"\xff\n")
+    with pytest.raises(RunError, match="cannot be read"):
+        Run.open(copy)
+    metrics.unlink()
+    metrics.mkdir()
+    with pytest.raises(RunError, match="cannot be read"):
+        Run.open(copy)
+    with pytest.raises(RunError, match="is no run's folder"):
+        Run.open(copy / "config.json")
+
+
+def test_another_schema_is_refused_in_one_line(copy):
+    rewrite(copy / "config.json", schema=99)
+    with pytest.raises(RunError, match=f"schema 99, this normlab reads schema {SCHEMA}: open it"):
+        Run.open(copy)
+    rewrite(copy / "config.json", schema=SCHEMA)
+    metrics = copy / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace(f'"schema": {SCHEMA}', '"schema": 9'))
+    with pytest.raises(RunError, match=r"metrics\.jsonl.* has schema 9"):
+        Run.open(copy)
+
+
+def test_what_was_changed_by_hand_is_refused(copy):
+    config = copy / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RunError, match=r"config\.json is damaged: its checksum does not fit"):
+        Run.open(copy)
+    config.write_text(json.dumps(json.loads(text)))  # other spaces are no other content
+    metrics = copy / "metrics.jsonl"
+    line = metrics.read_text().splitlines()[1]
+    better = line.replace('"accuracy": 0.', '"accuracy": 0.9')
+    assert better != line
+    metrics.write_text(metrics.read_text().replace(line, better))
+    with pytest.raises(RunError, match=r"line 2, is damaged: its checksum does not fit"):
+        Run.open(copy)
+
+
+def test_a_finished_run_without_its_last_lines_is_refused(copy):
+    metrics = copy / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: it holds 2 of 3 epochs"):
+        Run.open(copy)
+
+
+def test_a_finished_runs_emptied_metrics_are_refused_but_without_any_its_weights_are_read(copy):
+    metrics = copy / "metrics.jsonl"
+    line = metrics.read_text().partition("\n")[0]
+    for content in ("", line[:20], line):
+        metrics.write_text(content)
+        with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: it holds 0 of 3 epochs"):
+            Run.open(copy)
+    metrics.unlink()  # as a folder for the Hub may be
+    assert Run.open(copy).network()
+
+
+def test_a_damaged_line_of_metrics_is_named_but_a_cut_off_last_one_is_left_out(copy):
+    (copy / "model.safetensors").unlink()
+    metrics = copy / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:2]) + lines[2][:20])
+    assert len(Run.open(copy).epochs) == 2
+    metrics.write_text(lines[0] + "{}\n" + lines[2])
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2, is damaged"):
+        Run.open(copy)
+    metrics.write_text(lines[0] + lines[2])
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2, is damaged: epoch 3"):
+        Run.open(copy)
+    metrics.unlink()
+    with pytest.raises(RunError, match="has not finished its first epoch"):
+        _ = Run.open(copy).last
+
+
+def test_other_data_is_refused(copy):
+    content = json.loads((copy / "config.json").read_text())
+    rewrite(copy / "config.json", data=content["data"] | {"fingerprint": "f" * 64})
+    with pytest.raises(RunError, match=r"has fingerprint [0-9a-f]{12}…, the run .* ffffffffffff…"):
+        Run.open(copy).dataset()

@@ -1,0 +1,577 @@
+"""The page and the API of `normlab serve`: the real server, a real browser, and load."""
+
+import http.client
+import io
+import json
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import normlab
+from normlab.cli import main
+from normlab.data import load
+from normlab.errors import DataError, UsageError
+from normlab.report.card import write_card
+from normlab.serve.runs import ServedRun
+from peculiar import ANSWERED, REFUSED
+from serving import MAIN, ask_both_ways, png, served, wait_for
+from tampering import rewrite
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+HOSTILE = "gn <img src=x onerror=alert(1)>"
+CLIENTS, REQUESTS = 16, 200
+
+
+@pytest.fixture(scope="module")
+def runs(trained, tmp_path_factory):
+    """Two runs on the digits; the name of the second is not nice."""
+    config = normlab.RunConfig(
+        network="C:8 P C:16 P GAP FC", norm="gn", dataset="digits", recipe="demo", epochs=1
+    )
+    return trained, normlab.train(config, tmp_path_factory.mktemp("runs") / HOSTILE, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def server(runs, tmp_path_factory):
+    """The two runs, served; whatever the tests do with it leaves no traceback and no warning."""
+    with served(tmp_path_factory.mktemp("server"), *(run.path for run in runs)) as server:
+        yield server
+    assert "Traceback" not in server.log.read_text()
+    assert "Warning" not in server.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def digit():
+    """A PNG of the data's first test image."""
+    return png(load("digits").test.images[0].transpose(1, 2, 0))
+
+
+# The API
+
+
+def test_one_request_gets_the_answer_that_predict_gives(server, runs, digit):
+    for run, asked in zip(runs, (None, HOSTILE), strict=True):
+        (expected,) = normlab.load(run.path).predict(digit)
+        status, answer = server.predict(digit, asked)
+        assert status == 200
+        assert answer["class"] == expected.label
+        assert [*answer["probabilities"]] == list(expected.classes)
+        assert [*answer["probabilities"].values()] == pytest.approx(
+            expected.probabilities.tolist(), abs=1e-5
+        )
+        assert (answer["picture"], answer["notes"]) == ("", list(expected.notes))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+def test_the_line_in_the_documentation_works(server, digit, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
+    (line,) = re.findall(r"(?m)^ {4}(curl \S.*/predict)$", page)
+    (tmp_path / "cat.jpg").write_bytes(digit)
+    line = line.replace("http://127.0.0.1:7860", server.url)
+    done = subprocess.run(
+        [*line.split(), "--silent"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert sum(json.loads(done.stdout)["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_peculiar_files_are_answered_as_predict_answers_them(server, trained):
+    expected = normlab.load(trained.path).predict([content for content, *_ in ANSWERED.values()])
+    for name, prediction in zip(ANSWERED, expected, strict=True):
+        status, answer = server.predict(ANSWERED[name][0])
+        assert status == 200, (name, answer)
+        assert answer["notes"] == list(prediction.notes), name
+        assert answer["probability"] == pytest.approx(prediction.probability, abs=1e-5), name
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused_in_a_line(server, name):
+    content, problem = REFUSED[name]
+    status, answer = server.predict(content)
+    assert status == 400
+    assert answer["error"].startswith("the picture cannot be read as an image (")
+    assert problem in answer["error"]
+
+
+def test_the_page_s_own_api_answers_and_refuses_likewise(server):
+    some = ("an animated PNG", "transparent grey", "a WEBP with EXIF data cut short")
+    for name in (*some, *REFUSED):
+        content = (ANSWERED | REFUSED)[name][0]
+        path = server.upload(content)
+        event, said = server.answer({"path": path, "meta": {"_type": "gradio.FileData"}})
+        if name in ANSWERED:
+            assert event == "complete", (name, said)
+        else:
+            assert event == "error", name
+            assert said["error"].startswith("The picture cannot be read as an image ("), name
+
+
+def test_an_unknown_run_is_refused_with_the_names_of_those_there_are(server, digit):
+    assert server.predict(digit, "ln") == (
+        404,
+        {"error": f"no run 'ln': there are trained, {HOSTILE}"},
+    )
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_who_asks_otherwise_is_told_how(method, server):
+    status, content = server.ask(method, "/predict")
+    assert status == 405
+    said = f"send a picture: curl --data-binary @picture.jpg {server.url}/predict"
+    assert json.loads(content) == {"error": said}
+
+
+def test_a_form_is_refused_with_the_way_to_send_a_picture(server, digit):
+    form = b"--xyz\r\nContent-Disposition: form-data; name=file\r\n\r\n" + digit + b"\r\n--xyz--"
+    status, content = server.ask(
+        "POST", "/predict", form, {"Content-Type": "multipart/form-data; boundary=xyz"}
+    )
+    assert status == 415
+    assert "as it is, not in a form: curl --data-binary @" in json.loads(content)["error"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/gradio_api/upload"])
+@pytest.mark.parametrize("form", ["Content-Length: 99999999", "Transfer-Encoding: chunked"])
+def test_more_than_10_mb_are_refused_before_they_have_come(server, path, form):
+    host, port = server.host.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: {server.host}\r\n"
+            f"Content-Type: multipart/form-data; boundary=xyz\r\n{form}\r\n\r\n".encode()
+        )
+        if "chunked" in form:
+            part = b'--xyz\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+            connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+            connection.settimeout(0.001)
+            sent, answer = 0, b""
+            while not answer and sent < 2**26:
+                try:
+                    answer = connection.recv(12)
+                except TimeoutError:
+                    connection.settimeout(60)
+                    connection.sendall(b"40000\r\n" + bytes(2**18) + b"\r\n")
+                    connection.settimeout(0.001)
+                    sent += 2**18
+        else:
+            answer = connection.recv(12)
+    assert answer == b"HTTP/1.1 413"
+
+
+def test_who_comes_when_too_many_wait_is_turned_away(server, digit):
+    host, port = server.host.split(":")
+    waiting = []
+    try:
+        for _ in range(32):  # each promises a picture
+            waiting.append(socket.create_connection((host, int(port)), timeout=60))
+            waiting[-1].sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        answers = [server.predict(digit) for _ in range(20)]
+        assert answers[-1] == (503, {"error": "too many pictures: try again"})
+    finally:
+        for connection in waiting:
+            connection.close()
+    wait_for(lambda: server.predict(digit)[0] == 200)
+
+
+def test_who_goes_away_or_does_not_send_keeps_no_place(trained, digit, tmp_path):
+    code = "from normlab.serve import limits; limits.PATIENCE = 1; limits.WAITING = 1; " + MAIN
+    with served(tmp_path, trained.path, code=code) as server:
+        host, port = server.host.split(":")
+        promise = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nfour"
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(promise)
+            assert connection.recv(12) == b"HTTP/1.1 408"
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(promise)
+        wait_for(lambda: server.predict(digit)[0] == 200)
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_200_requests_of_16_clients(server, digit):
+    def ask(_):
+        start = time.perf_counter()
+        status, _ = server.predict(digit)
+        return status, time.perf_counter() - start
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        answers = list(clients.map(ask, range(REQUESTS)))
+    assert [status for status, _ in answers] == [200] * REQUESTS
+    p95 = statistics.quantiles((seconds for _, seconds in answers), n=20)[-1]
+    print(f"{REQUESTS} requests, {CLIENTS} clients: p95 {1000 * p95:.0f} ms")
+    assert p95 < 10  # on two busy cores it is 0.3
+
+
+def test_gradio_s_own_api_answers_16_clients_too(server, digit, runs):
+    def ask(k):
+        pixels = np.full((40, 40, 3), k, np.uint8)
+        path = server.upload(png(pixels))
+        return server.answer({"path": path, "meta": {"_type": "gradio.FileData"}})
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        answers = list(clients.map(ask, range(48)))
+    assert [event for event, _ in answers] == ["complete"] * 48
+    (expected,) = normlab.load(runs[1].path).predict(np.full((40, 40, 3), 7, np.uint8))
+    label, notes, heat = answers[7][1][3:]
+    shares = {each["label"]: each["confidence"] for each in label["confidences"]}
+    assert shares == pytest.approx(
+        dict(zip(expected.classes, expected.probabilities.tolist(), strict=True)), abs=1e-5
+    )
+    assert notes == ""
+    status, content = server.ask("GET", f"/gradio_api/file={heat['path']}")
+    assert status == 200
+    with Image.open(io.BytesIO(content)) as drawn:
+        assert drawn.size == (256, 256)
+
+
+# The command
+
+
+def test_only_uploads_are_read_no_host_is_asked_and_ctrl_c_ends_it(trained, digit, tmp_path):
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(digit)
+    with served(tmp_path, trained.path) as server:
+        mark = {"meta": {"_type": "gradio.FileData"}}
+        for named in ({"path": str(outside)}, {"path": str(outside)} | mark):
+            event, said = server.answer(named)
+            assert event == "error"
+            assert "not uploaded" in said["error"]
+        (folder,) = tmp_path.glob("normlab-*")
+        event, said = server.answer({"path": str(folder / "gone.png")})
+        assert (event, said["error"]) == ("error", "The picture was not uploaded.")
+        event, said = server.answer({"path": "http://127.0.0.1:9/a.png"} | mark)
+        assert (event, said["error"]) == ("error", "give the picture, not its address")
+        status, said = server.ask("GET", "/gradio_api/file=http://127.0.0.1:9/a.png")
+        assert (status, json.loads(said)) == (403, {"error": "no other host is asked"})
+        assert server.ask("GET", f"/gradio_api/file={outside}")[0] == 403
+
+        path = Path(server.upload(digit))
+        assert path.is_relative_to(folder)
+        connection = http.client.HTTPConnection(server.host)
+        connection.request("GET", "/gradio_api/heartbeat/abc")  # as an open page does
+        assert connection.getresponse().status == 200
+        before = server.log.read_text()
+        server.process.send_signal(signal.SIGINT)
+        rest, _ = server.process.communicate(timeout=600)
+        connection.close()
+    assert server.process.returncode == 130
+    assert rest == ""
+    said = server.log.read_text().removeprefix(before)
+    assert said.splitlines()[-1] == "normlab: interrupted"
+    assert "Traceback" not in said
+    assert not folder.exists()
+
+
+def test_a_port_in_use_is_said_in_a_line(trained, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(SystemExit) as stop:
+            main(["serve", str(trained.path), "--port", str(port)])
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1 (Address already in use): choose another --port" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "expected one run's folder or more, or --model NAME"),
+        (["nowhere"], "nowhere is no run's folder"),
+        (["{run}", "{run}"], "is given twice: leave one out"),
+        (["{run}", "--port", "70000"], "--port must be from 0 to 65535, not 70000"),
+        (["{run}", "--host", "no.such.host.invalid"], "choose another --port or --host"),
+        (["{unfinished}"], "model.safetensors"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_a_line(trained, tmp_path, arguments, problem, capsys):
+    shutil.copytree(trained.path, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    names = {"run": trained.path, "unfinished": tmp_path / "run"}
+    with pytest.raises(SystemExit):
+        main(["serve", *(a.format(**names) for a in arguments)])
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.count("\n") == 1
+
+
+def test_without_gradio_it_says_what_to_install(trained, monkeypatch):
+    from normlab.serve import serve
+
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UsageError, match=r'pip install "normlab\[serve\]"'):
+        serve([trained])
+
+
+# Pictures to try, uploads
+
+
+def test_pictures_to_try_are_of_the_split_that_was_measured(trained, tmp_path):
+    from normlab.serve.examples import examples
+
+    def expected(split):
+        places = [np.flatnonzero(split.labels == k)[:2] for k in range(10)]
+        return split.images[np.concatenate(places)].transpose(0, 2, 3, 1)
+
+    found = examples(trained)
+    assert [name for _, name in found] == sorted([*"0123456789"] * 2)
+    np.testing.assert_array_equal([picture for picture, _ in found], expected(load("digits").test))
+
+    config = normlab.RunConfig(
+        network="c:2 GAP FC", dataset="digits", recipe="demo", epochs=1, holdout=100
+    )
+    held = normlab.train(config, tmp_path / "held", quiet=True)
+    found = examples(held)
+    holdout = held.dataset().holdout
+    np.testing.assert_array_equal([picture for picture, _ in found], expected(holdout))
+
+
+def test_data_that_is_not_at_hand_is_not_downloaded(trained, tmp_path, monkeypatch):
+    from normlab.serve.examples import examples
+
+    monkeypatch.delenv("NORMLAB_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run = on(trained, tmp_path / "run", "cifar10")
+    assert examples(run) == "CIFAR-10 is not on this machine; --data-root says where it is."
+    assert examples(on(trained, tmp_path / "moved", "folder:/nowhere")).startswith("/nowhere")
+    with pytest.raises(DataError, match="no CIFAR-10 in"):
+        examples(run, tmp_path)
+
+
+def on(run, folder, dataset):
+    """A copy of a run that says it is of another data set."""
+    shutil.copytree(run.path, folder)
+    content = json.loads((folder / "config.json").read_text())
+    rewrite(folder / "config.json", run=content["run"] | {"dataset": dataset})
+    return normlab.Run.open(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
+def test_100_pictures_leave_nothing_behind(trained, tmp_path):
+    code = "from normlab.serve import uploads; uploads.EVERY, uploads.AGE = 1, 5; " + MAIN
+    with served(tmp_path, trained.path, code=code) as server:
+        at_first = server.held()["files"]  # the pictures to try
+        for k in range(20):
+            ask_both_ways(server, k)
+        before = server.held()
+        assert before["files"] > at_first
+        for k in range(20, 120):
+            ask_both_ways(server, k)
+        after = server.held()
+        assert after["threads"] <= before["threads"] + 2
+        assert after["open"] <= before["open"] + 2
+        wait_for(lambda: server.held()["files"] == at_first)
+
+
+def test_old_uploads_are_deleted_and_new_ones_and_the_gallery_are_not(tmp_path):
+    from normlab.serve.uploads import delete_old
+
+    for name in ("gallery", "upload"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    (tmp_path / "part").touch()
+    kept = {tmp_path / "gallery"}
+    delete_old(tmp_path, 1000, kept)
+    assert len([*tmp_path.iterdir()]) == 3
+    delete_old(tmp_path, -1, kept)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "gallery", tmp_path / "gallery" / "a.png"]
+
+
+# The page
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Opens the page; it may ask no other host, and complain of nothing."""
+    opened = []
+
+    def visit(width=1200, url=server.url):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.set_default_timeout(120_000)  # milliseconds; machines differ fivefold
+        asked, complaints = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append((message.type, message.text)))
+        page.on("pageerror", lambda error: complaints.append(("error", str(error))))
+        page.on("dialog", lambda dialog: complaints.append(("error", dialog.message)))
+        page.goto(url)
+        page.get_by_label("Picture", exact=True).or_(page.get_by_text("Click to Upload")).wait_for()
+        opened.append((page, url, asked, complaints))
+        return page
+
+    yield visit
+    for page, url, asked, complaints in opened:
+        page.close()
+        others = [u for u in asked if not u.startswith((f"{url}/", "data:", "blob:"))]
+        assert others == []
+        assert [text for kind, text in complaints if kind == "error"] == []
+
+
+def give(page, path):
+    page.locator("input[type=file]").set_input_files(path)
+
+
+def answers(page, run):
+    """The probabilities that stand in a run's column, once they are there."""
+    column = page.locator("#answers .column > .block").filter(has_text=run)
+    column.locator(".confidence-set").first.wait_for(timeout=120_000)
+    rows = [text.split() for text in column.locator(".confidence-set").all_inner_texts()]
+    return {row[0]: row[-1] for row in rows}
+
+
+def boxes(locator):
+    """Where elements stand, all at the same moment: the page may be scrolling."""
+    return locator.evaluate_all(
+        "all => all.map(e => e.getBoundingClientRect()).map(({x, y, width, height}) => "
+        "({x, y, width, height}))"
+    )
+
+
+def shown(prediction):
+    return {name: f"{round(100 * share)}%" for name, share in prediction.top(10)}
+
+
+@pytest.fixture
+def picture(digit, tmp_path):
+    path = tmp_path / "digit.png"
+    path.write_bytes(digit)
+    return path
+
+
+def test_a_picture_is_answered_by_two_runs_side_by_side(visit, picture, runs):
+    page = visit()
+    give(page, picture)
+    for run, name in zip(runs, ("trained, bn", f"{HOSTILE}, gn"), strict=True):
+        (expected,) = normlab.load(run.path).predict(picture)
+        assert answers(page, name) == shown(expected)
+    first, second = boxes(page.locator("#answers .column"))
+    assert first["y"] == second["y"]
+    assert first["x"] + first["width"] <= second["x"]
+    maps = page.locator("#answers img")
+    maps.nth(1).wait_for()
+    assert maps.evaluate_all("all => all.map(i => i.naturalWidth)") == [256, 256]
+
+
+def test_on_a_phone_they_stand_one_below_the_other_and_are_scrolled_to(visit, picture):
+    page = visit(360)
+    give(page, picture)
+    answers(page, "trained")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    first, second = boxes(page.locator("#answers .column"))
+    assert first["y"] + first["height"] <= second["y"]
+    page.wait_for_function(
+        "Math.abs(document.getElementById('answers').getBoundingClientRect().top) < 100"
+    )
+
+
+def test_heat_maps_far_below_are_loaded_before_their_files_are_deleted(visit, picture):
+    page = visit(360)
+    page.evaluate("document.getElementById('answers').style.marginTop = '9000px'")
+    page.evaluate("Element.prototype.scrollIntoView = () => {}")
+    give(page, picture)
+    answers(page, "trained")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#answers img')].map(i => i.naturalWidth) == '256,256'"
+    )
+    assert page.evaluate("scrollY") == 0
+
+
+def test_a_picture_to_try_is_answered_and_taken_away_again(visit, runs):
+    page = visit()
+    page.locator(".to-try button").nth(6).click()
+    image = load("digits").test.images[load("digits").test.labels == 3][0]
+    (expected,) = normlab.load(runs[0].path).predict(image.transpose(1, 2, 0))
+    assert answers(page, "trained") == shown(expected)
+    page.get_by_label("Remove Image").click()
+    page.locator("#answers .confidence-set").first.wait_for(state="detached")
+    assert page.locator("#answers img").count() == 0
+
+
+def test_a_picture_is_taken_by_the_camera(visit):
+    page = visit()
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    # A click before the camera's first image is lost.
+    page.wait_for_function("document.querySelector('video').videoWidth > 0")
+    page.get_by_label("capture photo").click()
+    assert len(answers(page, "trained")) == 10
+
+
+def test_a_file_that_is_no_picture_is_refused_in_a_sentence(visit, picture):
+    page = visit()
+    picture.write_text("no picture")
+    give(page, picture)
+    page.get_by_text(
+        "The picture cannot be read as an image (it is no PNG, JPEG, WebP or BMP)."
+    ).wait_for()
+    page.get_by_text("Click to Upload").wait_for()
+    page.locator("#answers .error").first.wait_for(state="detached")
+    assert page.locator("#answers .confidence-set").count() == 0
+
+
+def test_a_picture_of_more_than_10_mb_is_refused(visit, picture):
+    page = visit()
+    picture.write_bytes(bytes(10 * 1024**2 + 1))
+    give(page, picture)
+    page.get_by_text("exceed the maximum allowed size of 10.0 Mb").wait_for()
+
+
+def test_peculiar_pictures_get_a_note(visit, tmp_path):
+    page = visit()
+    Image.new("RGB", (300, 40), "grey").save(tmp_path / "wide.png")
+    give(page, tmp_path / "wide.png")
+    answers(page, "trained")
+    note = page.get_by_text("Note: of 300 × 40 pixels only the square at the centre is seen.")
+    note.first.wait_for()
+    assert note.count() == 2
+
+
+def test_the_card_and_the_line_for_programs_are_there(visit, server, runs):
+    page = visit()
+    page.get_by_text("About trained").click()
+    parameters = f"{runs[0].summary.parameters:,} parameters"
+    page.get_by_text(parameters).wait_for()
+    assert page.get_by_text("library_name").count() == 0  # the Hub's metadata is not for readers
+    page.get_by_text("From a program").click()
+    lines = page.locator("code").filter(has_text="curl").inner_text().splitlines()
+    assert lines == [
+        f'curl --data-binary @picture.jpg "{server.url}/predict{which}"'
+        for which in ("", f"?run={quote(HOSTILE)}")
+    ]
+
+
+def test_a_folder_that_somebody_passed_on_is_served_with_its_card(digit, trained, tmp_path):
+    folder = tmp_path / "passed-on"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(trained.path / name, folder)
+    write_card([trained], folder / "README.md")
+    run = normlab.Run.open(folder)
+    assert "Test accuracy after the last epoch" in ServedRun("passed-on", run).card
+    with served(tmp_path, folder) as server:
+        status, answer = server.predict(digit)
+    assert (status, answer["picture"]) == (200, "")
+    (folder / "README.md").unlink()
+    assert ServedRun("passed-on", run).card.endswith("how accurate it is, is not known.")
+    (folder / "README.md").write_text("# Mine\n\nA warning.\n\n---\n\nThe end.\n")
+    assert "A warning." in ServedRun("passed-on", run).card
+
+
+def test_without_captum_and_data_it_says_so_and_answers(visit, picture, trained, tmp_path):
+    run = on(trained, tmp_path / "run", "cifar10")
+    code = "import sys; sys.modules['captum'] = None; from normlab.cli import main; main()"
+    with served(tmp_path, run.path, code=code, XDG_CACHE_HOME=str(tmp_path)) as server:
+        page = visit(url=server.url)
+        page.get_by_text("There is no heat map: heat maps need captum").wait_for()
+        page.get_by_text("There are no pictures to try: CIFAR-10 is not on").wait_for()
+        give(page, picture)
+        assert len(answers(page, "run, bn")) == 10
+        assert page.locator("#answers img").count() == 0

@@ -1,0 +1,159 @@
+"""One run on two real processes, against the same on one."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from normlab import Run
+from normlab.layers import norms
+from normlab.runs.checkpoint import Checkpoint
+
+LINE = "C:6 P C:8 P D:8 P C:8+ GAP FC"
+OPTIONS = ["--dataset", "digits", "--recipe", "demo", "--threads", "1", "--epochs", "1"]
+OPTIONS += ["--batch-size", "61"]
+
+
+def launch(out, *options, processes, resume=False):
+    """normlab train on so many processes."""
+    what = ["--resume", str(out)] if resume else [LINE, *OPTIONS, *options, "--out", str(out)]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    torchrun += ["--master-port", str(29_000 + os.getpid() % 1000), "-m"]
+    command = [sys.executable, *(torchrun if processes > 1 else ["-m"]), "normlab", "train"]
+    return subprocess.Popen(
+        [*command, *what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return output
+
+
+INDEPENDENT = [
+    entry.name
+    for entry in norms.REGISTRY.values()
+    if not entry.axes.startswith(("N,", "n of N")) or entry.name == "sync-bn"
+]
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """A few steps of every such normalization, in one process and in two, in float64."""
+    folder = tmp_path_factory.mktemp("steps")
+    script = folder / "steps.py"
+    script.write_text(SCRIPT)
+    for processes in (1, 2):
+        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command = [sys.executable, *torchrun, "--master-port", "29" + str(400 + processes)]
+        done = subprocess.run(
+            [*command, str(script), str(folder / f"{processes}.pt"), *INDEPENDENT],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2)]
+
+
+SCRIPT = """
+import dataclasses, sys
+from pathlib import Path
+import torch
+from normlab import recipes
+from normlab.data import load
+from normlab.network.model import Network
+from normlab.training.distributed import distributed
+from normlab.training.step import Batches, TrainStep
+
+out, *names = sys.argv[1:]
+torch.set_num_threads(1)
+results = {}
+with distributed("cpu") as processes:
+    recipe = dataclasses.replace(
+        recipes.find("demo"), batch_size=37, muon=0.1, label_smoothing=0.1, weight_decay=1e-3
+    )
+    batches = Batches(load("digits"), recipe, 0, torch.device("cpu"))
+    for name in names:
+        network = Network("C:6 P C:8 P D:8 P C:8+ GAP FC", norm=name).double()
+        network = network.to(memory_format=torch.channels_last)
+        descent = TrainStep(network, recipe, "float32")
+        measured = []
+        for step in range(6):
+            inputs, labels = batches(0, step)
+            measured.append(descent.step(0.01, inputs.double(), labels))
+        results[name] = {
+            "measured": measured,
+            "state": {k: v.clone() for k, v in network.state_dict().items()},
+        }
+    if processes.is_main:
+        torch.save(results, out)
+# A thread of the group's that outlived it could meet Python at its end, and abort the process.
+threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in threads if "gloo" in name], threads
+"""
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_two_processes_compute_what_one_does(name, steps):
+    """In float64 but for the loss, so that a wrong gradient cannot pass for rounding."""
+    one, two = (result[name] for result in steps)
+    for (loss, right), (other_loss, other_right) in zip(
+        one["measured"], two["measured"], strict=True
+    ):
+        assert loss == pytest.approx(other_loss, rel=1e-6)  # summed in float32
+        assert right == other_right
+    for key, value in one["state"].items():
+        torch.testing.assert_close(two["state"][key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_on_two_processes_is_one_run(tmp_path):
+    output = finish(launch(tmp_path / "two", "--norm", "sync-bn", processes=2))
+    assert output.count("epoch 1/1") == 1
+    assert output.count("report: ") == 1
+    finish(launch(tmp_path / "one", "--norm", "sync-bn", processes=1))
+    one, two = Run.open(tmp_path / "one"), Run.open(tmp_path / "two")
+    assert len(two.epochs) == 1
+    assert two.last.train_loss == pytest.approx(one.last.train_loss, rel=1e-3)
+    weights = [load_file(run.path / "model.safetensors") for run in (one, two)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=2e-2)
+
+
+def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
+    out = tmp_path / "run"
+    small = ["--train-images", "100", "--batch-size", "12"]
+    process = launch(out, *small, "--epochs", "1000", processes=2)
+    end = time.monotonic() + 600
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=600)
+    assert output.count("warning: batches of 6 for each process: bn will take") == 1
+    stopped = Run.open(out)
+    assert not stopped.finished
+    recipe = dataclasses.replace(stopped.recipe, epochs=len(stopped.epochs) + 1)
+    shorter = dataclasses.replace(stopped, recipe=recipe)
+    shorter.write_config()
+    checkpoint = Checkpoint.load(out / "checkpoint.pt")
+    dataclasses.replace(checkpoint, run=shorter.digest).save(out / "checkpoint.pt")
+    finish(launch(out, processes=1, resume=True))
+    assert Run.open(out).finished
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path):
+    process = launch(tmp_path / "run", "--batch-size", "1436", processes=2)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode != 0
+    said = "an epoch's last batch has 1 images, too few for 2 processes"
+    assert errors.count(said) == 1
