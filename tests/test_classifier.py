@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from normlab import Classifier, NormlabError
 from normlab.data import load
 from normlab.errors import DataError, DivergedError, UsageError
-from normlab.training.progress import TrainingDisplay
+from normlab.training.callbacks import Evaluation
 
 SMALL = Classifier("C:6s2 P C:12 FC", recipe="demo", epochs=1, learning_rate=0.05)
 
@@ -179,7 +179,7 @@ def test_it_speaks_when_it_is_asked_to(digits, capsys):
 
 def test_ctrl_c_ends_it_and_leaves_no_folder(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(TrainingDisplay, "step", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Evaluation, "on_step_end", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         clone(SMALL).fit(*digits)
     assert [*tmp_path.iterdir()] == []

@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     from normlab.runs.run import Run
     from normlab.study.compare import compare
     from normlab.study.record import Study
+    from normlab.training.callbacks import Callback
     from normlab.training.loop import resume, train
 
 # Where each public name is defined: `MODULE:NAME`, or a module. It is imported when it is first
 # used: torch and its like take seconds, and `normlab --help` needs none of them.
 _PUBLIC = {
+    "Callback": "training.callbacks:Callback",
     "Classifier": "classifier:Classifier",
     "DataConfig": "config:DataConfig",
     "Evaluation": "inference.evaluate:Evaluation",
@@ -92,6 +94,7 @@ _PUBLIC = {
 __all__ = [
     "RECIPES",
     "ZOO",
+    "Callback",
     "Classifier",
     "DataConfig",
     "Evaluation",

@@ -17,7 +17,7 @@ from normlab.config import Execution, RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import DivergedError, InterruptedRunError, UsageError
 from normlab.inference.predict import Picture, Predictor, read
-from normlab.runs.run import build
+from normlab.storage.records import MalformedError, build
 from normlab.training.loop import train
 
 Pictures = Sequence[Picture] | NDArray[np.uint8]
@@ -156,7 +156,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         try:
             config = build(RunConfig, {"dataset": "the images given", "seed": seed, **given})
             return config, build(Execution, execution)
-        except TypeError as error:
+        except MalformedError as error:
             raise UsageError(str(error)) from None
 
     def __sklearn_tags__(self) -> Any:

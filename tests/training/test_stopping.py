@@ -77,7 +77,7 @@ def test_a_second_process_in_the_folder_is_refused_and_harms_nothing(tiny, tmp_p
         before = {path.name: path.read_bytes() for path in out.iterdir()}
         with pytest.raises(RunError, match=r"^another process works on [^\n]*: wait for its end$"):
             resume(out, EXECUTION, quiet=True)
-        with pytest.raises(RunError, match=r"^[^\n]* holds a run that can go on: [^\n]*$"):
+        with pytest.raises(RunError, match=r"^[^\n]* holds a run that can be resumed: [^\n]*$"):
             train(TINY, out, EXECUTION, quiet=True)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     finally:

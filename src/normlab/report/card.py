@@ -1,6 +1,5 @@
 """A model card: the README.md with which a run's folder can be put on the Hugging Face Hub."""
 
-import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
@@ -67,7 +66,7 @@ def _refuse_others(runs: Sequence[Run]) -> None:
     """UsageError where runs are no repeats of the first."""
     first = runs[0]
     for other in runs[1:]:
-        ours, theirs = (dataclasses.asdict(run.config) for run in (first, other))
+        ours, theirs = (run.config.to_dict() for run in (first, other))
         differing = [k for k, value in ours.items() if theirs[k] != value and k != "seed"]
         if first.layout != other.layout:
             differing.append("layout")

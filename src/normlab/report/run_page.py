@@ -280,7 +280,9 @@ def _pairs(evaluation: Evaluation) -> Table | None:
 def _settings(run: Run) -> list[tuple[str, str, bool]]:
     """Name, value, whether it is code: what was asked for, the recipe in force, the data."""
     recipe = dataclasses.asdict(run.recipe)
-    order = [*RunConfig.__annotations__, *DataConfig.__annotations__]
+    data_fields = DataConfig.__annotations__
+    own_fields = [name for name in RunConfig.RECORDED if name not in data_fields]
+    order = [*own_fields, *data_fields]
     asked = {name: getattr(run.config, name) for name in order if name not in recipe}
     numbers = {"mean": run.data.mean, "standard deviation": run.data.std}
     return [

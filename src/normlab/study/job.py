@@ -120,12 +120,12 @@ def _run_job(job: Job) -> None:
     from normlab.layers import norms
     from normlab.network import zoo
     from normlab.runs import machine
-    from normlab.runs.run import Run, own_normalizations
+    from normlab.runs.run import Run, custom_normalizations
     from normlab.training.loop import resume, train
 
     if job.done:
         return
-    for name in own_normalizations(job.config.norm, zoo.find(job.config.network)):
+    for name in custom_normalizations(job.config.norm, zoo.find(job.config.network)):
         norms.find(name)  # imported, so that a run's folder may name it
     dataset = shared.read(job.data)
     execution = Execution(device=job.device, threads=1)  # type: ignore[arg-type]

@@ -21,9 +21,10 @@ from typing import Any, Literal
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
 from normlab.recipes import Recipe
-from normlab.runs.run import Run, build
-from normlab.storage.checksums import PARSE_ERRORS, add_checksum, read, verify_checksum
+from normlab.runs.run import Run
+from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
+from normlab.storage.records import MalformedError, build, entry
 from normlab.study import predictions
 from normlab.study.job import refuse_other
 from normlab.study.plan import Arm, Setting
@@ -100,21 +101,22 @@ class Study:
         """
         path = Path(path)
         file = path / "study.json"
-        content = read(file, SCHEMA, "study")
+        content = read_json(file, SCHEMA, "study")
         try:
-            costs = verify_checksum(content.pop("costs"))
+            costs = verify_checksum(entry(content, "costs", dict))
+            del content["costs"]
             content = verify_checksum(content)
             return cls(
                 path=path,
-                config=build(StudyConfig, content["study"]),
-                arms=tuple(map(_arm, content["arms"])),
-                images=content["images"],
-                fingerprint=content["fingerprint"],
-                trials=tuple(build(Trial, trial) for trial in content["trials"]),
-                results=tuple(build(Result, result) for result in content["results"]),
+                config=build(StudyConfig, entry(content, "study", dict)),
+                arms=tuple(map(_arm, entry(content, "arms", list))),
+                images=entry(content, "images", int),
+                fingerprint=entry(content, "fingerprint", str),
+                trials=tuple(build(Trial, trial) for trial in entry(content, "trials", list)),
+                results=tuple(build(Result, result) for result in entry(content, "results", list)),
                 costs={name: build(Costs, cost) for name, cost in costs.items()},
             )
-        except PARSE_ERRORS as error:
+        except MalformedError as error:
             raise RunError(f"{file} is damaged: {error}") from None
 
     def write(self) -> None:
@@ -122,8 +124,8 @@ class Study:
         content = add_checksum(
             {
                 "schema": SCHEMA,
-                "study": dataclasses.asdict(self.config),
-                "arms": [dataclasses.asdict(arm) for arm in self.arms],
+                "study": self.config.to_dict(),
+                "arms": [_to_dict(arm) for arm in self.arms],
                 "images": self.images,
                 "fingerprint": self.fingerprint,
                 "trials": [dataclasses.asdict(trial) for trial in self.trials],
@@ -211,11 +213,15 @@ def measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, C
     return done, Costs(seconds=run.seconds, peak_memory=memory)
 
 
+def _to_dict(arm: Arm) -> dict[str, Any]:
+    return dataclasses.asdict(arm) | {"config": arm.config.to_dict()}
+
+
 def _arm(content: dict[str, Any]) -> Arm:
     return Arm(
-        name=content["name"],
-        norm=content["norm"],
-        setting=build(Setting, content["setting"]),
-        config=build(RunConfig, content["config"]),
-        recipe=build(Recipe, content["recipe"]),
+        name=entry(content, "name", str),
+        norm=entry(content, "norm", str),
+        setting=build(Setting, entry(content, "setting", dict)),
+        config=build(RunConfig, entry(content, "config", dict)),
+        recipe=build(Recipe, entry(content, "recipe", dict)),
     )
