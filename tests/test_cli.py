@@ -127,7 +127,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors.count("\n") == 1
-    command = re.search(r"To go on: normlab (train --resume run --threads 1)$", errors.strip())[1]
+    command = re.search(r"To resume: normlab (train --resume run --threads 1)$", errors.strip())[1]
     done = run(*command.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [e.epoch for e in Run.open(tmp_path / "run").epochs] == [1, 2, 3, 4]
@@ -393,7 +393,7 @@ def test_a_stopped_run_with_ones_own_normalization_says_what_to_vouch_for(tmp_pa
     line = "C:6/own_slow:Slow P C:8 GAP FC"
     stopped = run("train", line, *TRAIN[2:], "--epochs", "2", "--out", "r", cwd=tmp_path)
     assert stopped.returncode == 130, stopped.stderr
-    command = re.search(r"To go on: (.*)$", stopped.stderr.strip())[1]
+    command = re.search(r"To resume: (.*)$", stopped.stderr.strip())[1]
     assert command == "NORMLAB_NORMS=own_slow normlab train --resume r --threads 1"
     monkeypatch.setitem(ENVIRONMENT, "NORMLAB_NORMS", "own_slow")
     done = run(*command.split()[2:], cwd=tmp_path)
