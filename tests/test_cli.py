@@ -18,7 +18,7 @@ from PIL import Image
 from normlab import __version__
 from normlab.cli import _COMMANDS, _default_out, main
 from normlab.config import RunConfig, StudyConfig
-from normlab.data import cifar10
+from normlab.data.sources import cifar10
 from normlab.errors import UsageError
 from normlab.inference.evaluate import evaluate
 from normlab.network.zoo import ZOO

@@ -31,7 +31,8 @@ class DataConfig:
     """The images, and how they are split."""
 
     dataset: str = "cifar10"
-    """`cifar10`, `digits` (embedded, no download), or `folder:PATH` with train/CLASS/*.png."""
+    """`cifar10`, `digits` (embedded, no download), `folder:PATH` with train/CLASS/*.png, or another
+    data set of `normlab.data.sources`."""
 
     holdout: int = 0
     """Images held out of the training split, to choose settings by. No test image is read then."""

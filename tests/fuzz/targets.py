@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from made_up import study
-from normlab.data import cifar10, folder, images
+from normlab.data import images
+from normlab.data.sources import cifar10, folder
 from normlab.errors import NormlabError
 from normlab.inference import predict
 from normlab.network.model import Network

@@ -286,8 +286,9 @@ class Run:
         """
         config = self.config
         name = config.dataset
-        if name.startswith("folder:") and data_root is not None:
-            name, data_root = f"folder:{data_root}", None
+        kind, colon, _ = name.partition(":")
+        if colon and data_root is not None:
+            name, data_root = f"{kind}:{data_root}", None
         dataset = load_for(dataclasses.replace(config, dataset=name), data_root)
         if dataset.fingerprint != self.data.fingerprint:
             raise RunError(

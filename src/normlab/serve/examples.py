@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.data import cifar10
 from normlab.data.dataset import Split
+from normlab.data.sources import cifar10
 from normlab.errors import DataError, RunError
 from normlab.runs.run import Run
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from normlab import notation
+from normlab.data import source_of
 from normlab.layers import kernels
 from normlab.network.shapes import norms_of, small_batch_warnings
 from normlab.runs.run import Run
@@ -44,10 +45,10 @@ def _notes(run: Run) -> Iterator[str]:
     batches = [(norm, run.recipe.batch_size) for norm in used]
     for warning in small_batch_warnings(batches, process_group().size):
         yield f"warning: {warning}"
-    if run.config.dataset == "digits" and (
-        "vertical-flip" in run.recipe.augment or run.recipe.mirror
-    ):
-        yield "note: this recipe flips or mirrors digits; --recipe demo does not"
+    source = source_of(run.config.dataset)
+    flips = run.recipe.mirror or "vertical-flip" in run.recipe.augment
+    if flips and source is not None and not source.MIRRORABLE:
+        yield f"note: this recipe flips or mirrors {run.config.dataset}; --recipe demo does not"
     machine = run.machines[-1]
     if machine.device == "cpu" and machine.kernels == "torch":
         reason = kernels.load()[1]

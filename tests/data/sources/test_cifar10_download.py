@@ -6,7 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from cifar10_files import tar, write_all
-from normlab.data import cifar10, load
+from normlab.data import load
+from normlab.data.sources import cifar10
 from normlab.errors import DataError
 
 ARCHIVE = "cifar-10-binary.tar.gz"

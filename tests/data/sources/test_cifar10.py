@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifar10_files import NAMES, python2_pickle, tar, write_all
-from normlab.data import cifar10, load
+from normlab.data import load
+from normlab.data.sources import cifar10
 from normlab.errors import DataError
 
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
