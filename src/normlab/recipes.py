@@ -63,7 +63,7 @@ def _nineteen_epochs(**settings: Any) -> Recipe:
 
 
 RECIPES = {
-    # The published runs' recipe (PyTorch's defaults otherwise). Its vertical flip is wrong for digits.
+    # The published runs' recipe. Its vertical flip is wrong for digits.
     "seed": Recipe(
         epochs=20,
         batch_size=64,

@@ -237,11 +237,11 @@ def _changes(study: Study, found: Sequence[Group]) -> str | None:
         line, missing = along(found, axis), _missing(study, found, axis)
         parts = [_lead(own, axis, best, study.images) for own in _leaders(line, best)]
         if len(parts) > 1:
-            said.append(f"the highest mean depends on the {AXES[axis]}: {listed(parts)}")
+            said.append(f"the highest mean depends on the {AXES[axis].label}: {listed(parts)}")
         elif not missing:
-            said.append(f"at every {AXES[axis]} that was tried {best} has the highest mean")
+            said.append(f"at every {AXES[axis].label} that was tried {best} has the highest mean")
         else:
-            where = f"{AXES[axis]} {_each(line, axis)}"
+            where = f"{AXES[axis].label} {_each(line, axis)}"
             said.append(f"at {where} {best} has the highest mean")
         if missing:
             said[-1] += f"; at {listed(missing)} no run is finished"
@@ -313,7 +313,9 @@ def _failures_along(found: Sequence[Group], axis: str) -> list[str]:
         if group is not main_group(found):
             for failure in group.failures:
                 where.setdefault(failure, []).append(axis_value(getattr(group.setting, axis)))
-    return [f"{failure} at {AXES[axis]} {listed(values)}" for failure, values in where.items()]
+    return [
+        f"{failure} at {AXES[axis].label} {listed(values)}" for failure, values in where.items()
+    ]
 
 
 def _certainty(group: Group) -> str:

@@ -112,7 +112,7 @@ def render(study: Study, dataset: Dataset | None, drawn: FigureSet | None = None
         else "One run each.",
         axes=[
             {
-                "name": AXES[axis],
+                "name": AXES[axis].label,
                 "figure": drawn.inline(
                     study_plots.against(line, axis),
                     axis.replace("_", "-"),
@@ -219,7 +219,7 @@ def _axis_alt(line: Sequence[Group], axis: str, images: int) -> str:
         arm, mean = group.ranked[0]
         where = group.setting.text([axis])
         said.append(f"at {where} {arm.norm} is highest with {percent(mean.value, images)}")
-    return f"Accuracy against {AXES[axis]}: {'; '.join(said)}."
+    return f"Accuracy against {AXES[axis].label}: {'; '.join(said)}."
 
 
 def _axis_note(line: Sequence[Group], others: Sequence[str]) -> str:

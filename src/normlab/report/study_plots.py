@@ -132,7 +132,7 @@ def against(line: Sequence[Group], axis: str) -> Figure:
         axes.set_xscale("log", base=2)
     axes.set_xticks(places, [axis_value(value) for value in values])
     axes.minorticks_off()
-    axes.set_xlabel(AXES[axis])
+    axes.set_xlabel(AXES[axis].label)
     axes.set_ylabel("accuracy, last epoch")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
