@@ -47,10 +47,11 @@ mutants: .venv/installed  ## break the code in small ways, and see whether the t
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
-lint: .venv/installed  ## check style and types
+lint: .venv/installed  ## check style, types, and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/installed  ## put the code into the project's style
 	$(BIN)/ruff check --fix .
@@ -102,7 +103,7 @@ dist: .venv-supply/installed  ## build the source distribution and the wheel, an
 	.venv-supply/bin/twine check --strict dist/*
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants .coverage*
+	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/normlab.egg-info
 
