@@ -2,21 +2,35 @@ import os
 import shutil
 
 import pytest
-import torch
 from hypothesis import settings
 
-from normlab import RunConfig
-from normlab.training.loop import train
-
-torch.set_num_threads(1)  # the tests' networks are too small to share a step between cores
+# What a test process and those that it starts are given before they import torch.
+os.environ["OMP_NUM_THREADS"] = "1"  # the tests' networks are too small to share between cores
 os.environ["COLUMNS"] = "100"  # whatever the terminal that the tests are run in
-settings.register_profile("normlab", deadline=None)  # machines differ fivefold, and are shared
+
+# No deadline: machines differ fivefold in speed, and are shared.
+settings.register_profile("normlab", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=10)
 settings.load_profile("normlab")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the slowest first, so that no worker is left with one of them at the end."""
+    items.sort(key=seconds, reverse=True)
+
+
+def seconds(item):
+    """How long a slow test takes, as its marker says; 0 for all others."""
+    marker = item.get_closest_marker("slow")
+    return marker.args[0] if marker else 0
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A small run on the embedded digits, trained to its end."""
+    from normlab import RunConfig
+    from normlab.training.loop import train
+
     config = RunConfig(
         network="C:12 P C:24 P D:32 GAP FC",
         dataset="digits",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from holding import held, holding, release
 from normlab import __version__
 from normlab.cli import _COMMANDS, _default_out, main
 from normlab.config import RunConfig, StudyConfig
@@ -116,14 +117,17 @@ def test_a_train_of_its_own_piped(tmp_path):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    hold = tmp_path / "hold"
     process = subprocess.Popen(
         [*NORMLAB, *TRAIN, "--epochs", "4", "--out", "run"],
-        cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=ENVIRONMENT | holding(hold, before="checkpoint-before.pt", stdin=False),
     )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("epoch"):
-            break
+    while not held(hold):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
+    release(hold)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors.count("\n") == 1
@@ -162,7 +166,7 @@ def test_a_live_bar_in_a_terminal(tmp_path):
     )  # fmt: skip
     os.close(secondary)
     shown = b""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         try:
             piece = os.read(primary, 65536)
