@@ -218,7 +218,7 @@ def test_two_processes_that_build_at_the_same_time_both_get_a_working_library(
 ):
     log = tmp_path / "log"
     # Each compiler waits until the other runs too.
-    both = f'for _ in $(seq 600); do [ "$(wc -l < {log})" -ge 2 ] && break; sleep 0.1; done'
+    both = f'for _ in $(seq 6000); do [ "$(wc -l < {log})" -ge 2 ] && break; sleep 0.1; done'
     put_gcc(tmp_path / "bin", monkeypatch, real(log, before=both))
     code = """if True:
         import torch

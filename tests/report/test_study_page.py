@@ -225,7 +225,7 @@ def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     assert len(study.results) == 1000
     start = time.process_time()  # other programs may have the processor meanwhile
     page = write_study_report(study, images=False)
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 30
     assert page.stat().st_size < 10e6
 
 
