@@ -12,7 +12,10 @@ NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu1
 
 AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off --format json
 
-.PHONY: demo test coverage faults fuzz mutants lint format bench bench-seed lock locked oldest audit dist clean
+# On all cores, eight at most; a worker that has nothing left to do takes tests from another.
+PYTEST := pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
+.PHONY: demo quick test coverage faults fuzz mutants lint format bench bench-seed lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -22,13 +25,16 @@ demo: .venv/installed  ## train three normalizations on the embedded digits and 
 	done
 	$(BIN)/normlab report $(DEMO)/assignment-bn-0 $(DEMO)/assignment-gn-0 $(DEMO)/assignment-ln-0
 
-test: .venv/installed  ## run the tests
-	$(BIN)/pytest
+quick: .venv/installed  ## run the tests that find most mistakes, in less than a minute
+	$(BIN)/$(PYTEST) -m 'not slow' --hypothesis-profile quick
 
-coverage: .venv/installed  ## run the tests, and list the lines and branches that none of them reaches
+test: .venv/installed  ## run all tests
+	$(BIN)/$(PYTEST)
+
+coverage: .venv/installed  ## run all tests, or TESTS="-m 'not slow'", and list the lines and branches that none reaches
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m $(PYTEST) $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage json --quiet -o - | $(BIN)/python -c 'import json, sys; \

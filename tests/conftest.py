@@ -2,15 +2,17 @@ import os
 import shutil
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # What a test process and those that it starts are given before they import torch.
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests' networks are too small to share between cores
 os.environ["COLUMNS"] = "100"  # whatever the terminal that the tests are run in
 
-# No deadline: machines differ fivefold in speed, and are shared.
-settings.register_profile("normlab", deadline=None)
-settings.register_profile("quick", deadline=None, max_examples=10)
+# No limits of time: machines differ fivefold in speed, and are shared.
+settings.register_profile("normlab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "quick", settings.get_profile("normlab"), max_examples=10, derandomize=True, database=None
+)
 settings.load_profile("normlab")
 
 
@@ -52,6 +54,7 @@ def browser():
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium,
+            timeout=600_000,  # milliseconds
             args=[
                 *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
                 *("--disable-background-networking", "--disable-component-update"),

@@ -313,7 +313,8 @@ def test_what_unpacks_to_far_more_than_cifar10_is_not_unpacked(kind, tmp_path):
 
 
 FIXTURES_STAY = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
