@@ -16,8 +16,12 @@ settings.register_profile(
 settings.load_profile("normlab")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Puts the slowest first, so that no worker is left with one of them at the end."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.slow(2))
     items.sort(key=seconds, reverse=True)
 
 

@@ -76,6 +76,7 @@ def test_damaged_bytes_are_read_or_refused_in_a_line(name, data):
     TARGETS[name](data.draw(damaged(TARGETS[name].seeds) | st.binary(max_size=60)))
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("name", [name for name in TARGETS if name.endswith("resealed")])
 @settings(max_examples=150)
 @given(st.data())

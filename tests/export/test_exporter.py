@@ -158,6 +158,7 @@ def test_the_trained_network_is_left_as_it_was(tmp_path):
 # The files
 
 
+@pytest.mark.slow(5)
 @pytest.mark.parametrize("line", [EVERY_NORM, EVERY_BLOCK], ids=["norms", "blocks"])
 @pytest.mark.parametrize(("to", "ask"), [("onnx", by_onnx_runtime), ("pt2", by_pytorch)])
 def test_every_normalization_and_block_answers_as_the_trained_network(line, to, ask, tmp_path):
@@ -298,6 +299,7 @@ def test_what_int8_lost_is_said_plainly(right, change):
 # The command line
 
 
+@pytest.mark.slow(6)
 def test_the_command_says_what_it_wrote_and_nothing_else(files, tmp_path):
     out = tmp_path / "new" / "int8.onnx"
     done = subprocess.run(
@@ -462,6 +464,7 @@ def test_a_run_s_own_files_are_not_written_over(files, said):
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow(2)
 @pytest.mark.skipif(not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA names no CIFAR-10")
 def test_a_model_that_comes_with_normlab_is_exported_by_its_name(said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -488,6 +491,7 @@ def test_a_file_that_was_there_outlives_an_export_that_fails(own, said, tmp_path
 # The page
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("place", [0, 1], ids=["onnx", "pt2"])
 def test_the_page_s_programs_answer_on_a_picture(place, files, tmp_path):
     program = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[place]

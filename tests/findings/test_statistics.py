@@ -213,6 +213,7 @@ def test_mcnemar_is_the_binomial_test_of_the_images_that_tell_them_apart():
 # Error rates
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_without_a_difference_at_most_a_twentieth_of_studies_shows_one(seeds):
     false = sum(

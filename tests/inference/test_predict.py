@@ -412,6 +412,7 @@ def test_two_classes_of_one_name_are_refused(hostile):
         normlab.load(hostile)
 
 
+@pytest.mark.slow(5)
 def test_many_pictures_get_a_progress_bar_and_take_no_more_memory(run, tmp_path):
     """On a terminal, with the answers in a file."""
     picture = io.BytesIO()  # 300 kB unpacked: 700 more that were kept would be 200 MB

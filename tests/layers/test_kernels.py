@@ -212,6 +212,7 @@ def test_the_library_lies_in_the_users_cache(variable, fresh, tmp_path, monkeypa
     assert not fresh.exists()
 
 
+@pytest.mark.slow(3)
 @needs_gcc
 def test_two_processes_that_build_at_the_same_time_both_get_a_working_library(
     fresh, tmp_path, monkeypatch

@@ -213,6 +213,7 @@ def test_hostile_class_names_are_text(tmp_path):
     assert all(a["src"].startswith("data:image/png") for t, a in page.tags if t == "img")
 
 
+@pytest.mark.slow(4)
 def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     study = made_up(
         tmp_path,

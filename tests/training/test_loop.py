@@ -129,6 +129,7 @@ def test_the_same_seed_gives_the_same_numbers_twice_and_another_seed_others(whol
     assert other.epochs[0].train_loss != whole.epochs[0].train_loss
 
 
+@pytest.mark.slow(2)
 def test_with_more_threads_the_numbers_are_the_same_twice_and_nearly_those_of_one(tmp_path):
     """As docs/reliability.md promises; of few steps, for two threads are slow on a busy machine."""
     config = dataclasses.replace(SMALL, epochs=2, train_images=256)
@@ -250,6 +251,7 @@ def test_a_checkpoint_with_another_networks_state_is_refused_in_a_line(tmp_path,
             resume(out, quiet=True)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "other",
     [
