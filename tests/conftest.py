@@ -16,12 +16,15 @@ settings.register_profile(
 settings.load_profile("normlab")
 
 
+SLOW_FIXTURES = {"browser", "finished"}  # tests that use one are slow too
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Puts the slowest first, so that no worker is left with one of them at the end."""
     for item in items:
-        if "browser" in item.fixturenames:
-            item.add_marker(pytest.mark.slow(2))
+        if not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow(1))  # its own, if it has one, counts
     items.sort(key=seconds, reverse=True)
 
 

@@ -69,6 +69,7 @@ class OfTables(Classifier):
         return tags
 
 
+@pytest.mark.slow(1)
 @parametrize_with_checks([OfTables("C:4s2 C:4s2 FC", recipe="demo", epochs=3, learning_rate=0.05)])
 def test_it_passes_scikit_learn_s_checks(estimator, check):
     check(estimator)

@@ -244,6 +244,7 @@ def test_evaluate_refuses_a_hold_out_that_there_is_not(trained, capsys):
     assert "held no images out" in err
 
 
+@pytest.mark.slow(1)
 def test_several_runs_on_one_page(trained, tmp_path, capsys):
     page = tmp_path / "page.html"
     shutil.copytree(trained.path, tmp_path / "other")
@@ -254,6 +255,7 @@ def test_several_runs_on_one_page(trained, tmp_path, capsys):
     assert page.read_text().count("<svg") >= 3
 
 
+@pytest.mark.slow(1)
 def test_flags_of_the_report_reach_it(trained, tmp_path, capsys):
     page = tmp_path / "page.html"
     published = Path(__file__).parent.parent / "results" / "published-runs.csv"
@@ -309,6 +311,7 @@ def test_folders_of_runs_are_named_by_what_sets_them_apart():
     assert "runs/digits/assignment-bn-0" in names
 
 
+@pytest.mark.slow(1)
 def test_a_file_of_the_students_does_not_stand_in_for_a_library(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('not the library')")
     script = Path(sys.executable).parent / "normlab"

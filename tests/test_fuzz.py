@@ -69,6 +69,7 @@ def test_good_bytes_are_read(name):
         TARGETS[name](seed)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=40)
 @given(st.data())

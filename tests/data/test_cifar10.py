@@ -345,6 +345,7 @@ with_cifar10 = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow(1)
 @with_cifar10
 def test_cifar10_is_what_it_is_known_to_be():
     dataset = load("cifar10")

@@ -125,6 +125,7 @@ def said(capsys):
 # The network
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("norm", REGISTRY)
 def test_in_use_every_normalization_answers_as_in_evaluation(norm, tmp_path):
     run = made(tmp_path, "C:8 D:8s2 C:8+*2 D:8*2 C:8v P P FC", norm)
@@ -403,6 +404,7 @@ def own(tmp_path, monkeypatch):
     return lambda name: made(tmp_path / "run", "C:8 P D:8+ P C:8/bn P FC", f"own_norms:{name}")
 
 
+@pytest.mark.slow(1)
 def test_ones_own_normalization_is_exported(own):
     run = own("Scaling")
     exported = normlab.export_run(run, "onnx")

@@ -126,6 +126,7 @@ def test_equal_differences_show_nothing_for_they_have_no_spread(difference, seed
     assert (found.wins.value, found.wins.low, found.wins.high) == (1.0, 0.0, 1.0)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_accuracies_of_few_images_show_no_more_than_chance_either(seeds):
     """They are multiples of 1/360, and ties are common."""

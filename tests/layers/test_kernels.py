@@ -114,6 +114,7 @@ def small_run(out):
     return train(config, out, quiet=True)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("script", [None, "exit 1"])
 def test_without_the_library_a_network_trains_by_pytorch_and_the_run_says_so(
     script, fresh, tmp_path, monkeypatch

@@ -169,6 +169,7 @@ def test_held_out_is_never_called_test(answers):
     assert "test images" not in text
 
 
+@pytest.mark.slow(1)
 def test_hostile_names_are_text():
     matrix = MATRIX[:4, :4] // 20
     answers = evaluation(matrix, classes=HOSTILE)
@@ -279,6 +280,7 @@ def test_an_unfinished_run_is_refused(tmp_path):
     assert not (tmp_path / "bn/report.html").exists()
 
 
+@pytest.mark.slow(1)
 def test_elsewhere_and_over_a_published_curve(tmp_path):
     published = tmp_path / "published.csv"
     published.write_text(PUBLISHED)

@@ -180,6 +180,7 @@ def test_of_one_run_each_no_intervals_are_spoken_of(tmp_path):
     assert "1 seed, accuracy" in page
 
 
+@pytest.mark.slow(1)
 def test_which_p_values_are_corrected_is_said(tmp_path):
     assert "p, Holm, is corrected for all pairs of the study, p is not" in render(
         made_up(tmp_path / "five"), None
