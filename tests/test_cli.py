@@ -226,6 +226,7 @@ def test_no_data_says_in_one_line_what_to_do():
     assert "cifar-10-binary.tar.gz" in done.stderr
 
 
+@pytest.mark.slow(1)
 def test_a_hold_out_is_evaluated_by_its_name(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(capsys, *TRAIN, "--epochs", "1", "--holdout", "100", "--out", "run")
@@ -270,6 +271,7 @@ def test_flags_of_the_report_reach_it(trained, tmp_path, capsys):
     assert "published seed-bn" in page.read_text()
 
 
+@pytest.mark.slow(1)
 def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
     tmp_path, capsys, monkeypatch
 ):

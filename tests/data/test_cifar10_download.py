@@ -54,8 +54,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 # pooch leaves the connection of a failed try to the garbage collector, which warns of it: the
-# fixture collects it before the next test.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+# fixture collects it before the next test, which takes long where much is imported.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.slow(1),
+]
 
 
 @pytest.fixture

@@ -227,6 +227,7 @@ def test_files_are_little_larger_than_the_weights(files):
     assert files["int8"].size < 0.7 * files["onnx"].size
 
 
+@pytest.mark.slow(1)
 def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path):
     config = normlab.RunConfig(
         network="C:6 P C:8/gn GAP FC",
@@ -415,6 +416,7 @@ def test_ones_own_normalization_is_exported(own):
     )
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("name", "to", "problem"),
     [

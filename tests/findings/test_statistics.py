@@ -241,6 +241,7 @@ def test_the_interval_of_winning_holds_it_as_often_as_it_says(seeds):
     assert abs(held / 1000 - 0.95) <= 0.014
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(("seeds", "difference"), [(3, 1.5), (5, 0.6), (5, 1.0), (10, 0.5)])
 def test_a_planted_difference_is_seen_as_often_as_predicted(seeds, difference):
     """In one pair; Holm's correction can only see more of several than the prediction says."""
@@ -254,6 +255,7 @@ def test_a_planted_difference_is_seen_as_often_as_predicted(seeds, difference):
     assert abs(seen / 1000 - predicted) <= 3 * error
 
 
+@pytest.mark.slow(1)
 def test_of_three_pairs_a_difference_is_seen_at_least_as_often_as_predicted():
     seen = 0
     for study in studies(5, 1000, difference=1.0):

@@ -203,6 +203,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
+@pytest.mark.slow(1)
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, stopped, tmp_path, capsys):
     out = tmp_path / "killed"
     shutil.copytree(stopped, out)
