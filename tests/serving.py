@@ -112,7 +112,7 @@ def ask_both_ways(server, k):
     assert event == "complete", said
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=600):
     """Until it holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -126,9 +126,9 @@ def test_pages_about_ten_thousand_images_are_made_in_time_stay_small_and_open(
         "large-study": lambda: render_study(study, tested),
     }
     for name, make in made.items():
-        start = time.perf_counter()
+        start = time.process_time()  # other programs may have the processor meanwhile
         content = make()
-        assert time.perf_counter() - start < 60
+        assert time.process_time() - start < 60
         assert len(content.encode()) < 1e6
         (pages / f"{name}.html").write_text(content, encoding="utf-8")
         page, _, complaints = visit(name)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from harness import processes_of
+from holding import held, holding
 from normlab import Run, evaluate, recipes
 from normlab.cli import main
 from normlab.errors import RunError
@@ -24,7 +25,7 @@ from normlab.study.record import Result, Study
 from small_study import CONFIG, LINE, content
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A study that nothing disturbed."""
     out = tmp_path_factory.mktemp("study") / "whole"
@@ -111,6 +112,7 @@ def test_the_table_has_the_recipes_the_runs_had(finished, tmp_path, monkeypatch)
     assert re.search(r"weight decay</th><td>\s*0\s*<", page)
 
 
+@pytest.mark.slow(5)
 def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path):
     out = tmp_path / "study"
     shutil.copytree(finished.path, out)
@@ -206,7 +208,7 @@ def test_its_page_can_be_made_again(finished, capsys):
 # Stopped and killed
 
 
-def start(out, *more):
+def start(out, *more, **environment):
     """The command line's compare, in a process of its own, which is told by its environment."""
     command = [sys.executable, "-m", "normlab", "compare", LINE, "--dataset", "digits"]
     settings = "--recipe demo --seeds 2 --epochs 2 --batch-sizes 32 --norms bn ln --workers 2"
@@ -216,7 +218,7 @@ def start(out, *more):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | {"STUDY": str(out)},
+        env=os.environ | {"STUDY": str(out)} | environment,
     )
 
 
@@ -232,52 +234,48 @@ def runs_of(out):
     return len(list(out.glob("runs/*/model.safetensors")))
 
 
-def test_killed_in_the_middle_it_goes_on_to_the_same_end(finished, tmp_path):
-    out = tmp_path / "study"
-    process = start(out)
-    wait_for(lambda: list(out.glob("runs/*/checkpoint.pt")), process)
+@pytest.mark.slow(20)
+def test_killed_in_the_middle_it_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+    out, hold = tmp_path / "study", tmp_path / "hold"
+    process = start(out, **holding(hold, before="checkpoint-before.pt"))
+    wait_for(lambda: len(held(hold)) == 2, process)  # each in its first epoch of two
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert runs_of(out) < 4
+    monkeypatch.setattr("normlab.study.compare.PATIENCE", 600)  # a busy machine takes its time
     again = compare(CONFIG, out, quiet=True, workers=1)  # waits until its processes have stopped
     assert [r.state for r in again.results] == ["done"] * 4
     assert content(out) == content(finished.path)
 
 
+@pytest.mark.slow(15)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
 def test_its_runs_killed_one_by_one_fail_say_why_and_are_tried_again(finished, tmp_path):
-    out = tmp_path / "study"
-    process = start(out)
-    wait_for(lambda: list(out.glob("runs/bn-0/checkpoint.pt")), process)
-    children = [
-        int(path.name)
-        for path in Path("/proc").iterdir()
-        if path.name.isdigit() and parent_of(path) == process.pid
-    ]
-    assert 1 <= len(children) <= 2
-    os.kill(children[0], signal.SIGKILL)
+    out, hold = tmp_path / "study", tmp_path / "hold"
+    process = start(out, **holding(hold, before="bn-0/checkpoint-before.pt"))
+    wait_for(lambda: held(hold), process)
+    (child,) = held(hold)
+    assert parent_of(Path("/proc", str(child))) == process.pid
+    os.kill(child, signal.SIGKILL)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "failed: it was ended by SIGKILL: was there too little memory?" in output
     states = [r.state for r in Study.open(out).results]
-    assert sorted(states) == ["done"] * 3 + ["failed"]
+    assert states == ["failed"] + ["done"] * 3
     assert compare(CONFIG, out, quiet=True).results == finished.results
     assert content(out) == content(finished.path)
 
 
 def parent_of(path):
-    try:
-        return int((path / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError):
-        return None
+    return int((path / "stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow(20)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
 def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
-    out = tmp_path / "study"
-    process = start(out)
-    wait_for(lambda: list(out.glob("runs/*/metrics.jsonl")), process)
-    wait_for(lambda: len(processes_of(f"STUDY={out}")) > 1, process)
+    out, hold = tmp_path / "study", tmp_path / "hold"
+    process = start(out, **holding(hold, before="checkpoint-before.pt"))
+    wait_for(lambda: len(held(hold)) == 2, process)  # each in its first epoch of two
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
@@ -303,6 +301,7 @@ def test_two_at_once_in_a_folder_the_second_is_refused(finished, tmp_path, monke
         os.close(folder)
 
 
+@pytest.mark.slow(4)
 def test_a_run_that_diverges_fails_alone(tmp_path):
     config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
     study = compare(config, tmp_path / "study", quiet=True, workers=2)
@@ -320,6 +319,7 @@ def test_a_run_that_diverges_fails_alone(tmp_path):
 # The search
 
 
+@pytest.mark.slow(20)
 def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     config = dataclasses.replace(CONFIG, seeds=1, tune=("lr",), norms=("ln",))
@@ -342,6 +342,7 @@ def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     assert content(part) == content(whole.path)
 
 
+@pytest.mark.slow(45)
 def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
     """All of none's trials diverge; and one of rms's fails, until what is in its way is gone."""
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
@@ -373,6 +374,7 @@ def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
 # The processes
 
 
+@pytest.mark.slow(3)
 def test_what_is_left_early_stops_its_runs(tmp_path, finished):
     from normlab.data import load, shared
     from normlab.study.job import Job
