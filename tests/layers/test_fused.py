@@ -91,7 +91,7 @@ def check(layer, name, x, *, lost=1.0):
     """
     u = 16 * U
     half = HALF if x.dtype == torch.bfloat16 else 0.0
-    relu = layer.activate
+    relu = layer.activation is not None
     p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
     x64 = x.detach().double().requires_grad_()
     ref = reference(name, x64, p64["weight"], p64.get("bias"))

@@ -316,7 +316,7 @@ def test_the_sources_and_headers_are_part_of_the_package():
 
     root = Path(__file__).parents[2]
     patterns = loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    package = FOLDER.parent
+    package = FOLDER.parents[1]
     for path in FOLDER.glob("*.[ch]"):
         relative = path.relative_to(package).as_posix()
         assert any(fnmatch(relative, pattern) for pattern in patterns["normlab"]), relative

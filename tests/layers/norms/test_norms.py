@@ -378,7 +378,7 @@ def test_groups_default_to_the_largest_divisor_up_to_4(channels):
         ("gm", SHAPE, "no normalization 'gm': did you mean gn?"),
         ("BN", SHAPE, "no normalization 'BN': did you mean bn?"),
         ("LayerNorm", SHAPE, "no normalization 'LayerNorm': did you mean ln?"),
-        ("xyzzy", SHAPE, "no normalization 'xyzzy': it is one of none, lrn, bn"),
+        ("xyzzy", SHAPE, "no normalization 'xyzzy': Use one of none, lrn, bn"),
         ("bn=3", SHAPE, "bn takes no number"),
         ("gn=", SHAPE, "must be a whole number above 0"),
         ("gn=0", SHAPE, "must be a whole number above 0"),
@@ -416,7 +416,7 @@ class HalfNorm(nn.Module):
 def test_a_users_layer_that_changes_the_shape_is_refused(tmp_path, monkeypatch):
     (tmp_path / "own_cut.py").write_text(OWN.replace("x * self", "x[..., 1:] * self"))
     monkeypatch.syspath_prepend(tmp_path)
-    shapes = r"it must keep the shape \(2, 12, 5, 6\), not make \(2, 12, 5, 5\)"
+    shapes = r"the output must have the input's shape \(2, 12, 5, 6\), not \(2, 12, 5, 5\)"
     with pytest.raises(UsageError, match=shapes):
         norms.build("own_cut:HalfNorm", SHAPE, activate=True)
     sys.modules.pop("own_cut")
@@ -427,10 +427,8 @@ def test_what_a_users_layer_raises_is_said_in_one_line(tmp_path, monkeypatch):
         OWN.replace("return x", 'raise RuntimeError("a\\nb") #')
     )
     monkeypatch.syspath_prepend(tmp_path)
-    said = (
-        r"built with the shape \(12, 5, 6\) and given two such maps, it failed: RuntimeError: a b"
-    )
-    with pytest.raises(UsageError, match=rf"{said}$"):
+    message = r"built for the shape \(12, 5, 6\) failed on two such maps: RuntimeError: a b$"
+    with pytest.raises(UsageError, match=message):
         norms.build("own_raises:HalfNorm", SHAPE, activate=True)
     sys.modules.pop("own_raises")
 

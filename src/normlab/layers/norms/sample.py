@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.errors import UsageError
+from normlab.layers.activations import Activation
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
 
@@ -35,14 +36,14 @@ def _groups(name: str, shape: Shape, groups: int | None) -> int:
     parameters="2·C",
     argument="number of groups (left out: the largest divisor of C that is at most 4)",
     divides=True,
-    activates=True,
+    takes_activation=True,
 )
 def group_norm(
-    shape: Shape, groups: int | None = None, *, activate: bool, dropout: float
+    shape: Shape, groups: int | None = None, *, activation: Activation | None, dropout: float
 ) -> nn.Module:
     """Group normalization, affine per channel."""
     groups = _groups("gn", shape, groups)
-    return FusedNorm(shape, groups=groups, activate=activate, dropout=dropout, eps=EPSILON)
+    return FusedNorm(shape, groups=groups, activation=activation, dropout=dropout, eps=EPSILON)
 
 
 class StandardizedConv2d(nn.Conv2d):
@@ -72,7 +73,7 @@ register(
     parameters="2·C",
     argument="number of groups (left out: the largest divisor of C that is at most 4)",
     divides=True,
-    activates=True,
+    takes_activation=True,
     convolution=StandardizedConv2d,
 )(group_norm)
 
@@ -84,11 +85,11 @@ register(
     "channel it is GroupNorm with one group (Wu & He 2018, section 3.1)",
     axes="C, H, W",
     parameters="2·C",
-    activates=True,
+    takes_activation=True,
 )
-def layer_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
+def layer_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Layer normalization over the whole map, affine per channel."""
-    return FusedNorm(shape, groups=1, activate=activate, dropout=dropout, eps=EPSILON)
+    return FusedNorm(shape, groups=1, activation=activation, dropout=dropout, eps=EPSILON)
 
 
 @register(
@@ -132,14 +133,14 @@ class ChannelLayerNorm(nn.Module):
     paper="Ulyanov, Vedaldi & Lempitsky 2016, Instance Normalization, arXiv:1607.08022",
     axes="H, W",
     parameters="2·C",
-    activates=True,
+    takes_activation=True,
 )
-def instance_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
+def instance_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Instance normalization, affine: GroupNorm with a group for each channel."""
     channels, height, width = shape
     if height * width == 1:
         raise UsageError("in over a 1 × 1 map is constant: the block needs a larger map")
-    return FusedNorm(shape, groups=channels, activate=activate, dropout=dropout, eps=EPSILON)
+    return FusedNorm(shape, groups=channels, activation=activation, dropout=dropout, eps=EPSILON)
 
 
 @register(
@@ -148,11 +149,13 @@ def instance_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
     paper="Zhang & Sennrich 2019, Root Mean Square Layer Normalization, arXiv:1910.07467, eq. 4",
     axes="C, H, W",
     parameters="C",
-    activates=True,
+    takes_activation=True,
 )
-def rms_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
+def rms_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Root mean square normalization over the whole map, a weight for each channel."""
-    return FusedNorm(shape, groups=1, centre=False, activate=activate, dropout=dropout, eps=EPSILON)
+    return FusedNorm(
+        shape, groups=1, centre=False, activation=activation, dropout=dropout, eps=EPSILON
+    )
 
 
 @register(
