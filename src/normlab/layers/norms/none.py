@@ -13,10 +13,10 @@ class Affine(nn.Module):
     """x · w + b for each channel; w starts so that features keep their scale from layer to layer.
 
     With PyTorch's first weights, the second moment of a convolution's output is a third of its
-    input's, and an activation multiplies it by a factor m: a ReLU by 1/2. So w starts at √(3/m),
-    which is √6 with a ReLU, or at √3 where no activation follows (He et al. 2015, Delving Deep into
-    Rectifiers, arXiv:1502.01852, section 2.2, with the gain separate from the weights). Where a
-    division follows, w is multiplied by `divided_by` to make up for it.
+    input's. Where the input is an activation f(z) of standard normal z, that is m = E[f(z)²], 1/2
+    for a ReLU. So w starts at √(3/m), which is √6 for a ReLU, or at √3 where no activation follows
+    (He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852, section 2.2, with the gain
+    separate from the weights). It is multiplied by `divided_by` to make up for a later division.
     """
 
     def __init__(
