@@ -23,8 +23,9 @@ from normlab.errors import DivergedError, InterruptedRunError, RunError, UsageEr
 from normlab.inference.evaluate import evaluate
 from normlab.layers import kernels
 from normlab.network import zoo
+from normlab.network.checks import check_trainable, small_batch_warnings
 from normlab.network.model import Network
-from normlab.network.shapes import check_trainable, norms_of, small_batch_warnings
+from normlab.network.shapes import norms_of
 from normlab.runs import machine
 from normlab.runs.checkpoint import Checkpoint, load_latest, refuse_another, restore, save_weights
 from normlab.runs.checkpoint import remove as remove_checkpoint
