@@ -22,7 +22,7 @@ class BlockShape:
         block: The block, with its width filled in.
         input: Shape (C, H, W) of its input.
         output: Shape of its output.
-        norm: The block's or else the network's normalization; None for a block without one.
+        norm: The normalization it uses, its own or the network's; None for a block without one.
         norm_parameters: Learned parameters of its normalizations, over all applications.
         running_statistics: Values that the normalizations keep from training but do not learn.
     """

@@ -11,7 +11,7 @@ from normlab.layers.norms.registry import EPSILON, Shape, register
 
 @register(
     "bn",
-    formula="(x − E) / √(Var + ε) · w + b; in use, E and Var are running means of training's",
+    formula="(x − E) / √(Var + ε) · w + b; in eval mode, E and Var are running averages",
     paper="Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithms 1 and 2",
     axes="N, H, W",
     parameters="2·C",
@@ -24,16 +24,16 @@ def batch_norm(shape: Shape, *, activation: Activation | None, dropout: float) -
 
 @register(
     "ghost-bn",
-    formula="as bn, each n images of a batch by themselves",
+    formula="as bn, over each n images of a batch separately",
     paper="Hoffer, Hubara & Soudry 2017, Train longer, generalize better, arXiv:1705.08741, "
     "algorithm 1",
     axes="n of N, H, W",
     parameters="2·C",
-    argument="number of images n (left out: 32)",
+    argument="number of images n (default: 32)",
     takes_activation=True,
 )
 class GhostBatchNorm(nn.Module):
-    """Batch normalization over parts of the batch; the last part may be smaller."""
+    """Batch normalization over parts of the batch. The last part may be smaller."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class GhostBatchNorm(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         parts = torch.split(x, self.images if self.training else max(1, len(x)))
         return torch.cat([self.norm(part) for part in parts])
 
@@ -62,7 +62,7 @@ class GhostBatchNorm(nn.Module):
 @register(
     "brn",
     formula="((x − E) / σ · r + d) · w + b, where r = σ / σ̄ within 1/r̂ to r̂ and d = (E − Ē) / σ̄ "
-    "within ±d̂; Ē and σ̄ are running means",
+    "within ±d̂; Ē and σ̄ are running averages",
     paper="Ioffe 2017, Batch Renormalization, arXiv:1702.03275, algorithm 1; the limits r̂ and d̂ "
     "are 1 and 0 for 250 steps, then grow to 3 by step 2,000 and to 5 by step 1,250: a twentieth "
     "of the paper's steps, for shorter runs",
@@ -89,7 +89,7 @@ class BatchRenorm(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
         if self.training:
             if x.numel() == x.shape[1]:
@@ -168,7 +168,7 @@ class SyncBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
         scale, shift, _ = self._affine(*self._statistics(y)) if self.training else self.as_affine()
         return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)

@@ -34,7 +34,7 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape[0]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         y = x * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
         y = self.activation.formula(y) if self.activation else y
         return F.dropout(y, self.dropout, self.training)
@@ -60,7 +60,7 @@ register(
     "lrn",
     formula="a / (2 + 1e-4 · Σ a²)^0.75 with a = ReLU(x · w + b), Σ over 5 neighbouring channels",
     paper="Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural "
-    "Networks, section 3.3; w and b as without normalization, the first w times 2^0.75",
+    "Networks, section 3.3; w and b as in none, the first w times 2^0.75",
     axes="5 channels, at each pixel",
     parameters="2·C",
     takes_activation=True,
@@ -75,7 +75,7 @@ class LocalResponseNorm(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         a = self.affine(x)
         neighbours = F.pad(a.square(), (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).sum(-1)
         y = a / (2 + 1e-4 * neighbours) ** 0.75
