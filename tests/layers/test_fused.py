@@ -515,8 +515,8 @@ def test_in_eval_mode_it_computes_the_same_with_and_without_gradients(name, dtyp
         scale = p["weight"] / (p["running_var"] + EPSILON).sqrt()
         expected = ((x.double() - p["running_mean"]) * scale + p["bias"]).clamp(min=0)
         torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=atol)
-        alone = layer(x[:1])  # the other images of the batch have no effect
-        torch.testing.assert_close(alone, y[:1], rtol=rtol, atol=atol)
+        single = layer(x[:1])  # the other images of the batch have no effect
+        torch.testing.assert_close(single, y[:1], rtol=rtol, atol=atol)
     assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
 
 

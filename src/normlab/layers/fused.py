@@ -11,7 +11,7 @@ cell is one channel of one sample:
 So the cells are laid out as N × groups × members, and the statistics are taken over `axes` of that.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,22 @@ class ChannelAffine(NamedTuple):
     weight: Tensor
     bias: Tensor
     activation: Activation | None = None
+
+    @classmethod
+    def of_statistics(
+        cls,
+        norm: Any,
+        mean: Tensor,
+        deviation: Tensor,
+        activation: Activation | None = None,
+    ) -> Self:
+        """(x − mean) / deviation · weight + bias, with the weight and the bias of a layer.
+
+        The division rounds differently from the multiplication by 1 / deviation in the layers' own
+        passes. Exported files depend on it to the last bit, and int8 calibration amplifies that.
+        """
+        weight = norm.weight / deviation
+        return cls(weight, norm.bias - mean * weight, activation)
 
 
 class FusedNorm(nn.Module):
@@ -99,9 +115,8 @@ class FusedNorm(nn.Module):
         """What BatchNorm is in eval mode; None for the others, which depend on their input."""
         if self.groups is not None:
             return None
-        assert self.bias is not None
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return ChannelAffine(scale, self.bias - self.running_mean * scale, self.activation)
+        deviation = (self.running_var + self.eps).sqrt()
+        return ChannelAffine.of_statistics(self, self.running_mean, deviation, self.activation)
 
     def extra_repr(self) -> str:
         """Channels, kind of statistics, activation and dropout."""
@@ -139,16 +154,12 @@ class FusedNorm(nn.Module):
     def _run_compiled(
         self, x: Tensor, residual: Tensor | None, activation: Activation | None, dropout: float
     ) -> Tensor:
-        """All of it by the compiled passes, with this activation and dropout."""
+        """The whole layer by the compiled passes, with this activation and dropout."""
         if residual is not None:
             residual = residual.to(x.dtype).expand_as(x)
             residual = residual.contiguous(memory_format=torch.channels_last)
-        affine = None if self.training else self.as_affine()
-        if affine is not None:
-            y = torch.empty_like(x)
-            rows: Any = {"scale": affine.weight[None], "shift": affine.bias[None]}
-            kernels.normalize("apply", x, out=y, residual=residual, activation=activation, **rows)
-            return y
+        if self.groups is None and not self.training:
+            return self._eval_forward(x, residual, activation)
         output: Tensor
         output, mean, variance = _Normalize.apply(  # type: ignore[no-untyped-call]
             x,
@@ -163,9 +174,21 @@ class FusedNorm(nn.Module):
             self._update_running_statistics(mean, variance, x.numel() // x.shape[1])
         return output
 
+    def _eval_forward(
+        self, x: Tensor, residual: Tensor | None, activation: Activation | None
+    ) -> Tensor:
+        """BatchNorm with its running averages."""
+        assert self.bias is not None
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        y = torch.empty_like(x)
+        rows: Any = {"scale": scale[None], "shift": shift[None]}
+        kernels.normalize("apply", x, out=y, residual=residual, activation=activation, **rows)
+        return y
+
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Moves the running averages; that of the variance is of the unbiased one."""
+        """Updates the running averages of the mean and of the unbiased variance."""
         self.running_mean.lerp_(mean.flatten(), self.momentum)
         self.running_var.lerp_(variance.flatten() * (count / (count - 1)), self.momentum)
 

@@ -550,5 +550,5 @@ def test_normalizations_without_batch_statistics_treat_each_image_separately(nam
     generator = torch.Generator().manual_seed(seed)
     layer = norms.build(name, SHAPE, activate=True)
     x = torch.randn(batch, *SHAPE, generator=generator)
-    alone = torch.cat([layer(image[None]) for image in x])
-    np.testing.assert_allclose(layer(x).detach(), alone.detach(), atol=1e-5)
+    separately = torch.cat([layer(image[None]) for image in x])
+    np.testing.assert_allclose(layer(x).detach(), separately.detach(), atol=1e-5)

@@ -98,19 +98,16 @@ class BatchRenorm(nn.Module):
             std = (y.var((0, 2, 3), correction=0) + EPSILON).sqrt()
             r, d = self._correction(mean.detach(), std.detach())
             scale = r / std
-            scale, shift = self._with_parameters(scale, d - mean * scale)
+            shift = d - mean * scale
         else:
-            scale, shift, _ = self.as_affine()
+            scale = 1 / self.running_std
+            shift = -self.running_mean * scale
+        scale, shift = self.weight * scale, self.weight * shift + self.bias
         return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
     def as_affine(self) -> ChannelAffine:
         """What it is in eval mode."""
-        scale = 1 / self.running_std
-        return ChannelAffine(*self._with_parameters(scale, -self.running_mean * scale))
-
-    def _with_parameters(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """The learned affine map after this one."""
-        return self.weight * scale, self.weight * shift + self.bias
+        return ChannelAffine.of_statistics(self, self.running_mean, self.running_std)
 
     @torch.no_grad()
     def _correction(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,16 +167,18 @@ class SyncBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
-        scale, shift, _ = self._affine(*self._statistics(y)) if self.training else self.as_affine()
+        if self.training:
+            mean, variance = self._statistics(y)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * (variance + EPSILON).rsqrt()
+        shift = self.bias - mean * scale
         return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
     def as_affine(self) -> ChannelAffine:
         """What it is in eval mode."""
-        return self._affine(self.running_mean, self.running_var)
-
-    def _affine(self, mean: Tensor, variance: Tensor) -> ChannelAffine:
-        scale = self.weight * (variance + EPSILON).rsqrt()
-        return ChannelAffine(scale, self.bias - mean * scale)
+        deviation = (self.running_var + EPSILON).sqrt()
+        return ChannelAffine.of_statistics(self, self.running_mean, deviation)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over all processes. Updates the running statistics."""

@@ -167,7 +167,7 @@ def find(text: str) -> tuple[Normalization, int | None]:
     if not equals:
         return entry, None
     if entry.argument is None:
-        raise UsageError(f"{name} takes no number: write {name} alone")
+        raise UsageError(f"{name} takes no number: write {name}")
     if not number.isascii() or not number.isdigit() or int(number) == 0:
         raise UsageError(f"{text!r}: the {entry.argument} must be a whole number above 0")
     return entry, int(number)

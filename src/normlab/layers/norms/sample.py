@@ -22,9 +22,7 @@ def _groups(name: str, shape: Shape, groups: int | None) -> int:
         raise UsageError(f"{name}={groups}: {groups} groups do not divide {channels} channels")
     groups = groups or default_groups(channels)
     if groups == channels and height * width == 1:
-        raise UsageError(
-            f"{name}={groups} over one value is constant: use fewer groups"
-        )
+        raise UsageError(f"{name}={groups} over one value is constant: use fewer groups")
     return groups
 
 
