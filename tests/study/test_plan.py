@@ -147,14 +147,14 @@ def test_batch_norm_of_a_single_value_is_refused_before_anything_runs(kept):
     with pytest.raises(UsageError) as caught:
         planned("C:4 P P P P P C:8 GAP FC", norms=("bn",), batch_sizes=(1,), **images)
     problem, line, caret = str(caught.value).splitlines()
-    assert "bn cannot be trained here, on 8 × 1 × 1 and batches of 1" in problem
+    assert "bn cannot be trained on 8 × 1 × 1 and a batch of 1" in problem
     assert line[caret.index("^") :].startswith("C:8")
 
 
 @pytest.mark.parametrize("batch", [1436, 1293])  # of 1,437 images, of 1,294 in the search
 def test_the_last_batches_of_the_runs_and_of_the_search_are_tried(batch):
     line = "C:4 P P P P P C:8 GAP FC"
-    with pytest.raises(UsageError, match="batches of 1, as an epoch has"):
+    with pytest.raises(UsageError, match="a batch of 1, which every epoch has"):
         planned(line, norms=("bn",), batch_sizes=(batch,), tune=("lr",))
     assert planned(line, norms=("bn",), batch_sizes=(1293,))
 
@@ -178,7 +178,7 @@ def test_untuned_all_normalizations_have_the_same_recipe():
 
 def test_small_batches_get_a_warning_that_says_what_to_expect():
     (warning,) = warnings(planned(norms=("bn", "gn", "brn"), batch_sizes=(2, 4, 8)))
-    assert warning.startswith("batches of 2, 4: bn, brn will take their means")
+    assert warning.startswith("batches of 2, 4: bn, brn will take means")
     assert "expect lower accuracy" in warning
     assert not list(warnings(planned(norms=("gn", "ln"), batch_sizes=(2,))))
     (warning,) = warnings(planned(norms=("ghost-bn=2", "ghost-bn", "gn=2"), batch_sizes=(64,)))

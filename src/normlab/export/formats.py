@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from normlab.export.folding import InferenceModel
+from normlab.layers.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
     import onnx
@@ -24,7 +25,10 @@ Probabilities = NDArray[np.float32]
 PredictFn = Callable[[Pixels], Probabilities]
 """From pixels, uint8 N × 3 × 32 × 32, to probabilities, float32 N × classes."""
 
-QUANTIZED = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool", "AveragePool")
+QUANTIZED = (
+    *("Conv", "Gemm", "MatMul", "MaxPool", "AveragePool"),
+    *(operator for activation in ACTIVATIONS.values() for operator in activation.int8_operators),
+)
 CALIBRATION_BATCH = 100
 
 

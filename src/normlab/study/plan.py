@@ -12,7 +12,8 @@ from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.network import zoo
-from normlab.network.shapes import check_trainable, count, norms_of, small_batch_warnings
+from normlab.network.checks import check_trainable, small_batch_warnings
+from normlab.network.shapes import count, norms_of
 from normlab.network.widths import solve
 from normlab.wording import axis_value
 

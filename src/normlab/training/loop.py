@@ -15,8 +15,8 @@ from normlab.data import Dataset, apply_splits, load_for
 from normlab.data.describe import channel_statistics
 from normlab.errors import RunError, UsageError
 from normlab.network import zoo
+from normlab.network.checks import check_trainable
 from normlab.network.model import Network
-from normlab.network.shapes import check_trainable
 from normlab.runs import machine
 from normlab.runs.checkpoint import (
     Checkpoint,

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from normlab import notation
 from normlab.data import source_of
 from normlab.layers import kernels
-from normlab.network.shapes import norms_of, small_batch_warnings
+from normlab.network.checks import small_batch_warnings
+from normlab.network.shapes import norms_of
 from normlab.runs.run import Run
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
