@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from normlab import cli
 from normlab.config import Execution, RunConfig
 from normlab.errors import NormlabError, RunError
-from normlab.report.write import write_report
+from normlab.report.run_page import write_report
 from normlab.runs.run import Run
 from normlab.training.callbacks import Callback
 from normlab.training.loop import resume, train
@@ -35,7 +35,7 @@ TRAIN = (
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("normlab.report.write", "normlab.training.loop"),
+        *("normlab.report.run_page", "normlab.training.loop"),
         *("captum.attr", "sklearn.datasets", "torch._dynamo"),  # which these import where needed
     ]
 )

@@ -76,7 +76,7 @@ def train(
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
     """
-    from normlab.report.write import write_report
+    from normlab.report.run_page import write_report
     from normlab.training.distributed import distributed
     from normlab.training.loop import resume as resume_run
     from normlab.training.loop import train as train_run
@@ -131,7 +131,7 @@ def compare(
         data_root: Where the data lies, as `normlab train` takes it.
         device: As `normlab train` takes it.
     """
-    from normlab.findings.study import groups, headline
+    from normlab.findings.study import group_by_setting, headline
     from normlab.report.study_page import write_study_report
     from normlab.study.compare import compare as run_study
 
@@ -149,7 +149,7 @@ def compare(
     if dry_run:
         return
     if any(result.state == "done" for result in study.results):
-        found = groups(study)
+        found = group_by_setting(study)
         for sentence in headline(study, found):
             print(sentence)
         print(f"report: {write_study_report(study, data_root=data_root)}")
@@ -233,7 +233,7 @@ def predict(
         device: As `normlab train` takes it.
     """
     from normlab.inference.predict import find_pictures, predict_files
-    from normlab.report.prediction_lines import write_answers
+    from normlab.report.prediction_lines import write_predictions
     from normlab.runs import machine
 
     if json and csv:
@@ -242,7 +242,7 @@ def predict(
     predictor.to(machine.prepare(Execution(device=device)))
     names = find_pictures(pictures)
     answers = predict_files(predictor, names)
-    unreadable = write_answers(
+    unreadable = write_predictions(
         answers, names, predictor.classes, "json" if json else "csv" if csv else "text"
     )
     if unreadable:
@@ -360,7 +360,7 @@ def report(
         no_images: Leave out the pictures of the data.
         published: A table of published curves, drawn beside the runs' curves.
     """
-    from normlab.report.write import write_report
+    from normlab.report.run_page import write_report
     from normlab.runs.run import Run
 
     if not runs:

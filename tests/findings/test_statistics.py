@@ -184,25 +184,30 @@ def test_the_permutation_test_counts_all_signings(values):
     assert statistics.sign_flip(values) == pytest.approx(as_far / len(means))
 
 
-@pytest.mark.parametrize("seeds", [6, 16, 17, 40])
-def test_the_permutation_test_is_scipys(seeds):
-    values = np.random.default_rng(seeds).normal(0.45, 1, seeds)
-    expected = stats.permutation_test(
-        (values,),
-        lambda values, axis: values.mean(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=99_999,
-        batch=1000,
-        rng=1,
-    ).pvalue
-    chance = 0 if seeds <= 16 else math.sqrt(2 * expected / 99_999)  # of two draws of signings
-    assert abs(statistics.sign_flip(values) - expected) <= 4 * chance + 1e-12
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-5])
+def test_sums_that_differ_only_by_rounding_are_ties(value):
+    sum_to_zero = [value, -value, value, -value, 2 * value, -2 * value]
+    assert statistics.sign_flip(sum_to_zero) == 1
+    assert statistics.sign_flip([3 * value] * 6) == 2 / 64
 
 
 @pytest.mark.parametrize(("seeds", "smallest"), [(5, None), (6, 2 / 64), (8, 2 / 256)])
 def test_the_permutation_test_stands_only_where_it_can_reject(seeds, smallest):
     assert statistics.sign_flip(np.arange(1.0, seeds + 1)) == smallest
+
+
+@pytest.mark.parametrize(
+    ("correct", "images", "low", "high"),
+    # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_interval_of_a_share_is_wilsons(correct, images, low, high):
+    assert statistics.proportion_interval(correct, images) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_mcnemar_is_the_binomial_test_of_the_images_that_tell_them_apart():

@@ -9,14 +9,13 @@ from made_up import study as made_up
 from normlab.errors import RunError
 from normlab.findings import statistics
 from normlab.findings import study as findings
-from normlab.findings.study import groups, headline, main_group
-from normlab.report import study_plots
+from normlab.findings.study import group_by_setting, headline, main_group
 from normlab.study.record import Result
 
 
 def said(study):
-    found = groups(study)
-    return headline(study, found), findings.further(study, found)
+    groups = group_by_setting(study)
+    return headline(study, groups), findings.further(study, groups)
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +32,18 @@ def test_the_answer_names_the_best_and_how_sure_it_is(usual):
         in best
     )
     assert "ln (2.74 points" in best
-    assert certainty.startswith("With a new seed bn would be above gn with a probability of 97%")
+    assert certainty.startswith("With a new seed, bn would be above gn with a probability of 97%")
 
 
 def test_what_cannot_be_shown_is_said_so(tmp_path):
     same = {"bn": 0.78, "gn": 0.7795, "ln": 0.72}
     (best, _), _ = said(made_up(tmp_path, means=same, seeds=3))
     assert "is shown to be above ln" in best
-    assert "; between it and gn" in best
-    assert "no difference can be shown with these seeds" in best
+    assert "; with these seeds no difference can be shown between it and gn (" in best
 
 
 def test_every_sentence_agrees_with_the_tests(usual):
-    (group,) = groups(usual)
+    (group,) = group_by_setting(usual)
     accuracies = {arm.name: [r.accuracies[-1] for r in usual.of(arm)] for arm in usual.arms}
     (expected,) = statistics.differences(accuracies)
     assert [d.p_holm for d in group.differences] == [d.p_holm for d in expected]
@@ -80,14 +78,14 @@ def test_a_lead_that_is_shown_is_told_from_one_that_is_not(tmp_path):
     assert first.startswith("gn at 2 (")
     assert second.startswith("shown), gn at 8 (")
     assert rest == "not shown) and bn at 32 to 64."
-    assert further[0].startswith("With a new seed bn would be above gn with a probability of")
+    assert further[0].startswith("With a new seed, bn would be above gn with a probability of")
 
 
 def test_of_many_rivals_the_nearest_alone_come_with_numbers(tmp_path):
     norms = ("bn", "gn", "ln", "none", "rms", "frn")
     (best, _), _ = said(made_up(tmp_path, norms=norms, network="line-5k", trials=False))
     assert best.count("95% interval") == 3
-    assert "), rms and frn; between it and gn (" in best
+    assert "), rms and frn; with these seeds no difference can be shown between it and gn (" in best
 
 
 def test_equal_means_are_both_the_highest(tmp_path):
@@ -105,7 +103,7 @@ def test_optima_at_the_edge_are_told_in_a_sentence(tmp_path):
     best = {t.arm: max(o.value for o in trials if o.arm == t.arm) for t in trials}
     trials = tuple(dataclasses.replace(t, value=best[t.arm]) if t.rung == 2 else t for t in trials)
     (edge,) = (s for s in said(dataclasses.replace(study, trials=trials))[1] if "edge" in s)
-    assert edge.startswith("The learning rate found for bn-batch2 (0.4), gn-batch2 (0.4), ")
+    assert edge.startswith("The best learning rate for bn-batch2 (0.4), gn-batch2 (0.4), ")
     assert " and 3 more arms lies at the edge" in edge
 
 
@@ -121,12 +119,12 @@ def test_where_no_run_is_finished_nothing_is_said_to_lead(tmp_path, state):
 
     study = made_up(tmp_path, batch_sizes=(8, 32, 64), norms=("bn", "ln"))
     (_, changes), _ = said(study)
-    assert changes == "At every batch size that was tried bn has the highest mean."
+    assert changes == "At every batch size that was tried, bn has the highest mean."
     (_, changes), _ = said(without(study, 8))
-    assert changes == ("At batch size 32 and 64 bn has the highest mean; at 8 no run is finished.")
+    assert changes == "At batch size 32 and 64, bn has the highest mean; at 8, no run is finished."
     (_, changes), further = said(without(study, 8, 32))
-    assert changes == "At batch size 64 bn has the highest mean; at 8 and 32 no run is finished."
-    assert further[0].startswith("With a new seed bn would be above ln with a probability of")
+    assert changes == "At batch size 64, bn has the highest mean; at 8 and 32, no run is finished."
+    assert further[0].startswith("With a new seed, bn would be above ln with a probability of")
 
 
 def test_a_recipe_that_was_made_with_bn_is_said_to_be(tmp_path):
@@ -136,11 +134,11 @@ def test_a_recipe_that_was_made_with_bn_is_said_to_be(tmp_path):
         return [sentence for sentence in said(study)[1] if "made with bn" in sentence]
 
     start = "The recipe line was made with bn"
-    left_out = f"{start}, and what was found best for gn is left out"
-    assert about(("bn", "gn", "none")) == [f"{left_out}: bn may be favoured."]
+    left_out = f"{start}, and the settings found best for gn are left out"
+    assert about(("bn", "gn", "none")) == [f"{left_out}: this may favour bn."]
     searched = about(("bn", "gn", "none"), trials=True)
-    assert searched == [f"{left_out}: bn may be favoured in all but the learning rate."]
-    assert about(("bn", "none")) == [f"{start}: bn may be favoured."]
+    assert searched == [f"{left_out}: this may favour bn in all settings but the learning rate."]
+    assert about(("bn", "none")) == [f"{start}: this may favour bn."]
     assert about(("gn", "none")) == [f"{left_out}."]
     assert about(("bn", "gn")) == []
 
@@ -148,13 +146,13 @@ def test_a_recipe_that_was_made_with_bn_is_said_to_be(tmp_path):
 def test_where_it_never_changes_it_says_so(tmp_path):
     study = made_up(tmp_path, label_noise=(0.0, 0.2), norms=("bn", "ln"))
     (_, changes), _ = said(study)
-    assert changes == "At every label noise that was tried bn has the highest mean."
+    assert changes == "At every label noise that was tried, bn has the highest mean."
 
 
 def test_one_seed_shows_nothing_and_one_normalization_has_no_rival(tmp_path):
     (best, _), further = said(made_up(tmp_path / "a", seeds=1))
     assert "(one run)" in best
-    assert "with one seed no difference between normalizations can be shown" in best
+    assert "one seed cannot show a difference between normalizations" in best
     assert not any("Student" in sentence for sentence in further)
     (best, _), _ = said(made_up(tmp_path / "b", norms=("gn",)))
     assert best.endswith("nothing was compared with it.")
@@ -175,10 +173,10 @@ def test_an_optimum_at_the_edge_is_flagged(usual):
     _, further = said(dataclasses.replace(usual, trials=trials))
     edge = [sentence for sentence in further if "lies at the edge" in sentence]
     assert edge == [
-        "The learning rate found for gn (3.2) lies at the edge of what was tried: a better one may "
-        "lie beyond."
+        "The best learning rate for gn (3.2) lies at the edge of the searched values: a better one "
+        "may lie beyond."
     ]
-    assert any("same 14 runs on held-out images" in sentence for sentence in further)
+    assert any("with 14 runs each on held-out images" in sentence for sentence in further)
 
 
 def test_failed_and_open_runs_are_named(usual):
@@ -190,7 +188,7 @@ def test_failed_and_open_runs_are_named(usual):
     assert "over 4 seeds" in best
     assert "bn failed with 1 of 5 seeds" in best
     assert "bn with seed 0 failed: no space." in further
-    assert "1 of 15 runs are not finished: this is not the end result." in further
+    assert "1 of 15 runs are not finished: this is not the final result." in further
 
 
 def without(study, *runs):
@@ -205,9 +203,9 @@ def without(study, *runs):
 
 
 def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
-    whole = {d.first + d.second: d for d in groups(usual)[0].differences}
+    whole = {d.first + d.second: d for d in group_by_setting(usual)[0].differences}
     study = without(usual, *(("bn", seed) for seed in range(1, 5)))
-    (group,) = groups(study)
+    (group,) = group_by_setting(study)
     found = {d.first + d.second: d for d in group.differences}
     assert {pair: len(d.differences) for pair, d in found.items()} == {
         "bngn": 1,
@@ -215,7 +213,7 @@ def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
         "gnln": 5,
     }
     assert np.array_equal(found["gnln"].differences, whole["gnln"].differences)
-    assert group.mean(group.arms[1]).value == groups(usual)[0].mean(group.arms[1]).value
+    assert group.mean(group.arms[1]).value == group_by_setting(usual)[0].mean(group.arms[1]).value
     (best, _), further = said(study)
     assert best.startswith("bn has the highest mean accuracy")
     assert "gn (one seed in common)" in best
@@ -235,10 +233,10 @@ def test_a_mean_that_is_highest_for_want_of_bad_seeds_is_not_said_to_be_above(us
     )
     (best, certainty), _ = said(dataclasses.replace(usual, results=results))
     assert best.startswith("bn has the highest mean accuracy, 70.00% over 3 seeds")
-    assert "but over the seeds that both finished gn (2.00 points" in best
+    assert "but over the seeds that both finished, gn (2.00 points" in best
     assert "is shown to be above it" in best
     assert "−" not in best.split("gn (")[1].split(")")[0]
-    assert certainty.startswith("With a new seed gn would be above bn with a probability of over")
+    assert certainty.startswith("With a new seed, gn would be above bn with a probability of over")
 
 
 def test_arms_without_a_common_seed_are_told_of_and_not_compared(usual):
@@ -251,7 +249,7 @@ def test_what_could_not_be_trained_is_in_the_headline(tmp_path, usual):
     (best, certainty), _ = said(without(usual, *(("bn", seed) for seed in range(5))))
     assert best.startswith("gn has the highest mean accuracy")
     assert best.endswith("; bn could not be trained.")
-    assert certainty.startswith("With a new seed gn would be above ln")
+    assert certainty.startswith("With a new seed, gn would be above ln")
     means = {f"{n}-batch{b}": 0.7 + 0.05 * (b == 64) for b in (8, 64) for n in ("bn", "gn")}
     study = made_up(tmp_path, seeds=2, means=means, batch_sizes=(8, 64), norms=("bn", "gn"))
     (_, changes), _ = said(without(study, ("bn-batch8", 0), ("bn-batch8", 1)))
@@ -260,9 +258,9 @@ def test_what_could_not_be_trained_is_in_the_headline(tmp_path, usual):
 
 def test_recipes_that_differ_are_named(tmp_path):
     alike = made_up(tmp_path / "alike", network="sprint", trials=False)
-    assert not any("Beside the normalization" in sentence for sentence in said(alike)[1])
+    assert not any("Besides the normalization" in sentence for sentence in said(alike)[1])
     study = made_up(tmp_path / "differing", network="line-5k", trials=False)
-    (sentence,) = (s for s in said(study)[1] if s.startswith("Beside the normalization"))
+    (sentence,) = (s for s in said(study)[1] if s.startswith("Besides the normalization"))
     assert "batch size (bn 64, gn 128, ln 64)" in sentence
     assert any("see the images in the same order" in sentence for sentence in said(study)[1])
 
@@ -271,25 +269,25 @@ def test_rates_that_only_the_batch_size_scaled_were_not_found_best(tmp_path):
     study = made_up(tmp_path, network="nano", batch_sizes=(32,), trials=False, seeds=2)
     best, scaled = (
         next(s for s in said(study)[1] if s.startswith(start))
-        for start in ("Beside the normalization", "The arms differ in their learning rate")
+        for start in ("Besides the normalization", "The arms differ in their learning rate")
     )
     assert "label smoothing (bn 0, gn 0, ln 0.1)" in best
     assert "learning rate" not in best
     assert "(bn 0.2828, gn 0.2828, ln 0.2)" in scaled
-    assert "scaled to the batch size" in scaled
+    assert "scaled to the compared batch size" in scaled
     assert any("the square root of the batch size" in sentence for sentence in said(study)[1])
 
 
 def test_a_rate_chosen_by_the_images_that_accuracy_is_given_on_is_said_so(tmp_path, usual):
     study = made_up(tmp_path, holdout=2000, seeds=2)
-    assert any("chosen by the same held-out images" in sentence for sentence in said(study)[1])
-    assert not any("chosen by the same" in sentence for sentence in said(usual)[1])
+    assert any("chosen on the same held-out images" in sentence for sentence in said(study)[1])
+    assert not any("chosen on the same" in sentence for sentence in said(usual)[1])
 
 
 def test_a_study_without_a_finished_run_has_no_findings(usual):
     waiting = tuple(dataclasses.replace(r, state="waiting") for r in usual.results)
     with pytest.raises(RunError, match="has no finished run yet"):
-        groups(dataclasses.replace(usual, results=waiting))
+        group_by_setting(dataclasses.replace(usual, results=waiting))
 
 
 def test_a_permutation_test_is_spoken_of_where_there_is_none(tmp_path, usual):
@@ -301,24 +299,4 @@ def test_a_permutation_test_is_spoken_of_where_there_is_none(tmp_path, usual):
 def test_the_main_setting_is_where_the_highest_mean_was_reached(tmp_path):
     means = {"bn-batch8": 0.6, "gn-batch8": 0.7, "bn-batch64": 0.65, "gn-batch64": 0.66}
     study = made_up(tmp_path, means=means, batch_sizes=(8, 64), norms=("bn", "gn"))
-    assert main_group(groups(study)).setting.batch_size == 8
-
-
-# Calibration
-
-
-def test_the_calibration_error_is_guos():
-    random = np.random.default_rng(0)
-    confidences = random.uniform(0, 1, 5000).astype(np.float32)
-    confidences[:3] = (0.0, 1.0, 1 / 15)
-    right = random.uniform(0, 1, 5000) < confidences**2
-    error = 0.0
-    for k in range(15):
-        inside = (confidences > k / 15) & (confidences <= (k + 1) / 15)
-        inside |= (confidences == 0) & (k == 0)
-        if inside.any():
-            gap = abs(right[inside].mean() - confidences[inside].mean())
-            error += inside.mean() * gap
-    found = study_plots.expected_calibration_error(confidences, right)
-    assert found == pytest.approx(error, abs=2e-4)
-    assert study_plots.expected_calibration_error(np.full(9, 1.0), np.full(9, True)) == 0
+    assert main_group(group_by_setting(study)).setting.batch_size == 8

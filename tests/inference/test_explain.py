@@ -17,7 +17,7 @@ from normlab.errors import UsageError
 from normlab.inference.evaluate import to_input
 from normlab.inference.explain import class_maps, grad_cam, occlusion
 from normlab.report import plots
-from normlab.report.write import write_report
+from normlab.report.run_page import write_report
 
 
 @pytest.fixture(scope="module")

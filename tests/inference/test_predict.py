@@ -440,7 +440,7 @@ def test_many_pictures_get_a_progress_bar_and_take_no_more_memory(run, tmp_path)
                 shown += part
         os.close(terminal)
         assert process.wait() == 0
-        assert b"Asking" in shown
+        assert b"Predicting" in shown
         assert b"100%" in shown
         *answered, peak = (tmp_path / "answers.csv").read_text().splitlines()
         assert len(answered) == 1 + count

@@ -11,9 +11,8 @@ from made_up import study as made_up_study
 from normlab import RunConfig, train
 from normlab.data.dataset import Dataset, Split
 from normlab.report import data_page
-from normlab.report.run_page import render
+from normlab.report.run_page import render, write_report
 from normlab.report.study_page import render as render_study
-from normlab.report.write import write_report
 
 SCRIPT = "<script>document.title='x'</script>"
 HOSTILE = (

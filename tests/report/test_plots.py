@@ -107,7 +107,7 @@ def test_a_missing_file_of_published_curves_is_named(tmp_path):
 
 def test_confusion_writes_the_counts():
     found = texts(plots.confusion(evaluation(MATRIX)))
-    assert {"186", "171", "cat", "truck", "true class", "answered"} <= set(found)
+    assert {"186", "171", "cat", "truck", "true class", "predicted class"} <= set(found)
     many = np.eye(30, dtype=int)
     assert "1" not in texts(
         plots.confusion(evaluation(many, classes=[f"c{k}x" for k in range(30)]))

@@ -10,8 +10,7 @@ from normlab.data.dataset import Split
 from normlab.errors import NormlabError, RunError, UsageError
 from normlab.network.model import Network
 from normlab.report import plots
-from normlab.report.run_page import render
-from normlab.report.write import write_report
+from normlab.report.run_page import render, write_report
 from normlab.runs.checkpoint import save_weights
 from normlab.runs.run import Run
 
@@ -148,7 +147,7 @@ def test_no_mistakes_and_one_epoch():
             [split(perfect.labels)],
         )
     ).text
-    assert "No image of this split was answered wrongly." in text
+    assert "No image of this split was misclassified." in text
     assert "Most frequent mistakes" not in text
 
 
@@ -156,14 +155,14 @@ def test_a_loss_of_smoothed_labels_is_called_so(answers, page):
     assert "smoothed" not in page.text
     smooth = dataclasses.replace(run().recipe, label_smoothing=0.1)
     text = Page(render([dataclasses.replace(run(), recipe=smooth)], [answers], None)).text
-    assert "The training loss is that of smoothed labels, higher than that of plain ones." in text
+    assert "The training loss is that of smoothed labels, which is higher than without." in text
 
 
 def test_held_out_is_never_called_test(answers):
     held = dataclasses.replace(answers, split="holdout")
     text = Page(render([run(holdout=5_000)], [held], None)).text
     assert "Held-out accuracy, last epoch" in text
-    assert "chosen on the held-out images" in text
+    assert "chosen on the held-out images: optimistic" in text
     assert "The test split was not read." in text
     assert "45,000 training, 5,000 held out, 10,000 test" in text
     assert "test accuracy" not in text.lower()
@@ -201,7 +200,7 @@ def test_several_runs_are_compared_first(answers):
     runs = [run("bn"), run("gn", norm="gn", accuracies=rising(0.69))]
     page = Page(render(runs, [answers, answers], None))
     text = page.text
-    assert text.index("Highest last accuracy: bn") < text.index("Each run")
+    assert text.index("Highest last-epoch accuracy: bn") < text.index("Each run")
     assert len(page.all("details")) == 2
     assert "gn gn 48,020 12,656,560 69.00% 69.00% (20) never 17 min 40 s" in text
     assert f"cat {CAT} {CAT} deer" in text

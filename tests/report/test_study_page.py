@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from made_up import Page, dataset
 from made_up import study as made_up
 from normlab.errors import RunError
-from normlab.findings.study import groups, headline
+from normlab.findings.study import group_by_setting, headline
 from normlab.report.study_page import render, write_study_report
 from normlab.runs.run import Run
 from normlab.study import predictions, tuning
@@ -29,7 +29,7 @@ def page(study):
 
 def test_the_answer_stands_first(study, page):
     text = "".join(page.words)
-    first, second = headline(study, groups(study))
+    first, second = headline(study, group_by_setting(study))
     assert text.index(first) < text.index(second) < text.index("What the numbers say")
 
 
@@ -48,7 +48,7 @@ def test_every_figure_says_what_it_shows(page):
     assert any("bn above gn" in label for label in labels)
     pictures = [a for tag, a in page.tags if tag == "img"]
     assert len(pictures) == 12
-    assert all("right answers: bn" in a["alt"] for a in pictures)
+    assert all("; correct with bn" in a["alt"] for a in pictures)
 
 
 def test_its_tables_hold_what_was_measured(study, page):
@@ -84,7 +84,7 @@ def test_of_one_seed_the_networks_are_compared_by_mcnemars_test(tmp_path):
     only_bn, only_ln = int((bn & ~ln).sum()), int((ln & ~bn).sum())
     p = binomtest(only_bn, only_bn + only_ln).pvalue
     text = "".join(Page(render(study, None)).words)
-    assert f"bn alone answers {only_bn} images rightly, ln alone {only_ln} (McNemar's test" in text
+    assert f"Only bn classifies {only_bn} images correctly, only ln {only_ln} (McNemar's" in text
     assert (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001") in text
 
 
@@ -96,7 +96,7 @@ def test_networks_of_different_seeds_are_not_compared_by_it(tmp_path):
         for r in study.results
     )
     text = Page(render(dataclasses.replace(study, results=results), None)).text
-    compared = re.findall(r"(\w+) alone answers \d+ images rightly, (\w+) alone", text)
+    compared = re.findall(r"Only (\w+) classifies \d+ images correctly, only (\w+) \d", text)
     assert compared == [("gn", "ln")]
 
 
@@ -105,7 +105,7 @@ def test_without_spread_no_number_is_made_up(tmp_path):
     accuracies = {"bn": (0.75,), "ln": (0.5,)}
     results = [dataclasses.replace(r, accuracies=accuracies[r.arm]) for r in study.results]
     text = "".join(Page(render(dataclasses.replace(study, results=tuple(results)), None)).words)
-    assert "no interval, for the seeds show no spread" in text
+    assert "no interval, because the seeds show no spread" in text
     assert "With a new seed" not in text
     assert not re.search(r"\b(nan|inf)\b", text)
 
@@ -159,9 +159,9 @@ def test_every_setting_has_its_search_and_every_trial_is_on_it(tmp_path):
 @pytest.mark.parametrize(
     ("epochs", "caption"),
     [
-        (8, "Every trial, of 2 epochs. The better half of the values went on, in a thicker line, "
-         "to runs of 4 and of 8."),
-        (1, "Every trial, of 1 epoch. Crosses"),
+        (8, "All trials, of 2 epochs each. The better half of the values went on to runs of 4 and "
+         "of 8 epochs, drawn with thicker lines."),
+        (1, "All trials, of 1 epoch each. Crosses"),
     ],
 )  # fmt: skip
 def test_how_long_the_trials_were_is_said(epochs, caption, tmp_path):
@@ -184,11 +184,11 @@ def test_of_one_run_each_no_intervals_are_spoken_of(tmp_path):
 
 @pytest.mark.slow(1)
 def test_which_p_values_are_corrected_is_said(tmp_path):
-    assert "p, Holm, is corrected for all pairs of the study, p is not" in render(
+    assert "for all pairs of the study: p (Holm); not corrected: p. " in render(
         made_up(tmp_path / "five"), None
     )
     six = render(made_up(tmp_path / "six", seeds=6), None)
-    assert "p and p, permutation, are not" in six
+    assert "not corrected: p and p (permutation). " in six
     single = render(made_up(tmp_path / "one", seeds=1), None)
     assert "These 3 p-values are not corrected for their number." in single
 

@@ -1,4 +1,4 @@
-"""Answers on pictures as they leave the program: text for people, JSON lines, CSV."""
+"""Predictions for pictures as lines of output: text, JSON lines, CSV."""
 
 import csv
 import json
@@ -13,25 +13,25 @@ from rich.progress import track
 from normlab.errors import printable
 from normlab.inference.predict import Prediction, Unreadable
 
-FEW = 200  # pictures that need no progress bar
+FEW = 200  # so many pictures need no progress bar
 
 
-def write_answers(
-    answers: Iterable[Prediction | Unreadable],
+def write_predictions(
+    predictions: Iterable[Prediction | Unreadable],
     names: Sequence[str],
     classes: Sequence[str],
     form: Literal["text", "json", "csv"],
 ) -> int:
-    """Writes answers to the standard output as they come, and what could not be read to the error.
+    """Writes predictions to standard output as they come, unreadable pictures to standard error.
 
     Args:
-        answers: One for each name.
-        names: The pictures' names, to know their number and how wide they are.
-        classes: The classes' names.
-        form: How.
+        predictions: One for each name.
+        names: The names of the pictures; their number and widths are needed in advance.
+        classes: The names of the classes.
+        form: The format.
 
     Returns:
-        How many could not be read.
+        The number of pictures that could not be read.
     """
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     table = csv.writer(sys.stdout, lineterminator="\n")
@@ -39,63 +39,63 @@ def write_answers(
         table.writerow(["picture", "class", "probability", *map(printable, classes), "notes"])
     widths = [max(cell_len(printable(text)) for text in texts) for texts in (names, classes)]
     shown = track(
-        answers,
-        "Asking",
+        predictions,
+        "Predicting",
         total=len(names),
         console=errors,
         transient=True,
-        # On a terminal the answers themselves are the progress.
+        # On a terminal the predictions themselves show the progress.
         disable=len(names) <= FEW or not errors.is_terminal or sys.stdout.isatty(),
     )
     unreadable = 0
-    for answer in shown:
-        if isinstance(answer, Unreadable):
+    for prediction in shown:
+        if isinstance(prediction, Unreadable):
             unreadable += 1
-            errors.print(f"normlab: {printable(answer.problem)}")
+            errors.print(f"normlab: {printable(prediction.problem)}")
         elif form == "json":
-            print(as_json(answer))
+            print(as_json(prediction))
         elif form == "csv":
-            shares = [f"{p:.6g}" for p in answer.probabilities]
-            notes = "; ".join(answer.notes)
+            shares = [f"{p:.6g}" for p in prediction.probabilities]
+            notes = "; ".join(prediction.notes)
             table.writerow(
                 [
-                    printable(answer.name),
-                    printable(answer.label),
-                    f"{answer.probability:.6g}",
+                    printable(prediction.name),
+                    printable(prediction.label),
+                    f"{prediction.probability:.6g}",
                     *shares,
                     notes,
                 ]
             )
         else:
-            print(line(answer, *widths))
+            print(line(prediction, *widths))
     return unreadable
 
 
-def as_json(answer: Prediction) -> str:
-    """An answer as an object in a line: picture, class, probability, all probabilities, notes."""
-    shares = zip(answer.classes, map(float, answer.probabilities), strict=True)
+def as_json(prediction: Prediction) -> str:
+    """A prediction as a JSON object in one line: class, probability, all probabilities, notes."""
+    shares = zip(prediction.classes, map(float, prediction.probabilities), strict=True)
     return json.dumps(
         {
-            "picture": answer.name,
-            "class": answer.label,
-            "probability": answer.probability,
+            "picture": prediction.name,
+            "class": prediction.label,
+            "probability": prediction.probability,
             "probabilities": dict(shares),
-            "notes": answer.notes,
+            "notes": prediction.notes,
         },
         allow_nan=False,
     )
 
 
-def line(answer: Prediction, name_width: int = 1, class_width: int = 1) -> str:
-    """An answer for people to read: name, class, probability, the next two, notes."""
-    (label, probability), *others = answer.top(3)
+def line(prediction: Prediction, name_width: int = 1, class_width: int = 1) -> str:
+    """A prediction as text: name, class, probability, the next two classes, notes."""
+    (label, probability), *others = prediction.top(3)
     rest = ", ".join(f"{printable(other)} {share:.1%}" for other, share in others)
-    notes = "".join(f"; {note}" for note in answer.notes)
-    name, label = _padded(answer.name, name_width), _padded(label, class_width)
+    notes = "".join(f"; {note}" for note in prediction.notes)
+    name, label = _padded(prediction.name, name_width), _padded(label, class_width)
     return f"{name}  {label} {probability:6.1%}  ({rest}){notes}"
 
 
 def _padded(text: str, width: int) -> str:
-    """Text in so many of a terminal's cells: some characters take two."""
+    """Text padded to a number of terminal cells: some characters take two."""
     text = printable(text)
     return text + " " * (width - cell_len(text))
