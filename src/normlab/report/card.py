@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from normlab.data import source_of
 from normlab.errors import UsageError
 from normlab.findings.run import ACCURACY, images_measured
 from normlab.network import zoo
@@ -93,8 +94,8 @@ def _title(run: Run) -> str:
 
 def _metadata(run: Run) -> dict[str, object]:
     """The metadata at the top; its values are written as JSON, which is YAML too."""
-    known = run.config.dataset in ("cifar10", "digits")
-    dataset = run.config.dataset if known else "own pictures"
+    source = source_of(run.config.dataset)
+    dataset = (source and source.PUBLIC_NAME) or "own pictures"
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"name": dataset, "type": dataset, "split": run.split},
@@ -113,8 +114,8 @@ def _metadata(run: Run) -> dict[str, object]:
         "metrics": ["accuracy"],
         "model-index": [{"name": _title(run), "results": [result]}],
     }
-    if run.config.dataset == "cifar10":
-        metadata["datasets"] = ["uoft-cs/cifar10"]
+    if source and source.HUB_NAME:
+        metadata["datasets"] = [source.HUB_NAME]
     return metadata
 
 
