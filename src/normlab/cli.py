@@ -17,6 +17,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
 from normlab.errors import NormlabError, UsageError, printable
+from normlab.export import formats
 from normlab.notation import LayoutError
 from normlab.storage.files import exists
 from normlab.wording import percent
@@ -38,6 +39,9 @@ _RunAndPicture = Annotated[
 ]
 _RunAndPictures = Annotated[
     tuple[str, ...], Positional, arg(metavar="RUN PICTURE [PICTURE ...]", help_behavior_hint="")
+]
+_ExportFormat = Annotated[
+    str, arg(constructor=tyro.extras.literal_type_from_choices(formats.names()))
 ]
 _Model = Annotated[Literal["micro", "nano"] | None, default_is("none")]
 
@@ -281,11 +285,11 @@ def export(
     runs: _RunOrNone,
     *,
     model: _Model = None,
-    to: Literal["onnx", "pt2"],
+    to: _ExportFormat,
     int8: bool = False,
     out: Annotated[
         Path | None,
-        default_is("model.onnx, model-int8.onnx or model.pt2 in RUN"),
+        default_is("model.FORMAT, or model-int8.FORMAT with --int8, in RUN"),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -314,7 +318,7 @@ def export(
     if len(folders) != 1:
         raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
     if model is not None and out is None:
-        out = Path(f"{model}{'-int8' if int8 else ''}.{to}")
+        out = Path(formats.file_name(model, to, int8=int8))
     print(export_run(Run.open(folders[0]), to, out, int8=int8, data_root=data_root))
 
 
