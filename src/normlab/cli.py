@@ -220,8 +220,9 @@ def predict(
         csv: A table with the probabilities of all classes.
         device: As `normlab train` takes it.
     """
-    from normlab.inference.predict import find_pictures, predict_files
-    from normlab.report.prediction_lines import write_answers
+    from normlab.inference.pictures import find_pictures
+    from normlab.inference.predict import predict_files
+    from normlab.report.prediction_lines import write_predictions
     from normlab.runs import machine
 
     if json and csv:
@@ -229,9 +230,9 @@ def predict(
     trained, pictures = _trained(inputs, model)
     trained.to(machine.prepare(Execution(device=device)))
     names = find_pictures(pictures)
-    answers = predict_files(trained, names)
-    unreadable = write_answers(
-        answers, names, trained.classes, "json" if json else "csv" if csv else "text"
+    predictions = predict_files(trained, names)
+    unreadable = write_predictions(
+        predictions, names, trained.classes, "json" if json else "csv" if csv else "text"
     )
     if unreadable:
         raise NormlabError(f"{unreadable} of {len(names)} pictures could not be read")
@@ -263,7 +264,7 @@ def explain(
     """
     from normlab.inference.explain import explain as explain_picture
     from normlab.report import plots
-    from normlab.report.prediction_lines import line
+    from normlab.report.prediction_lines import as_text
 
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the figure is a PNG, end its name with .png")
@@ -277,7 +278,7 @@ def explain(
     stem = "picture" if picture == "-" else Path(picture).stem
     out = out or Path(f"{stem}-explained.png")
     plots.save(plots.explanation(explained), out)
-    print(line(explained.prediction))
+    print(as_text(explained.prediction))
     print(f"explanation: {out}")
 
 
