@@ -21,6 +21,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
 from normlab.errors import NormlabError, UsageError, printable
+from normlab.export import formats
 from normlab.notation import LayoutError
 from normlab.storage.files import exists
 from normlab.wording import percent
@@ -42,6 +43,9 @@ _RunAndPicture = Annotated[
 ]
 _RunAndPictures = Annotated[
     tuple[str, ...], Positional, arg(metavar="RUN PICTURE [PICTURE ...]", help_behavior_hint="")
+]
+_ExportFormat = Annotated[
+    str, arg(constructor=tyro.extras.literal_type_from_choices(formats.names()))
 ]
 _Model = Annotated[Literal["micro", "nano"] | None, default_is("none")]
 
@@ -232,7 +236,8 @@ def predict(
         csv: A table with the probabilities of all classes.
         device: As `normlab train` takes it.
     """
-    from normlab.inference.predict import find_pictures, predict_files
+    from normlab.inference.pictures import find_pictures
+    from normlab.inference.predict import predict_files
     from normlab.report.prediction_lines import write_predictions
     from normlab.runs import machine
 
@@ -241,9 +246,9 @@ def predict(
     predictor, pictures = _load_predictor(inputs, model)
     predictor.to(machine.prepare(Execution(device=device)))
     names = find_pictures(pictures)
-    answers = predict_files(predictor, names)
+    predictions = predict_files(predictor, names)
     unreadable = write_predictions(
-        answers, names, predictor.classes, "json" if json else "csv" if csv else "text"
+        predictions, names, predictor.classes, "json" if json else "csv" if csv else "text"
     )
     if unreadable:
         raise NormlabError(f"{unreadable} of {len(names)} pictures could not be read")
@@ -276,7 +281,7 @@ def explain(
     """
     from normlab.inference.explain import explain as explain_picture
     from normlab.report import plots
-    from normlab.report.prediction_lines import line
+    from normlab.report.prediction_lines import as_text
 
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the figure is a PNG, end its name with .png")
@@ -290,7 +295,7 @@ def explain(
     stem = "picture" if picture == "-" else Path(picture).stem
     out = out or Path(f"{stem}-explained.png")
     plots.save(plots.explanation(explained), out)
-    print(line(explained.prediction))
+    print(as_text(explained.prediction))
     print(f"explanation: {out}")
 
 
@@ -299,11 +304,11 @@ def export(
     runs: _RunOrNone,
     *,
     model: _Model = None,
-    to: Literal["onnx", "pt2"],
+    to: _ExportFormat,
     int8: bool = False,
     out: Annotated[
         Path | None,
-        default_is("model.onnx, model-int8.onnx or model.pt2 in RUN"),
+        default_is("model.FORMAT, or model-int8.FORMAT with --int8, in RUN"),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -332,7 +337,7 @@ def export(
     if len(folders) != 1:
         raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
     if model is not None and out is None:
-        out = Path(f"{model}{'-int8' if int8 else ''}.{to}")
+        out = Path(formats.file_name(model, to, int8=int8))
     print(export_run(Run.open(folders[0]), to, out, int8=int8, data_root=data_root))
 
 

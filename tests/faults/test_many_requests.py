@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving import ask_both_ways, served, wait_for
+from serving import predict_both_ways, served, wait_for
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 
@@ -17,7 +17,9 @@ def test_2000_pictures_do_not_make_a_server_grow(trained, tmp_path):
         held = {}
         asked = 0
         for count in (200, 1000, 2000):
-            for done in clients.map(ask_both_ways, [server] * (count - asked), range(asked, count)):
+            for done in clients.map(
+                predict_both_ways, [server] * (count - asked), range(asked, count)
+            ):
                 assert done is None
             asked = count
             held[count] = server.held()

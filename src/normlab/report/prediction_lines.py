@@ -1,4 +1,4 @@
-"""Predictions for pictures as lines of output: text, JSON lines, CSV."""
+"""Predictions as the program prints them: text for people, JSON lines, CSV."""
 
 import csv
 import json
@@ -20,25 +20,25 @@ def write_predictions(
     predictions: Iterable[Prediction | Unreadable],
     names: Sequence[str],
     classes: Sequence[str],
-    form: Literal["text", "json", "csv"],
+    style: Literal["text", "json", "csv"],
 ) -> int:
-    """Writes predictions to standard output as they come, unreadable pictures to standard error.
+    """Writes predictions to the standard output as they come, and problems to the standard error.
 
     Args:
         predictions: One for each name.
-        names: The names of the pictures; their number and widths are needed in advance.
-        classes: The names of the classes.
-        form: The format.
+        names: The pictures' names: their number and their width are needed first.
+        classes: The classes' names.
+        style: Text for people, JSON lines or CSV.
 
     Returns:
-        The number of pictures that could not be read.
+        How many pictures could not be read.
     """
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     table = csv.writer(sys.stdout, lineterminator="\n")
-    if form == "csv":
+    if style == "csv":
         table.writerow(["picture", "class", "probability", *map(printable, classes), "notes"])
     widths = [max(cell_len(printable(text)) for text in texts) for texts in (names, classes)]
-    shown = track(
+    tracked = track(
         predictions,
         "Predicting",
         total=len(names),
@@ -48,46 +48,36 @@ def write_predictions(
         disable=len(names) <= FEW or not errors.is_terminal or sys.stdout.isatty(),
     )
     unreadable = 0
-    for prediction in shown:
+    for prediction in tracked:
         if isinstance(prediction, Unreadable):
             unreadable += 1
             errors.print(f"normlab: {printable(prediction.problem)}")
-        elif form == "json":
+        elif style == "json":
             print(as_json(prediction))
-        elif form == "csv":
-            shares = [f"{p:.6g}" for p in prediction.probabilities]
-            notes = "; ".join(prediction.notes)
-            table.writerow(
-                [
-                    printable(prediction.name),
-                    printable(prediction.label),
-                    f"{prediction.probability:.6g}",
-                    *shares,
-                    notes,
-                ]
-            )
+        elif style == "csv":
+            table.writerow(_csv_row(prediction))
         else:
-            print(line(prediction, *widths))
+            print(as_text(prediction, *widths))
     return unreadable
 
 
 def as_json(prediction: Prediction) -> str:
-    """A prediction as a JSON object in one line: class, probability, all probabilities, notes."""
-    shares = zip(prediction.classes, map(float, prediction.probabilities), strict=True)
+    """A prediction as one line of JSON: picture, class, probability, all probabilities, notes."""
+    probabilities = zip(prediction.classes, map(float, prediction.probabilities), strict=True)
     return json.dumps(
         {
             "picture": prediction.name,
             "class": prediction.label,
             "probability": prediction.probability,
-            "probabilities": dict(shares),
+            "probabilities": dict(probabilities),
             "notes": prediction.notes,
         },
         allow_nan=False,
     )
 
 
-def line(prediction: Prediction, name_width: int = 1, class_width: int = 1) -> str:
-    """A prediction as text: name, class, probability, the next two classes, notes."""
+def as_text(prediction: Prediction, name_width: int = 1, class_width: int = 1) -> str:
+    """A prediction on one line for people: name, class, probability, the next two, notes."""
     (label, probability), *others = prediction.top(3)
     rest = ", ".join(f"{printable(other)} {share:.1%}" for other, share in others)
     notes = "".join(f"; {note}" for note in prediction.notes)
@@ -95,7 +85,17 @@ def line(prediction: Prediction, name_width: int = 1, class_width: int = 1) -> s
     return f"{name}  {label} {probability:6.1%}  ({rest}){notes}"
 
 
+def _csv_row(prediction: Prediction) -> list[str]:
+    return [
+        printable(prediction.name),
+        printable(prediction.label),
+        f"{prediction.probability:.6g}",
+        *(f"{probability:.6g}" for probability in prediction.probabilities),
+        "; ".join(prediction.notes),
+    ]
+
+
 def _padded(text: str, width: int) -> str:
-    """Text padded to a number of terminal cells: some characters take two."""
+    """Text padded to a width in terminal cells: some characters take two."""
     text = printable(text)
     return text + " " * (width - cell_len(text))
