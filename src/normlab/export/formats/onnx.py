@@ -9,11 +9,15 @@ from torch.export import ExportedProgram
 
 from normlab.export.formats import Format
 from normlab.export.program import Pixels, PredictFn, Probabilities, quiet
+from normlab.layers.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
     import onnx
 
-QUANTIZED_OPERATORS = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool", "AveragePool")
+QUANTIZED_OPERATORS = (
+    *("Conv", "Gemm", "MatMul", "MaxPool", "AveragePool"),
+    *(operator for activation in ACTIVATIONS.values() for operator in activation.int8_operators),
+)
 CALIBRATION_BATCH = 100
 
 
