@@ -79,7 +79,7 @@ def test_without_pictures_it_says_so(study):
 def test_of_one_seed_the_networks_are_compared_by_mcnemars_test(tmp_path):
     study = made_up(tmp_path, seeds=1, norms=("bn", "ln"))
     bn, ln = (
-        predictions.read(tmp_path / "runs" / f"{n}-0" / "answers.npz").right for n in ("bn", "ln")
+        predictions.read(tmp_path / "runs" / f"{n}-0" / "answers.npz").correct for n in ("bn", "ln")
     )
     only_bn, only_ln = int((bn & ~ln).sum()), int((ln & ~bn).sum())
     p = binomtest(only_bn, only_bn + only_ln).pvalue

@@ -137,7 +137,7 @@ def test_a_cluster_without_a_gpu_is_refused_where_runs_need_one():
 
 def test_no_cluster_at_an_address_is_one_line(tmp_path):
     config = StudyConfig(network="C:4 GAP FC", dataset="digits", recipe="demo")
-    with pytest.raises(UsageError, match=r"^no Ray cluster can be had at nowhere:1: [^\n]*$"):
+    with pytest.raises(UsageError, match=r"^no Ray cluster can be reached at nowhere:1: [^\n]*$"):
         compare(config, tmp_path / "study", quiet=True, ray="nowhere:1")
     with pytest.raises(UsageError, match=r"at micro: expected HOST:PORT; .* put --ray last$"):
         compare(config, tmp_path / "study", quiet=True, ray="micro")

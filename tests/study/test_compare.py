@@ -46,7 +46,7 @@ def test_a_study_holds_every_run_as_training_alone_makes_it(finished):
         assert np.array_equal(kept.predictions, evaluation.predictions)
         assert np.array_equal(kept.labels, evaluation.labels)
         np.testing.assert_allclose(kept.confidences, evaluation.probabilities.max(1), rtol=1e-6)
-        assert kept.right.mean() == pytest.approx(run.last.accuracy)
+        assert kept.correct.mean() == pytest.approx(run.last.accuracy)
         assert kept.peak_memory > 100e6
     assert not (finished.path / "data").exists()
 
@@ -75,7 +75,7 @@ def test_what_a_kill_in_the_first_writing_left_does_not_stand_in_the_way(tmp_pat
     assert sorted(path.name for path in out.iterdir()) == ["runs", "study.csv", "study.json"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".studious-note.json").touch()
-    with pytest.raises(RunError, match="holds something else than a study"):
+    with pytest.raises(RunError, match="holds something other than a study"):
         compare(config, tmp_path / "other", quiet=True)
 
 
@@ -143,7 +143,7 @@ def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path):
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.bin").touch()
-    with pytest.raises(RunError, match="holds something else than a study"):
+    with pytest.raises(RunError, match="holds something other than a study"):
         compare(CONFIG, tmp_path, quiet=True)
     assert (tmp_path / "data" / "mine.bin").exists()
 
@@ -279,7 +279,7 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
-    assert re.fullmatch(r"normlab: stopped; [^\n]* give the same command again\n", errors)
+    assert re.fullmatch(r"normlab: stopped; [^\n]* repeat the command\n", errors)
     assert not processes_of(f"STUDY={out}")  # neither run goes on alone
     assert {r.state for r in Study.open(out).results} <= {"stopped", "waiting", "done"}
     process = start(out)

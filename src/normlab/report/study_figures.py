@@ -490,7 +490,7 @@ def _class_shares(
     shares = {}
     for norm, runs in by_norm.items():
         images = np.bincount(runs[0].labels, minlength=classes)
-        hits = [np.bincount(run.labels, weights=run.right, minlength=classes) for run in runs]
+        hits = [np.bincount(run.labels, weights=run.correct, minlength=classes) for run in runs]
         with np.errstate(invalid="ignore"):
             shares[norm] = np.mean(hits, axis=0) / images
     return shares
@@ -546,7 +546,7 @@ def _pooled(runs: Sequence[Predictions]) -> Pooled:
     """The confidence of every prediction, all seeds together, and whether it is correct."""
     return (
         np.concatenate([run.confidences for run in runs]),
-        np.concatenate([run.right for run in runs]),
+        np.concatenate([run.correct for run in runs]),
     )
 
 

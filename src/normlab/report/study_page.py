@@ -181,7 +181,7 @@ def _table(study: Study, groups: Sequence[Group], axes: Sequence[str]) -> Table:
 def _disagreement_note(by_norm: Mapping[str, Sequence[Predictions]]) -> str:
     """How many images only one normalization classifies correctly, with most of its seeds."""
     mostly = {
-        norm: np.mean([run.right for run in runs], axis=0) > 0.5 for norm, runs in by_norm.items()
+        norm: np.mean([run.correct for run in runs], axis=0) > 0.5 for norm, runs in by_norm.items()
     }
     stacked = np.stack([*mostly.values()])
     all_correct, none_correct = stacked.all(axis=0), ~stacked.any(axis=0)
@@ -204,8 +204,8 @@ def _single_runs(main: Group, by_norm: Mapping[str, Sequence[Predictions]]) -> l
         if main.accuracies[one.name].keys() != main.accuracies[other.name].keys():
             continue
         (first,), (second,) = by_norm[one.norm], by_norm[other.norm]
-        only_first = int((first.right & ~second.right).sum())
-        only_second = int((second.right & ~first.right).sum())
+        only_first = int((first.correct & ~second.correct).sum())
+        only_second = int((second.correct & ~first.correct).sum())
         p = statistics.mcnemar(only_first, only_second)
         sentences.append(
             f"Only {one.norm} classifies {only_first:,} images correctly, only {other.norm} "
@@ -222,7 +222,9 @@ def _disagreements(
 ) -> list[Picture]:
     """The images on which the normalizations differ most."""
     split = dataset.test if dataset.holdout is None else dataset.holdout
-    shares = {norm: np.mean([run.right for run in runs], axis=0) for norm, runs in by_norm.items()}
+    shares = {
+        norm: np.mean([run.correct for run in runs], axis=0) for norm, runs in by_norm.items()
+    }
     spread = np.ptp(np.stack([*shares.values()]), axis=0)
     places = [int(k) for k in np.argsort(-spread, kind="stable")[:DISAGREEMENTS] if spread[k] > 0]
     pictures = []
