@@ -11,7 +11,8 @@ from normlab.data import load
 from normlab.errors import UsageError
 from normlab.layers.norms import REGISTRY
 from normlab.network.model import Network
-from normlab.study.plan import plan, settings, warnings
+from normlab.study import plan as plan_module
+from normlab.study.plan import Axis, Setting, plan, settings, varying, warnings
 from normlab.training.step import Batches
 
 LINE = "C:4 P C:4 P GAP FC"
@@ -215,3 +216,30 @@ def test_at_a_seed_arms_share_their_first_convolutions_and_their_batches():
                 assert torch.equal(labels, first_labels)
         firsts.append(weights[0])
     assert not torch.equal(*firsts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithDecay(Setting):
+    """A setting with one more axis."""
+
+    weight_decay: float | None
+
+
+def test_a_new_axis_is_one_entry_of_the_table(monkeypatch):
+    decay = Axis(
+        label="weight decay",
+        values=lambda study: (None, 0.5),
+        spell=lambda value: f"decay{value}",
+        check=lambda value, images: None,
+        apply=lambda config, value, images: dataclasses.replace(config, weight_decay=value),
+    )
+    monkeypatch.setitem(plan_module.AXES, "weight_decay", decay)
+    monkeypatch.setattr(plan_module, "Setting", WithDecay)
+    arms = planned(norms=("bn",), batch_sizes=(16, 64))
+    assert [arm.name for arm in arms] == [
+        *("bn-batch16-decayNone", "bn-batch16-decay0.5"),
+        *("bn-batch64-decayNone", "bn-batch64-decay0.5"),
+    ]
+    assert [arm.recipe.weight_decay for arm in arms] == [0, 0.5, 0, 0.5]
+    assert varying(arm.setting for arm in arms) == ["batch_size", "weight_decay"]
+    assert arms[1].setting.text(["weight_decay"]) == "weight decay 0.5"
