@@ -495,7 +495,7 @@ def test_a_custom_normalization_is_exported(custom_run):
         ),
         ("Alone", "pt2", "run cannot be exported to pt2: its normalization is custom_norms:Alone"),
         ("Rare", "onnx", "run cannot be exported to onnx: its normalization is custom_norms:Rare"),
-        ("Other", "pt2", "the exported network predicts otherwise: another class on "),
+        ("Other", "pt2", "the exported network predicts differently: another class on "),
     ],
 )
 def test_a_failed_export_is_one_line_and_leaves_no_file(

@@ -66,14 +66,14 @@ def digit():
 def test_a_request_returns_what_predict_returns(server, runs, digit):
     for run, name in zip(runs, (None, HOSTILE), strict=True):
         (expected,) = normlab.load(run.path).predict(digit)
-        status, answer = server.predict(digit, name)
+        status, result = server.predict(digit, name)
         assert status == 200
-        assert answer["class"] == expected.label
-        assert [*answer["probabilities"]] == list(expected.classes)
-        assert [*answer["probabilities"].values()] == pytest.approx(
+        assert result["class"] == expected.label
+        assert [*result["probabilities"]] == list(expected.classes)
+        assert [*result["probabilities"].values()] == pytest.approx(
             expected.probabilities.tolist(), abs=1e-5
         )
-        assert (answer["picture"], answer["notes"]) == ("", list(expected.notes))
+        assert (result["picture"], result["notes"]) == ("", list(expected.notes))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
@@ -91,19 +91,19 @@ def test_the_line_in_the_documentation_works(server, digit, tmp_path):
 def test_peculiar_files_get_the_predictions_of_predict(server, trained):
     expected = normlab.load(trained.path).predict([content for content, *_ in ANSWERED.values()])
     for name, prediction in zip(ANSWERED, expected, strict=True):
-        status, answer = server.predict(ANSWERED[name][0])
-        assert status == 200, (name, answer)
-        assert answer["notes"] == list(prediction.notes), name
-        assert answer["probability"] == pytest.approx(prediction.probability, abs=1e-5), name
+        status, result = server.predict(ANSWERED[name][0])
+        assert status == 200, (name, result)
+        assert result["notes"] == list(prediction.notes), name
+        assert result["probability"] == pytest.approx(prediction.probability, abs=1e-5), name
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_unreadable_picture_is_refused_in_one_line(server, name):
     content, problem = REFUSED[name]
-    status, answer = server.predict(content)
+    status, result = server.predict(content)
     assert status == 400
-    assert answer["error"].startswith("the picture cannot be read as an image (")
-    assert problem in answer["error"]
+    assert result["error"].startswith("the picture cannot be read as an image (")
+    assert problem in result["error"]
 
 
 def test_the_page_s_own_api_accepts_and_refuses_the_same(server):
@@ -574,8 +574,8 @@ def test_a_folder_without_metrics_is_served_with_its_card(digit, trained, tmp_pa
     run = normlab.Run.open(folder)
     assert "Test accuracy after the last epoch" in ServedRun("copied", run).card
     with served(tmp_path, folder) as server:
-        status, answer = server.predict(digit)
-    assert (status, answer["picture"]) == (200, "")
+        status, result = server.predict(digit)
+    assert (status, result["picture"]) == (200, "")
     (folder / "README.md").unlink()
     assert ServedRun("copied", run).card.endswith("its accuracy is unknown.")
     (folder / "README.md").write_text("# Mine\n\nA warning.\n\n---\n\nThe end.\n")

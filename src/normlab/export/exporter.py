@@ -120,16 +120,16 @@ def export_run(
         RunError: The run is not finished, or its data has changed.
         DataError: The run's data is not there.
         NormlabError: The network cannot be exported (its custom normalization is the cause), the
-            exported network predicts otherwise, or the file cannot be written.
+            exported network predicts differently, or the file cannot be written.
     """
-    chosen = formats.find(to)
-    quantize = chosen.quantize if int8 else None
+    export_format = formats.find(to)
+    quantize = export_format.quantize if int8 else None
     if int8 and quantize is None:
         raise UsageError(f"--to {to} has no int8: leave out --int8")
     path = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
-    if path.suffix.lower() != chosen.suffix:  # protects the run's own files
-        raise UsageError(f"--out {path}: end its name with {chosen.suffix}")
-    _require_libraries(to, chosen)
+    if path.suffix.lower() != export_format.suffix:  # protects the run's own files
+        raise UsageError(f"--out {path}: end its name with {export_format.suffix}")
+    _require_libraries(to, export_format)
     network = run.network()
     dataset = run.dataset(data_root)
     metadata = _metadata(run)
@@ -137,8 +137,8 @@ def export_run(
     expected = predict_in_batches(_eager(network), sample)
     quantized = None
     with _translate_errors(run, to):
-        content = chosen.write(trace(InferenceModel(network)), metadata)
-        predict = chosen.load(content)
+        content = export_format.write(trace(InferenceModel(network)), metadata)
+        predict = export_format.load(content)
         difference = _largest_difference(expected, predict_in_batches(predict, sample))
         if quantize is not None:
             float_size = len(content)
@@ -148,7 +148,7 @@ def export_run(
                 float_size=float_size,
                 images=len(dataset.test),
                 float_correct=count_correct(predict, dataset.test),
-                correct=count_correct(chosen.load(content), dataset.test),
+                correct=count_correct(export_format.load(content), dataset.test),
             )
     write_atomically(path, content)
     return Exported(
@@ -171,8 +171,8 @@ def count_correct(predict: PredictFn, split: Split) -> int:
     return int((predict_in_batches(predict, split.images).argmax(1) == split.labels).sum())
 
 
-def _require_libraries(to: str, chosen: formats.Format) -> None:
-    missing = [name for name in chosen.libraries if importlib.util.find_spec(name) is None]
+def _require_libraries(to: str, export_format: formats.Format) -> None:
+    missing = [name for name in export_format.libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f'--to {to} needs {missing[0]}: pip install "normlab[export]"')
 
@@ -215,7 +215,7 @@ def _largest_difference(expected: Probabilities, exported: Probabilities) -> flo
     changed = int((expected.argmax(1) != exported.argmax(1)).sum())
     if changed or not difference <= TOLERANCE:  # NaN fails too
         raise NormlabError(
-            f"the exported network predicts otherwise: another class on {changed} of "
+            f"the exported network predicts differently: another class on {changed} of "
             f"{len(expected):,} test images, probabilities up to {difference:.1e} apart "
             f"({TOLERANCE} are allowed). Nothing was written"
         )

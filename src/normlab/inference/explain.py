@@ -199,7 +199,7 @@ def _last_maps(network: Network) -> torch.nn.Module:
 def _captum() -> ModuleType:
     try:
         with warnings.catch_warnings():
-            # In notebooks captum's progress bars, which are not used, ask for another package.
+            # In notebooks captum warns of a package that its progress bars need; they are not used.
             warnings.filterwarnings("ignore", "IProgress not found")
             import captum.attr
     except ModuleNotFoundError as error:

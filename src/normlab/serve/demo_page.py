@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from normlab.errors import DataError, RunError
 from normlab.inference.pictures import Picture
 from normlab.serve.examples import Example
-from normlab.serve.served_run import Explained, ServedRun
+from normlab.serve.served_run import PredictionWithHeatMap, ServedRun
 
 SHOWN_CLASSES = 10
 ABOUT = """# What is in the picture?
@@ -55,7 +55,7 @@ THEME = gr.themes.Default(
     font_mono=["ui-monospace", "monospace"],
 )
 
-Explain = Callable[[Picture], Awaitable[list[Explained]]]
+Explain = Callable[[Picture], Awaitable[list[PredictionWithHeatMap]]]
 
 
 def build_page(
@@ -163,7 +163,7 @@ def _http_usage(runs: Sequence[ServedRun], address: str) -> str:
     return f"The response is JSON, as from `normlab predict --json`:\n\n```\n{text}\n```"
 
 
-def _values(result: Explained) -> list[Any]:
+def _values(result: PredictionWithHeatMap) -> list[Any]:
     """The values of a run's components, in the order of `_column`."""
     prediction, heat_map = result
     probabilities = dict(zip(prediction.classes, map(float, prediction.probabilities), strict=True))

@@ -19,7 +19,7 @@ from normlab.report.run_page import normalization
 from normlab.runs.run import Run
 
 
-class Explained(NamedTuple):
+class PredictionWithHeatMap(NamedTuple):
     """A prediction and its heat map, drawn over the picture: uint8, 3 × H × W, or None."""
 
     prediction: Prediction
@@ -59,7 +59,7 @@ class ServedRun:
         """
         return self._predict(read(picture))
 
-    def explain(self, picture: LoadedPicture, shown: NDArray[np.uint8]) -> Explained:
+    def explain(self, picture: LoadedPicture, shown: NDArray[np.uint8]) -> PredictionWithHeatMap:
         """Predicts a picture and draws where the network looks.
 
         Args:
@@ -71,9 +71,11 @@ class ServedRun:
         """
         prediction = self._predict(picture)
         if self.no_heat_maps:
-            return Explained(prediction, None)
+            return PredictionWithHeatMap(prediction, None)
         target = int(prediction.probabilities.argmax())
-        return Explained(prediction, plots.heat_over(shown, self._heat_map(picture, target)))
+        return PredictionWithHeatMap(
+            prediction, plots.heat_over(shown, self._heat_map(picture, target))
+        )
 
     def _predict(self, picture: LoadedPicture) -> Prediction:
         with self._lock:
@@ -100,7 +102,7 @@ def _card(run: Run) -> str:
     return text.partition("\n---\n")[2] if text.startswith("---\n") else text
 
 
-def explain_all(runs: Sequence[ServedRun], picture: Picture) -> list[Explained]:
+def explain_all(runs: Sequence[ServedRun], picture: Picture) -> list[PredictionWithHeatMap]:
     """Each run's prediction and heat map for a picture.
 
     Raises:

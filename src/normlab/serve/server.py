@@ -22,7 +22,7 @@ from normlab.serve import limits
 from normlab.serve.cleanup import periodic_cleanup
 from normlab.serve.demo_page import CSS, THEME, build_page
 from normlab.serve.examples import Example
-from normlab.serve.served_run import Explained, ServedRun, explain_all
+from normlab.serve.served_run import PredictionWithHeatMap, ServedRun, explain_all
 
 MAX_SESSIONS = 100  # open pages whose state Gradio keeps
 
@@ -71,7 +71,7 @@ def build_app(
     async def run_in_thread(function: Callable[..., Result], *arguments: object) -> Result:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=concurrency)
 
-    async def explain(picture: Picture) -> list[Explained]:
+    async def explain(picture: Picture) -> list[PredictionWithHeatMap]:
         return await run_in_thread(explain_all, runs, picture)
 
     page = build_page(runs, explain, examples, address)
