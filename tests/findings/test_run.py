@@ -57,7 +57,7 @@ def test_no_epoch_above_the_target():
     assert "first passed" not in text
 
 
-def test_the_last_epoch_being_the_best_needs_no_warning():
+def test_there_is_no_warning_if_the_last_epoch_is_the_best():
     assert "The best epoch" not in text_of(run(accuracies=[0.6, 0.7141]))
 
 
@@ -80,7 +80,7 @@ def test_the_gap(train, expected):
     assert ("overfitting" in text) == (train > 0.73)
 
 
-def test_the_gap_is_explained_by_what_the_recipe_does():
+def test_the_gap_is_explained_by_the_recipe():
     plain = run(accuracies=[0.7141])
     plain = dataclasses.replace(
         plain, recipe=dataclasses.replace(plain.recipe, dropout=0.0, augment=())
@@ -91,7 +91,7 @@ def test_the_gap_is_explained_by_what_the_recipe_does():
     assert "augmented" not in text
 
 
-def test_underfitting_is_both_being_low():
+def test_underfitting_means_that_both_accuracies_are_low():
     low = run(curve=epochs([0.40], train=[0.41]))
     assert "The network underfits: it classifies only 41.00% of the training images" in text_of(low)
     overfit = run(curve=epochs([0.40], train=[0.54]))
@@ -99,7 +99,7 @@ def test_underfitting_is_both_being_low():
     assert "underfits" not in text_of(run())
 
 
-def test_a_network_that_learned_nothing():
+def test_a_network_that_is_no_better_than_chance():
     matrix = np.zeros((2, 2), dtype=int)
     matrix[:, 0] = 50
     guess = run(curve=epochs([0.5], train=[0.5]), classes=("a", "b"), test=100)
@@ -146,7 +146,7 @@ def test_equally_confused_pairs_are_not_ranked():
     assert "airplane is taken for automobile in 2 images, automobile for airplane in none" in text
 
 
-def test_another_accuracy_when_evaluated_again_is_said():
+def test_a_different_accuracy_of_the_same_weights_is_reported():
     assert "Evaluated again, the same weights got 71.41%" in text_of(run(accuracies=[0.7142]))
     flipped = dataclasses.replace(EVALUATION, tta="flip")
     assert "Averaged over test-time augmentation (flip), accuracy is 71.41%." in text_of(
@@ -191,7 +191,7 @@ def test_the_error_of_paired_images():
     assert f"on the same 100 images (±{100 * by_hand:.1f} points, 95%)" in text
 
 
-def test_other_images_do_not_compare():
+def test_runs_on_different_images_are_not_compared():
     one = run("a", accuracies=rising(0.73))
     for other in (run("b", fingerprint="cd" * 32), run("b", holdout=5_000)):
         split = other.split
@@ -221,7 +221,7 @@ def test_only_runs_on_the_same_images_are_ranked():
     assert sentences[4].startswith("x is 27.59 points ahead of y")
 
 
-def test_what_else_differs_is_named():
+def test_other_differing_settings_are_named():
     narrow = LAYOUT.replace("C:42v", "C:32v/ln-full").replace("C:42+", "C:32+")
     other = run("b", layout=narrow, epochs=3, learning_rate=0.1, seed=4, budget=5_000)
     text = "\n".join(compare([run("a"), other], [EVALUATION, EVALUATION]))
@@ -233,19 +233,19 @@ def test_what_else_differs_is_named():
     assert "cannot be attributed to the normalization alone" in text
 
 
-def test_a_block_with_its_own_normalization_is_no_other_layout():
-    own = run("b", layout=LAYOUT.replace("C:24 C:32v", "C:24/gn=3 C:32v"))
-    text = "\n".join(compare([run("a"), own], [EVALUATION, EVALUATION]))
+def test_the_normalization_of_a_block_does_not_change_the_layout():
+    other = run("b", layout=LAYOUT.replace("C:24 C:32v", "C:24/gn=3 C:32v"))
+    text = "\n".join(compare([run("a"), other], [EVALUATION, EVALUATION]))
     assert "The runs differ only in the normalization." in text
 
 
-def test_equal_runs_are_told_so():
+def test_equal_runs_tie():
     text = "\n".join(compare([run("a"), run("b")], [EVALUATION, EVALUATION]))
     assert "Highest last-epoch accuracy: a and b, 71.41%." in text
     assert "The runs have the same settings." in text
 
 
-def test_repeats_show_what_seeds_change():
+def test_repeats_show_the_effect_of_the_seed():
     repeats = [run("a"), run("b", accuracies=rising(0.7041), seed=1)]
     text = "\n".join(compare(repeats, [EVALUATION, EVALUATION]))
     assert (
@@ -259,7 +259,7 @@ def test_repeats_show_what_seeds_change():
     ("single", "expected"),
     [(["c"], "c is a single run: these"), (["c", "d"], "c and d are single runs: these")],
 )
-def test_an_arm_without_repeats_is_said_to_be_one_run(single, expected):
+def test_arms_without_repeats_are_called_single_runs(single, expected):
     arms = [run(name, norm=f"gn={k + 1}") for k, name in enumerate(single)]
     repeats = [run("a"), run("b", accuracies=rising(0.7041), seed=1)]
     text = "\n".join(compare([*repeats, *arms], [EVALUATION] * (2 + len(arms))))
@@ -327,8 +327,8 @@ def test_any_run_can_be_analyzed(pair):
 def test_any_runs_can_be_compared(pairs):
     runs, evaluations = map(list, zip(*pairs, strict=True))
     runs = [dataclasses.replace(r, path=r.path / str(k)) for k, r in enumerate(runs)]
-    alike = [e for e in evaluations if len(e.labels) == len(evaluations[0].labels)]
-    if len(alike) < len(evaluations):  # one fingerprint means one set of images
+    same_size = [e for e in evaluations if len(e.labels) == len(evaluations[0].labels)]
+    if len(same_size) < len(evaluations):  # runs with one fingerprint have the same images
         runs = [
             dataclasses.replace(r, data=dataclasses.replace(r.data, fingerprint=str(k)))
             for k, r in enumerate(runs)

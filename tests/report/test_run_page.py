@@ -35,7 +35,7 @@ def page(content):
 
 
 def finished(path, *, seed=0, **config):
-    """A finished run on the digits, as training leaves it, its network untrained."""
+    """A finished run on the digits, as training leaves it, with an untrained network."""
     digits = load("digits")
     shape = run(
         path, network=SMALL, layout=SMALL, dataset="digits", recipe="demo", seed=seed, **config
@@ -60,7 +60,7 @@ def finished(path, *, seed=0, **config):
     return Run.open(path)
 
 
-def test_one_run_says_all_that_it_should(page):
+def test_the_page_of_one_run_is_complete(page):
     for words in (
         "71.41%",
         "of 10,000 images, one run",
@@ -93,7 +93,7 @@ def test_the_page_opens_from_disk_and_loads_nothing(page, content):
     assert not [a for _, a in page.tags for name in a if name.startswith("on")]
 
 
-def test_every_id_is_there_once_and_every_reference_leads_somewhere(answers):
+def test_ids_are_unique_and_references_resolve(answers):
     pictures = split(answers.labels)
     content = render([run("a"), run("b")], [answers] * 2, [pictures] * 2)
     ids = [a["id"] for _, a in Page(content).tags if "id" in a]
@@ -151,7 +151,7 @@ def test_no_mistakes_and_one_epoch():
     assert "Most frequent mistakes" not in text
 
 
-def test_a_loss_of_smoothed_labels_is_called_so(answers, page):
+def test_a_loss_of_smoothed_labels_is_explained(answers, page):
     assert "smoothed" not in page.text
     smooth = dataclasses.replace(run().recipe, label_smoothing=0.1)
     text = Page(render([dataclasses.replace(run(), recipe=smooth)], [answers], None)).text
@@ -184,8 +184,8 @@ def test_hostile_names_are_text():
     assert "<i>note</i>" in page.text
 
 
-def test_names_that_no_file_may_hold_are_shown_without_what_it_may_not():
-    """XML has no control characters, UTF-8 no halves of surrogates; names of folders may."""
+def test_characters_that_are_invalid_in_files_are_replaced():
+    """Names of folders may have control characters, invalid in XML, and surrogates, in UTF-8."""
     answers = evaluation(MATRIX[:2, :2] // 20, classes=("cat\0", "dog\udcff"))
     runs = [run(name, classes=answers.classes) for name in ("a\x1b\ufffe", "b\udcff")]
     content = render(runs, [answers] * 2, [split(answers.labels)] * 2)
@@ -207,7 +207,7 @@ def test_several_runs_are_compared_first(answers):
     assert len(page.all("svg")) == 3 + 2 * 4
 
 
-def test_runs_of_different_classes_can_stand_on_one_page(answers):
+def test_runs_of_different_classes_can_share_a_page(answers):
     other = evaluation([[9, 1], [2, 8]], classes=("x", "y"))
     runs = [run("a"), run("b", classes=("x", "y"), test=20, fingerprint="00")]
     assert (
@@ -216,7 +216,7 @@ def test_runs_of_different_classes_can_stand_on_one_page(answers):
     )
 
 
-def test_a_run_of_ten_thousand_images_is_a_small_page():
+def test_the_page_of_a_run_on_ten_thousand_images_is_small():
     answers = evaluation(MATRIX)
     assert len(render([run()], [answers], [split(answers.labels)])) < 500_000
 
@@ -234,9 +234,9 @@ def test_write_report_of_one_run(tmp_path):
         with Image.open(figure) as image:
             image.verify()
 
-    write_report([trained], images=False)  # and no picture of the first report is left
+    write_report([trained], images=False)  # and pictures of the first report are removed
     content = path.read_text(encoding="utf-8")
-    assert "\u2192" not in content  # the heat maps, which stay, are no pictures of the data
+    assert "\u2192" not in content  # heat maps, which remain, are not pictures of the data
     assert "The pictures were left out" in content
     assert {p.name for p in figures.iterdir()} == expected
 
@@ -257,7 +257,7 @@ def test_write_report_of_several_runs_loads_their_data_once(tmp_path, monkeypatc
 
 
 @pytest.mark.slow(1)
-def test_with_held_out_images_the_test_images_are_not_looked_at(tmp_path, monkeypatch):
+def test_with_held_out_images_the_test_images_are_not_read(tmp_path, monkeypatch):
     class Sealed(Split):
         def __getattribute__(self, name):
             assert name not in ("images", "labels"), "the test split was read"
@@ -284,7 +284,7 @@ def test_an_unfinished_run_is_refused(tmp_path):
 
 
 @pytest.mark.slow(1)
-def test_elsewhere_and_over_a_published_curve(tmp_path):
+def test_a_page_elsewhere_with_a_published_curve(tmp_path):
     published = tmp_path / "published.csv"
     published.write_text(PUBLISHED)
     out = tmp_path / "pages" / "bn.html"
@@ -302,7 +302,7 @@ def test_elsewhere_and_over_a_published_curve(tmp_path):
         write_report([finished(tmp_path / "gn", norm="gn")], published=published)
 
 
-def test_no_run_at_all_and_one_given_twice_are_refused(tmp_path):
+def test_no_run_and_a_run_given_twice_are_refused(tmp_path):
     with pytest.raises(UsageError, match="expected one run or more"):
         write_report([])
     again = tmp_path / "x" / ".." / "bn"
@@ -310,7 +310,7 @@ def test_no_run_at_all_and_one_given_twice_are_refused(tmp_path):
         write_report([run(tmp_path / "bn"), run(tmp_path / "gn"), run(again)])
 
 
-def test_runs_without_a_common_folder_need_a_name_for_the_page():
+def test_runs_without_a_common_folder_need_an_output_path():
     with pytest.raises(UsageError, match="say where the page should be written"):
         write_report([run("/normlab-a/x"), run("/normlab-b/y")])
 

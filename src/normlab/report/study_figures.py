@@ -5,8 +5,6 @@ A new figure is one entry in a list below and the function that draws it.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from normlab.findings import study as findings
+from normlab.findings.calibration import BINS, calibration_bins, expected_calibration_error
 from normlab.findings.statistics import PAIR_TESTS, Difference
-from normlab.findings.study import Group
+from normlab.findings.study import Group, along
 from normlab.report.plots import (
     COLORS,
     FAINT,
@@ -31,9 +29,8 @@ from normlab.report.plots import (
     styled,
 )
 from normlab.report.rendering import PageFigure
-from normlab.runs.run import Run
-from normlab.study import predictions as saved_predictions
-from normlab.study.plan import AXES, Arm, Setting, settings, varying
+from normlab.report.study_data import StudyData
+from normlab.study.plan import AXES, Arm, Setting, settings
 from normlab.study.predictions import Predictions
 from normlab.study.record import Study
 from normlab.study.tuning import FIELDS, Trial, What, best
@@ -50,58 +47,10 @@ from normlab.wording import (
     spaced,
 )
 
-BINS = 15  # of confidence, as in Guo et al. 2017
 MAX_PAIRS = 45  # a forest plot of more cannot be read
 
 # Confidences, and which predictions are correct
 Pooled = tuple[NDArray[np.float32], NDArray[np.bool_]]
-
-
-@dataclass(frozen=True)
-class StudyData:
-    """What a study's page is made from: the study, its groups, and the files of its runs.
-
-    Raises RunError if no run is finished, or if a file of a run is missing or damaged.
-    """
-
-    study: Study
-
-    @cached_property
-    def groups(self) -> list[Group]:
-        """The groups with finished runs."""
-        return findings.group_by_setting(self.study)
-
-    @cached_property
-    def main(self) -> Group:
-        """The group that the page is mostly about."""
-        return findings.main_group(self.groups)
-
-    @cached_property
-    def axes(self) -> list[str]:
-        """The axes along which the study varies."""
-        return [*varying(settings(self.study.arms))]
-
-    @cached_property
-    def runs(self) -> list[Run]:
-        """The finished runs of the main group."""
-        results = [result for arm in self.main.arms for result in self.study.of(arm)]
-        return [Run.open(self.study.folder(result)) for result in results]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        return self.runs[0].data.classes
-
-    @cached_property
-    def predictions(self) -> dict[str, list[Predictions]]:
-        """For each normalization of the main group the predictions of its runs."""
-        return {
-            arm.norm: [
-                saved_predictions.read(self.study.folder(result) / "answers.npz")
-                for result in self.study.of(arm)
-            ]
-            for arm in self.main.arms
-        }
 
 
 def accuracy(data: StudyData) -> list[PageFigure]:
@@ -120,7 +69,7 @@ def accuracy(data: StudyData) -> list[PageFigure]:
         *(
             _along_axis(data, axis, line)
             for axis in data.axes
-            if len(line := findings.along(data.groups, axis)) > 1
+            if len(line := along(data.groups, axis)) > 1
         ),
     ]
 
@@ -183,26 +132,6 @@ def predictions(data: StudyData) -> list[PageFigure]:
             table=_calibration_table(pooled),
         ),
     ]
-
-
-def calibration_bins(
-    confidences: NDArray[np.float32], correct: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Mean confidence, accuracy and number of predictions of each bin that is not empty."""
-    bins = np.clip(np.ceil(confidences * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    full = counts > 0
-    sums = np.bincount(bins, weights=confidences, minlength=BINS)[full]
-    hits = np.bincount(bins, weights=correct, minlength=BINS)[full]
-    return sums / counts[full], hits / counts[full], counts[full]
-
-
-def expected_calibration_error(
-    confidences: NDArray[np.float32], correct: NDArray[np.bool_]
-) -> float:
-    """Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, equation 3."""
-    centers, shares, counts = calibration_bins(confidences, correct)
-    return float(np.abs(centers - shares) @ counts / counts.sum())
 
 
 # Accuracy by epoch

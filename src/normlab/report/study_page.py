@@ -19,7 +19,7 @@ from normlab.recipes import Recipe
 from normlab.report import plots, study_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
-from normlab.report.study_figures import StudyData
+from normlab.report.study_data import StudyData
 from normlab.storage.files import write_atomically
 from normlab.study.predictions import Predictions
 from normlab.study.record import Study
@@ -61,8 +61,9 @@ def write_study_report(study: Study, *, data_root: Path | None = None, images: b
     figures = _figures(data)
     page = study.path / "report.html"
     write_atomically(page, _render(data, figures, dataset))
-    for figure in (figure for section in figures.values() for figure in section):
-        plots.save(figure.draw(), study.path / "figures" / f"{figure.name}.png")
+    for section in figures.values():
+        for figure in section:
+            plots.save(figure.draw(), study.path / "figures" / f"{figure.name}.png")
     return page
 
 
@@ -197,7 +198,7 @@ def _disagreement_note(by_norm: Mapping[str, Sequence[Predictions]]) -> str:
 def _single_runs(main: Group, by_norm: Mapping[str, Sequence[Predictions]]) -> list[str]:
     """Whether single networks are equally accurate (McNemar's test).
 
-    Networks of different seeds are not compared: their difference may be the seeds'.
+    Networks of different seeds are not compared: the seeds may explain their difference.
     """
     sentences = []
     for one, other in combinations(main.arms, 2):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from normlab.report import study_figures
+from normlab.findings.calibration import expected_calibration_error
 
 
 def test_the_calibration_error_is_guos():
@@ -16,6 +16,6 @@ def test_the_calibration_error_is_guos():
         if inside.any():
             gap = abs(correct[inside].mean() - confidences[inside].mean())
             error += inside.mean() * gap
-    measured = study_figures.expected_calibration_error(confidences, correct)
+    measured = expected_calibration_error(confidences, correct)
     assert measured == pytest.approx(error, abs=2e-4)
-    assert study_figures.expected_calibration_error(np.full(9, 1.0), np.full(9, True)) == 0
+    assert expected_calibration_error(np.full(9, 1.0), np.full(9, True)) == 0
