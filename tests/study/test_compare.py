@@ -22,7 +22,7 @@ from normlab.study import local, predictions, tuning
 from normlab.study.compare import compare
 from normlab.study.plan import plan
 from normlab.study.record import Result, Study
-from small_study import CONFIG, LINE, content
+from small_study import CONFIG, LINE, content, run_here
 
 
 @pytest.fixture(scope="session")
@@ -319,8 +319,9 @@ def test_a_run_that_diverges_fails_alone(tmp_path):
 # The search
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(5)
 def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "run_jobs", run_here)
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     config = dataclasses.replace(CONFIG, seeds=1, tune=("lr",), norms=("ln",))
     whole = compare(config, tmp_path / "whole", quiet=True, workers=2)
@@ -342,7 +343,7 @@ def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     assert content(part) == content(whole.path)
 
 
-@pytest.mark.slow(45)
+@pytest.mark.slow(8)
 def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
     """All of none's trials diverge; and one of rms's fails, until what is in its way is gone."""
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
@@ -350,13 +351,12 @@ def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, norms=norms, seeds=1, tune=("lr",), learning_rate=1e6)
     rms = plan(config, classes=10, images=1437)[1]
     blocked = tmp_path / "study" / "tuning" / tuning.rung_of("lr", 0, config, rms, ())[0].name
-    run_jobs = local.run_jobs
 
     def with_a_file_in_the_way(*arguments, **options):
         if not blocked.parent.exists():
             blocked.parent.mkdir()
             blocked.touch()
-        return run_jobs(*arguments, **options)
+        return run_here(*arguments, **options)
 
     monkeypatch.setattr(local, "run_jobs", with_a_file_in_the_way)
     study = compare(config, tmp_path / "study", quiet=True, workers=2)
