@@ -12,7 +12,10 @@ NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu1
 
 AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off --format json
 
-.PHONY: demo test coverage faults fuzz mutants lint format bench bench-seed lock locked oldest audit dist clean
+# On all cores, eight at most; a worker that has nothing left to do takes tests from another.
+PYTEST := pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
+.PHONY: demo quick test coverage faults fuzz mutants lint format bench bench-seed lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -22,13 +25,16 @@ demo: .venv/installed  ## train three normalizations on the embedded digits and 
 	done
 	$(BIN)/normlab report $(DEMO)/assignment-bn-0 $(DEMO)/assignment-gn-0 $(DEMO)/assignment-ln-0
 
-test: .venv/installed  ## run the tests
-	$(BIN)/pytest
+quick: .venv/installed  ## run the tests that find most mistakes, in less than a minute
+	$(BIN)/$(PYTEST) -m 'not slow' --hypothesis-profile quick
 
-coverage: .venv/installed  ## run the tests, and list the lines and branches that none of them reaches
+test: .venv/installed  ## run all tests
+	$(BIN)/$(PYTEST)
+
+coverage: .venv/installed  ## run all tests, or TESTS="-m 'not slow'", and list the lines and branches that none reaches
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m $(PYTEST) $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage json --quiet -o - | $(BIN)/python -c 'import json, sys; \
@@ -47,10 +53,11 @@ mutants: .venv/installed  ## break the code in small ways, and see whether the t
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
-lint: .venv/installed  ## check style and types
+lint: .venv/installed  ## check style, types, and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/installed  ## put the code into the project's style
 	$(BIN)/ruff check --fix .
@@ -102,7 +109,7 @@ dist: .venv-supply/installed  ## build the source distribution and the wheel, an
 	.venv-supply/bin/twine check --strict dist/*
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants .coverage*
+	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/normlab.egg-info
 

@@ -64,9 +64,9 @@ def activation(make, network):
     """Replaces the ReLUs; `make` takes the number of channels."""
 
     def new(norm):
-        if not norm.activate:
+        if norm.activation is None:
             return norm
-        norm.activate = False
+        norm.activation = None
         return nn.Sequential(norm, make(len(norm.weight)))
 
     replace(network, FusedNorm, new)
@@ -89,7 +89,7 @@ def squeeze_and_excitation(network):
     """Adds it after the activation of every block."""
 
     def new(norm):
-        if not norm.activate:
+        if norm.activation is None:
             return norm
         return nn.Sequential(norm, SqueezeAndExcitation(len(norm.weight)))
 

@@ -30,7 +30,7 @@ from common import alternate, parser, positive, report, show
 
 import normlab
 from normlab.export.exporter import count_correct, export_run
-from normlab.export.formats import open_onnx
+from normlab.export.formats import onnx
 from normlab.wording import percent
 
 SECONDS = 0.5  # of a turn
@@ -55,8 +55,8 @@ def contenders(run, files, threads):
     return {
         "PyTorch": normlab.load(run.path).probabilities,
         "torch.compile": compiled.probabilities,
-        "ONNX Runtime": open_onnx(files["float32"], threads),
-        "int8": open_onnx(files["int8"], threads),
+        "ONNX Runtime": onnx.load(files["float32"], threads),
+        "int8": onnx.load(files["int8"], threads),
     }
 
 

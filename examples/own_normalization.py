@@ -1,9 +1,9 @@
-"""A normalization of one's own, trained beside BatchNorm on the embedded digits in half a minute.
+"""A custom normalization, compared with BatchNorm on the embedded digits in half a minute.
 
     python examples/own_normalization.py
 
-A name registered in Python is known to this program alone. For runs that the command line is to
-open, put the class into a file of its own, my_norms.py, without a line of registration:
+A name registered in Python exists only in this program. For runs that the command line can open,
+put the class into a file of its own, my_norms.py, without registering it:
 
     normlab train assignment --norm my_norms:L1Norm --dataset digits --recipe demo
 """
@@ -22,7 +22,7 @@ import normlab
     parameters="2·C",
 )
 class L1Norm(nn.Module):
-    """Over a whole map of shape (C, H, W), affine per channel. A ReLU follows it by itself."""
+    """Over a whole map of shape (C, H, W), affine per channel. normlab adds a ReLU after it."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class L1Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape[0], 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         centred = x - x.mean((1, 2, 3), keepdim=True)
         deviation = centred.abs().mean((1, 2, 3), keepdim=True)
         return centred / (deviation + 1e-5) * self.weight + self.bias

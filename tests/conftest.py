@@ -1,22 +1,53 @@
 import os
 import shutil
+import sys
 
 import pytest
-import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-from normlab import RunConfig
-from normlab.training.loop import train
-
-torch.set_num_threads(1)  # the tests' networks are too small to share a step between cores
+# What a test process and those that it starts are given before they import torch.
+os.environ["OMP_NUM_THREADS"] = "1"  # the tests' networks are too small to share between cores
 os.environ["COLUMNS"] = "100"  # whatever the terminal that the tests are run in
-settings.register_profile("normlab", deadline=None)  # machines differ fivefold, and are shared
+
+# No limits of time: machines differ fivefold in speed, and are shared.
+settings.register_profile("normlab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "quick", settings.get_profile("normlab"), max_examples=10, derandomize=True, database=None
+)
 settings.load_profile("normlab")
+
+
+SLOW_FIXTURES = {"browser", "finished"}  # tests that use one are slow too
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Puts the slowest first, so that no worker is left with one of them at the end."""
+    for item in items:
+        if not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow(1))  # its own, if it has one, counts
+    items.sort(key=seconds, reverse=True)
+
+
+def seconds(item):
+    """How long a slow test takes, as its marker says; 0 for all others."""
+    marker = item.get_closest_marker("slow")
+    return marker.args[0] if marker else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Has every test draw the same numbers, whichever ran before it in this process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A small run on the embedded digits, trained to its end."""
+    from normlab import RunConfig
+    from normlab.training.loop import train
+
     config = RunConfig(
         network="C:12 P C:24 P D:32 GAP FC",
         dataset="digits",
@@ -38,6 +69,7 @@ def browser():
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium,
+            timeout=600_000,  # milliseconds
             args=[
                 *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
                 *("--disable-background-networking", "--disable-component-update"),

@@ -1,4 +1,4 @@
-"""The normalizations' formulas written out for float64, by plain sums over the axes they name."""
+"""The formulas of the normalizations, as plain sums over their axes, for float64."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ EPSILON = 1e-5
 
 
 def parameters(layer):
-    """A layer's parameters by the names that the formulas have for them."""
+    """A layer's parameters, by the names used in the formulas."""
     return {name.rpartition(".")[2]: values for name, values in layer.named_parameters()}
 
 
@@ -18,7 +18,7 @@ def standardize(x, axes):
 
 
 def in_groups(x, groups):
-    """N × groups × members × H × W; by default the most groups up to 4 that divide the channels."""
+    """N × groups × members × H × W. Default: the largest divisor of C that is at most 4."""
     if groups is None:
         groups = max(g for g in (1, 2, 3, 4) if x.shape[1] % g == 0)
     return x.unflatten(1, (groups, -1))
@@ -40,7 +40,7 @@ def by_part(x, images):
 
 
 def local_response(a):
-    """Krizhevsky's sum, channel by channel."""
+    """The sum of Krizhevsky et al., channel by channel."""
     squares = F.pad(a**2, (0, 0, 0, 0, 2, 2))
     total = sum(squares[:, k : k + a.shape[1]] for k in range(5))
     return a / (2 + 1e-4 * total) ** 0.75
@@ -58,17 +58,17 @@ def root_mean_square(x, axes, epsilon):
     return torch.sqrt((x**2).mean(axes, keepdim=True) + epsilon)
 
 
-# From the input, the layer's parameters, by name, and the number behind `=` to what the layer must
-# give in training, no activation following.
+# From the input, the layer's parameters by name and the number after `=` to the layer's output in
+# training, without an activation.
 FORMULAS = {
     "none": lambda x, p, _: affine(x, p),
     "lrn": lambda x, p, _: local_response(affine(x, p)),
     "bn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),
     "ghost-bn": lambda x, p, images: affine(by_part(x, images), p),
     "brn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),  # in its first steps
-    "sync-bn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),  # of one process
+    "sync-bn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),  # with one process
     "gn": lambda x, p, groups: affine(by_group(x, groups), p),
-    "gn-ws": lambda x, p, groups: affine(by_group(x, groups), p),  # the rest is in convolutions
+    "gn-ws": lambda x, p, groups: affine(by_group(x, groups), p),  # the rest is in the convolutions
     "ln": lambda x, p, _: affine(standardize(x, (1, 2, 3)), p),
     "ln-full": lambda x, p, _: standardize(x, (1, 2, 3)) * p["weight"] + p["bias"],
     "ln-channel": lambda x, p, _: affine(standardize(x, (1,)), p),
@@ -77,7 +77,7 @@ FORMULAS = {
     "frn": lambda x, p, _: affine(x / root_mean_square(x, (2, 3), 1e-6), p),
     "evonorm-s0": lambda x, p, groups: affine(x / group_deviation(x, groups), p),
 }
-# Those that have another activation in them than a ReLU that follows, or one before.
+# Those that include an activation: one other than a ReLU, or one before the normalization.
 ACTIVATED = {
     "lrn": lambda x, p, _: local_response(affine(x, p).relu()),
     "frn": lambda x, p, _: torch.maximum(FORMULAS["frn"](x, p, None), per_channel(p["threshold"])),
@@ -88,13 +88,13 @@ ACTIVATED = {
 
 
 def normalized(text, x, p, *, activate):
-    """What the normalization of this name must give.
+    """The expected output of a normalization.
 
     Args:
         text: Its name, with its number if it has one.
         x: N × C × H × W.
         p: The layer's parameters, by name.
-        activate: Whether an activation follows, or is part of it.
+        activate: Whether an activation follows or is included.
     """
     name, _, digits = text.partition("=")
     number = int(digits) if digits else None
@@ -105,7 +105,7 @@ def normalized(text, x, p, *, activate):
 
 
 def standardized_filters(weight):
-    """Of the convolutions that gn-ws follows."""
+    """The filters of the convolutions before gn-ws."""
     rows = weight.flatten(1)
     deviation = rows.var(1, correction=0, keepdim=True) + 1e-10
     return ((rows - rows.mean(1, keepdim=True)) / deviation.sqrt()).view_as(weight)

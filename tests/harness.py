@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from normlab import cli
 from normlab.config import Execution, RunConfig
 from normlab.errors import NormlabError, RunError
-from normlab.report.write import write_report
+from normlab.report.run_page import write_report
 from normlab.runs.run import Run
+from normlab.training.callbacks import Callback
 from normlab.training.loop import resume, train
-from normlab.training.progress import TrainingDisplay
 
 CONFIG = RunConfig(network="C:4 P C:6 P GAP FC", dataset="digits", recipe="demo", epochs=4, seed=3)
 TINY = dataclasses.replace(CONFIG, train_images=64, epochs=1)
@@ -35,19 +35,48 @@ TRAIN = (
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("normlab.report.write", "normlab.training.loop"),
+        *("normlab.report.run_page", "normlab.training.loop"),
         *("captum.attr", "sklearn.datasets", "torch._dynamo"),  # which these import where needed
     ]
 )
 
 
-def work(out, config=CONFIG, *, report=True):
+class AtStep(Callback):
+    """Calls a function with the state after each step."""
+
+    def __init__(self, function):
+        self.on_step_end = function
+
+
+class InterruptAt(Callback):
+    """Sends the signal of Ctrl-C after the given steps (epoch from 0, step from 1)."""
+
+    def __init__(self, *places):
+        self.places = places
+
+    def on_step_end(self, state):
+        if (state.epoch, state.step) in self.places:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class ExitAt(Callback):
+    """Ends the run after a step of an epoch: nothing is saved on the way out."""
+
+    def __init__(self, epoch, step):
+        self.place = epoch, step
+
+    def on_step_end(self, state):
+        if (state.epoch, state.step) == self.place:
+            raise SystemExit
+
+
+def work(out, config=CONFIG, *, report=True, callbacks=()):
     """A run and its page, from wherever the folder's files allow."""
     if not (out / "config.json").exists():
-        run = train(config, out, EXECUTION, quiet=True)
+        run = train(config, out, EXECUTION, callbacks=callbacks, quiet=True)
     else:
         try:
-            run = resume(out, EXECUTION, quiet=True)
+            run = resume(out, EXECUTION, callbacks=callbacks, quiet=True)
         except RunError as error:
             if "is finished" not in str(error):
                 raise
@@ -68,9 +97,7 @@ def _alone(out, config, *, report=True, kill=None, halt=None):
     torch.set_num_threads(1)
     if kill is not None:
         _kill_before(*kill)
-    if halt is not None:
-        _halt_in(*halt)
-    work(out, config, report=report)
+    work(out, config, report=report, callbacks=[] if halt is None else [_HaltAt(*halt)])
 
 
 def kill_everywhere(folder, config, calls, *, report=True):
@@ -119,14 +146,15 @@ def _kill_before(number, calls, log):
         setattr(os, name, watched(name))
 
 
-def _halt_in(epoch, step):
-    """Has this process stand still in a step, until it gets SIGCONT."""
+class _HaltAt(Callback):
+    """Stops this process after a step, until it gets SIGCONT."""
 
-    def halt(self, *place):
-        if place[:2] == (epoch, step):
+    def __init__(self, epoch, step):
+        self.place = epoch, step
+
+    def on_step_end(self, state):
+        if (state.epoch, state.step) == self.place:
             os.kill(os.getpid(), signal.SIGSTOP)
-
-    TrainingDisplay.step = halt
 
 
 def wait_until_it_stands_still(process):

@@ -1,4 +1,4 @@
-"""Runs, evaluations and images that no training made: what pages and figures are tested on."""
+"""Synthetic runs, evaluations, images and studies, to test pages and figures with."""
 
 import dataclasses
 from html.parser import HTMLParser
@@ -33,7 +33,7 @@ MACHINE = Machine(
 
 
 def epochs(accuracies, *, train=None, losses=None, train_losses=None, split="test"):
-    """Epochs with these accuracies; what is left out follows from them."""
+    """Epochs with these accuracies; the other numbers are derived from them unless given."""
     count = len(accuracies)
     train = train or [a - 0.02 for a in accuracies]
     losses = losses or [2.3 * (1 - a) for a in accuracies]
@@ -54,7 +54,7 @@ def epochs(accuracies, *, train=None, losses=None, train_losses=None, split="tes
 
 
 def rising(last=0.7141, count=20):
-    """Accuracies that rise as a training's do, to `last`."""
+    """Accuracies that rise to `last` as in training."""
     return [last - 0.3 * 0.75**k + 0.3 * 0.75 ** (count - 1) for k in range(count)]
 
 
@@ -71,7 +71,7 @@ def run(
     curve=None,
     **config,
 ):
-    """A run; further keywords are its configuration's."""
+    """A run; other keywords are settings of its configuration."""
     config = RunConfig(**{"network": "seed-bn", "holdout": holdout, **config})
     split = "holdout" if holdout else "test"
     return Run(
@@ -116,7 +116,7 @@ def evaluation(matrix, *, classes=None, split="test", seed=0):
     )
 
 
-# 10,000 images; cats are taken for dogs. 7,141 are right.
+# 10,000 images, 7,141 on the diagonal; cats are taken for dogs.
 MATRIX = np.array(
     [
         [761, 22, 41, 24, 18, 6, 12, 11, 73, 32],
@@ -134,7 +134,7 @@ MATRIX = np.array(
 
 
 def split(labels, seed=0):
-    """Images that show their class: a coloured disc on a gradient."""
+    """Images whose class is visible: a coloured disc on a gradient."""
     labels = np.asarray(labels, dtype=np.int64)
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:32, :32]
@@ -154,7 +154,7 @@ def dataset(train=200, test=100, classes=CLASSES):
 
 
 class Page(HTMLParser):
-    """A page taken apart: its text, its tags with their attributes."""
+    """A parsed page: its text, and its tags with their attributes."""
 
     def __init__(self, content):
         super().__init__()
@@ -189,16 +189,16 @@ PUBLISHED = "norm,epoch,train_loss,train_accuracy,test_loss,test_accuracy\n" + "
 
 
 def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=True, **config):
-    """A study that no training made, in a folder: its runs' records and answers, no weights.
+    """A synthetic study in a folder, with the records and predictions of its runs, without weights.
 
     Args:
         path: The folder.
-        seeds: Repeats.
-        means: The last accuracy of an arm, by its name; some usual ones where left out.
-        images: Of the test split.
-        classes: The classes' names.
+        seeds: The number of seeds.
+        means: Mean accuracies after the last epoch, by the names of arms; others get a default.
+        images: The number of images in the test split.
+        classes: The names of the classes.
         trials: Whether settings were searched.
-        config: The study's, further.
+        config: Other settings of the study.
     """
     config = StudyConfig(
         **{"network": "nano", "norms": ("bn", "gn", "ln"), "seeds": seeds, **config}
@@ -267,7 +267,7 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
 
 
 def searched(config, arms):
-    """The trials of a search whose best value is in the middle for the first arm, then moves."""
+    """The trials of a search: the best value is in the middle for the first arm, then moves up."""
     for k, arm in enumerate(arms):
         done = ()
         for rung in range(3):

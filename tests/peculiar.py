@@ -77,7 +77,7 @@ def orientation(value):
 
 ENTRY = struct.pack("<HHII", ExifTags.Base.Orientation, 3, 1, 6)
 EXIF = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + ENTRY + bytes(4)
-PARSE_ERRORS = {
+DAMAGED_EXIF = {
     "lying elsewhere": EXIF[:10] + struct.pack("<I", 2**31) + EXIF[14:],
     "cut short": EXIF[:20],
     "of a text as long as memory": EXIF[:16] + ENTRY[:2] + struct.pack("<HII", 2, 2**31, 2**31),
@@ -130,7 +130,7 @@ ANSWERED = {
     **{
         f"a {kind} with EXIF data {how}": (encoded(RGB, kind, exif=exif), RGB, "")
         for kind in ("JPEG", "PNG", "WEBP")
-        for how, exif in PARSE_ERRORS.items()
+        for how, exif in DAMAGED_EXIF.items()
     },
     "a palette with a transparent colour": (
         encoded(Image.new("L", (40, 40), 3).convert("P"), "PNG", transparency=3),

@@ -1,4 +1,4 @@
-"""A running `normlab serve`, asked over HTTP and by Gradio's own API."""
+"""A running `normlab serve`, reached over HTTP and through Gradio's own API."""
 
 import http.client
 import io
@@ -19,7 +19,7 @@ MAIN = "from normlab.cli import main; main()"
 
 
 class Server:
-    """A running `normlab serve`, asked over HTTP."""
+    """A running `normlab serve`, reached over HTTP."""
 
     def __init__(self, process, url, log):
         self.process = process
@@ -27,28 +27,28 @@ class Server:
         self.host = url.removeprefix("http://")
         self.log = log
 
-    def ask(self, method, path, body=None, headers=None):
-        """The status and the content of an answer."""
+    def request(self, method, path, body=None, headers=None):
+        """Sends a request; returns the response's status and content."""
         connection = http.client.HTTPConnection(self.host, timeout=120)
         try:
             connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 
     def predict(self, picture, run=None):
         query = "" if run is None else f"?run={quote(run)}"
-        status, content = self.ask("POST", f"/predict{query}", picture)
+        status, content = self.request("POST", f"/predict{query}", picture)
         return status, json.loads(content)
 
     def upload(self, picture, upload_id="a"):
-        """Gradio's own API, first step: the path that a picture lies under."""
+        """Uploads a picture through Gradio's own API; returns its path."""
         form = (
             b'--xyz\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n'
             b"Content-Type: image/png\r\n\r\n" + picture + b"\r\n--xyz--\r\n"
         )
-        status, content = self.ask(
+        status, content = self.request(
             "POST",
             f"/gradio_api/upload?upload_id={upload_id}",
             form,
@@ -58,18 +58,18 @@ class Server:
         return json.loads(content)[0]
 
     def answer(self, picture):
-        """Gradio's own API, second step: what the page's event says of a picture."""
+        """The page's event and its data for an uploaded picture, through Gradio's own API."""
         call = "/gradio_api/call/answer"
-        status, content = self.ask(
+        status, content = self.request(
             "POST", call, json.dumps({"data": [picture]}), {"Content-Type": "application/json"}
         )
         assert status == 200, content
-        _, content = self.ask("GET", f"{call}/{json.loads(content)['event_id']}")
+        _, content = self.request("GET", f"{call}/{json.loads(content)['event_id']}")
         event, data = content.decode().strip().splitlines()[-2:]
         return event.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
-    def held(self):
-        """What the server holds: MB of memory, threads, open files, files in its folder."""
+    def usage(self):
+        """What the server uses: MB of memory, threads, open files, files in its folder."""
         process = Path("/proc") / str(self.process.pid)
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         (folder,) = self.log.parent.glob("normlab-*")
@@ -83,7 +83,7 @@ class Server:
 
 @contextmanager
 def served(folder, *arguments, code=MAIN, **environment):
-    """Runs the command until the end of the block."""
+    """Runs the command for the duration of the block."""
     log = folder / "log.txt"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -102,18 +102,18 @@ def served(folder, *arguments, code=MAIN, **environment):
         process.communicate(timeout=600)
 
 
-def ask_both_ways(server, k):
-    """The k-th of many pictures: over HTTP, and by Gradio, where each asks as a new visitor."""
+def predict_both_ways(server, k):
+    """Sends the k-th picture over HTTP, and through Gradio as a new visitor."""
     picture = png(np.full((32, 32, 3), [k % 256, k // 256, 0], np.uint8))
     status, _ = server.predict(picture)
     assert status == 200
     path = server.upload(picture, upload_id=k)
-    event, said = server.answer({"path": path, "meta": {"_type": "gradio.FileData"}})
-    assert event == "complete", said
+    event, data = server.answer({"path": path, "meta": {"_type": "gradio.FileData"}})
+    assert event == "complete", data
 
 
 def wait_for(condition, seconds=60):
-    """Until it holds."""
+    """Waits until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

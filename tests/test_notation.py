@@ -48,7 +48,7 @@ def test_spaces_and_the_order_of_options_do_not_matter(blocks, data):
     tokens = []
     for block in blocks:
         head = f"{block.kind}{block.label}"
-        # A name runs as far as it can, so what follows it must not look like more of it.
+        # A name takes as many characters as it can, so it comes last.
         options = re.findall(r":[0-9]+|v|s2|/[^+*]+|\+|\*[0-9]+", str(block)[len(head) :])
         named = [o for o in options if o.startswith("/")]
         others = data.draw(st.permutations([o for o in options if not o.startswith("/")]))
@@ -58,7 +58,7 @@ def test_spaces_and_the_order_of_options_do_not_matter(blocks, data):
     assert parse(line) == blocks
 
 
-def test_options_after_a_number_or_plus_are_still_options():
+def test_options_after_a_number_or_plus_are_parsed():
     assert parse("C/gn=3:24s2") == (Block("C", width=24, stride=2, norm="gn=3"),)
     assert parse("C+/ln:8*2") == (Block("C", width=8, norm="ln", residual=True, repeat=2),)
 
@@ -71,7 +71,7 @@ def test_the_assignments_line():
 
 
 @given(st.text(max_size=40))
-def test_any_text_parses_or_is_refused_with_a_caret_inside_it(line):
+def test_any_text_is_parsed_or_refused_with_a_caret_inside_it(line):
     try:
         blocks = parse(line)
     except LayoutError as error:
@@ -89,21 +89,21 @@ def test_any_text_parses_or_is_refused_with_a_caret_inside_it(line):
         ("C:12 Q c", 5, "unknown block 'Q': expected C, c, D, P, A, GAP or FC"),
         ("", 0, "the layout is empty"),
         ("   ", 0, "the layout is empty"),
-        ("C:12 C:", 6, "':' is no option: C takes :24 v s2 /gn + *3"),
+        ("C:12 C:", 6, "':' is not an option: C takes :24 v s2 /gn + *3"),
         ("C:0", 1, "the width must be from 1 to 4096"),
         ("C:4097", 1, "the width must be from 1 to 4096"),
         ("C*0", 1, "the repeat must be from 1"),
         ("Cs3", 1, "stride 3: the only stride is s2"),
-        ("C:8:9", 3, "':9' is a second width: leave one out"),
-        ("c:8v", 3, "c has no use for 'v': leave it out"),
-        ("c/bn", 1, "c has no use for '/bn': leave it out"),
-        ("C P:3", 3, "P has no use for ':3': leave it out"),
-        ("GAPX", 3, "'X' is no option: GAP takes no options"),
-        ("FC+", 2, "FC has no use for '+': leave it out"),
-        ("C:٣", 1, "':٣' is no option"),
+        ("C:8:9", 3, "':9' is a second width: remove one"),
+        ("c:8v", 3, "c does not take 'v': remove it"),
+        ("c/bn", 1, "c does not take '/bn': remove it"),
+        ("C P:3", 3, "P does not take ':3': remove it"),
+        ("GAPX", 3, "'X' is not an option: GAP takes no options"),
+        ("FC+", 2, "FC does not take '+': remove it"),
+        ("C:٣", 1, "':٣' is not an option"),
     ],
 )
-def test_errors_point_at_their_place(line, start, problem):
+def test_errors_point_at_their_position(line, start, problem):
     with pytest.raises(LayoutError) as caught:
         parse(line)
     assert caught.value.start == start

@@ -36,17 +36,18 @@ if TYPE_CHECKING:
     from normlab.recipes import RECIPES, Recipe
     from normlab.report import plots
     from normlab.report.data_page import write_data_page
-    from normlab.report.run_page import runs_table
+    from normlab.report.run_page import runs_table, write_report
     from normlab.report.study_page import write_study_report
-    from normlab.report.write import write_report
     from normlab.runs.run import Run
     from normlab.study.compare import compare
     from normlab.study.record import Study
+    from normlab.training.callbacks import Callback
     from normlab.training.loop import resume, train
 
 # Where each public name is defined: `MODULE:NAME`, or a module. It is imported when it is first
 # used: torch and its like take seconds, and `normlab --help` needs none of them.
 _PUBLIC = {
+    "Callback": "training.callbacks:Callback",
     "Classifier": "classifier:Classifier",
     "DataConfig": "config:DataConfig",
     "Evaluation": "inference.evaluate:Evaluation",
@@ -85,13 +86,14 @@ _PUBLIC = {
     "summarize": "network.summary:summarize",
     "train": "training.loop:train",
     "write_data_page": "report.data_page:write_data_page",
-    "write_report": "report.write:write_report",
+    "write_report": "report.run_page:write_report",
     "write_study_report": "report.study_page:write_study_report",
 }
 
 __all__ = [
     "RECIPES",
     "ZOO",
+    "Callback",
     "Classifier",
     "DataConfig",
     "Evaluation",

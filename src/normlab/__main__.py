@@ -7,8 +7,8 @@ try:
     import signal
     from threading import Timer
 
-    def _again(lost: "sys.UnraisableHookArgs") -> None:
-        """Sends a Ctrl-C again that came within a callback, where Python swallows it."""
+    def _resend(lost: "sys.UnraisableHookArgs") -> None:
+        """Sends Ctrl-C again if it came within a callback, where Python swallows it."""
         if issubclass(lost.exc_type, KeyboardInterrupt) and not sys.is_finalizing():
             timer = Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
             timer.daemon = True
@@ -17,10 +17,10 @@ try:
             sys.__unraisablehook__(lost)
 
     if os.name == "posix":  # elsewhere os.kill ends the process
-        sys.unraisablehook = _again
+        sys.unraisablehook = _resend
 
     from normlab.cli import main
-except KeyboardInterrupt:  # while it is imported, which takes a moment: answered as it would
+except KeyboardInterrupt:  # during the imports, which take a moment
     print("normlab: interrupted", file=sys.stderr)
     sys.exit(130)
 

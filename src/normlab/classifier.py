@@ -16,8 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 from normlab.config import Execution, RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import DivergedError, InterruptedRunError, UsageError
-from normlab.inference.predict import Picture, Predictor, read
-from normlab.runs.run import build
+from normlab.inference.pictures import Picture, read
+from normlab.inference.predict import Predictor
+from normlab.storage.records import MalformedError, build
 from normlab.training.loop import train
 
 Pictures = Sequence[Picture] | NDArray[np.uint8]
@@ -156,7 +157,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         try:
             config = build(RunConfig, {"dataset": "the images given", "seed": seed, **given})
             return config, build(Execution, execution)
-        except TypeError as error:
+        except MalformedError as error:
             raise UsageError(str(error)) from None
 
     def __sklearn_tags__(self) -> Any:
@@ -199,7 +200,7 @@ def _pixels(pictures: Pictures) -> NDArray[np.uint8]:
     pixels = []
     for place, picture in enumerate(pictures):
         try:
-            pixels.append(read(picture)[1])
+            pixels.append(read(picture).pixels)
         except TypeError as error:
             raise ValueError(f"X[{place}]: {error}") from None
     return np.stack(pixels)

@@ -1,6 +1,10 @@
-"""The command line. Flags come from the dataclasses of `config`; torch is imported only to work.
+"""The command line: one function per command.
 
-Exit codes: 0 done, 1 it could not be done, 2 what was asked for makes no sense, 130 interrupted.
+A function under `@command` is a command: its parameters are the flags, its docstring is the help.
+Many flags come from the dataclasses of `config`. Commands import what they need when they run, so
+that `--help` needs no torch.
+
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 """
 
 import errno
@@ -17,6 +21,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
 from normlab.errors import NormlabError, UsageError, printable
+from normlab.export import formats
 from normlab.notation import LayoutError
 from normlab.storage.files import exists
 from normlab.wording import percent
@@ -39,9 +44,21 @@ _RunAndPicture = Annotated[
 _RunAndPictures = Annotated[
     tuple[str, ...], Positional, arg(metavar="RUN PICTURE [PICTURE ...]", help_behavior_hint="")
 ]
+_ExportFormat = Annotated[
+    str, arg(constructor=tyro.extras.literal_type_from_choices(formats.names()))
+]
 _Model = Annotated[Literal["micro", "nano"] | None, default_is("none")]
 
+_COMMANDS: dict[str, Callable[..., None]] = {}
 
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Makes a function a command of its name."""
+    _COMMANDS[function.__name__] = function
+    return function
+
+
+@command
 def train(
     config: _Config = _UNSET,
     execution: _Execution = Execution(),  # noqa: B008 — it is frozen
@@ -49,7 +66,7 @@ def train(
     out: Annotated[Path | None, default_is("runs/DATASET/NETWORK-NORM-SEED")] = None,
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None,
 ) -> None:
-    """Train a network and write its run's folder, report included.
+    """Train a network and write its run's folder, with a report.
 
         $ normlab train seed-bn --seed 1
         $ normlab train assignment --norm gn --budget 5000 --epochs 10
@@ -58,12 +75,12 @@ def train(
         $ torchrun --nproc-per-node 2 -m normlab train micro --norm sync-bn
 
     Args:
-        config: What to train, on what, how.
+        config: What to train, on what data, how.
         execution: Where.
         out: The run's folder.
-        resume: A run's folder: go on where it was stopped, with its own settings.
+        resume: Resume the stopped run in this folder, with its own settings.
     """
-    from normlab.report.write import write_report
+    from normlab.report.run_page import write_report
     from normlab.training.distributed import distributed
     from normlab.training.loop import resume as resume_run
     from normlab.training.loop import train as train_run
@@ -72,8 +89,8 @@ def train(
         if resume is not None:
             if config != _UNSET or out is not None:
                 raise UsageError(
-                    "--resume takes the settings from the run: "
-                    "leave out all others but --data-root, --device and --threads"
+                    "--resume takes the settings from the run: leave out all flags but "
+                    "--data-root, --device and --threads"
                 )
             run = resume_run(resume, execution)
         elif not config.network:
@@ -89,6 +106,66 @@ def train(
     print(f"report: {page}")
 
 
+@command
+def compare(
+    config: _Study = _NO_STUDY,
+    *,
+    out: Annotated[Path | None, default_is("studies/DATASET/NETWORK")] = None,
+    workers: Annotated[int | None, default_is("one a core, or one on a GPU")] = None,
+    ray: Annotated[str | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
+    dry_run: bool = False,
+    data_root: DataRoot = None,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
+) -> None:
+    """Train every normalization with every seed on the same network, and say which is best.
+
+        $ normlab compare micro --norms bn gn ln --seeds 5
+        $ normlab compare nano --norms bn gn --batch-sizes 2 8 32 128 --epochs 5 --dry-run
+        $ normlab compare "C:8 P C:16 P C:16 GAP FC" --dataset digits --recipe demo --seeds 3
+
+    If it was stopped, the same command resumes it. Each run uses one thread.
+
+    Args:
+        config: What is compared.
+        out: The study's folder.
+        workers: Number of runs at a time.
+        ray: Execute the runs on Ray: on a cluster of this machine's cores, or on the cluster at
+            ADDRESS, whose nodes must all see the study's folder.
+        dry_run: Print what would be run and the estimated time, and stop there.
+        data_root: Where the data lies, as `normlab train` takes it.
+        device: As `normlab train` takes it.
+    """
+    from normlab.findings.study import group_by_setting, headline
+    from normlab.report.study_page import write_study_report
+    from normlab.study.compare import compare as run_study
+
+    if not config.network:
+        hint = "" if ray in (None, "local") else f" before --ray, which took {ray} as an address"
+        raise UsageError(f"expected a network: a name that `normlab zoo` lists, or a layout{hint}")
+    study = run_study(
+        config,
+        out or _default_study(config),
+        Execution(data_root=data_root, device=device),
+        workers=workers,
+        ray=ray,
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return
+    if any(result.state == "done" for result in study.results):
+        found = group_by_setting(study)
+        for sentence in headline(study, found):
+            print(sentence)
+        print(f"report: {write_study_report(study, data_root=data_root)}")
+    failed = [result for result in study.results if result.state == "failed"]
+    if failed:
+        raise NormlabError(
+            f"{len(failed)} of {len(study.results)} runs failed: {study.path / 'study.csv'} says "
+            "why. To try them again, repeat the command"
+        )
+
+
+@command
 def evaluate(
     run: _Run,
     execution: _Execution = Execution(),  # noqa: B008 — it is frozen
@@ -104,7 +181,7 @@ def evaluate(
     Args:
         run: A run's folder.
         execution: Where.
-        split: The images to ask about; `holdout` where the run held some out.
+        split: The images to evaluate on; `holdout` if the run held images out.
         tta: Test-time augmentation: `flip` averages over each image and its mirror image.
     """
     from rich.console import Console
@@ -132,64 +209,7 @@ def evaluate(
         print(f"the run's folder states {percent(stated.accuracy, images)}: {verdict}")
 
 
-def compare(
-    config: _Study = _NO_STUDY,
-    *,
-    out: Annotated[Path | None, default_is("studies/DATASET/NETWORK")] = None,
-    workers: Annotated[int | None, default_is("one a core, or one on a GPU")] = None,
-    ray: Annotated[str | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
-    dry_run: bool = False,
-    data_root: DataRoot = None,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
-) -> None:
-    """Train every normalization with every seed on the same network, and say which is best.
-
-        $ normlab compare micro --norms bn gn ln --seeds 5
-        $ normlab compare nano --norms bn gn --batch-sizes 2 8 32 128 --epochs 5 --dry-run
-        $ normlab compare "C:8 P C:16 P C:16 GAP FC" --dataset digits --recipe demo --seeds 3
-
-    The same command goes on where it was stopped. Each run is on one thread.
-
-    Args:
-        config: What is compared.
-        out: The study's folder.
-        workers: Runs at a time.
-        ray: Carry the runs out on Ray: on a cluster of this machine's cores, or the one at ADDRESS,
-            whose nodes must all see the study's folder.
-        dry_run: Say what would be run and how long it would take, and stop there.
-        data_root: Where the data lies, as `normlab train` takes it.
-        device: As `normlab train` takes it.
-    """
-    from normlab.findings.study import groups, headline
-    from normlab.report.study_page import write_study_report
-    from normlab.study.compare import compare as run_study
-
-    if not config.network:
-        hint = "" if ray in (None, "local") else f" before --ray, which took {ray} as an address"
-        raise UsageError(f"expected a network: a name that `normlab zoo` lists, or a layout{hint}")
-    study = run_study(
-        config,
-        out or _default_study(config),
-        Execution(data_root=data_root, device=device),
-        workers=workers,
-        ray=ray,
-        dry_run=dry_run,
-    )
-    if dry_run:
-        return
-    if any(result.state == "done" for result in study.results):
-        found = groups(study)
-        for sentence in headline(study, found):
-            print(sentence)
-        print(f"report: {write_study_report(study, data_root=data_root)}")
-    failed = [result for result in study.results if result.state == "failed"]
-    if failed:
-        raise NormlabError(
-            f"{len(failed)} of {len(study.results)} runs failed: {study.path / 'study.csv'} says "
-            "why. To try them again, give the same command again"
-        )
-
-
+@command
 def predict(
     inputs: _RunAndPictures,
     *,
@@ -198,113 +218,116 @@ def predict(
     csv: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
 ) -> None:
-    """Say what is on pictures: the most probable class of each, and the next two.
+    """Classify pictures: the most probable class of each, and the next two.
 
         $ normlab predict --model nano cat.jpg
         $ normlab predict runs/cifar10/micro-bn-0 cat.jpg holidays/
         $ normlab predict runs/cifar10/micro-bn-0 "*.png" --csv > answers.csv
         $ curl -s https://example.org/a.jpg | normlab predict runs/cifar10/micro-bn-0 -
 
-    Pictures are turned upright, cropped to the square at their centre and resized, as training's
-    were. One that cannot be read is named on the standard error, and the others are answered.
+    Pictures are turned upright, cropped to the square at their centre and resized, as in training.
+    A picture that cannot be read is named on the standard error; the others are classified.
 
     Args:
-        inputs: A run's folder, which is left out with --model, and pictures: PNG, JPEG, WebP or BMP
+        inputs: A run's folder (leave it out with --model), then pictures: PNG, JPEG, WebP or BMP
             files of any size, folders of them, patterns, or - for the standard input.
-        model: Instead of a run's folder, a network that comes with normlab.
-        json: A line of JSON a picture, with the probabilities of all classes.
+        model: A network that comes with normlab, instead of a run's folder.
+        json: One line of JSON per picture, with the probabilities of all classes.
         csv: A table with the probabilities of all classes.
         device: As `normlab train` takes it.
     """
-    from normlab.inference.predict import find_pictures, predict_files
-    from normlab.report.prediction_lines import write_answers
+    from normlab.inference.pictures import find_pictures
+    from normlab.inference.predict import predict_files
+    from normlab.report.prediction_lines import write_predictions
     from normlab.runs import machine
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other: leave one out")
-    trained, pictures = _trained(inputs, model)
-    trained.to(machine.prepare(Execution(device=device)))
+    predictor, pictures = _load_predictor(inputs, model)
+    predictor.to(machine.prepare(Execution(device=device)))
     names = find_pictures(pictures)
-    answers = predict_files(trained, names)
-    unreadable = write_answers(
-        answers, names, trained.classes, "json" if json else "csv" if csv else "text"
+    predictions = predict_files(predictor, names)
+    unreadable = write_predictions(
+        predictions, names, predictor.classes, "json" if json else "csv" if csv else "text"
     )
     if unreadable:
         raise NormlabError(f"{unreadable} of {len(names)} pictures could not be read")
 
 
+@command
 def explain(
     inputs: _RunAndPicture,
     *,
-    classes: Annotated[tuple[str, ...], default_is("the answered class")] = (),
+    classes: Annotated[tuple[str, ...], default_is("the predicted class")] = (),
     model: _Model = None,
     out: Annotated[Path | None, default_is("PICTURE-explained.png, in this folder")] = None,
 ) -> None:
-    """Draw where a network looks on a picture: Grad-CAM and occlusion.
+    """Draw where a network looks in a picture: Grad-CAM and occlusion.
 
         $ normlab explain runs/cifar10/micro-bn-0 cat.jpg
         $ normlab explain runs/cifar10/micro-bn-0 cat.jpg --classes cat dog --out why.png
         $ normlab explain --model nano cat.jpg
 
-    Grad-CAM is bright where the last maps before pooling speak for the class. Occlusion is red
-    where the class's probability falls when a patch of 8 × 8 of the 32 × 32 pixels is covered, blue
-    where it rises. It needs captum: pip install "normlab[explain]".
+    Grad-CAM is bright where the last feature maps before pooling speak for the class. Occlusion is
+    red where covering a patch of 8 × 8 of the 32 × 32 pixels lowers the class's probability, blue
+    where it raises it. It needs captum: pip install "normlab[explain]".
 
     Args:
-        inputs: A run's folder, which is left out with --model, and a picture: a PNG, JPEG, WebP or
+        inputs: A run's folder (leave it out with --model), then a picture: a PNG, JPEG, WebP or
             BMP file, or - for the standard input.
-        classes: Ask about these classes.
-        model: Instead of a run's folder, a network that comes with normlab.
+        classes: The classes to explain.
+        model: A network that comes with normlab, instead of a run's folder.
         out: The figure, a PNG.
     """
     from normlab.inference.explain import explain as explain_picture
     from normlab.report import plots
-    from normlab.report.prediction_lines import line
+    from normlab.report.prediction_lines import as_text
 
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the figure is a PNG, end its name with .png")
     if classes and len(inputs) < 1 + (model is None):
         raise UsageError("expected the picture before --classes, which takes all that follows it")
-    trained, pictures = _trained(inputs, model)
+    predictor, pictures = _load_predictor(inputs, model)
     if len(pictures) != 1:
         raise UsageError(f"expected one picture, got {len(pictures)}")
     (picture,) = pictures
-    explained = explain_picture(trained, picture, classes)
+    explained = explain_picture(predictor, picture, classes)
     stem = "picture" if picture == "-" else Path(picture).stem
     out = out or Path(f"{stem}-explained.png")
     plots.save(plots.explanation(explained), out)
-    print(line(explained.prediction))
+    print(as_text(explained.prediction))
     print(f"explanation: {out}")
 
 
+@command
 def export(
     runs: _RunOrNone,
     *,
     model: _Model = None,
-    to: Literal["onnx", "pt2"],
+    to: _ExportFormat,
     int8: bool = False,
     out: Annotated[
         Path | None,
-        default_is("model.onnx, model-int8.onnx or model.pt2 in RUN"),
+        default_is("model.FORMAT, or model-int8.FORMAT with --int8, in RUN"),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Write a run's network as a file for use without normlab: ONNX, or PyTorch's own program.
+    """Write a run's network to a file for use without normlab: ONNX, or PyTorch's exported program.
 
         $ normlab export runs/cifar10/micro-bn-0 --to onnx
         $ normlab export runs/cifar10/micro-bn-0 --to onnx --int8
         $ normlab export runs/cifar10/micro-bn-0 --to pt2 --out micro.pt2
         $ normlab export --model nano --to onnx
 
-    It takes pixels and gives probabilities. It is run on 1,000 test images before it is written,
-    and must answer as the trained network does. ONNX needs pip install "normlab[export]".
+    The exported network maps pixels to probabilities. Before it is written, it is run on 1,000 test
+    images and must predict what the trained network does. ONNX needs pip install "normlab[export]".
 
     Args:
-        runs: A run's folder, which is left out with --model.
-        model: Instead of that, a network that comes with normlab. It is checked on CIFAR-10.
-        to: The format: `onnx` for ONNX Runtime and its like, `pt2` for `torch.export.load`.
+        runs: A run's folder (leave it out with --model).
+        model: A network that comes with normlab, instead of a run. It is checked on CIFAR-10.
+        to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
-        out: The file. With --model it is named after that, in this folder.
+        out: The file. With --model it is named after the model, in this folder.
         data_root: Where the data lies, as `normlab train` takes it.
     """
     from normlab.export.exporter import export_run
@@ -314,14 +337,17 @@ def export(
     if len(folders) != 1:
         raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
     if model is not None and out is None:
-        out = Path(f"{model}{'-int8' if int8 else ''}.{to}")
+        out = Path(formats.file_name(model, to, int8=int8))
     print(export_run(Run.open(folders[0]), to, out, int8=int8, data_root=data_root))
 
 
+@command
 def report(
     runs: _Runs,
     *,
-    out: Annotated[Path | None, default_is("report.html in RUN, or in what holds them")] = None,
+    out: Annotated[
+        Path | None, default_is("report.html in RUN, or in the folder that holds the runs")
+    ] = None,
     data_root: DataRoot = None,
     no_images: bool = False,
     published: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None,
@@ -337,9 +363,9 @@ def report(
         out: The page.
         data_root: Where the data lies, as `normlab train` takes it.
         no_images: Leave out the pictures of the data.
-        published: A table of published curves to draw beside the runs' own.
+        published: A table of published curves, drawn beside the runs' curves.
     """
-    from normlab.report.write import write_report
+    from normlab.report.run_page import write_report
     from normlab.runs.run import Run
 
     if not runs:
@@ -364,6 +390,7 @@ def report(
     print(f"report: {page}")
 
 
+@command
 def card(
     runs: _Runs,
     *,
@@ -375,7 +402,7 @@ def card(
         $ normlab card runs/cifar10/micro-bn-0 runs/cifar10/micro-bn-1 runs/cifar10/micro-bn-2
 
     Args:
-        runs: A run's folder, and repeats of it with other seeds: the card then has their mean.
+        runs: A run's folder, and repeats of it with other seeds: the card then gives their mean.
         out: The card.
     """
     from normlab.report.card import write_card
@@ -386,6 +413,7 @@ def card(
     print(f"card: {write_card([Run.open(run) for run in runs], out)}")
 
 
+@command
 def serve(
     runs: _Runs,
     *,
@@ -394,7 +422,7 @@ def serve(
     port: int = 7860,
     data_root: Annotated[Path | None, default_is("$NORMLAB_DATA, else the cached download")] = None,
 ) -> None:
-    """Serve a page where one drops or takes a picture and sees what networks answer, side by side.
+    """Serve a page that classifies pictures and photos with several networks, side by side.
 
         $ normlab serve runs/cifar10/micro-bn-0
         $ normlab serve runs/cifar10/micro-bn-0 runs/cifar10/micro-gn-0 runs/cifar10/micro-ln-0
@@ -404,11 +432,11 @@ def serve(
 
     Args:
         runs: Runs' folders.
-        model: Beside them or alone, a network that comes with normlab.
-        host: The address to listen on. By default this machine alone reaches the page; 0.0.0.0 lets
-            the whole network.
-        port: The port; 0 takes one that is free.
-        data_root: Where the data lies, for pictures to try; nothing is downloaded.
+        model: A network that comes with normlab, beside the runs or alone.
+        host: The address to listen on. By default only this machine can reach the page; 0.0.0.0
+            opens it to the whole network.
+        port: The port; 0 takes a free one.
+        data_root: Where the data lies, for example pictures. Nothing is downloaded.
     """
     from normlab.runs.run import Run
     from normlab.serve import serve as serve_runs
@@ -419,6 +447,7 @@ def serve(
     serve_runs([Run.open(folder) for folder in folders], host=host, port=port, data_root=data_root)
 
 
+@command
 def data(
     config: _Data = DataConfig(),  # noqa: B008 — it is frozen
     *,
@@ -426,7 +455,7 @@ def data(
     recipe: str = "seed",
     out: Path = Path("data.html"),
 ) -> None:
-    """Look at a data set: figures in the terminal, pictures on a page.
+    """Explore a data set: figures in the terminal, pictures on a page.
 
         $ normlab data
         $ normlab data --dataset digits --recipe demo --out digits.html
@@ -453,6 +482,7 @@ def data(
     print(f"page: {page}")
 
 
+@command
 def summary(
     network: Annotated[str, Positional, arg(metavar="NAME_OR_LAYOUT", help_behavior_hint="")],
     *,
@@ -476,10 +506,11 @@ def summary(
     from normlab.network.summary import summarize
 
     table = summarize(network, norm=norm, classes=classes, budget=budget)
-    print(table.layout)  # in one line, however long, to be copied
+    print(table.layout)  # on one line, however long, so that it can be copied
     Console().print(table)
 
 
+@command
 def zoo() -> None:
     """List the named networks.
 
@@ -491,6 +522,7 @@ def zoo() -> None:
         print(f"{name}: {entry.about}\n    {entry.layout}")
 
 
+@command
 def norms() -> None:
     """List the normalizations: formula, axes, parameters, paper.
 
@@ -506,40 +538,24 @@ def norms() -> None:
         print(f"    over {entry.axes}; {entry.parameters} parameters\n    {entry.paper}")
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train,
-    "compare": compare,
-    "evaluate": evaluate,
-    "predict": predict,
-    "explain": explain,
-    "export": export,
-    "report": report,
-    "card": card,
-    "serve": serve,
-    "data": data,
-    "summary": summary,
-    "zoo": zoo,
-    "norms": norms,
-}
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
-_ABOUT = """Train tiny image classifiers under a parameter budget; see which normalization suits.
+_ABOUT = """Train tiny image classifiers under a parameter budget, and compare their normalizations.
 
 Start with: normlab train assignment --norm gn --dataset digits --recipe demo"""
 
 
 def _folders(runs: Sequence[Path], model: str | None) -> list[Path]:
-    """Runs' folders, and that of the model of this name."""
+    """The runs' folders, and the folder of the named model."""
     from normlab.inference.predict import find_model
 
     return [*runs, *([] if model is None else [find_model(model)])]
 
 
-def _trained(inputs: Sequence[str], model: str | None) -> "tuple[Predictor, Sequence[str]]":
-    """A network from the first input, or the model of this name; and the pictures."""
+def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predictor, Sequence[str]]":
+    """The network, from the first input or the named model, and the pictures."""
     from normlab.inference.predict import load
 
     if model is None and not inputs:
@@ -553,9 +569,9 @@ def _trained(inputs: Sequence[str], model: str | None) -> "tuple[Predictor, Sequ
 
 
 def _default_out(config: RunConfig) -> Path:
-    """runs/DATASET/NETWORK-NORM-SEED, with the budget where one is given.
+    """runs/DATASET/NETWORK-NORM-SEED, with the budget if there is one.
 
-    A layout is named by a hash; the published networks have the normalization in their name.
+    A layout is named by its hash. The published networks have the normalization in their name.
     """
     from normlab.network.zoo import short_name
 
@@ -570,7 +586,7 @@ def _default_out(config: RunConfig) -> Path:
 
 
 def _default_study(config: StudyConfig) -> Path:
-    """studies/DATASET/NETWORK; a layout is named by a hash."""
+    """studies/DATASET/NETWORK. A layout is named by its hash."""
     from normlab.network.zoo import short_name
 
     return Path("studies") / config.dataset.partition(":")[0] / short_name(config.network)
@@ -593,7 +609,7 @@ def _dispatch(arguments: list[str]) -> None:
             config=_STYLE,
         )
         return
-    # No command: help, an error, or a shell's completion script, which needs to see them all.
+    # No command: help, an error, or a shell's completion script, which lists all commands.
     overview = [
         Annotated[
             Any,
@@ -613,7 +629,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _with_address(arguments: list[str]) -> list[str]:
-    """Gives a --ray that stands alone the address that it means."""
+    """Completes a --ray without an address."""
     given = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         given.append(argument)
@@ -623,7 +639,7 @@ def _with_address(arguments: list[str]) -> list[str]:
 
 
 def _help(command: Callable[..., None]) -> tuple[str, str]:
-    """What a command's docstring says before its arguments, and the first line of that."""
+    """A command's docstring up to its arguments, and its first line."""
     text = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0]
     return text, text.partition("\n")[0]
 
@@ -632,9 +648,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may be ASCII only
     if "" not in sys.path:
-        sys.path.append("")  # so that --norm module:Class finds a file in this folder
+        sys.path.append("")  # --norm module:Class may name a file in this folder
     code: str | int | None = None
     try:
         try:
@@ -642,10 +658,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except NormlabError as error:
             _say(error)
             code = error.exit_code
-        except SystemExit as stop:  # after --help, or a flag that there is not
+        except SystemExit as stop:  # after --help, or an unknown flag
             code = stop.code
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         _close_output()
         sys.exit(141)
     except (KeyboardInterrupt, Exception) as error:
@@ -662,20 +678,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _say(error: NormlabError) -> None:
-    """Prints an error; of several processes one speaks."""
+    """Prints an error. Only the main process prints."""
     if os.environ.get("RANK", "0") == "0":
-        # A layout's error has a caret below; other line ends are some name's.
+        # A layout's error has a line with a caret; other line breaks come from a name.
         lines = str(error).split("\n") if isinstance(error, LayoutError) else [str(error)]
         print("normlab: " + "\n".join(map(printable, lines)), file=sys.stderr)
 
 
 def _close_output() -> None:
-    """Python would try again at its end to write what it still has."""
+    """Keeps Python from flushing the output again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _by_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: an import that it meets can fail with an ImportError."""
+    """Whether Ctrl-C caused an error: an import that it interrupts can raise an ImportError."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None

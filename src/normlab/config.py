@@ -1,163 +1,168 @@
-"""What a run is described by: the one source for flags, the Python API and config.json.
+"""The settings of runs and studies: the one source for flags, the Python API and config.json.
 
-`RunConfig` holds all that decides a run's numbers and is recorded with it, `StudyConfig` all that
-decides a study's. `Execution` holds where and how it is computed: it may differ when the run is
-resumed or evaluated on another machine.
+`RunConfig` holds every setting that decides a run's numbers; it is recorded with the run.
+`StudyConfig` does the same for a study. `Execution` holds where and how a run is computed: it may
+differ when the run is resumed or evaluated on another machine.
 """
 
+import dataclasses
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 
 def default_is(text: str) -> object:
-    """Says in a flag's help what None stands for."""
+    """Shows in a flag's help what the default, None, means."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
 
 
 Precision = Literal["float32", "bfloat16"]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
+NetworkName = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how they are split."""
+    """The images, and how they are split."""
 
     dataset: str = "cifar10"
-    """`cifar10`, `digits` (embedded, no download), or `folder:PATH` with train/CLASS/*.png."""
+    """`cifar10`, `digits` (embedded, no download), `folder:PATH` with train/CLASS/*.png, or another
+    data set of `normlab.data.sources`."""
 
     holdout: int = 0
-    """Images held out of the training split, to choose settings by; no test image is then read."""
+    """Images held out of the training split, to choose settings by. No test image is read then."""
 
     split_seed: int = 0
-    """Seed of the splits that normlab draws; apart from `seed`, so that repeats share them."""
+    """Seed of the splits that normlab draws; separate from `seed`, so that repeats share them."""
 
     skip_unreadable: bool = False
-    """`folder:` only: leave out images that cannot be read, and say how many."""
+    """`folder:` only: leave out images that cannot be read, and count them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(DataConfig):
-    """All that decides a run's numbers."""
+class TrainingConfig(DataConfig):
+    """The training settings that a run and a study share."""
 
-    network: Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
-    ]
+    recipe: Annotated[str | None, default_is("the network's own if it has one, else seed")] = None
+    """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), or the
+    recipe of the named network with the same name."""
+
+    untuned: bool = False
+    """Use the recipe as it is, without the settings that a search on held-out images found for
+    the network's normalization."""
+
+    epochs: Annotated[int | None, default_is("the recipe's")] = None
+    """Passes over the training images."""
+
+    learning_rate: Annotated[float | None, default_is("the recipe's")] = None
+    """Peak learning rate."""
+
+    weight_decay: Annotated[float | None, default_is("the recipe's")] = None
+    """Weight decay of convolutions and `FC`. Weights that Muon trains have none."""
+
+    precision: Precision = "float32"
+    """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
+    has instructions for it. Weights, their updates and evaluation stay in float32."""
+
+    # The order of the fields in files: checksums and digests depend on it.
+    RECORDED: ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, in the order in which files record them."""
+        content = dataclasses.asdict(self)
+        return {name: content.pop(name) for name in self.RECORDED} | content
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainingConfig):
+    """All settings that decide a run's numbers."""
+
+    network: NetworkName
     """A name that `normlab zoo` lists, or a layout, such as "C1 C2 c3 P C4 C5 c6 P C7 GAP C8"."""
 
     norm: str = "bn"
     """Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your `module:Class`."""
 
     budget: Annotated[int | None, default_is("50000 where a width is open")] = None
-    """Parameters to stay below; open widths are solved from it."""
-
-    recipe: Annotated[str | None, default_is("the network's own where it has one, else seed")] = (
-        None
-    )
-    """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), or the one
-    of a network of that name: `micro`, `nano`, `line`, `line-5k`, `sprint`."""
-
-    untuned: bool = False
-    """The recipe as it is, without what was found for the network's normalization on held-out
-    images."""
-
-    epochs: Annotated[int | None, default_is("the recipe's")] = None
-    """Passes over the training images."""
+    """Number of parameters to stay below. Open widths are solved from it."""
 
     batch_size: Annotated[int | None, default_is("the recipe's")] = None
-    """Images a step."""
-
-    learning_rate: Annotated[float | None, default_is("the recipe's")] = None
-    """Peak learning rate."""
-
-    weight_decay: Annotated[float | None, default_is("the recipe's")] = None
-    """Of convolutions' and `FC`'s weights; where Muon trains some of them, of the others."""
+    """Images per step."""
 
     train_images: Annotated[int | None, default_is("all")] = None
-    """Training images to use, each class its share; the others are left aside."""
+    """Number of training images to use, stratified by class."""
 
     label_noise: float = 0.0
-    """Share of the training labels that are wrong: another class's, drawn at random."""
-
-    precision: Precision = "float32"
-    """Of activations and convolutions in training; `bfloat16` is faster where the processor has
-    instructions for it. Weights, their updates, and evaluation are float32."""
+    """Share of training labels that are replaced by another class, drawn at random."""
 
     seed: int = 0
     """Seed of every random draw: weights, batches, augmentation, dropout."""
 
+    RECORDED: ClassVar[tuple[str, ...]] = (
+        *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
+        *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
+        *("train_images", "label_noise", "precision", "seed"),
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig(DataConfig):
+class StudyConfig(TrainingConfig):
     """What is compared: every normalization with every seed, in every setting."""
 
-    network: Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
-    ]
-    """As `normlab train` takes it; open widths are solved once, for the normalization with the most
+    network: NetworkName
+    """As in `normlab train`. Open widths are solved once, for the normalization with the most
     parameters."""
 
     norms: tuple[str, ...] = ("bn", "gn", "ln")
-    """Normalizations."""
+    """Normalizations to compare."""
 
     seeds: int = 5
-    """Repeats. At a seed, all normalizations start from the same convolutions and see the images in
-    the same order."""
+    """Number of repeats. At one seed, all normalizations start from the same convolutions and see
+    the images in the same order."""
 
     layouts: Annotated[tuple[str, ...], default_is("none")] = ()
     """Further networks: names or layouts."""
 
     budgets: Annotated[tuple[int, ...], default_is("50000 where a width is open")] = ()
-    """Parameters to stay below."""
+    """Numbers of parameters to stay below."""
 
     batch_sizes: Annotated[tuple[int, ...], default_is("the recipe's")] = ()
-    """Images a step. The learning rate goes with their square root, from the recipe's on."""
+    """Images per step. The learning rate scales with the square root of the batch size."""
 
     groups: Annotated[tuple[int, ...], default_is("up to 4, what divides")] = ()
-    """Numbers of groups that `gn` is compared with."""
+    """Numbers of groups to compare for `gn`."""
 
     train_images: Annotated[tuple[int, ...], default_is("all")] = ()
-    """Numbers of training images, each class its share."""
+    """Numbers of training images, stratified by class."""
 
     label_noise: Annotated[tuple[float, ...], default_is("none")] = ()
-    """Shares of wrong training labels; 0 is none."""
+    """Shares of wrong training labels; 0 means none."""
 
     tune: Annotated[tuple[Literal["lr", "wd"], ...], default_is("the recipe's settings")] = ()
-    """Search the learning rate, the weight decay, or both before the runs, on held-out images: the
-    same trials for every normalization."""
+    """Search the learning rate, the weight decay, or both on held-out images before the runs, with
+    the same trials for every normalization."""
 
-    recipe: Annotated[str | None, default_is("the network's own where it has one, else seed")] = (
-        None
+    RECORDED: ClassVar[tuple[str, ...]] = (
+        *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
+        *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
+        *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "precision"),
     )
-    """Training recipe, as `normlab train` takes it."""
-
-    untuned: bool = False
-    """As `normlab train` takes it: all normalizations then have the same recipe."""
-
-    epochs: Annotated[int | None, default_is("the recipe's")] = None
-    """Passes over the training images."""
-
-    learning_rate: Annotated[float | None, default_is("the recipe's")] = None
-    """Peak learning rate, of all normalizations."""
-
-    weight_decay: Annotated[float | None, default_is("the recipe's")] = None
-    """As `normlab train` takes it, of all normalizations."""
-
-    precision: Precision = "float32"
-    """As `normlab train` takes it."""
 
     @property
     def command(self) -> str:
         """The command that makes the study."""
+        defaults = {field.name: field.default for field in fields(self)}
         words = ["normlab", "compare", self.network]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            stated = field.name in ("norms", "seeds")  # always: they are what is compared
-            if field.name != "network" and (stated or value != field.default):
-                words.append(f"--{field.name.replace('_', '-')}")
+        for name in self.RECORDED:
+            value = getattr(self, name)
+            stated = name in ("norms", "seeds")  # always: they are what is compared
+            if name != "network" and (stated or value != defaults[name]):
+                words.append(f"--{name.replace('_', '-')}")
                 values = value if isinstance(value, tuple) else (value,)
                 words += [str(each) for each in values if each is not True]
         return shlex.join(words)
@@ -168,11 +173,11 @@ class Execution:
     """Where a run is computed, and where its data lies."""
 
     data_root: DataRoot = None
-    """Folder that holds CIFAR-10, archived or extracted; nothing is downloaded then. For a run on a
-    `folder:` that has moved: where it is now."""
+    """Folder that holds CIFAR-10, as an archive or extracted; nothing is downloaded then. For a run
+    on a `folder:` that has moved: its new place."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` takes CUDA where there is one, else Apple's MPS, else the CPU, and says which."""
+    """`auto` takes CUDA if there is one, else Apple's MPS, else the CPU, and prints which."""
 
-    threads: Annotated[int | None, default_is("torch's choice, one a core")] = None
+    threads: Annotated[int | None, default_is("torch's choice, one per core")] = None
     """CPU threads."""

@@ -1,25 +1,25 @@
-"""The errors that normlab raises on purpose: one line that says what was wrong and what to do."""
+"""The errors that normlab raises on purpose. Each is one line: what was wrong and what to do."""
 
 
 def printable(text: str) -> str:
-    """Text without control characters or halves of surrogates, which somebody's names may have."""
+    """Text without the control characters and lone surrogates that foreign names may contain."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class NormlabError(Exception):
-    """Something the user can mend. The command line prints it as one line, without a traceback."""
+    """An error that the user can fix. The command line prints it on one line, no traceback."""
 
     exit_code = 1
 
 
 class UsageError(NormlabError):
-    """What was asked for makes no sense: an unknown name, settings that exclude each other."""
+    """The request makes no sense: an unknown name, settings that exclude each other."""
 
     exit_code = 2
 
 
 class DataError(NormlabError):
-    """A data set is not where it was sought, or is not what it should be."""
+    """A data set is missing or malformed."""
 
 
 class RunError(NormlabError):
@@ -27,7 +27,7 @@ class RunError(NormlabError):
 
 
 class DivergedError(NormlabError):
-    """The loss was not finite; the last good checkpoint is kept."""
+    """The loss was not finite. The last good checkpoint is kept."""
 
 
 class InterruptedRunError(NormlabError):

@@ -1,22 +1,22 @@
-"""The notation: a network is a line of text, a row of tokens between spaces.
+"""The notation: a network is a line of text, made of tokens separated by spaces.
 
     C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10
 
-A token is a kind, a label (digits, without meaning) and options:
+A token is a kind, a label (digits, which have no effect) and options:
 
     C     3×3 convolution, normalization, activation, dropout
-    c     1×1 convolution alone
+    c     1×1 convolution only
     D     3×3 depthwise convolution, normalization, then as C with a 1×1 convolution
     P, A  2×2 max pooling, 2×2 average pooling
     GAP   global average pooling; after it C and c are 1×1 and bare
     FC    fully connected layer
 
-    :24   output width (left out: solved from the budget)
+    :24   output width (default: solved from the budget)
     v     no padding ("valid")
     s2    stride 2
-    /gn=3 this block's own normalization
+    /gn=3 normalization of this block
     +     the block's input is added to its output
-    *3    applied three times: one set of convolution weights, three normalizations
+    *3    applied three times, with the same convolution weights and three normalizations
 """
 
 import re
@@ -27,11 +27,11 @@ from normlab.errors import UsageError
 
 
 class LayoutError(UsageError):
-    """An error in a layout, shown under the place it is at.
+    """An error in a layout, with a caret under its position.
 
     Attributes:
-        line: The layout's line.
-        start: The place in it, counted from 0.
+        line: The layout.
+        start: The position in it, counted from 0.
         problem: What is wrong there, and what was expected.
     """
 
@@ -48,13 +48,13 @@ class Block:
 
     Attributes:
         kind: `C`, `c`, `D`, `P`, `A`, `GAP` or `FC`.
-        label: Digits that readers tell blocks apart by; without meaning.
-        width: Output channels; None where it is left to the budget.
-        valid: No padding.
+        label: Digits for readers, to tell blocks apart; they have no effect.
+        width: Output channels; None if the budget decides.
+        valid: Whether the convolution has no padding.
         stride: 1 or 2.
-        norm: The block's own normalization, as the registry names it; None for the network's.
-        residual: The input is added to the output.
-        repeat: How often the block is applied with the same convolution weights.
+        norm: The block's own normalization, by its name in the registry; None for the network's.
+        residual: Whether the input is added to the output.
+        repeat: Number of times the block is applied, with the same convolution weights.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class Block:
 
     @property
     def weighted(self) -> bool:
-        """Whether it has weights, and so a width; pools have none."""
+        """Whether it has weights, and so a width; pooling has none."""
         return self.kind in ("C", "c", "D", "FC")
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Block:
         )
 
 
-MAX_WIDTH = 4096  # far more than a tiny network has, and little enough to be counted at once
+MAX_WIDTH = 4096  # far more than a tiny network needs, and quick to count
 
 _HEAD = re.compile(r"(GAP|FC|[CcDPA])([0-9]*)")
 _NORM = r"[A-Za-z_][A-Za-z0-9_.-]*(?::[A-Za-z_][A-Za-z0-9_]*)?(?:=[0-9]+)?"
@@ -98,7 +98,7 @@ _OPTIONS = {
     "residual": re.compile(r"(\+)"),
     "repeat": re.compile(r"\*([0-9]+)"),
 }
-# Which options a kind takes; the rest mean nothing there.
+# The options that each kind takes.
 _ALLOWED = {
     "C": frozenset(_OPTIONS),
     "D": frozenset(_OPTIONS),
@@ -117,7 +117,7 @@ def parse(line: str) -> tuple[Block, ...]:
     """Reads a layout.
 
     Raises:
-        LayoutError: A token is none of the notation's; a caret shows where.
+        LayoutError: A token is not part of the notation; a caret shows where.
     """
     tokens = list(re.finditer(r"\S+", line))
     if not tokens:
@@ -126,12 +126,12 @@ def parse(line: str) -> tuple[Block, ...]:
 
 
 def format(blocks: Sequence[Block]) -> str:
-    """The line of a layout, options in the notation's order: the inverse of `parse`."""
+    """The layout as text, options in the notation's order: the inverse of `parse`."""
     return " ".join(map(str, blocks))
 
 
 def error_at(blocks: Sequence[Block], index: int, problem: str) -> LayoutError:
-    """An error with its caret under the block at this place."""
+    """An error with its caret under the block with this index."""
     return LayoutError(format(blocks), len(format([*blocks[:index], Block("")])), problem)
 
 
@@ -142,32 +142,33 @@ def _parse_token(line: str, start: int, end: int) -> Block:
             line, start, f"unknown block {line[start:end]!r}: expected C, c, D, P, A, GAP or FC"
         )
     kind, label = head.groups()
-    found: dict[str, str] = {}
-    place = head.end()
-    while place < end:
-        matches = ((option, p.match(line, place, end)) for option, p in _OPTIONS.items())
+    options: dict[str, str] = {}
+    position = head.end()
+    while position < end:
+        matches = ((option, p.match(line, position, end)) for option, p in _OPTIONS.items())
         option, match = next((pair for pair in matches if pair[1]), ("", None))
         if match is None:
             takes = [_SPELLING[o] for o in _OPTIONS if o in _ALLOWED[kind]]
             expected = f"{kind} takes {' '.join(takes)}" if takes else f"{kind} takes no options"
-            raise LayoutError(line, place, f"{line[place:end]!r} is no option: {expected}")
+            rest = line[position:end]
+            raise LayoutError(line, position, f"{rest!r} is not an option: {expected}")
         if option not in _ALLOWED[kind]:
-            raise LayoutError(line, place, f"{kind} has no use for {match.group()!r}: leave it out")
-        if option in found:
-            raise LayoutError(line, place, f"{match.group()!r} is a second {option}: leave one out")
+            raise LayoutError(line, position, f"{kind} does not take {match.group()!r}: remove it")
+        if option in options:
+            raise LayoutError(line, position, f"{match.group()!r} is a second {option}: remove one")
         if option in ("width", "repeat") and not 1 <= int(match.group(1)) <= MAX_WIDTH:
-            raise LayoutError(line, place, f"the {option} must be from 1 to {MAX_WIDTH}")
+            raise LayoutError(line, position, f"the {option} must be from 1 to {MAX_WIDTH}")
         if option == "stride" and match.group(1) != "2":
-            raise LayoutError(line, place, f"stride {match.group(1)}: the only stride is s2")
-        found[option] = match.group(1)
-        place = match.end()
+            raise LayoutError(line, position, f"stride {match.group(1)}: the only stride is s2")
+        options[option] = match.group(1)
+        position = match.end()
     return Block(
         kind,
         label,
-        width=int(found["width"]) if "width" in found else None,
-        valid="valid" in found,
-        stride=int(found.get("stride", 1)),
-        norm=found.get("norm"),
-        residual="residual" in found,
-        repeat=int(found.get("repeat", 1)),
+        width=int(options["width"]) if "width" in options else None,
+        valid="valid" in options,
+        stride=int(options.get("stride", 1)),
+        norm=options.get("norm"),
+        residual="residual" in options,
+        repeat=int(options.get("repeat", 1)),
     )

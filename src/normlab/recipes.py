@@ -16,19 +16,19 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
-    """The highest rate of the schedule."""
+    """Peak learning rate of the schedule."""
     momentum: float = 0.9
     nesterov: bool = False
     muon: float = 0.0
-    """Muon's learning rate, as a share of SGD's, for weights that mix channels; 0: all by SGD."""
+    """Muon's learning rate for weights that mix channels, as a share of SGD's. 0: no Muon."""
     schedule: Literal["step", "one-cycle"]
-    """`step`: times 0.2 every 6 epochs. `one-cycle`: up for a quarter of the steps, then to 0."""
+    """`step`: × 0.2 every 6 epochs. `one-cycle`: up for a quarter of the steps, then down to 0."""
     weight_decay: float = 0.0
-    """Of the weights of convolutions and of `FC` that are not Muon's; no others decay."""
+    """Weight decay of the convolutions and `FC` that SGD trains. Nothing else decays."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
     dropout: float = 0.0
-    """Probability, after every activation."""
+    """Probability of dropout after every activation."""
     mirror: bool = False
     """Each image is mirrored in every other epoch, half of them in the first: Jordan 2024, 94% on
     CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498, section 3.6."""
@@ -38,17 +38,17 @@ class Recipe:
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over the whole run.
 
-        It depends on nothing else, so a resumed run needs no scheduler's state.
+        It depends on nothing else, so a resumed run needs no scheduler state.
         """
         if self.schedule == "step":
             return self.learning_rate * 0.2 ** (step // steps_per_epoch // 6)
         total = self.epochs * steps_per_epoch
-        progress = (step + 1) / (total + 1)  # neither the first nor the last step has rate 0
+        progress = (step + 1) / (total + 1)  # so that no step has rate 0
         return self.learning_rate * min(progress / 0.25, (1 - progress) / 0.75)
 
 
 def _nineteen_epochs(**settings: Any) -> Recipe:
-    """What the networks tuned under a budget have in common."""
+    """The settings that the networks tuned under a budget share."""
     common: dict[str, Any] = {
         "epochs": 19,
         "batch_size": 128,
@@ -63,7 +63,7 @@ def _nineteen_epochs(**settings: Any) -> Recipe:
 
 
 RECIPES = {
-    # The published runs' (PyTorch defaults otherwise). Its vertical flip is wrong for digits.
+    # The published runs' recipe. Its vertical flip is wrong for digits.
     "seed": Recipe(
         epochs=20,
         batch_size=64,
@@ -72,7 +72,7 @@ RECIPES = {
         dropout=0.025,
         augment=("color-jitter", "affine", "vertical-flip"),
     ),
-    # For the embedded digits: half a minute for each network on two cores, no flips.
+    # For the embedded digits: no flips; half a minute per network on two cores.
     "demo": Recipe(
         epochs=10,
         batch_size=16,
@@ -82,11 +82,11 @@ RECIPES = {
         augment=("shift",),
     ),
     "micro": _nineteen_epochs(weight_decay=5e-4, label_smoothing=0.1),
-    # Networks this small underfit: a shift only takes capacity.
+    # Networks this small underfit: a shift only costs capacity.
     "nano": _nineteen_epochs(augment=()),
     "line": _nineteen_epochs(weight_decay=5e-4, label_smoothing=0.1),
     "line-5k": _nineteen_epochs(muon=0.1),
-    # To 70% in the least time. In one pass no image is seen twice: augmentation would only blur.
+    # The shortest time to 70%. In one epoch no image is seen twice: augmentation does not help.
     "sprint": Recipe(
         epochs=1,
         batch_size=128,
@@ -99,8 +99,8 @@ RECIPES = {
 }
 
 
-# What the search on held-out images found for a network's recipe and a normalization. A shift is
-# kept in micro's: three epochs say little about augmentation.
+# The settings that a search on held-out images found for a recipe and a normalization. micro keeps
+# its shift: the search's three epochs say little about augmentation.
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("micro", "bn"): {},
     ("micro", "gn"): {"learning_rate": 0.2, "muon": 0.1, "batch_size": 64},
@@ -120,30 +120,30 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("line-5k", "gn"): {"muon": 0.05, "augment": ()},
     ("line-5k", "ln"): {"learning_rate": 0.2, "batch_size": 64, "augment": ()},
-    # ln's: no other of seven trials was better by more than luck.
+    # ln's settings: none of seven other trials was better by more than luck.
     ("line-5k", "gn-ws=1"): {"learning_rate": 0.2, "batch_size": 64, "augment": ()},
 }
 
 
 def find(name: str) -> Recipe:
-    """A recipe by its name; UsageError where there is none such."""
+    """A recipe by its name; UsageError if there is no such recipe."""
     if name not in RECIPES:
         raise UsageError(f"no recipe {name!r}: there are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
 def name_of(config: RunConfig) -> str:
-    """The recipe that a configuration names; else its network's own, or `seed`."""
+    """The recipe that a configuration names; else its network's own; else `seed`."""
     return config.recipe or (config.network if config.network in RECIPES else "seed")
 
 
 def tuned_settings(name: str, norm: str) -> dict[str, Any] | None:
-    """What was found for a normalization: with its number, else whatever the number; else None."""
+    """The tuned settings of a normalization: for its exact name (`gn=8`), else for any number."""
     return TUNED.get((name, norm), TUNED.get((name, norm.partition("=")[0])))
 
 
 def resolve(config: RunConfig) -> Recipe:
-    """The recipe in force: with what was tuned for the normalization, and the settings asked for.
+    """The recipe in force: with the normalization's tuned settings and the configuration's own.
 
     Raises:
         UsageError: The recipe is unknown, or a setting is out of range.

@@ -1,6 +1,6 @@
-"""Randomness without state: every draw comes from (seed, purpose, counters such as epoch and step).
+"""Random draws without state: each depends on (seed, purpose, counters such as epoch and step).
 
-No generator is carried along, so a run resumes in the middle of an epoch, a batch can be prepared
+No generator is carried along. So a run resumes in the middle of an epoch, a batch can be prepared
 ahead of time, and two networks trained with one seed see the same batches.
 """
 
@@ -16,5 +16,5 @@ def seed_for(seed: int, purpose: str, *counters: int) -> int:
 
 
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
-    """A CPU generator for one purpose, at one place of a run."""
+    """A CPU generator for one purpose at one point of a run."""
     return torch.Generator().manual_seed(seed_for(seed, purpose, *counters))

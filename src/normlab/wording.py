@@ -1,7 +1,7 @@
-"""Numbers, names and lists as text: the one place that formats them."""
+"""Numbers, names and lists as text. All of normlab formats them with these functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def percent(share: float, images: int) -> str:
@@ -19,8 +19,13 @@ def points(share: float, images: int) -> str:
     return f"{signed_points(share, images)} points"
 
 
+def points_range(low: float, high: float, images: int) -> str:
+    """A range of differences of shares, in percentage points: `−0.45 to 1.25`."""
+    return f"{signed_points(low, images)} to {signed_points(high, images)}"
+
+
 def probability(value: float) -> str:
-    """An estimated probability, which is never quite certain: `87%`, `over 99%`."""
+    """An estimated probability, never 0% or 100%: `87%`, `over 99%`."""
     if value > 0.99:
         return "over 99%"
     return "under 1%" if value < 0.01 else f"{value:.0%}"
@@ -41,13 +46,30 @@ def p_cell(p: float | None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things: `1 seed`, `5 seeds`, `10,000 images`."""
+    """A number with its noun: `1 seed`, `5 seeds`, `10,000 images`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def listed(items: Sequence[str], last: str = "and") -> str:
     """Items in a sentence: `a, b and c`."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def distinct(texts: Iterable[str], between: str = "; ") -> str:
+    """Different texts, each once, in the order in which they first come: `0.1.0; 0.2.0`."""
+    return between.join(dict.fromkeys(texts))
+
+
+def by_name(texts: Mapping[str, str]) -> str:
+    """A text for each name: `bn 64, gn 128`; if all texts are equal, the text alone: `64`."""
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def decimals(values: Iterable[float]) -> str:
+    """Numbers with four decimals: `0.4914, 0.4822, 0.4465`."""
+    return ", ".join(f"{value:.4f}" for value in values)
 
 
 def spaced(name: str) -> str:
@@ -64,6 +86,11 @@ def setting_value(value: object) -> str:
     return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def rounded_setting(value: object) -> str:
+    """A setting's value as in `setting_value`, real numbers with four digits: `0.2828`."""
+    return f"{value:.4g}" if isinstance(value, float) else setting_value(value)
+
+
 def axis_value(value: object) -> str:
     """A value on a study's axis: `1,000`, `0.2`; `all` for None."""
     if isinstance(value, float):
@@ -72,7 +99,7 @@ def axis_value(value: object) -> str:
 
 
 def span(first: str, last: str) -> str:
-    """A range: `8 to 128`; one value where both ends are equal."""
+    """A range: `8 to 128`; one value if both ends are equal."""
     return first if first == last else f"{first} to {last}"
 
 
@@ -93,8 +120,13 @@ def estimated_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def seconds_range(seconds: Sequence[float]) -> str:
+    """The range of measured times: `20.1 to 34.5 s`."""
+    return f"{span(f'{min(seconds):.1f}', f'{max(seconds):.1f}')} s"
+
+
 def large_number(number: int) -> str:
-    """`12.6 million`, `1.2 billion`, `48,020`."""
+    """A number, rounded from a million on: `12.6 million`, `1.2 billion`, `48,020`."""
     for unit, size in (("billion", 10**9), ("million", 10**6)):
         if number >= size:
             return f"{number / size:.1f} {unit}"
@@ -102,7 +134,7 @@ def large_number(number: int) -> str:
 
 
 def kilobytes(size: int) -> str:
-    """Bytes as decimal kilobytes: `73.6 kB`."""
+    """A number of bytes in decimal kilobytes: `73.6 kB`."""
     return f"{size / 1000:,.1f} kB"
 
 

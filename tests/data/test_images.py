@@ -10,7 +10,7 @@ from PIL import Image
 
 from normlab.data.images import read_picture
 from normlab.errors import DataError
-from normlab.inference.predict import FORMATS
+from normlab.inference.pictures import FORMATS
 from peculiar import ANSWERED, REFUSED
 
 

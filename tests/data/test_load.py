@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from normlab.data import load
+from normlab.data import load, source_of, sources
 from normlab.errors import UsageError
 
 
@@ -45,3 +45,30 @@ def test_importing_the_package_imports_no_source():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "none"
+
+
+NOISE = """
+import numpy as np
+from normlab.data.dataset import Dataset, Split
+SPELLING = "noise:SEED"
+PUBLIC_NAME = HUB_NAME = None
+MIRRORABLE = False
+
+def from_request(request):
+    draws = np.random.default_rng(int(request.path))
+    images = draws.integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
+    half = Split(images[:10], np.arange(10) % 2)
+    return Dataset(request.name, ("a", "b"), half, Split(images[10:], np.arange(10) % 2))
+"""
+
+
+def test_a_new_data_set_is_one_module(tmp_path, monkeypatch):
+    (tmp_path / "noise.py").write_text(NOISE)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
+    dataset = load("noise:3")
+    assert dataset.name == "noise:3"
+    assert len(dataset.train) == 10
+    assert not source_of("noise:3").MIRRORABLE
+    for name in ("noise", "noise:", "nois:3"):
+        with pytest.raises(UsageError, match="noise:SEED"):
+            load(name)

@@ -1,5 +1,6 @@
-"""Exported networks, asked by ONNX Runtime and by PyTorch, beside the runs that they come from."""
+"""Exported networks, run by ONNX Runtime and PyTorch, against the runs that they come from."""
 
+import gzip
 import json
 import os
 import re
@@ -22,11 +23,12 @@ import made_up
 import normlab
 from normlab.cli import main
 from normlab.data import load
-from normlab.errors import RunError
+from normlab.errors import RunError, UsageError
 from normlab.export import exporter
 from normlab.export.exporter import Quantized
 from normlab.export.folding import InferenceModel
-from normlab.export.formats import open_onnx, to_int8
+from normlab.export.formats.onnx import load as load_onnx
+from normlab.export.formats.onnx import quantize
 from normlab.inference.evaluate import to_input
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms import REGISTRY
@@ -36,7 +38,13 @@ from normlab.network.model import Network
 from normlab.runs.checkpoint import save_weights
 
 DIGITS = load("digits")
-FIXED = ("none", "bn", "ghost-bn", "brn", "sync-bn")  # in use, a weight and a bias a channel
+FIXED = (
+    "none",
+    "bn",
+    "ghost-bn",
+    "brn",
+    "sync-bn",
+)  # in eval mode, a weight and a bias per channel
 BATCH_NORMS = (FusedNorm, GhostBatchNorm, BatchRenorm, SyncBatchNorm)
 EVERY_NORM = "C:8 P " + " ".join(f"C:8/{name}+" for name in REGISTRY) + " P P FC"
 EVERY_BLOCK = "C:8v C:8s2 C:8+*2 C:8/none+*2 c:6 P D:12v D:12+*2 A D:12s2 c:12*2 FC:16 FC"
@@ -44,18 +52,18 @@ NORMLAB = [sys.executable, "-m", "normlab"]
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 
-def made(folder, line, norm="bn"):
-    """A run on digits whose weights and statistics are drawn, not learned.
+def random_run(folder, layout, norm="bn"):
+    """A run on digits with random weights and statistics instead of trained ones.
 
-    Its answers differ from picture to picture: those of PyTorch's first weights hardly do.
+    Its predictions differ from image to image: those of PyTorch's initial weights hardly do.
     """
-    network = Network(line, norm=norm).eval()
+    network = Network(layout, norm=norm).eval()
     random = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if ("norms." in name or "branch_scales" in name) and tensor.is_floating_point():
-            drawn = torch.rand(tensor.shape, generator=random)
-            around = 0.0 if name.endswith(("bias", "mean", "threshold", "scales")) else 1.0
-            tensor.copy_(drawn - 0.5 + around)
+            noise = torch.rand(tensor.shape, generator=random)
+            center = 0.0 if name.endswith(("bias", "mean", "threshold", "scales")) else 1.0
+            tensor.copy_(noise - 0.5 + center)
     network.input_mean.fill_(0.3)
     network.input_std.fill_(0.4)
     with torch.no_grad():
@@ -72,7 +80,7 @@ def made(folder, line, norm="bn"):
         layout=network.layout,
         classes=DIGITS.classes,
         fingerprint=DIGITS.fingerprint,
-        network=line,
+        network=layout,
         norm=norm,
         dataset="digits",
     )
@@ -95,7 +103,7 @@ def correct(path):
 
 @pytest.fixture(scope="module")
 def files(trained, tmp_path_factory):
-    """A trained run, and all that is exported from it."""
+    """A trained run, and everything exported from it."""
     folder = tmp_path_factory.mktemp("exported") / "run"
     shutil.copytree(trained.path, folder)
     run = normlab.Run.open(folder)
@@ -108,8 +116,8 @@ def files(trained, tmp_path_factory):
 
 
 @pytest.fixture
-def said(capsys):
-    """Runs a command and gives its exit code, output and errors."""
+def cli(capsys):
+    """Runs a command and returns its exit code, output and errors."""
 
     def command(*arguments):
         code = 0
@@ -125,28 +133,29 @@ def said(capsys):
 # The network
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("norm", REGISTRY)
-def test_in_use_every_normalization_answers_as_in_evaluation(norm, tmp_path):
-    run = made(tmp_path, "C:8 D:8s2 C:8+*2 D:8*2 C:8v P P FC", norm)
+def test_every_normalization_predicts_as_in_eval_mode(norm, tmp_path):
+    run = random_run(tmp_path, "C:8 D:8s2 C:8+*2 D:8*2 C:8v P P FC", norm)
     network = InferenceModel(run.network())
-    found = network(torch.from_numpy(DIGITS.test.images))
-    assert (found.dtype, found.requires_grad) == (torch.float32, False)
+    probabilities = network(torch.from_numpy(DIGITS.test.images))
+    assert (probabilities.dtype, probabilities.requires_grad) == (torch.float32, False)
     expected = normlab.load(run.path).probabilities(DIGITS.test.images)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(probabilities.numpy(), expected, atol=1e-5)
 
     layers = list(network.modules())
-    biased = [layer.bias is not None for layer in layers if isinstance(layer, nn.Conv2d)]
+    biases = [layer.bias is not None for layer in layers if isinstance(layer, nn.Conv2d)]
     if norm in FIXED:
-        # Beside the convolutions that the repeated blocks share, a map of each channel is left.
-        assert biased == [True] * 3 + [False] * 3 + [True]
+        # Repeated blocks share a convolution: their normalizations stay as affine layers.
+        assert biases == [True] * 3 + [False] * 3 + [True]
         assert sum(isinstance(layer, Affine) for layer in layers) == 2 + 4
         assert not any(isinstance(layer, BATCH_NORMS) for layer in layers)
     else:
-        assert not any(biased)
+        assert not any(biases)
 
 
-def test_the_trained_network_is_left_as_it_was(tmp_path):
-    network = made(tmp_path, "C:8 C:8*2 GAP FC").network()
+def test_the_trained_network_is_not_changed(tmp_path):
+    network = random_run(tmp_path, "C:8 C:8*2 GAP FC").network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     InferenceModel(network)
     after = network.state_dict()
@@ -158,27 +167,30 @@ def test_the_trained_network_is_left_as_it_was(tmp_path):
 # The files
 
 
-@pytest.mark.parametrize("line", [EVERY_NORM, EVERY_BLOCK], ids=["norms", "blocks"])
-@pytest.mark.parametrize(("to", "ask"), [("onnx", by_onnx_runtime), ("pt2", by_pytorch)])
-def test_every_normalization_and_block_answers_as_the_trained_network(line, to, ask, tmp_path):
-    run = made(tmp_path, line)
+@pytest.mark.slow(5)
+@pytest.mark.parametrize("layout", [EVERY_NORM, EVERY_BLOCK], ids=["norms", "blocks"])
+@pytest.mark.parametrize(("to", "predict"), [("onnx", by_onnx_runtime), ("pt2", by_pytorch)])
+def test_every_normalization_and_block_predicts_as_the_trained_network(
+    layout, to, predict, tmp_path
+):
+    run = random_run(tmp_path, layout)
     exported = normlab.export_run(run, to)
     assert exported.path == tmp_path / f"model.{to}"
     assert exported.size == exported.path.stat().st_size
     assert (exported.images, exported.quantized) == (360, None)
     expected = normlab.load(tmp_path).probabilities(DIGITS.test.images)
-    found = ask(exported.path, DIGITS.test.images)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert (found.argmax(1) == expected.argmax(1)).all()
-    assert exported.difference == pytest.approx(abs(found - expected).max(), abs=1e-6)
+    probabilities = predict(exported.path, DIGITS.test.images)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert (probabilities.argmax(1) == expected.argmax(1)).all()
+    assert exported.difference == pytest.approx(abs(probabilities - expected).max(), abs=1e-6)
     for n in (1, 7):  # any number of images
         np.testing.assert_allclose(
-            ask(exported.path, DIGITS.test.images[:n]), expected[:n], atol=1e-5
+            predict(exported.path, DIGITS.test.images[:n]), expected[:n], atol=1e-5
         )
     if to == "onnx":
-        int8 = open_onnx(to_int8(exported.path.read_bytes(), DIGITS.train.images[:200], {}))
-        # Drawn weights are easily led astray; by chance a tenth of the classes would be equal.
+        int8 = load_onnx(quantize(exported.path.read_bytes(), DIGITS.train.images[:200], {}))
+        # Random weights are sensitive to rounding. By chance a tenth of the classes would be equal.
         assert (int8(DIGITS.test.images).argmax(1) == expected.argmax(1)).mean() > 0.6
 
 
@@ -191,12 +203,12 @@ def test_onnx_takes_pixels_gives_probabilities_and_has_batchnorm_folded(files):
     assert probabilities.shape == ["batch", 10]
     model = onnx.load(files["onnx"].path)
     onnx.checker.check_model(model, full_check=True)
-    kinds = [node.op_type for node in model.graph.node]
-    assert kinds.count("Conv") == 4
-    assert not {"BatchNormalization", "Sqrt", "Mul"} & {*kinds}
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("Conv") == 4
+    assert not {"BatchNormalization", "Sqrt", "Mul"} & {*operators}
 
 
-def test_files_say_what_they_are(files):
+def test_files_hold_metadata_about_their_origin(files):
     expected = {
         "classes": json.dumps([*"0123456789"]),
         "layout": "C:12 P C:24 P D:32 GAP FC",
@@ -209,22 +221,23 @@ def test_files_say_what_they_are(files):
     for name in ("onnx", "int8"):
         session = onnxruntime.InferenceSession(files[name].path)
         assert session.get_modelmeta().custom_metadata_map == expected
-    found = dict.fromkeys(expected, "")
-    torch.export.load(files["pt2"].path, extra_files=found)
-    assert found == expected
+    metadata = dict.fromkeys(expected, "")
+    torch.export.load(files["pt2"].path, extra_files=metadata)
+    assert metadata == expected
 
 
-def test_files_name_no_folder_of_the_machine_that_made_them(files):
+def test_files_name_no_folder_of_this_machine(files):
     folder = str(Path(normlab.__file__).parent).encode()
     assert not any(folder in files[name].path.read_bytes() for name in ("onnx", "int8", "pt2"))
 
 
-def test_files_are_little_larger_than_the_weights(files):
+def test_files_are_hardly_larger_than_the_weights(files):
     weights = (files["run"].path / "model.safetensors").stat().st_size
     assert files["onnx"].size < 1.3 * weights
     assert files["int8"].size < 0.7 * files["onnx"].size
 
 
+@pytest.mark.slow(1)
 def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path):
     config = normlab.RunConfig(
         network="C:6 P C:8/gn GAP FC",
@@ -235,30 +248,86 @@ def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path):
     )
     run = normlab.train(config, tmp_path, quiet=True)
     exported = normlab.export_run(run, "pt2")
-    found = by_pytorch(exported.path, DIGITS.test.images)
-    assert (found.argmax(1) == DIGITS.test.labels).sum() == round(360 * run.last.accuracy)
+    probabilities = by_pytorch(exported.path, DIGITS.test.images)
+    assert (probabilities.argmax(1) == DIGITS.test.labels).sum() == round(360 * run.last.accuracy)
 
 
-def test_of_many_test_images_some_are_compared_from_all_over_the_split(
-    files, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(exporter, "COMPARED", 50)
-    asked = []
+def test_of_many_test_images_an_evenly_spaced_sample_is_compared(files, monkeypatch, tmp_path):
+    monkeypatch.setattr(exporter, "CHECK_IMAGES", 50)
+    batches = []
     forward = Network.forward
-    monkeypatch.setattr(Network, "forward", lambda self, x: asked.append(x) or forward(self, x))
+    monkeypatch.setattr(Network, "forward", lambda self, x: batches.append(x) or forward(self, x))
     exported = normlab.export_run(files["run"], "pt2", tmp_path / "model.pt2")
     assert exported.images == 50
-    assert [len(x) for x in asked] == [1, 49]
-    everywhere = np.linspace(0, 359, 50).astype(int)
+    assert [len(x) for x in batches] == [1, 49]
+    places = np.linspace(0, 359, 50).astype(int)
     np.testing.assert_array_equal(
-        (torch.cat(asked) * 255).round().numpy(), DIGITS.test.images[everywhere]
+        (torch.cat(batches) * 255).round().numpy(), DIGITS.test.images[places]
     )
+
+
+# Formats
+
+GZIPPED = """
+import gzip
+from normlab.export.formats import Format, pt2
+
+FORMAT = Format(
+    suffix=".gz",
+    write=lambda program, metadata: gzip.compress(pt2.write(program, metadata)),
+    load=lambda content: pt2.load(gzip.decompress(content)),
+)
+"""
+
+
+def test_a_format_is_one_file(files, tmp_path):
+    folder = tmp_path / "formats"
+    folder.mkdir()
+    (folder / "gzipped.py").write_text(GZIPPED)
+    program = (
+        f"from normlab.export import formats; formats.__path__.append({str(folder)!r}); "
+        "from normlab.cli import main; main()"
+    )
+
+    def export(*arguments):
+        command = [sys.executable, "-c", program, "export", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert "--to {gzipped,onnx,pt2}" in export("--help").stdout
+    out = tmp_path / "model.gz"
+    done = export(files["run"].path, "--to", "gzipped", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "checked against PyTorch on 360 test images: equal classes" in done.stdout
+    (tmp_path / "model.pt2").write_bytes(gzip.decompress(out.read_bytes()))
+    expected = normlab.load(files["run"].path).probabilities(DIGITS.test.images)
+    found = by_pytorch(tmp_path / "model.pt2", DIGITS.test.images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (
+        "--to gzipped has no int8" in export(files["run"].path, "--to", "gzipped", "--int8").stderr
+    )
+
+
+def test_an_unknown_format_is_refused_with_the_names_there_are(files):
+    with pytest.raises(UsageError, match="no format 'tflite': there are onnx, pt2"):
+        normlab.export_run(files["run"], "tflite")
+
+
+def test_the_command_s_help_imports_no_torch():
+    program = "import sys; from normlab.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "export", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--to {onnx,pt2}" in done.stdout
+    assert not {"torch", "numpy", "onnx"} & {*done.stdout.splitlines()[-1].split()}
 
 
 # int8
 
 
-def test_int8_says_what_it_costs_and_saves(files):
+def test_int8_reports_accuracy_and_size(files):
     exported, quantized = files["int8"], files["int8"].quantized
     assert exported.path == files["run"].path / "model-int8.onnx"
     assert exported.size == exported.path.stat().st_size < quantized.float_size
@@ -270,7 +339,7 @@ def test_int8_says_what_it_costs_and_saves(files):
     assert quantized.correct > 0.95 * quantized.float_correct
 
 
-def test_int8_has_weights_of_seven_bits_with_a_scale_for_each_channel(files):
+def test_int8_weights_have_seven_bits_and_a_scale_per_channel(files):
     graph = onnx.load(files["int8"].path).graph
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     filters = [
@@ -290,15 +359,16 @@ def test_int8_has_weights_of_seven_bits_with_a_scale_for_each_channel(files):
     ("right", "change"),
     [(95, "3 images lost"), (97, "1 image lost"), (98, "none lost"), (99, "1 image gained")],
 )
-def test_what_int8_lost_is_said_plainly(right, change):
-    said = str(Quantized(float_size=1, images=100, float_correct=98, correct=right))
-    assert said == f"accuracy on 100 test images: 98.0% in float32, {right}.0% in int8: {change}"
+def test_the_change_of_accuracy_is_counted_in_images(right, change):
+    text = str(Quantized(float_size=1, images=100, float_correct=98, correct=right))
+    assert text == f"accuracy on 100 test images: 98.0% in float32, {right}.0% in int8: {change}"
 
 
 # The command line
 
 
-def test_the_command_says_what_it_wrote_and_nothing_else(files, tmp_path):
+@pytest.mark.slow(6)
+def test_the_command_prints_what_it_wrote_and_nothing_else(files, tmp_path):
     out = tmp_path / "new" / "int8.onnx"
     done = subprocess.run(
         [*NORMLAB, "export", files["run"].path, "--to", "onnx", "--int8", "--out", out],
@@ -318,34 +388,34 @@ def test_the_command_says_what_it_wrote_and_nothing_else(files, tmp_path):
     assert accuracy == str(files["int8"].quantized)
 
 
-def test_the_command_writes_where_it_is_told(files, said, tmp_path):
+def test_the_command_writes_to_out(files, cli, tmp_path):
     out = tmp_path / "digits.pt2"
-    code, output, errors = said("export", files["run"].path, "--to", "pt2", "--out", out)
+    code, output, errors = cli("export", files["run"].path, "--to", "pt2", "--out", out)
     assert (code, errors) == (0, "")
     assert output.splitlines()[0] == f"{out}: {out.stat().st_size / 1000:.1f} kB"
     assert output.splitlines()[1].startswith("checked against PyTorch on 360 test images: equal")
 
 
-def test_int8_is_for_onnx_only(files, said):
-    code, output, errors = said("export", files["run"].path, "--to", "pt2", "--int8")
+def test_pt2_has_no_int8(files, cli):
+    code, output, errors = cli("export", files["run"].path, "--to", "pt2", "--int8")
     assert (code, output) == (2, "")
-    assert errors == "normlab: --int8 is for --to onnx: leave it out for pt2\n"
+    assert errors == "normlab: --to pt2 has no int8: leave out --int8\n"
 
 
-def test_a_missing_library_is_named_with_the_extra_that_has_it(files, said, monkeypatch):
+def test_a_missing_library_is_named_with_its_extra(files, cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    code, output, errors = said("export", files["run"].path, "--to", "onnx")
+    code, output, errors = cli("export", files["run"].path, "--to", "onnx")
     assert (code, output) == (2, "")
-    assert errors == 'normlab: ONNX needs onnxscript: pip install "normlab[export]"\n'
+    assert errors == 'normlab: --to onnx needs onnxscript: pip install "normlab[export]"\n'
 
 
-def test_pt2_needs_no_further_library(files, monkeypatch, tmp_path):
+def test_pt2_needs_no_extra_library(files, monkeypatch, tmp_path):
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     assert normlab.export_run(files["run"], "pt2", tmp_path / "model.pt2").images == 360
 
 
-def test_what_is_not_finished_is_refused(files, tmp_path):
+def test_an_unfinished_run_is_refused(files, tmp_path):
     shutil.copy(files["run"].path / "config.json", tmp_path)
     with pytest.raises(RunError, match="is its training finished"):
         normlab.export_run(normlab.Run.open(tmp_path), "onnx")
@@ -357,9 +427,9 @@ def test_other_data_is_refused(files):
         normlab.export_run(replace(run, data=replace(run.data, fingerprint="0" * 64)), "onnx")
 
 
-# Normalizations of one's own
+# Custom normalizations
 
-OWN = """
+CUSTOM_NORMS = """
 import torch
 from torch import nn
 
@@ -393,16 +463,19 @@ class Rare(Scaling):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def custom_run(tmp_path, monkeypatch):
     """Makes a run with a normalization of the module above."""
-    (tmp_path / "own_norms.py").write_text(OWN)
+    (tmp_path / "custom_norms.py").write_text(CUSTOM_NORMS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "own_norms", raising=False)
-    return lambda name: made(tmp_path / "run", "C:8 P D:8+ P C:8/bn P FC", f"own_norms:{name}")
+    monkeypatch.delitem(sys.modules, "custom_norms", raising=False)
+    return lambda name: random_run(
+        tmp_path / "run", "C:8 P D:8+ P C:8/bn P FC", f"custom_norms:{name}"
+    )
 
 
-def test_ones_own_normalization_is_exported(own):
-    run = own("Scaling")
+@pytest.mark.slow(1)
+def test_a_custom_normalization_is_exported(custom_run):
+    run = custom_run("Scaling")
     exported = normlab.export_run(run, "onnx")
     np.testing.assert_allclose(
         by_onnx_runtime(exported.path, DIGITS.test.images),
@@ -411,20 +484,25 @@ def test_ones_own_normalization_is_exported(own):
     )
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("name", "to", "problem"),
     [
-        ("Choosing", "pt2", "run cannot be exported to pt2: its normalization is own_norms:Choos"),
-        ("Alone", "pt2", "run cannot be exported to pt2: its normalization is own_norms:Alone"),
-        ("Rare", "onnx", "run cannot be exported to onnx: its normalization is own_norms:Rare"),
-        ("Other", "pt2", "the exported network answers differently: another class on "),
+        (
+            "Choosing",
+            "pt2",
+            "run cannot be exported to pt2: its normalization is custom_norms:Choosing",
+        ),
+        ("Alone", "pt2", "run cannot be exported to pt2: its normalization is custom_norms:Alone"),
+        ("Rare", "onnx", "run cannot be exported to onnx: its normalization is custom_norms:Rare"),
+        ("Other", "pt2", "the exported network predicts differently: another class on "),
     ],
 )
-def test_what_cannot_be_exported_is_said_in_a_line_and_no_file_is_left(
-    name, to, problem, own, said, tmp_path
+def test_a_failed_export_is_one_line_and_leaves_no_file(
+    name, to, problem, custom_run, cli, tmp_path
 ):
-    run = own(name)
-    code, output, errors = said("export", run.path, "--to", to)
+    run = custom_run(name)
+    code, output, errors = cli("export", run.path, "--to", to)
     assert (code, output) == (1, "")
     assert problem in errors
     assert errors.count("\n") == 1
@@ -432,64 +510,66 @@ def test_what_cannot_be_exported_is_said_in_a_line_and_no_file_is_left(
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_equal_classes_are_not_enough(own, said):
-    code, _, errors = said("export", own("Near").path, "--to", "pt2")
+def test_equal_classes_with_other_probabilities_are_refused(custom_run, cli):
+    code, _, errors = cli("export", custom_run("Near").path, "--to", "pt2")
     assert code == 1
     assert "another class on 0 of 360 test images, probabilities up to " in errors
 
 
-def test_nor_are_near_probabilities(own, said):
-    run = own("Other")
+def test_close_probabilities_with_other_classes_are_refused(custom_run, cli):
+    run = custom_run("Other")
     network = run.network()
     classifier = network.blocks[-1].linear
     with torch.no_grad():
-        classifier.weight *= 1e-6  # all classes are nearly as probable
+        classifier.weight *= 1e-6  # all classes are nearly equally probable
         classifier.bias.zero_()
     save_weights(run.path / "model.safetensors", network)
-    code, _, errors = said("export", run.path, "--to", "pt2")
+    code, _, errors = cli("export", run.path, "--to", "pt2")
     assert code == 1
-    others, apart = re.search(r"another class on (\d+) of .* up to (\S+) apart", errors).groups()
-    assert int(others) > 0
+    changed, apart = re.search(r"another class on (\d+) of .* up to (\S+) apart", errors).groups()
+    assert int(changed) > 0
     assert float(apart) < 1e-5
 
 
-def test_a_run_s_own_files_are_not_written_over(files, said):
+def test_a_run_s_own_files_are_not_overwritten(files, cli):
     weights = files["run"].path / "model.safetensors"
     before = weights.read_bytes()
-    code, _, errors = said("export", files["run"].path, "--to", "pt2", "--out", weights)
+    code, _, errors = cli("export", files["run"].path, "--to", "pt2", "--out", weights)
     assert code == 2
     assert errors == f"normlab: --out {weights}: end its name with .pt2\n"
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow(2)
 @pytest.mark.skipif(not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA names no CIFAR-10")
-def test_a_model_that_comes_with_normlab_is_exported_by_its_name(said, tmp_path, monkeypatch):
+def test_a_bundled_model_is_exported_by_its_name(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, output, _ = said("export", "--model", "nano", "--to", "pt2")
+    code, output, _ = cli("export", "--model", "nano", "--to", "pt2")
     assert code == 0
     assert output.startswith("nano.pt2: ")
     assert [path.name for path in tmp_path.iterdir()] == ["nano.pt2"]
 
 
-def test_of_a_model_or_a_run_one_is_exported(files, said):
+def test_exactly_one_run_or_model_is_exported(files, cli):
     for arguments in ([], [files["run"].path, "--model", "nano"]):
-        code, _, errors = said("export", *arguments, "--to", "pt2")
+        code, _, errors = cli("export", *arguments, "--to", "pt2")
         assert code == 2
         assert "expected one run's folder, or --model NAME, got" in errors
 
 
-def test_a_file_that_was_there_outlives_an_export_that_fails(own, said, tmp_path):
+def test_a_failed_export_keeps_the_file_that_was_there(custom_run, cli, tmp_path):
     out = tmp_path / "model.pt2"
     out.write_text("an older one")
-    assert said("export", own("Other").path, "--to", "pt2", "--out", out)[0] == 1
+    assert cli("export", custom_run("Other").path, "--to", "pt2", "--out", out)[0] == 1
     assert out.read_text() == "an older one"
 
 
-# The page
+# The documentation
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("place", [0, 1], ids=["onnx", "pt2"])
-def test_the_page_s_programs_answer_on_a_picture(place, files, tmp_path):
+def test_the_programs_in_the_documentation_work(place, files, tmp_path):
     program = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[place]
     assert "normlab" not in program
     for name in ("onnx", "pt2"):

@@ -21,6 +21,8 @@ from harness import (
     CONFIG,
     EXECUTION,
     TINY,
+    AtStep,
+    ExitAt,
     assert_equal_runs,
     kill_everywhere,
     measured,
@@ -34,7 +36,6 @@ from normlab.report.study_page import write_study_report
 from normlab.runs.run import Run
 from normlab.study.compare import compare
 from normlab.training.loop import resume, train
-from normlab.training.progress import TrainingDisplay
 
 FILES = (
     *("config.json", "metrics.jsonl", "model.safetensors", "report.html"),
@@ -115,16 +116,9 @@ def test_killed_again_and_again_it_ends_the_same(whole, tmp_path):
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A run that was killed in its third epoch."""
-
-    def kill(self, epoch, step, loss, images):
-        if (epoch, step) == (2, 5):
-            raise SystemExit
-
     out = tmp_path_factory.mktemp("faults") / "stopped"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingDisplay, "step", kill)
-        with pytest.raises(SystemExit):
-            train(CONFIG, out, EXECUTION, quiet=True)
+    with pytest.raises(SystemExit):
+        train(CONFIG, out, EXECUTION, callbacks=[ExitAt(2, 5)], quiet=True)
     return out
 
 
@@ -287,21 +281,23 @@ def test_data_deleted_in_the_middle_are_missed_when_they_are_needed(tmp_path, mo
                 shade = 4 * k + (128 if label == "light" else 0)
                 Image.new("RGB", (32, 32), (shade, shade, shade)).save(folder / f"{k}.png")
 
-    def delete(self, epoch, step, loss, images):
+    def delete(state):
         shutil.rmtree(tmp_path / "pictures", ignore_errors=True)
-        if (epoch, step) == (1, 1) and not (tmp_path / "again").exists():
+        if (state.epoch, state.step) == (1, 1) and not (tmp_path / "again").exists():
             raise SystemExit
 
     config = dataclasses.replace(CONFIG, dataset=f"folder:{tmp_path / 'pictures'}", batch_size=8)
     shutil.copytree(tmp_path / "pictures", tmp_path / "kept")
-    monkeypatch.setattr(TrainingDisplay, "step", delete)
     with pytest.raises(SystemExit):
-        train(config, tmp_path / "run", EXECUTION, quiet=True)
+        train(config, tmp_path / "run", EXECUTION, callbacks=[AtStep(delete)], quiet=True)
     with pytest.raises(DataError, match="pictures"):
         resume(tmp_path / "run", EXECUTION, quiet=True)
     (tmp_path / "again").touch()
     shutil.copytree(tmp_path / "kept", tmp_path / "pictures")
-    run = resume(tmp_path / "run", EXECUTION, quiet=True)  # deleted anew: they are in memory
+    again = [AtStep(delete)]
+    run = resume(
+        tmp_path / "run", EXECUTION, callbacks=again, quiet=True
+    )  # deleted anew: they are in memory
     assert len(measured(run.path)) == CONFIG.epochs
     with pytest.raises(NormlabError, match="pictures"):
         work(tmp_path / "run")

@@ -13,8 +13,8 @@ import pytest
 from harness import CONFIG, EXECUTION, FORKS
 from normlab.runs.run import Run
 from normlab.study.record import Study
+from normlab.training.callbacks import Callback
 from normlab.training.loop import train
-from normlab.training.progress import TrainingDisplay
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
 
@@ -57,8 +57,9 @@ def test_200_epochs_do_not_make_a_run_grow(tmp_path):
 def _watched(out, log):
     """A run that writes down what its process holds after each epoch."""
     epochs = []
-    TrainingDisplay.epoch = lambda self, epoch: epochs.append(held())
-    train(LONG, out, EXECUTION, quiet=True)
+    watch = Callback()
+    watch.on_epoch_end = lambda state: epochs.append(held())
+    train(LONG, out, EXECUTION, callbacks=[watch], quiet=True)
     log.write_text(json.dumps(epochs))
 
 

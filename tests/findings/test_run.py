@@ -8,29 +8,29 @@ from hypothesis import strategies as st
 
 from made_up import CLASSES, LAYOUT, MATRIX, epochs, evaluation, rising, run
 from normlab.errors import UsageError
-from normlab.findings.run import analyze, compare, interval, names
+from normlab.findings.run import analyze, compare, names
 from normlab.wording import percent
 
 EVALUATION = evaluation(MATRIX)
 
 
-def said(run_, evaluation_=EVALUATION):
+def text_of(run_, evaluation_=EVALUATION):
     return "\n".join(analyze(run_, evaluation_))
 
 
 def test_a_run_like_the_published_one():
     curve = epochs([0.6, 0.7019, 0.7189, 0.7141], train=[0.5, 0.6, 0.68, 0.6885])
     assert analyze(run(curve=curve), EVALUATION) == [
-        "One run: 71.41% of the 10,000 test images are answered rightly after the last of 4 epochs "
-        "(95% sampling interval 70.52% to 72.29%).",
+        "One run: 71.41% of the 10,000 test images are classified correctly after the last of 4 "
+        "epochs (95% sampling interval 70.52% to 72.29%).",
         "Accuracy first passed 70% in epoch 2 (70.19%).",
-        "The best epoch is 3 with 71.89%. It is chosen on the test images it is measured on, and "
-        "so optimistic: the last epoch is the one to report.",
-        "Test accuracy is 2.56 points above training accuracy (68.85%). That is no sign of "
-        "anything wrong: training accuracy is measured on augmented images, with dropout and while "
-        "the weights still change.",
+        "The best epoch is 3 with 71.89%. It was chosen on the same test images that it is "
+        "measured on, so it is optimistic: report the last epoch.",
+        "Test accuracy is 2.56 points above training accuracy (68.85%). This does not "
+        "indicate a problem: training accuracy is measured on augmented images, with dropout and "
+        "while the weights still change.",
         "The hardest class is cat (49.6%), the easiest automobile (83.9%); the difference is "
-        "larger than sampling error. All test images are counted.",
+        "larger than the sampling error. All test images are counted.",
         "The most confused pair is cat and dog, 357 of the 2,859 mistakes: cat is taken for dog "
         "in 186 images, dog for cat in 171 images.",
     ]
@@ -38,9 +38,9 @@ def test_a_run_like_the_published_one():
 
 def test_held_out_images_are_never_called_test_images():
     curve = epochs([0.8, 0.7141], split="holdout")
-    text = said(run(holdout=5_000, curve=curve), evaluation(MATRIX, split="holdout"))
+    text = text_of(run(holdout=5_000, curve=curve), evaluation(MATRIX, split="holdout"))
     assert "of the 5,000 held-out images" in text
-    assert "chosen on the held-out images" in text
+    assert "chosen on the same held-out images" in text
     assert "The test split was not read." in text
     assert "test images" not in text
     assert "test accuracy" not in text.lower()
@@ -52,117 +52,120 @@ def test_an_evaluation_of_another_split_is_refused():
 
 
 def test_no_epoch_above_the_target():
-    text = said(run(accuracies=[0.6, 0.6996, 0.69]))
+    text = text_of(run(accuracies=[0.6, 0.6996, 0.69]))
     assert "No epoch passed 70%: the highest is 69.96%, in epoch 2." in text
     assert "first passed" not in text
 
 
-def test_the_last_epoch_being_the_best_needs_no_warning():
-    assert "The best epoch" not in said(run(accuracies=[0.6, 0.7141]))
+def test_there_is_no_warning_if_the_last_epoch_is_the_best():
+    assert "The best epoch" not in text_of(run(accuracies=[0.6, 0.7141]))
 
 
 @pytest.mark.parametrize(
     ("train", "expected"),
     [
-        (0.7221, "differ by less than sampling error (±0.97 points): the gap says nothing"),
+        (0.7221, "differ by less than the sampling error (±0.97 points): this shows no gap"),
         (
             0.7441,
-            "is 3.00 points above test accuracy, more than sampling error (±0.96 points): slight",
+            "is 3.00 points above test accuracy, more than the sampling error (±0.96 points): "
+            "slight",
         ),
         (0.9141, "Training accuracy (91.41%) is 20.00 points above test accuracy: overfitting."),
-        (0.6641, "Test accuracy is 5.00 points above training accuracy (66.41%). That is no sign"),
+        (0.6641, "Test accuracy is 5.00 points above training accuracy (66.41%). This does"),
     ],
 )
 def test_the_gap(train, expected):
-    text = said(run(curve=epochs([0.7141], train=[train])))
+    text = text_of(run(curve=epochs([0.7141], train=[train])))
     assert expected in text
     assert ("overfitting" in text) == (train > 0.73)
 
 
-def test_the_gap_is_explained_by_what_the_recipe_does():
+def test_the_gap_is_explained_by_the_recipe():
     plain = run(accuracies=[0.7141])
     plain = dataclasses.replace(
         plain, recipe=dataclasses.replace(plain.recipe, dropout=0.0, augment=())
     )
-    text = said(plain)
+    text = text_of(plain)
     assert "training accuracy is measured while the weights still change." in text
     assert "dropout" not in text
     assert "augmented" not in text
 
 
-def test_underfitting_is_both_being_low():
+def test_underfitting_means_that_both_accuracies_are_low():
     low = run(curve=epochs([0.40], train=[0.41]))
-    assert "It underfits: even of the training images it gets only 41.00%" in said(low)
+    assert "The network underfits: it classifies only 41.00% of the training images" in text_of(low)
     overfit = run(curve=epochs([0.40], train=[0.54]))
-    assert "underfits" not in said(overfit)
-    assert "underfits" not in said(run())
+    assert "underfits" not in text_of(overfit)
+    assert "underfits" not in text_of(run())
 
 
-def test_a_network_that_learned_nothing():
+def test_a_network_that_is_no_better_than_chance():
     matrix = np.zeros((2, 2), dtype=int)
     matrix[:, 0] = 50
     guess = run(curve=epochs([0.5], train=[0.5]), classes=("a", "b"), test=100)
-    text = said(guess, evaluation(matrix))
-    assert "Always answering with the most frequent class would get 50.0%" in text
+    text = text_of(guess, evaluation(matrix))
+    assert "Always predicting the most frequent class would give 50.0%" in text
 
 
 def test_a_loss_that_is_still_falling():
     falling = [1.0, 0.9, 0.8, 0.75, 0.7]
-    text = said(run(curve=epochs([0.7] * 5, losses=falling)))
+    text = text_of(run(curve=epochs([0.7] * 5, losses=falling)))
     assert "still falling in each of the last 5 epochs, from 1.0000 to 0.7000" in text
     assert "may help" in text
     for unclear in ([1.0, 0.9, 0.8, 0.81, 0.7], [0.7004, 0.7003, 0.7002, 0.7001, 0.7], falling[1:]):
-        text = said(run(curve=epochs([0.7] * len(unclear), losses=unclear)))
+        text = text_of(run(curve=epochs([0.7] * len(unclear), losses=unclear)))
         assert "falling" not in text
 
 
 def test_a_loss_that_rises_while_the_training_loss_falls():
     rises = [0.7, 0.75, 0.8, 0.9, 1.0]
-    text = said(run(curve=epochs([0.7] * 5, losses=rises, train_losses=rises[::-1])))
+    text = text_of(run(curve=epochs([0.7] * 5, losses=rises, train_losses=rises[::-1])))
     assert "rising in each of the last 5 epochs" in text
-    text = said(run(curve=epochs([0.7] * 5, losses=rises, train_losses=rises)))
+    text = text_of(run(curve=epochs([0.7] * 5, losses=rises, train_losses=rises)))
     assert "rising" not in text
 
 
 def test_classes_within_sampling_error_are_not_ranked():
     even = evaluation([[70, 30], [28, 72]])
-    assert "hardest" not in said(run(test=200, classes=("a", "b")), even)
+    assert "hardest" not in text_of(run(test=200, classes=("a", "b")), even)
 
 
 def test_a_class_without_images_is_not_the_hardest():
     matrix = np.array([[90, 10, 0], [60, 40, 0], [0, 0, 0]])
-    text = said(run(test=200), evaluation(matrix))
+    text = text_of(run(test=200), evaluation(matrix))
     assert "hardest class is automobile (40.0%), the easiest airplane (90.0%)" in text
 
 
 def test_equally_confused_pairs_are_not_ranked():
-    assert "confused" not in said(run(), evaluation([[5, 2, 0], [1, 5, 3], [0, 0, 9]]))
-    text = said(run(), evaluation([[5, 2, 0], [1, 5, 1], [0, 0, 9]]))
+    assert "confused" not in text_of(run(), evaluation([[5, 2, 0], [1, 5, 3], [0, 0, 9]]))
+    text = text_of(run(), evaluation([[5, 2, 0], [1, 5, 1], [0, 0, 9]]))
     assert (
         "airplane is taken for automobile in 2 images, automobile for airplane in one image" in text
     )
-    text = said(run(), evaluation([[5, 2, 0], [0, 5, 1], [0, 0, 9]]))
+    text = text_of(run(), evaluation([[5, 2, 0], [0, 5, 1], [0, 0, 9]]))
     assert "airplane is taken for automobile in 2 images, automobile for airplane in none" in text
 
 
-def test_another_accuracy_when_evaluated_again_is_said():
-    assert "Evaluated again, the same weights got 71.41%" in said(run(accuracies=[0.7142]))
+def test_a_different_accuracy_of_the_same_weights_is_reported():
+    assert "Evaluated again, the same weights got 71.41%" in text_of(run(accuracies=[0.7142]))
     flipped = dataclasses.replace(EVALUATION, tta="flip")
-    assert "Averaged over test-time augmentation (flip) it is 71.41%." in said(run(), flipped)
+    assert "Averaged over test-time augmentation (flip), accuracy is 71.41%." in text_of(
+        run(), flipped
+    )
 
 
 def test_comparison_within_sampling_error():
     better, worse = run("bn"), run("gn", accuracies=rising(0.7116), norm="gn")
     text = "\n".join(compare([worse, better], [evaluation(MATRIX, seed=1), EVALUATION]))
-    assert "Highest last accuracy: bn, 71.41%." in text
+    assert "Highest last-epoch accuracy: bn, 71.41%." in text
     assert re.search(
         r"bn is 0\.25 points ahead of gn, within the sampling error on the same 10,000 images "
         r"\(±1\.\d\d points, 95%\)",
         text,
     )
-    assert "This is one run each: how much another seed would change is in none" in text
-    assert "The runs differ in nothing but the normalization." in text
-    assert "The hardest class is the same in all: cat." in text
+    assert "Each is a single run: these errors do not include the effect of another seed" in text
+    assert "The runs differ only in the normalization." in text
+    assert "The hardest class is the same in all runs: cat." in text
 
 
 def test_the_error_of_paired_images():
@@ -188,12 +191,14 @@ def test_the_error_of_paired_images():
     assert f"on the same 100 images (±{100 * by_hand:.1f} points, 95%)" in text
 
 
-def test_other_images_do_not_compare():
+def test_runs_on_different_images_are_not_compared():
     one = run("a", accuracies=rising(0.73))
     for other in (run("b", fingerprint="cd" * 32), run("b", holdout=5_000)):
         split = other.split
         text = "\n".join(compare([one, other], [EVALUATION, evaluation(MATRIX, split=split)]))
-        assert "a and b are measured on different images: their accuracies do not compare." in text
+        assert (
+            "a and b are measured on different images: their accuracies cannot be compared." in text
+        )
         assert "Highest" not in text
 
 
@@ -205,54 +210,56 @@ def test_only_runs_on_the_same_images_are_ranked():
         run("y", fingerprint="cd" * 32),
         run("z", fingerprint="ef" * 32),
     ]
-    said = compare(runs, [EVALUATION] * 5)
-    assert said[0] == (
-        "Not all runs are measured on the same images: accuracies compare only among a and b, "
-        "and among x and y."
+    sentences = compare(runs, [EVALUATION] * 5)
+    assert sentences[0] == (
+        "Not all runs are measured on the same images: accuracies can be compared only among a "
+        "and b, and among x and y."
     )
-    assert said[1] == "Highest last accuracy of a and b: a, 73.00%."
-    assert said[2].startswith("a is 1.59 points ahead of b")
-    assert said[3] == "Highest last accuracy of x and y: x, 99.00%."
-    assert said[4].startswith("x is 27.59 points ahead of y")
+    assert sentences[1] == "Highest last-epoch accuracy of a and b: a, 73.00%."
+    assert sentences[2].startswith("a is 1.59 points ahead of b")
+    assert sentences[3] == "Highest last-epoch accuracy of x and y: x, 99.00%."
+    assert sentences[4].startswith("x is 27.59 points ahead of y")
 
 
-def test_what_else_differs_is_named():
+def test_other_differing_settings_are_named():
     narrow = LAYOUT.replace("C:42v", "C:32v/ln-full").replace("C:42+", "C:32+")
     other = run("b", layout=narrow, epochs=3, learning_rate=0.1, seed=4, budget=5_000)
     text = "\n".join(compare([run("a"), other], [EVALUATION, EVALUATION]))
     assert (
-        "Beside the normalization and the seed the runs differ in the layout (48,020 and " in text
+        "Besides the normalization and the seed, the runs differ in the layout (48,020 and " in text
     )
     assert "epochs (20 and 3), learning rate (0.01 and 0.1)" in text
     assert "budget (none and 5,000)" in text
-    assert "cannot be put down to the normalization alone" in text
+    assert "cannot be attributed to the normalization alone" in text
 
 
-def test_a_block_with_its_own_normalization_is_no_other_layout():
-    own = run("b", layout=LAYOUT.replace("C:24 C:32v", "C:24/gn=3 C:32v"))
-    text = "\n".join(compare([run("a"), own], [EVALUATION, EVALUATION]))
-    assert "The runs differ in nothing but the normalization." in text
+def test_the_normalization_of_a_block_does_not_change_the_layout():
+    other = run("b", layout=LAYOUT.replace("C:24 C:32v", "C:24/gn=3 C:32v"))
+    text = "\n".join(compare([run("a"), other], [EVALUATION, EVALUATION]))
+    assert "The runs differ only in the normalization." in text
 
 
-def test_equal_runs_are_told_so():
+def test_equal_runs_tie():
     text = "\n".join(compare([run("a"), run("b")], [EVALUATION, EVALUATION]))
-    assert "Highest last accuracy: a and b, 71.41%." in text
-    assert "The runs differ in no setting." in text
+    assert "Highest last-epoch accuracy: a and b, 71.41%." in text
+    assert "The runs have the same settings." in text
 
 
-def test_repeats_show_what_seeds_change():
+def test_repeats_show_the_effect_of_the_seed():
     repeats = [run("a"), run("b", accuracies=rising(0.7041), seed=1)]
     text = "\n".join(compare(repeats, [EVALUATION, EVALUATION]))
-    assert "a and b differ only in the seed; their last accuracies lie 1.00 points apart" in text
-    assert "one run each" not in text
-    assert "The runs differ in nothing but the seed." in text
+    assert (
+        "a and b differ only in the seed; their last-epoch accuracies are 1.00 points apart" in text
+    )
+    assert "single run" not in text
+    assert "The runs differ only in the seed." in text
 
 
 @pytest.mark.parametrize(
     ("single", "expected"),
-    [(["c"], "c is one run: how much"), (["c", "d"], "c and d are one run each: how much")],
+    [(["c"], "c is a single run: these"), (["c", "d"], "c and d are single runs: these")],
 )
-def test_an_arm_without_repeats_is_said_to_be_one_run(single, expected):
+def test_arms_without_repeats_are_called_single_runs(single, expected):
     arms = [run(name, norm=f"gn={k + 1}") for k, name in enumerate(single)]
     repeats = [run("a"), run("b", accuracies=rising(0.7041), seed=1)]
     text = "\n".join(compare([*repeats, *arms], [EVALUATION] * (2 + len(arms))))
@@ -266,25 +273,6 @@ def test_names_tell_runs_apart(tmp_path):
     assert names([run(tmp_path / p) for p in paths]) == ["x/1/a", "y/1/a", "2/a", "b"]
     with pytest.raises(UsageError, match=r"a is given twice: leave one out"):
         names([run(tmp_path / "a"), run(tmp_path / "b"), run(tmp_path / "b" / ".." / "a")])
-
-
-@pytest.mark.parametrize(
-    ("right", "images", "low", "high"),
-    # Newcombe 1998, Statistics in Medicine 17, table I, method 3
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilson_interval(right, images, low, high):
-    assert interval(right, images) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_percent_shows_what_the_images_can_tell():
-    assert percent(0.71414, 10_000) == "71.41%"
-    assert percent(0.9666, 360) == "96.7%"
 
 
 share = st.floats(0, 1)
@@ -323,7 +311,7 @@ def measured(draw):
 @given(measured())
 def test_any_run_can_be_analyzed(pair):
     run_, evaluation_ = pair
-    text = said(run_, evaluation_)
+    text = text_of(run_, evaluation_)
     images = len(evaluation_.labels)
     assert text.startswith(f"One run: {percent(run_.last.accuracy, images)} of the {images:,} ")
     assert "nan" not in text
@@ -339,15 +327,15 @@ def test_any_run_can_be_analyzed(pair):
 def test_any_runs_can_be_compared(pairs):
     runs, evaluations = map(list, zip(*pairs, strict=True))
     runs = [dataclasses.replace(r, path=r.path / str(k)) for k, r in enumerate(runs)]
-    alike = [e for e in evaluations if len(e.labels) == len(evaluations[0].labels)]
-    if len(alike) < len(evaluations):  # one fingerprint means one set of images
+    same_size = [e for e in evaluations if len(e.labels) == len(evaluations[0].labels)]
+    if len(same_size) < len(evaluations):  # runs with one fingerprint have the same images
         runs = [
             dataclasses.replace(r, data=dataclasses.replace(r.data, fingerprint=str(k)))
             for k, r in enumerate(runs)
         ]
     sentences = compare(runs, evaluations)
     same = len({(r.data.fingerprint, r.data.holdout) for r in runs}) == 1
-    assert sentences[0].startswith("Highest last accuracy: ") == same
+    assert sentences[0].startswith("Highest last-epoch accuracy: ") == same
     if same:
         top = max(r.last.accuracy for r in runs)
         assert percent(top, runs[0].data.test) in sentences[0]

@@ -1,4 +1,4 @@
-"""What a study's numbers say, on studies that no training made."""
+"""Findings about synthetic studies."""
 
 import dataclasses
 
@@ -9,14 +9,13 @@ from made_up import study as made_up
 from normlab.errors import RunError
 from normlab.findings import statistics
 from normlab.findings import study as findings
-from normlab.findings.study import groups, headline, main_group
-from normlab.report import study_plots
+from normlab.findings.study import group_by_setting, headline, main_group
 from normlab.study.record import Result
 
 
-def said(study):
-    found = groups(study)
-    return headline(study, found), findings.further(study, found)
+def sentences(study):
+    groups = group_by_setting(study)
+    return headline(study, groups), findings.further(study, groups)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +23,8 @@ def usual(tmp_path_factory):
     return made_up(tmp_path_factory.mktemp("usual"))
 
 
-def test_the_answer_names_the_best_and_how_sure_it_is(usual):
-    (best, certainty), _ = said(usual)
+def test_the_headline_names_the_best_and_the_certainty(usual):
+    (best, certainty), _ = sentences(usual)
     means = {arm.name: np.mean([r.accuracies[-1] for r in usual.of(arm)]) for arm in usual.arms}
     assert best.startswith(f"bn has the highest mean accuracy, {means['bn']:.2%} over 5 seeds")
     assert (
@@ -33,19 +32,18 @@ def test_the_answer_names_the_best_and_how_sure_it_is(usual):
         in best
     )
     assert "ln (2.74 points" in best
-    assert certainty.startswith("With a new seed bn would be above gn with a probability of 97%")
+    assert certainty.startswith("With a new seed, bn would be above gn with a probability of 97%")
 
 
-def test_what_cannot_be_shown_is_said_so(tmp_path):
+def test_the_headline_says_what_cannot_be_shown(tmp_path):
     same = {"bn": 0.78, "gn": 0.7795, "ln": 0.72}
-    (best, _), _ = said(made_up(tmp_path, means=same, seeds=3))
+    (best, _), _ = sentences(made_up(tmp_path, means=same, seeds=3))
     assert "is shown to be above ln" in best
-    assert "; between it and gn" in best
-    assert "no difference can be shown with these seeds" in best
+    assert "; with these seeds no difference can be shown between it and gn (" in best
 
 
-def test_every_sentence_agrees_with_the_tests(usual):
-    (group,) = groups(usual)
+def test_the_differences_agree_with_the_tests(usual):
+    (group,) = group_by_setting(usual)
     accuracies = {arm.name: [r.accuracies[-1] for r in usual.of(arm)] for arm in usual.arms}
     (expected,) = statistics.differences(accuracies)
     assert [d.p_holm for d in group.differences] == [d.p_holm for d in expected]
@@ -56,61 +54,61 @@ def test_every_sentence_agrees_with_the_tests(usual):
     assert back.shown == there.shown
 
 
-def test_when_the_answer_changes_along_an_axis_it_says_where(tmp_path):
+def test_the_headline_says_where_the_best_changes_along_an_axis(tmp_path):
     means = {
         f"{norm}-batch{batch}": 0.78 - 0.01 * k - 0.2 * (norm == "bn" and batch == 2)
         for batch in (2, 8, 32)
         for k, norm in enumerate(("bn", "gn"))
     }
     study = made_up(tmp_path, means=means, batch_sizes=(2, 8, 32), norms=("bn", "gn"))
-    (_, changes), _ = said(study)
+    (_, changes), _ = sentences(study)
     assert changes.startswith("The highest mean depends on the batch size: gn at 2 (1")
     assert changes.endswith("points above bn, shown) and bn at 8 to 32.")
 
 
-def test_a_lead_that_is_shown_is_told_from_one_that_is_not(tmp_path):
+def test_leads_that_are_shown_and_not_shown_are_distinguished(tmp_path):
     leads = {2: 0.2, 8: 0.001, 32: -0.02, 64: -0.03}  # of gn before bn
     means = {f"bn-batch{batch}": 0.7 + 0.001 * batch for batch in leads}
     means |= {f"gn-batch{b}": means[f"bn-batch{b}"] + lead for b, lead in leads.items()}
     means["bn-batch2"] -= 0.3
     means["gn-batch2"] -= 0.3
     study = made_up(tmp_path, means=means, batch_sizes=tuple(leads), norms=("bn", "gn"))
-    (_, changes), further = said(study)
+    (_, changes), further = sentences(study)
     first, second, rest = changes.partition("batch size: ")[2].split(" points above bn, ")
     assert first.startswith("gn at 2 (")
     assert second.startswith("shown), gn at 8 (")
     assert rest == "not shown) and bn at 32 to 64."
-    assert further[0].startswith("With a new seed bn would be above gn with a probability of")
+    assert further[0].startswith("With a new seed, bn would be above gn with a probability of")
 
 
-def test_of_many_rivals_the_nearest_alone_come_with_numbers(tmp_path):
+def test_only_the_nearest_rivals_have_numbers_in_the_headline(tmp_path):
     norms = ("bn", "gn", "ln", "none", "rms", "frn")
-    (best, _), _ = said(made_up(tmp_path, norms=norms, network="line-5k", trials=False))
+    (best, _), _ = sentences(made_up(tmp_path, norms=norms, network="line-5k", trials=False))
     assert best.count("95% interval") == 3
-    assert "), rms and frn; between it and gn (" in best
+    assert "), rms and frn; with these seeds no difference can be shown between it and gn (" in best
 
 
 def test_equal_means_are_both_the_highest(tmp_path):
     study = made_up(tmp_path, seeds=1, norms=("bn", "gn", "ln"))
     last = {"bn": 0.6, "gn": 0.6, "ln": 0.5}
     results = tuple(dataclasses.replace(r, accuracies=(0.4, last[r.arm])) for r in study.results)
-    (best, _), further = said(dataclasses.replace(study, results=results))
+    (best, _), further = sentences(dataclasses.replace(study, results=results))
     assert best.startswith("bn and gn have the highest mean accuracy, 60.00% (one run)")
     assert "No run passed 70%." in further
 
 
-def test_optima_at_the_edge_are_told_in_a_sentence(tmp_path):
+def test_many_optima_at_the_edge_share_one_sentence(tmp_path):
     study = made_up(tmp_path, seeds=2, batch_sizes=(2, 8, 32), norms=("bn", "gn", "ln"))
     trials = tuple(dataclasses.replace(t, accuracy=t.value / 100) for t in study.trials)
     best = {t.arm: max(o.value for o in trials if o.arm == t.arm) for t in trials}
     trials = tuple(dataclasses.replace(t, value=best[t.arm]) if t.rung == 2 else t for t in trials)
-    (edge,) = (s for s in said(dataclasses.replace(study, trials=trials))[1] if "edge" in s)
-    assert edge.startswith("The learning rate found for bn-batch2 (0.4), gn-batch2 (0.4), ")
+    (edge,) = (s for s in sentences(dataclasses.replace(study, trials=trials))[1] if "edge" in s)
+    assert edge.startswith("The best learning rate for bn-batch2 (0.4), gn-batch2 (0.4), ")
     assert " and 3 more arms lies at the edge" in edge
 
 
 @pytest.mark.parametrize("state", ["failed", "waiting"])
-def test_where_no_run_is_finished_nothing_is_said_to_lead(tmp_path, state):
+def test_no_normalization_leads_where_no_run_is_finished(tmp_path, state):
     def without(study, *sizes):
         arms = {arm.name for arm in study.arms if arm.setting.batch_size in sizes}
         results = (
@@ -120,43 +118,43 @@ def test_where_no_run_is_finished_nothing_is_said_to_lead(tmp_path, state):
         return dataclasses.replace(study, results=tuple(results))
 
     study = made_up(tmp_path, batch_sizes=(8, 32, 64), norms=("bn", "ln"))
-    (_, changes), _ = said(study)
-    assert changes == "At every batch size that was tried bn has the highest mean."
-    (_, changes), _ = said(without(study, 8))
-    assert changes == ("At batch size 32 and 64 bn has the highest mean; at 8 no run is finished.")
-    (_, changes), further = said(without(study, 8, 32))
-    assert changes == "At batch size 64 bn has the highest mean; at 8 and 32 no run is finished."
-    assert further[0].startswith("With a new seed bn would be above ln with a probability of")
+    (_, changes), _ = sentences(study)
+    assert changes == "At every batch size that was tried, bn has the highest mean."
+    (_, changes), _ = sentences(without(study, 8))
+    assert changes == "At batch size 32 and 64, bn has the highest mean; at 8, no run is finished."
+    (_, changes), further = sentences(without(study, 8, 32))
+    assert changes == "At batch size 64, bn has the highest mean; at 8 and 32, no run is finished."
+    assert further[0].startswith("With a new seed, bn would be above ln with a probability of")
 
 
-def test_a_recipe_that_was_made_with_bn_is_said_to_be(tmp_path):
+def test_a_recipe_that_was_made_with_bn_is_named(tmp_path):
     def about(norms, trials=False):
         place = tmp_path / f"{'-'.join(norms)}{trials}"
         study = made_up(place, network="line", norms=norms, trials=trials)
-        return [sentence for sentence in said(study)[1] if "made with bn" in sentence]
+        return [sentence for sentence in sentences(study)[1] if "made with bn" in sentence]
 
     start = "The recipe line was made with bn"
-    left_out = f"{start}, and what was found best for gn is left out"
-    assert about(("bn", "gn", "none")) == [f"{left_out}: bn may be favoured."]
+    left_out = f"{start}, and the settings found best for gn are left out"
+    assert about(("bn", "gn", "none")) == [f"{left_out}: this may favour bn."]
     searched = about(("bn", "gn", "none"), trials=True)
-    assert searched == [f"{left_out}: bn may be favoured in all but the learning rate."]
-    assert about(("bn", "none")) == [f"{start}: bn may be favoured."]
+    assert searched == [f"{left_out}: this may favour bn in all settings but the learning rate."]
+    assert about(("bn", "none")) == [f"{start}: this may favour bn."]
     assert about(("gn", "none")) == [f"{left_out}."]
     assert about(("bn", "gn")) == []
 
 
-def test_where_it_never_changes_it_says_so(tmp_path):
+def test_the_headline_says_that_the_best_never_changes(tmp_path):
     study = made_up(tmp_path, label_noise=(0.0, 0.2), norms=("bn", "ln"))
-    (_, changes), _ = said(study)
-    assert changes == "At every label noise that was tried bn has the highest mean."
+    (_, changes), _ = sentences(study)
+    assert changes == "At every label noise that was tried, bn has the highest mean."
 
 
-def test_one_seed_shows_nothing_and_one_normalization_has_no_rival(tmp_path):
-    (best, _), further = said(made_up(tmp_path / "a", seeds=1))
+def test_one_seed_shows_no_difference_and_one_normalization_has_no_rival(tmp_path):
+    (best, _), further = sentences(made_up(tmp_path / "a", seeds=1))
     assert "(one run)" in best
-    assert "with one seed no difference between normalizations can be shown" in best
+    assert "one seed cannot show a difference between normalizations" in best
     assert not any("Student" in sentence for sentence in further)
-    (best, _), _ = said(made_up(tmp_path / "b", norms=("gn",)))
+    (best, _), _ = sentences(made_up(tmp_path / "b", norms=("gn",)))
     assert best.endswith("nothing was compared with it.")
 
 
@@ -164,7 +162,7 @@ def test_an_optimum_at_the_edge_is_flagged(usual):
     trials = tuple(
         dataclasses.replace(t, accuracy=t.value) if t.arm == "gn" else t for t in usual.trials
     )
-    # gn's last rung, as if the largest values had been the best.
+    # The last rung of gn, as if the largest values were the best.
     top = sorted({t.value for t in trials if t.arm == "gn"})[-2:]
     last = [t for t in trials if (t.arm, t.rung) == ("gn", 2)]
     moved = {
@@ -172,29 +170,29 @@ def test_an_optimum_at_the_edge_is_flagged(usual):
         for old, v in zip(last, top, strict=True)
     }
     trials = tuple(moved.get(t, t) for t in trials)
-    _, further = said(dataclasses.replace(usual, trials=trials))
+    _, further = sentences(dataclasses.replace(usual, trials=trials))
     edge = [sentence for sentence in further if "lies at the edge" in sentence]
     assert edge == [
-        "The learning rate found for gn (3.2) lies at the edge of what was tried: a better one may "
-        "lie beyond."
+        "The best learning rate for gn (3.2) lies at the edge of the searched values: a better one "
+        "may lie beyond."
     ]
-    assert any("same 14 runs on held-out images" in sentence for sentence in further)
+    assert any("with 14 runs each on held-out images" in sentence for sentence in further)
 
 
-def test_failed_and_open_runs_are_named(usual):
+def test_failed_and_unfinished_runs_are_named(usual):
     results = list(usual.results)
     results[0] = dataclasses.replace(results[0], state="failed", problem="no space")
     results[6] = dataclasses.replace(results[6], state="waiting", accuracies=())
     study = dataclasses.replace(usual, results=tuple(results))
-    (best, _), further = said(study)
+    (best, _), further = sentences(study)
     assert "over 4 seeds" in best
     assert "bn failed with 1 of 5 seeds" in best
     assert "bn with seed 0 failed: no space." in further
-    assert "1 of 15 runs are not finished: this is not the end result." in further
+    assert "1 of 15 runs are not finished: this is not the final result." in further
 
 
 def without(study, *runs):
-    """The study, had these runs failed, each (arm, seed)."""
+    """The study if these runs had failed; each is (arm, seed)."""
     results = [
         dataclasses.replace(r, state="failed", problem="no good", accuracies=())
         if (r.arm, r.seed) in runs
@@ -205,18 +203,18 @@ def without(study, *runs):
 
 
 def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
-    whole = {d.first + d.second: d for d in groups(usual)[0].differences}
+    whole = {d.first + d.second: d for d in group_by_setting(usual)[0].differences}
     study = without(usual, *(("bn", seed) for seed in range(1, 5)))
-    (group,) = groups(study)
-    found = {d.first + d.second: d for d in group.differences}
-    assert {pair: len(d.differences) for pair, d in found.items()} == {
+    (group,) = group_by_setting(study)
+    pairs = {d.first + d.second: d for d in group.differences}
+    assert {pair: len(d.differences) for pair, d in pairs.items()} == {
         "bngn": 1,
         "bnln": 1,
         "gnln": 5,
     }
-    assert np.array_equal(found["gnln"].differences, whole["gnln"].differences)
-    assert group.mean(group.arms[1]).value == groups(usual)[0].mean(group.arms[1]).value
-    (best, _), further = said(study)
+    assert np.array_equal(pairs["gnln"].differences, whole["gnln"].differences)
+    assert group.mean(group.arms[1]).value == group_by_setting(usual)[0].mean(group.arms[1]).value
+    (best, _), further = sentences(study)
     assert best.startswith("bn has the highest mean accuracy")
     assert "gn (one seed in common)" in best
     assert best.endswith("; bn failed with 4 of 5 seeds.")
@@ -224,8 +222,8 @@ def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
     assert "bn failed with 4 seeds; with seed 1: no good." in further
 
 
-def test_a_mean_that_is_highest_for_want_of_bad_seeds_is_not_said_to_be_above(usual):
-    """gn is better with each seed that bn has, and fell behind with two that bn has not."""
+def test_a_mean_that_is_highest_only_because_seeds_are_missing_is_not_above(usual):
+    """gn is better with each seed that bn has, but worse with two seeds that bn does not have."""
     last = {"bn": (0.70, 0.71, 0.69), "gn": (0.72, 0.7305, 0.7095, 0.5, 0.5), "ln": (0.3,) * 5}
     results = tuple(
         dataclasses.replace(r, accuracies=(*r.accuracies[:-1], last[r.arm][r.seed]))
@@ -233,92 +231,72 @@ def test_a_mean_that_is_highest_for_want_of_bad_seeds_is_not_said_to_be_above(us
         else dataclasses.replace(r, state="failed", problem="no good", accuracies=())
         for r in usual.results
     )
-    (best, certainty), _ = said(dataclasses.replace(usual, results=results))
+    (best, certainty), _ = sentences(dataclasses.replace(usual, results=results))
     assert best.startswith("bn has the highest mean accuracy, 70.00% over 3 seeds")
-    assert "but over the seeds that both finished gn (2.00 points" in best
+    assert "but over the seeds that both finished, gn (2.00 points" in best
     assert "is shown to be above it" in best
     assert "−" not in best.split("gn (")[1].split(")")[0]
-    assert certainty.startswith("With a new seed gn would be above bn with a probability of over")
+    assert certainty.startswith("With a new seed, gn would be above bn with a probability of over")
 
 
-def test_arms_without_a_common_seed_are_told_of_and_not_compared(usual):
+def test_arms_without_a_common_seed_are_named_and_not_compared(usual):
     rest = [("bn", 1), ("bn", 2), ("bn", 3), ("bn", 4), ("gn", 0)]
-    (best, _), _ = said(without(usual, *rest))
+    (best, _), _ = sentences(without(usual, *rest))
     assert "gn (no seed in common)" in best
 
 
-def test_what_could_not_be_trained_is_in_the_headline(tmp_path, usual):
-    (best, certainty), _ = said(without(usual, *(("bn", seed) for seed in range(5))))
+def test_the_headline_names_arms_that_could_not_be_trained(tmp_path, usual):
+    (best, certainty), _ = sentences(without(usual, *(("bn", seed) for seed in range(5))))
     assert best.startswith("gn has the highest mean accuracy")
     assert best.endswith("; bn could not be trained.")
-    assert certainty.startswith("With a new seed gn would be above ln")
+    assert certainty.startswith("With a new seed, gn would be above ln")
     means = {f"{n}-batch{b}": 0.7 + 0.05 * (b == 64) for b in (8, 64) for n in ("bn", "gn")}
     study = made_up(tmp_path, seeds=2, means=means, batch_sizes=(8, 64), norms=("bn", "gn"))
-    (_, changes), _ = said(without(study, ("bn-batch8", 0), ("bn-batch8", 1)))
+    (_, changes), _ = sentences(without(study, ("bn-batch8", 0), ("bn-batch8", 1)))
     assert changes.endswith("; bn could not be trained at batch size 8.")
 
 
 def test_recipes_that_differ_are_named(tmp_path):
-    alike = made_up(tmp_path / "alike", network="sprint", trials=False)
-    assert not any("Beside the normalization" in sentence for sentence in said(alike)[1])
+    equal = made_up(tmp_path / "equal", network="sprint", trials=False)
+    assert not any("Besides the normalization" in sentence for sentence in sentences(equal)[1])
     study = made_up(tmp_path / "differing", network="line-5k", trials=False)
-    (sentence,) = (s for s in said(study)[1] if s.startswith("Beside the normalization"))
+    (sentence,) = (s for s in sentences(study)[1] if s.startswith("Besides the normalization"))
     assert "batch size (bn 64, gn 128, ln 64)" in sentence
-    assert any("see the images in the same order" in sentence for sentence in said(study)[1])
+    assert any("see the images in the same order" in sentence for sentence in sentences(study)[1])
 
 
-def test_rates_that_only_the_batch_size_scaled_were_not_found_best(tmp_path):
+def test_learning_rates_that_are_only_scaled_are_not_called_best(tmp_path):
     study = made_up(tmp_path, network="nano", batch_sizes=(32,), trials=False, seeds=2)
     best, scaled = (
-        next(s for s in said(study)[1] if s.startswith(start))
-        for start in ("Beside the normalization", "The arms differ in their learning rate")
+        next(s for s in sentences(study)[1] if s.startswith(start))
+        for start in ("Besides the normalization", "The arms differ in their learning rate")
     )
     assert "label smoothing (bn 0, gn 0, ln 0.1)" in best
     assert "learning rate" not in best
     assert "(bn 0.2828, gn 0.2828, ln 0.2)" in scaled
-    assert "scaled to the batch size" in scaled
-    assert any("the square root of the batch size" in sentence for sentence in said(study)[1])
+    assert "scaled to the compared batch size" in scaled
+    assert any("the square root of the batch size" in sentence for sentence in sentences(study)[1])
 
 
-def test_a_rate_chosen_by_the_images_that_accuracy_is_given_on_is_said_so(tmp_path, usual):
+def test_a_learning_rate_chosen_on_the_measured_images_is_reported(tmp_path, usual):
     study = made_up(tmp_path, holdout=2000, seeds=2)
-    assert any("chosen by the same held-out images" in sentence for sentence in said(study)[1])
-    assert not any("chosen by the same" in sentence for sentence in said(usual)[1])
+    assert any("chosen on the same held-out images" in sentence for sentence in sentences(study)[1])
+    assert not any("chosen on the same" in sentence for sentence in sentences(usual)[1])
 
 
 def test_a_study_without_a_finished_run_has_no_findings(usual):
     waiting = tuple(dataclasses.replace(r, state="waiting") for r in usual.results)
     with pytest.raises(RunError, match="has no finished run yet"):
-        groups(dataclasses.replace(usual, results=waiting))
+        group_by_setting(dataclasses.replace(usual, results=waiting))
 
 
-def test_a_permutation_test_is_spoken_of_where_there_is_none(tmp_path, usual):
-    assert any("permutation" in sentence for sentence in said(usual)[1])
+def test_the_missing_permutation_test_is_explained(tmp_path, usual):
+    assert any("permutation" in sentence for sentence in sentences(usual)[1])
     six = made_up(tmp_path, seeds=6)
-    assert not any("permutation" in sentence for sentence in said(six)[1])
+    assert not any("permutation" in sentence for sentence in sentences(six)[1])
 
 
-def test_the_main_setting_is_where_the_highest_mean_was_reached(tmp_path):
+def test_the_main_setting_has_the_highest_mean(tmp_path):
     means = {"bn-batch8": 0.6, "gn-batch8": 0.7, "bn-batch64": 0.65, "gn-batch64": 0.66}
     study = made_up(tmp_path, means=means, batch_sizes=(8, 64), norms=("bn", "gn"))
-    assert main_group(groups(study)).setting.batch_size == 8
-
-
-# Calibration
-
-
-def test_the_calibration_error_is_guos():
-    random = np.random.default_rng(0)
-    confidences = random.uniform(0, 1, 5000).astype(np.float32)
-    confidences[:3] = (0.0, 1.0, 1 / 15)
-    right = random.uniform(0, 1, 5000) < confidences**2
-    error = 0.0
-    for k in range(15):
-        inside = (confidences > k / 15) & (confidences <= (k + 1) / 15)
-        inside |= (confidences == 0) & (k == 0)
-        if inside.any():
-            gap = abs(right[inside].mean() - confidences[inside].mean())
-            error += inside.mean() * gap
-    found = study_plots.expected_calibration_error(confidences, right)
-    assert found == pytest.approx(error, abs=2e-4)
-    assert study_plots.expected_calibration_error(np.full(9, 1.0), np.full(9, True)) == 0
+    assert main_group(group_by_setting(study)).setting.batch_size == 8

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from made_up import study
-from normlab.data import cifar10, folder, images
+from normlab.data import images
+from normlab.data.sources import cifar10, folder
 from normlab.errors import NormlabError
-from normlab.inference import predict
+from normlab.inference import pictures
 from normlab.network.model import Network
 from normlab.network.summary import summarize
 from normlab.network.zoo import ZOO
@@ -237,7 +238,7 @@ ARCHIVES = (
     archive(("é" * 200, tarfile.SYMTYPE, "ü" * 200), format=tarfile.PAX_FORMAT),
     archive(("a" * 200, tarfile.SYMTYPE, "b" * 200), format=tarfile.GNU_FORMAT),
 )
-NANO = Path(predict.__file__).parents[1] / "models" / "nano"
+NANO = Path(pictures.__file__).parents[1] / "models" / "nano"
 NETWORK = Network("c:2 GAP FC")
 CONFIG = (NANO / "config.json").read_bytes()
 METRICS = (NANO / "metrics.jsonl").read_bytes()
@@ -286,6 +287,6 @@ TARGETS = {
     "cifar10-pickle": Target(decoded_pickle, pickled_batch()),
     "image-folder": Target(in_file("train/a/a.png", image_folder), PICTURES[:-1]),
     "picture": Target(
-        lambda content: images.read_picture(io.BytesIO(content), predict.FORMATS), PICTURES
+        lambda content: images.read_picture(io.BytesIO(content), pictures.FORMATS), PICTURES
     ),
 }

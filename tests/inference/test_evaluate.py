@@ -43,7 +43,7 @@ def reference(images):
 
 
 @pytest.mark.parametrize("tta", [None, "flip"])
-def test_every_image_is_asked_about_in_order(coloured, tta):
+def test_every_image_is_evaluated_in_order(coloured, tta):
     split = coloured.test
     expected = reference(split.images)
     if tta:
@@ -56,13 +56,13 @@ def test_every_image_is_asked_about_in_order(coloured, tta):
     assert evaluation.tta == tta
 
 
-def test_the_network_is_left_in_its_mode(coloured):
+def test_the_network_s_mode_is_restored(coloured):
     network = Colour().train()
     evaluate(network, coloured)
     assert network.training
 
 
-def test_a_hold_out_that_there_is_not(coloured):
+def test_a_missing_holdout_is_refused(coloured):
     with pytest.raises(ValueError, match="nothing was held out"):
         evaluate(Colour(), coloured, "holdout")
     swapped = Dataset("made up", CLASSES, coloured.test, coloured.train).hold_out(50)
@@ -79,9 +79,9 @@ def printed(evaluation):
 
 def test_the_table_counts_every_class_and_all_images():
     labels = np.repeat([0, 0, 1, 1], [1500, 500, 100, 900])
-    answers = np.repeat([0, 1, 0, 1], [1500, 500, 100, 900])
+    predictions = np.repeat([0, 1, 0, 1], [1500, 500, 100, 900])
     evaluation = Evaluation(
-        "test", ("airplane", "[red]x[/red]", "<b>"), labels, np.eye(3, dtype="f")[answers], 0.5
+        "test", ("airplane", "[red]x[/red]", "<b>"), labels, np.eye(3, dtype="f")[predictions], 0.5
     )
     text = printed(evaluation)
     assert "test: accuracy 80.00% (2,400 of 3,000), loss 0.5000" in text
@@ -102,7 +102,7 @@ def test_an_unknown_augmentation_is_refused(coloured):
 
 @settings(max_examples=100)
 @given(st.data(), st.integers(1, 40))
-def test_figures_follow_from_the_answers(data, count):
+def test_metrics_follow_from_the_probabilities(data, count):
     labels = data.draw(arrays.arrays(np.int64, count, elements=st.integers(0, 2)))
     weights = data.draw(
         arrays.arrays(np.float32, (count, 3), elements=st.floats(1 / 16, 1, width=32))

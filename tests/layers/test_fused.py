@@ -1,6 +1,6 @@
-"""The fused normalizations against the formulas written out in float64.
+"""The fused normalizations, compared with their formulas in float64.
 
-Tolerances are in units of float32's rounding, `U`. Where a mean is `ratio` times the deviation, the
+Tolerances are in units of float32's rounding, `U`. If a mean is `ratio` times the deviation, the
 rounding of x · scale + shift alone is `ratio` units of the result, so tolerances grow with it.
 """
 
@@ -19,7 +19,7 @@ from normlab.network.model import Network
 
 EPSILON = 1e-5
 U = 2.0**-23
-HALF = 2.0**-8  # bfloat16's: what a result that is stored in it may be off by, relatively
+BF16 = 2.0**-8  # the relative rounding error of a result stored in bfloat16
 NAMES = ("bn", "gn=3", "ln", "in", "rms")
 DTYPES = (torch.float32, torch.bfloat16)
 SHAPE = (6, 4, 5)
@@ -29,7 +29,7 @@ by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 
 
 class Reference(NamedTuple):
-    """All in float64. The map is that before ReLU, `normal` that before weight and bias."""
+    """All in float64. `map` is before the ReLU, `normal` before weight and bias."""
 
     map: Tensor
     normal: Tensor
@@ -59,7 +59,7 @@ def maps(shape, *, seed=0, dtype=torch.float32, mean=0.0, deviation=1.0):
 
 
 def build(name, shape, *, activate=False, dropout=0.0, seed=1):
-    """With random weights and biases."""
+    """A layer with random weights and biases."""
     layer = norms.build(name, shape, activate=activate, dropout=dropout)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -84,14 +84,13 @@ def assert_within(actual, expected, tolerance, what):
 
 
 def check(layer, name, x, *, lost=1.0):
-    """Forward, backward and running statistics of a layer in training, against the formula.
+    """Compares a layer in training with its formula: forward, backward, running statistics.
 
-    Tolerances are 16 units, times what is lost in the sum of the variance: the times that it
-    cancels there.
+    Tolerances are 16 units, times `lost`: the factor by which the sum of the variance cancels.
     """
     u = 16 * U
-    half = HALF if x.dtype == torch.bfloat16 else 0.0
-    relu = layer.activate
+    bf16 = BF16 if x.dtype == torch.bfloat16 else 0.0
+    relu = layer.activation is not None
     p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
     x64 = x.detach().double().requires_grad_()
     ref = reference(name, x64, p64["weight"], p64.get("bias"))
@@ -108,9 +107,9 @@ def check(layer, name, x, *, lost=1.0):
     assert y.dtype == x.dtype
     assert y.shape == x.shape
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert_within(y, y64, tolerance + half * y64.abs(), "forward")
+    assert_within(y, y64, tolerance + bf16 * y64.abs(), "forward")
 
-    # Where rounding may decide on which side of the ReLU's bend a value lies, no gradient comes in.
+    # No gradient where rounding decides on which side of the ReLU's bend a value is.
     upstream = maps(x.shape, seed=2, dtype=x.dtype)
     if relu:
         upstream = upstream * (ref.map.detach().abs() > tolerance)
@@ -120,7 +119,7 @@ def check(layer, name, x, *, lost=1.0):
 
     size = (weight * g.abs()).max() * rounding
     tolerance = u * size * normal * (1 + ratio) * lost
-    assert_within(x.grad, x64.grad, tolerance + half * x64.grad.abs() + 1e-30, "gradient of x")
+    assert_within(x.grad, x64.grad, tolerance + bf16 * x64.grad.abs() + 1e-30, "gradient of x")
     assert x.grad.dtype == x.dtype
     for key, each in (("weight", normal * (1 + ratio)), ("bias", 1)):
         if key in p64:
@@ -140,7 +139,7 @@ def check(layer, name, x, *, lost=1.0):
 
 @st.composite
 def cases(draw, fewest=1, means=(0.0, -1.0, 30.0), dtypes=DTYPES):
-    """A normalization and the maps for it; means are in deviations."""
+    """A normalization and maps for it; means are in units of the deviation."""
     channels, height, width = draw(st.integers(1, 70)), *(draw(st.integers(1, 9)) for _ in "HW")
     # Groups of one value are refused.
     values = channels * height * width
@@ -177,10 +176,10 @@ def test_the_compiled_passes_compute_the_formula(case, activate):
 
 
 @settings(max_examples=25)
-# PyTorch's group_norm refuses a group of one value where there is one sample.
+# PyTorch's group_norm refuses a group of one value if there is only one sample.
 @given(cases(fewest=2, dtypes=DTYPES[:1]), st.booleans())
-def test_pytorchs_path_computes_the_formula(case, activate):
-    """In float64: its float32 sums are PyTorch's own business."""
+def test_the_pytorch_path_computes_the_formula(case, activate):
+    """In float64, because PyTorch's float32 sums have other rounding errors."""
     name, x = case
     check(build(name, x.shape[1:], activate=activate).double(), name, x.double())
 
@@ -200,7 +199,7 @@ def test_both_paths_agree(name, dtype, activate, monkeypatch):
         y.float().square().sum().backward()
         grads = [parameter.grad for parameter in layer.parameters()]
         got.append([y, leaf.grad, *grads, *layer.buffers()])
-    # In bfloat16 the two differ by the roundings between normalization, ReLU and loss.
+    # In bfloat16 the two round at different points between normalization, ReLU and loss.
     rtol, atol = (1e-5, 1e-4) if dtype == torch.float32 else (0.05, 0.1)
     for one, other in zip(*got, strict=True):
         torch.testing.assert_close(one.float(), other.float(), rtol=rtol, atol=atol)
@@ -211,9 +210,9 @@ def test_both_paths_agree(name, dtype, activate, monkeypatch):
 @by_dtype
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_mean_a_thousand_times_the_deviation(name, dtype, sign):
-    """A sum of squares less the square of the mean would lose 1000² of float32's 2²³ here.
+    """The mean of squares minus the squared mean would lose 1000² of float32's 2²³ here.
 
-    What may be lost is 1000 units, by the rounding of x · scale + shift (`ratio` in the tolerance).
+    Only 1000 units may be lost, by the rounding of x · scale + shift (`ratio` in the tolerance).
     """
     x = maps((7, 6, 8, 8), dtype=dtype, mean=sign * 1000.0)
     check(build(name, x.shape[1:], activate=True), name, x)
@@ -224,9 +223,9 @@ def test_a_mean_a_thousand_times_the_deviation(name, dtype, sign):
 @by_dtype
 @pytest.mark.parametrize(("column", "lost"), [(0, 1), (10, 4)])
 @pytest.mark.parametrize("outlier", [-1e4, 1e4])
-def test_a_pixel_that_is_an_outlier(name, dtype, outlier, column, lost):
-    """Deviations are summed from the mean of eight pixels, one of them in column 10 of the first
-    row: where that one is the outlier, four times the variance cancels in the end.
+def test_one_pixel_is_an_outlier(name, dtype, outlier, column, lost):
+    """Deviations are taken from the mean of eight pixels, one in column 10 of the first row.
+    If that one is the outlier, four times the variance cancels.
     """
     x = maps((2, 6, 16, 16), dtype=dtype)
     x[:, :, 0, column] = outlier
@@ -261,7 +260,7 @@ def test_weights_of_zero(name, dtype):
     assert name == "rms" or layer.weight.grad.any()
 
 
-# What may follow a normalization and sends back a gradient that lies otherwise than the map.
+# Operations whose gradient has another memory layout than the map.
 FOLLOWERS = {
     "global average pooling": lambda y: F.adaptive_avg_pool2d(y, 1),
     "mean": lambda y: y.mean((2, 3)),
@@ -277,7 +276,7 @@ FOLLOWERS = {
 @by_name
 @by_dtype
 @pytest.mark.parametrize("follower", FOLLOWERS)
-def test_gradients_come_in_however_they_lie(name, dtype, follower):
+def test_gradients_may_have_any_memory_layout(name, dtype, follower):
     x = maps((3, *SHAPE), dtype=dtype, mean=0.3)
     layer = build(name, SHAPE)
     leaf = x.clone().requires_grad_()
@@ -289,7 +288,7 @@ def test_gradients_come_in_however_they_lie(name, dtype, follower):
     x64 = x.double().requires_grad_()
     y64 = reference(name, x64, p64["weight"], p64.get("bias")).map
     FOLLOWERS[follower](y64).backward(upstream.double())
-    # In bfloat16 the follower's own backward pass rounds.
+    # In bfloat16 the follower's backward pass rounds too.
     rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (0.02, 0.02)
     torch.testing.assert_close(leaf.grad.double(), x64.grad, rtol=rtol, atol=atol)
     for key, parameter in layer.named_parameters():
@@ -304,7 +303,7 @@ def test_gradients_come_in_however_they_lie(name, dtype, follower):
 @pytest.mark.parametrize("activate", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [(1, 2, 0, 0), (1, 2, 3, 4)])
-def test_what_is_not_finite_stays_so(name, dtype, activate, value, place):
+def test_non_finite_values_stay_non_finite(name, dtype, activate, value, place):
     x = maps((3, *SHAPE), dtype=dtype)
     x[place] = value
     layer = build(name, SHAPE, activate=activate)
@@ -315,7 +314,7 @@ def test_what_is_not_finite_stays_so(name, dtype, activate, value, place):
     spoilt[where] = True
     if name == "rms" and value != value:
         assert y.isnan()[spoilt].all()
-    elif name == "rms":  # x / infinity is 0 but for the infinity itself
+    elif name == "rms":  # x / infinity is 0, except for the infinity itself
         assert not y[place].isfinite()
     else:
         assert y.isnan()[spoilt].all()
@@ -331,7 +330,7 @@ def test_what_is_not_finite_stays_so(name, dtype, activate, value, place):
 @compiled
 @by_name
 @by_dtype
-def test_a_gradient_that_is_not_finite_stays_so(name, dtype):
+def test_a_non_finite_gradient_stays_non_finite(name, dtype):
     x = maps((3, *SHAPE), dtype=dtype).requires_grad_()
     layer = build(name, SHAPE, activate=True)
     y = layer(x)
@@ -346,8 +345,8 @@ def test_a_gradient_that_is_not_finite_stays_so(name, dtype):
 @compiled
 @by_dtype
 @pytest.mark.parametrize("weight", [1.0, 1 + 2**-8, -3.0, 0.7])
-def test_every_value_of_bfloat16_is_rounded_as_pytorch_rounds(dtype, weight):
-    """Batch normalization in use, with a variance that makes it weight · x; 1 + 2⁻⁸ makes ties."""
+def test_every_bfloat16_value_is_rounded_as_in_pytorch(dtype, weight):
+    """BatchNorm in eval mode with a variance that makes it weight · x; 1 + 2⁻⁸ makes ties."""
     bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     x = bits.view(torch.bfloat16).view(1, 1, 256, 256).to(dtype)
     layer = norms.build("bn", (1, 256, 256), activate=False).eval()
@@ -363,7 +362,7 @@ def test_every_value_of_bfloat16_is_rounded_as_pytorch_rounds(dtype, weight):
 
 
 def dropped(y):
-    """Where dropout has put a zero; no value here is one by itself."""
+    """Where dropout has put a zero; no value is zero otherwise."""
     return y == 0
 
 
@@ -382,7 +381,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(probability, dtype):
     kept = ~dropped(y)
     expected = whole.double()[kept] / (1 - probability)
     # 1 − p is a difference in float32.
-    rtol = 1e-6 + U / (1 - probability) + 2 * HALF * (dtype == torch.bfloat16)
+    rtol = 1e-6 + U / (1 - probability) + 2 * BF16 * (dtype == torch.bfloat16)
     torch.testing.assert_close(y.double()[kept], expected, rtol=rtol, atol=0)
     drift = (y.double() - whole.double()).mean()
     scatter = (probability / (1 - probability) * whole.double().square().mean() / count).sqrt()
@@ -390,9 +389,9 @@ def test_dropout_drops_its_share_and_keeps_the_mean(probability, dtype):
 
 
 @compiled
-def test_dropout_treats_places_and_draws_alike():
-    """The share is the same in every channel, row and sample, and the draws know nothing of each
-    other: of a pair of neighbours, or of the same place in two draws, p² are dropped.
+def test_dropout_is_independent_of_position_and_of_earlier_masks():
+    """The share is the same in every channel, row and sample. Masks are independent: both values of
+    a pair of neighbours, or of one position in two masks, are dropped with probability p².
     """
     probability = 0.3
     x = maps((32, 16, 16, 16))
@@ -415,7 +414,7 @@ def test_dropout_treats_places_and_draws_alike():
 @by_name
 @by_dtype
 @pytest.mark.parametrize("probability", [0.025, 0.6, 0.999])
-def test_dropouts_backward_pass_drops_what_the_forward_pass_did(name, dtype, probability):
+def test_the_backward_pass_drops_the_same_values_as_the_forward_pass(name, dtype, probability):
     x = maps((9, 6, 8, 8), dtype=dtype)
     layer = build(name, (6, 8, 8), activate=True, dropout=probability)
     torch.manual_seed(2)
@@ -428,7 +427,7 @@ def test_dropouts_backward_pass_drops_what_the_forward_pass_did(name, dtype, pro
     mask = (y != 0).double() / (1 - probability)
     (z64 * mask * upstream.double()).sum().backward()
     y.backward(upstream)
-    rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (HALF, 1e-3)
+    rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (BF16, 1e-3)
     atol /= 1 - probability
     torch.testing.assert_close(leaf.grad.double(), x64.grad, rtol=rtol, atol=atol)
     for key, parameter in layer.named_parameters():
@@ -438,7 +437,7 @@ def test_dropouts_backward_pass_drops_what_the_forward_pass_did(name, dtype, pro
 
 @compiled
 @by_dtype
-def test_dropouts_draws_depend_on_torchs_seed_alone(dtype):
+def test_the_dropout_mask_depends_only_on_torchs_seed(dtype):
     x = maps((5, *SHAPE), dtype=dtype)
     layer = build("gn", SHAPE, dropout=0.4)
 
@@ -459,7 +458,7 @@ def test_dropouts_draws_depend_on_torchs_seed_alone(dtype):
 
 @by_name
 @pytest.mark.parametrize("grad", [False, True])
-def test_there_is_no_dropout_in_use_and_no_draw(name, grad):
+def test_in_eval_mode_there_is_no_dropout_and_no_random_draw(name, grad):
     x = maps((5, *SHAPE))
     with torch.set_grad_enabled(grad):
         state = torch.get_rng_state()
@@ -468,15 +467,16 @@ def test_there_is_no_dropout_in_use_and_no_draw(name, grad):
         torch.testing.assert_close(y, build(name, SHAPE).eval()(x), rtol=0, atol=0)
 
 
-# Threads, use, other kinds of maps
+# Threads, eval mode, other kinds of maps
 
 
+@pytest.mark.slow(1)
 @compiled
 @by_name
 @by_dtype
 @pytest.mark.parametrize("shape", [(5, 6, 7, 9), (1, 6, 8, 8), (160, 240, 2, 1)])
-def test_the_number_of_threads_changes_no_bit(name, dtype, shape):
-    """The last has enough cells for PyTorch to share their sums between threads too."""
+def test_results_are_bit_equal_for_any_number_of_threads(name, dtype, shape):
+    """The last shape has enough cells for PyTorch to split their sums between threads too."""
     results = []
     for count in (1, 2, 3):
         with threads(count):
@@ -492,7 +492,7 @@ def test_the_number_of_threads_changes_no_bit(name, dtype, shape):
 
 
 def used(name, shape=SHAPE):
-    """A layer in use; batch normalization with running means of something."""
+    """A layer in eval mode, after three batches that set the running averages."""
     layer = build(name, shape, activate=True)
     for seed in range(3):
         layer(maps((8, *shape), seed=seed, mean=2.0, deviation=3.0))
@@ -501,14 +501,14 @@ def used(name, shape=SHAPE):
 
 @by_name
 @by_dtype
-def test_in_use_it_is_the_same_with_and_without_gradients(name, dtype):
+def test_in_eval_mode_it_computes_the_same_with_and_without_gradients(name, dtype):
     layer, x = used(name), maps((5, *SHAPE), dtype=dtype)
     before = [buffer.clone() for buffer in layer.buffers()]
     with torch.no_grad():
         y = layer(x)
     with torch.inference_mode():
         torch.testing.assert_close(layer(x), y, rtol=0, atol=0)
-    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2 * HALF, 1e-5)
+    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2 * BF16, 1e-5)
     torch.testing.assert_close(layer(x), y, rtol=rtol, atol=atol)
     assert y.dtype == dtype
     if name == "bn":
@@ -516,13 +516,13 @@ def test_in_use_it_is_the_same_with_and_without_gradients(name, dtype):
         scale = p["weight"] / (p["running_var"] + EPSILON).sqrt()
         expected = ((x.double() - p["running_mean"]) * scale + p["bias"]).clamp(min=0)
         torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=atol)
-        alone = layer(x[:1])  # the others of the batch play no part
-        torch.testing.assert_close(alone, y[:1], rtol=rtol, atol=atol)
+        single = layer(x[:1])  # the other images of the batch have no effect
+        torch.testing.assert_close(single, y[:1], rtol=rtol, atol=atol)
     assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
 
 
 @by_name
-def test_gradients_flow_in_use(name):
+def test_gradients_flow_in_eval_mode(name):
     layer, x = used(name), maps((5, *SHAPE)).requires_grad_()
     p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
     x64 = x.detach().double().requires_grad_()
@@ -543,11 +543,11 @@ def test_gradients_flow_in_use(name):
 @compiled
 @by_name
 @pytest.mark.parametrize("training", [True, False])
-def test_other_kinds_of_maps_go_pytorchs_way_and_agree(name, training):
+def test_other_kinds_of_maps_are_left_to_pytorch_and_agree(name, training):
     x = maps((5, *SHAPE), mean=0.5)
     expected = build(name, SHAPE, activate=True).train(training)(x)
     kinds = {
-        "as channels first": x.contiguous(memory_format=torch.contiguous_format),
+        "channels first": x.contiguous(memory_format=torch.contiguous_format),
         "a part of a larger map": F.pad(x, (0, 1, 0, 1))[:, :, :4, :5],
         "double": x.double(),
     }
@@ -559,7 +559,7 @@ def test_other_kinds_of_maps_go_pytorchs_way_and_agree(name, training):
         torch.testing.assert_close(got.float(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_single_value_for_each_channel_is_refused_as_by_pytorch():
+def test_a_single_value_per_channel_is_refused_as_in_pytorch():
     layer = build("bn", (4, 1, 1))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         layer(maps((1, 4, 1, 1)))
@@ -571,8 +571,8 @@ def test_a_single_value_for_each_channel_is_refused_as_by_pytorch():
 @by_dtype
 @pytest.mark.parametrize("usable", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_what_is_added_in_the_end(name, dtype, usable, training, monkeypatch):
-    """After ReLU and dropout; it has the gradient that comes in, and changes no other."""
+def test_the_residual_is_added_at_the_end(name, dtype, usable, training, monkeypatch):
+    """After ReLU and dropout. Its gradient is the upstream gradient, and it changes no other."""
     if not usable:
         monkeypatch.setattr(kernels, "usable", lambda x: False)
     x, addend = maps((5, *SHAPE), dtype=dtype), maps((5, *SHAPE), seed=5, dtype=dtype, mean=2.0)
@@ -590,10 +590,10 @@ def test_what_is_added_in_the_end(name, dtype, usable, training, monkeypatch):
         with torch.no_grad():
             torch.manual_seed(0)
             without_grad = layer(x, residual)
-        half = 0 if dtype == torch.float32 else 2 * HALF
-        torch.testing.assert_close(without_grad, y, rtol=half + 1e-5, atol=half + 1e-5)
+        bf16 = 0 if dtype == torch.float32 else 2 * BF16
+        torch.testing.assert_close(without_grad, y, rtol=bf16 + 1e-5, atol=bf16 + 1e-5)
     expected = alone.double() + addend.double()
-    room = 2 * U * expected.abs() + (dtype == torch.bfloat16) * HALF * (
+    room = 2 * U * expected.abs() + (dtype == torch.bfloat16) * BF16 * (
         alone.double().abs() + expected.abs()
     )
     assert_within(y, expected, room + 1e-6, "sum")
@@ -603,7 +603,7 @@ def test_what_is_added_in_the_end(name, dtype, usable, training, monkeypatch):
 
 @compiled
 @by_name
-def test_what_is_added_may_lie_otherwise_and_be_of_another_type(name):
+def test_the_residual_may_have_another_memory_layout_and_type(name):
     x, addend = maps((5, *SHAPE)), maps((5, *SHAPE), seed=5)
     layer = build(name, SHAPE, activate=True)
     expected = layer(x, addend)
@@ -632,7 +632,7 @@ def test_what_is_added_may_lie_otherwise_and_be_of_another_type(name):
     ],
 )
 def test_a_network_computes_what_it_does_in_float64(layout, name):
-    """There PyTorch's own layers do, all of them."""
+    """In float64, PyTorch computes all layers."""
     images = maps((6, 3, 32, 32), mean=0.5)
     got = []
     for dtype in (torch.float32, torch.float64):
@@ -651,7 +651,7 @@ def test_a_network_computes_what_it_does_in_float64(layout, name):
 @compiled
 @by_name
 def test_several_normalizations_in_a_row_share_no_memory(name):
-    """Each keeps what its backward pass needs: by hand through three layers and a sum."""
+    """Each keeps what its backward pass needs: compared with three layers and sums by hand."""
     x = maps((4, *SHAPE)).requires_grad_()
     layers = [build(name, SHAPE, activate=True, seed=k) for k in range(3)]
     y = x
@@ -669,14 +669,14 @@ def test_several_normalizations_in_a_row_share_no_memory(name):
 
 
 @by_name
-def test_it_says_what_it_is(name):
-    said = repr(norms.build(name, SHAPE, activate=True, dropout=0.25))
-    assert "6, " in said
-    assert ("batch" if name == "bn" else "groups=") in said
-    assert "dropout=0.25" in said
+def test_its_repr_names_statistics_and_dropout(name):
+    text = repr(norms.build(name, SHAPE, activate=True, dropout=0.25))
+    assert "6, " in text
+    assert ("batch" if name == "bn" else "groups=") in text
+    assert "dropout=0.25" in text
 
 
-# What reading memory without looking would get wrong
+# Inputs that would be misread as raw memory
 
 
 @compiled
@@ -688,7 +688,7 @@ def test_it_says_what_it_is(name):
         *((name, torch.float64, training) for name in NAMES[1:] for training in (False, True)),
     ],
 )
-def test_parameters_of_another_type_are_taken_as_they_are_or_refused(name, dtype, training):
+def test_parameters_of_another_type_are_used_or_refused(name, dtype, training):
     """As after `network.bfloat16()`."""
     x = maps((5, *SHAPE), dtype=torch.bfloat16)
     expected = build(name, SHAPE).train(training)(x)
@@ -701,7 +701,7 @@ def test_parameters_of_another_type_are_taken_as_they_are_or_refused(name, dtype
 
 
 @compiled
-def test_another_default_type_of_torchs(monkeypatch):
+def test_another_default_dtype(monkeypatch):
     x, layer = maps((5, *SHAPE)), build("ln", SHAPE)
     expected = layer(x)
     torch.set_default_dtype(torch.float64)
@@ -714,8 +714,8 @@ def test_another_default_type_of_torchs(monkeypatch):
 
 @compiled
 @by_name
-def test_a_second_derivative_is_right_or_refused(name):
-    """The same maps as channels first have the right one."""
+def test_a_second_derivative_is_correct_or_refused(name):
+    """Compared with the same maps in channels-first memory."""
     x = maps((5, *SHAPE)).requires_grad_()
     layer = build(name, SHAPE)
     try:
@@ -732,13 +732,13 @@ def test_a_second_derivative_is_right_or_refused(name):
 
 @compiled
 @by_name
-def test_a_batch_of_no_images(name):
-    """PyTorch's layers give as few."""
+def test_an_empty_batch(name):
+    """As in PyTorch's layers, the output is empty too."""
     assert build(name, SHAPE)(maps((0, *SHAPE))).shape == (0, *SHAPE)
 
 
 @compiled
-def test_a_nan_of_any_bits_stays_one_in_bfloat16():
+def test_any_nan_stays_nan_in_bfloat16():
     layer = build("bn", SHAPE, activate=True).eval()
     with torch.no_grad():
         layer.weight.copy_(torch.full((6,), -1, dtype=torch.int32).view(torch.float32))
@@ -746,13 +746,13 @@ def test_a_nan_of_any_bits_stays_one_in_bfloat16():
         assert layer(maps((2, *SHAPE), dtype=torch.bfloat16)).isnan().all()
 
 
-def test_rms_on_pytorchs_path_keeps_bfloat16():
+def test_rms_in_pytorch_keeps_bfloat16():
     x = maps((2, *SHAPE), dtype=torch.bfloat16).contiguous(memory_format=torch.contiguous_format)
     assert build("rms", SHAPE)(x).dtype == torch.bfloat16
 
 
 @compiled
-def test_what_is_added_and_smaller_is_broadcast_or_refused():
+def test_a_smaller_residual_is_broadcast_or_refused():
     x, addend = maps((5, *SHAPE)), maps((1, 6, 1, 1), seed=5)
     layer = build("gn", SHAPE)
     try:
@@ -764,6 +764,6 @@ def test_what_is_added_and_smaller_is_broadcast_or_refused():
 
 @compiled
 @pytest.mark.parametrize("dropout", [-0.1, 1.5])
-def test_a_probability_that_is_none_is_refused(dropout):
+def test_an_invalid_dropout_probability_is_refused(dropout):
     with pytest.raises(ValueError, match="dropout must be 0 or more"):
         build("gn", SHAPE, dropout=dropout)(maps((5, *SHAPE)))

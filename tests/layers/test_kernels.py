@@ -1,4 +1,4 @@
-"""Where the compiled passes come from, and what happens where they cannot."""
+"""How the compiled passes are built, and what happens where they cannot be."""
 
 import ctypes
 import re
@@ -23,7 +23,7 @@ needs_gcc = pytest.mark.skipif(BUILT is None, reason="no GCC here builds the pas
 
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
-    """An empty cache folder, and a process that has asked for no library yet."""
+    """An empty cache folder, and a process that has loaded no library yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kernels.load.cache_clear()
     yield tmp_path / "cache" / "normlab"
@@ -32,7 +32,7 @@ def fresh(tmp_path, monkeypatch):
 
 
 def put_gcc(folder, monkeypatch, script):
-    """Makes a shell script the only gcc, and the only program, that is found."""
+    """Makes a shell script the only gcc, and the only program, on the PATH."""
     folder.mkdir()
     path = folder / "gcc"
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -42,7 +42,7 @@ def put_gcc(folder, monkeypatch, script):
 
 
 def real(log, *, before=""):
-    """A script that is the real compiler, but quick, and leaves a line for each thing compiled."""
+    """A script that logs a line and runs the real compiler, without optimization."""
     return f"""
     PATH=/usr/local/bin:/usr/bin:/bin:$PATH
     [ "$1" = --version ] && exec {GCC} --version
@@ -52,7 +52,7 @@ def real(log, *, before=""):
 
 
 def copying(log, *, version=""):
-    """A script that, for a compiler, hands out what the real one has made before."""
+    """A script that acts as a compiler, but copies the library that was built before."""
     return f"""
     PATH=/usr/local/bin:/usr/bin:/bin:$PATH
     [ "$1" = --version ] && exec echo "{version}"
@@ -67,7 +67,7 @@ def compiled(log):
 
 
 def assert_they_compute(x=None):
-    """The passes that are in use agree with PyTorch's own layer."""
+    """The loaded passes agree with PyTorch's own layer."""
     x = torch.randn(3, 5, 4, 4) if x is None else x
     x = x.contiguous(memory_format=torch.channels_last)
     assert kernels.usable(x)
@@ -94,7 +94,7 @@ def test_without_a_compiler_there_is_no_library(fresh, tmp_path, monkeypatch):
         ('test "$1" = --version', "gcc fails"),
     ],
 )
-def test_with_a_compiler_that_fails_there_is_none_and_nothing_is_left(
+def test_if_the_compiler_fails_there_is_no_library_and_no_file(
     script, problem, fresh, tmp_path, monkeypatch
 ):
     put_gcc(tmp_path / "bin", monkeypatch, script)
@@ -114,8 +114,9 @@ def small_run(out):
     return train(config, out, quiet=True)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("script", [None, "exit 1"])
-def test_without_the_library_a_network_trains_by_pytorch_and_the_run_says_so(
+def test_without_the_library_a_network_trains_with_pytorch_and_the_run_records_it(
     script, fresh, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
@@ -126,11 +127,11 @@ def test_without_the_library_a_network_trains_by_pytorch_and_the_run_says_so(
         run = small_run(tmp_path / "torch")
     assert [m.kernels for m in run.machines] == ["torch"]
     kernels.load.cache_clear()
-    monkeypatch.undo()  # the library that the other tests use
+    monkeypatch.undo()  # back to the library that the other tests use
     if kernels.library() is not None:
         other = small_run(tmp_path / "compiled")
         assert [m.kernels for m in other.machines] == ["compiled"]
-        # The same draws, the same formulas, in another order of summing.
+        # The same random draws and formulas, but sums in another order.
         assert run.last.train_loss == pytest.approx(other.last.train_loss, rel=1e-3)
 
 
@@ -138,13 +139,13 @@ def test_without_the_library_a_network_trains_by_pytorch_and_the_run_says_so(
 
 
 @needs_gcc
-def test_a_built_library_is_used_again_without_compiling(fresh, tmp_path, monkeypatch):
+def test_a_built_library_is_reused(fresh, tmp_path, monkeypatch):
     log = tmp_path / "log"
     put_gcc(tmp_path / "bin", monkeypatch, real(log))
     assert kernels.library() is not None
     (built,) = fresh.iterdir()
     assert built.suffix == ".so"
-    assert stat.S_IMODE(fresh.stat().st_mode) & 0o077 == 0  # nobody else can put a library there
+    assert stat.S_IMODE(fresh.stat().st_mode) & 0o077 == 0  # no one else can put a library there
     assert_they_compute()
     assert kernels.library() is kernels.library()
     kernels.load.cache_clear()
@@ -154,16 +155,16 @@ def test_a_built_library_is_used_again_without_compiling(fresh, tmp_path, monkey
 
 
 @needs_gcc
-def test_a_damaged_library_is_built_anew(fresh, tmp_path, monkeypatch):
+def test_a_damaged_library_is_built_again(fresh, tmp_path, monkeypatch):
     log = tmp_path / "log"
     put_gcc(tmp_path / "bin", monkeypatch, copying(log))
     assert kernels.library() is not None
     (built,) = fresh.iterdir()
-    # In another folder, for a path that is loaded already is not read again.
+    # In another folder, because a path that is already loaded is not read again.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     damaged = tmp_path / "other" / "normlab" / built.name
     damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"no library")
+    damaged.write_bytes(b"not a library")
     kernels.load.cache_clear()
     assert kernels.library() is not None
     assert compiled(log) == 2
@@ -200,11 +201,11 @@ def test_another_compiler_source_or_flag_builds_another_library(fresh, tmp_path,
 
 @needs_gcc
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME"])
-def test_the_library_lies_in_the_users_cache(variable, fresh, tmp_path, monkeypatch):
+def test_the_library_is_in_the_users_cache(variable, fresh, tmp_path, monkeypatch):
     put_gcc(tmp_path / "bin", monkeypatch, copying(tmp_path / "log"))
     folder = tmp_path / "here" / "normlab"
     if variable == "HOME":
-        monkeypatch.setenv("XDG_CACHE_HOME", "")  # counts as not set, says the specification
+        monkeypatch.setenv("XDG_CACHE_HOME", "")  # the specification treats it as not set
         folder = tmp_path / "here" / ".cache" / "normlab"
     monkeypatch.setenv(variable, str(tmp_path / "here"))
     assert kernels.library() is not None
@@ -212,13 +213,12 @@ def test_the_library_lies_in_the_users_cache(variable, fresh, tmp_path, monkeypa
     assert not fresh.exists()
 
 
+@pytest.mark.slow(3)
 @needs_gcc
-def test_two_processes_that_build_at_the_same_time_both_get_a_working_library(
-    fresh, tmp_path, monkeypatch
-):
+def test_two_processes_can_build_at_the_same_time(fresh, tmp_path, monkeypatch):
     log = tmp_path / "log"
-    # Each compiler waits until the other runs too.
-    both = f'for _ in $(seq 600); do [ "$(wc -l < {log})" -ge 2 ] && break; sleep 0.1; done'
+    # Each compiler waits until the other one runs too.
+    both = f'for _ in $(seq 6000); do [ "$(wc -l < {log})" -ge 2 ] && break; sleep 0.1; done'
     put_gcc(tmp_path / "bin", monkeypatch, real(log, before=both))
     code = """if True:
         import torch
@@ -244,11 +244,11 @@ def test_two_processes_that_build_at_the_same_time_both_get_a_working_library(
     assert [path.suffix for path in fresh.iterdir()] == [".so"]
 
 
-# Which maps, and what the C side takes
+# Which maps the passes accept, and the C interface
 
 
 @needs_gcc
-def test_maps_of_more_channels_than_a_tile_go_pytorchs_way():
+def test_maps_of_more_channels_than_a_tile_are_left_to_pytorch():
     most = kernels.MAX_CHANNELS
     assert_they_compute(torch.randn(2, most, 1, 3))
     assert_they_compute(torch.randn(2, most - 1, 1, 3))
@@ -269,7 +269,7 @@ def test_maps_of_other_types_are_not_usable(dtype):
     assert not kernels.usable(x[:, :, ::2])
 
 
-def test_the_limits_are_those_of_the_source():
+def test_the_channel_limit_is_that_of_the_source():
     text = "\n".join(path.read_text() for path in FOLDER.glob("*.[ch]"))
     assert re.findall(r"\bTILE = (\d+)", text) == [str(kernels.MAX_CHANNELS)]
 
@@ -282,7 +282,7 @@ C_TYPES = {
 
 
 def c_structs(text):
-    """The fields of each struct of a C source, as ctypes has them."""
+    """The fields of each struct in a C source, as ctypes types."""
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     for body in re.findall(r"typedef struct \{(.*?)\}", text, flags=re.DOTALL):
         fields = []
@@ -295,7 +295,7 @@ def c_structs(text):
         yield fields
 
 
-def test_the_structs_are_those_of_the_source_field_for_field():
+def test_the_structs_match_the_source_field_by_field():
     in_c = [
         [(name, kind.__name__) for name, kind in fields]
         for path in FOLDER.glob("*.[ch]")
@@ -316,15 +316,15 @@ def test_the_sources_and_headers_are_part_of_the_package():
 
     root = Path(__file__).parents[2]
     patterns = loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    package = FOLDER.parent
+    package = FOLDER.parents[1]
     for path in FOLDER.glob("*.[ch]"):
         relative = path.relative_to(package).as_posix()
         assert any(fnmatch(relative, pattern) for pattern in patterns["normlab"]), relative
 
 
 @needs_gcc
-def test_without_a_folder_to_keep_it_in_there_is_no_library(tmp_path, monkeypatch, fresh):
-    """As where the home cannot be written to."""
+def test_without_a_writable_cache_folder_there_is_no_library(tmp_path, monkeypatch, fresh):
+    """As if the home folder were read-only."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert kernels.library() is None

@@ -1,4 +1,4 @@
-"""Max pooling on the compiled passes against the largest of each four pixels, and its gradient."""
+"""Max pooling by the compiled passes, compared with the largest of each four pixels."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ compiled = pytest.mark.skipif(kernels.library() is None, reason="no GCC here bui
 
 
 def reference(x, dy):
-    """The pooled maps, and dx: each value of dy where the first of the four largest lies."""
+    """The pooled maps, and dx: each value of dy at the first of the largest of four values."""
     samples, channels, height, width = x.shape
     y = torch.empty(samples, channels, height // 2, width // 2, dtype=x.dtype)
     dx = torch.zeros_like(x)
@@ -29,7 +29,7 @@ def reference(x, dy):
 
 
 def maps(shape, *, seed, dtype, kinds=2**20):
-    """N × C × H × W, channels last; of few kinds of values many are equal."""
+    """N × C × H × W, channels last; with few kinds of values, many are equal."""
     draws = torch.Generator().manual_seed(seed)
     x = torch.randint(-kinds, kinds + 1, shape, generator=draws) / kinds
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -47,7 +47,7 @@ def maps(shape, *, seed, dtype, kinds=2**20):
 @example((2, 17, 9, 3), torch.bfloat16, 2**20, 0)
 @example((1, 8, 2, 2), torch.float32, 1, 0)
 @example((3, 7, 3, 2), torch.float32, 2**20, 0)
-def test_the_largest_of_four_and_its_gradient_bit_for_bit(shape, dtype, kinds, seed):
+def test_maximum_and_gradient_are_exact(shape, dtype, kinds, seed):
     x = maps(shape, seed=seed, dtype=dtype, kinds=kinds)
     assert kernels.usable(x)
     leaf = x.clone().requires_grad_()
@@ -64,8 +64,8 @@ def test_the_largest_of_four_and_its_gradient_bit_for_bit(shape, dtype, kinds, s
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(3, 12, 8, 8), (3, 20, 7, 5)])
-def test_it_is_pytorchs_own(shape, dtype):
-    """No two values of a channel are equal: PyTorch may choose another of those."""
+def test_it_agrees_with_pytorch(shape, dtype):
+    """All values of a channel differ, because PyTorch may choose another of equal ones."""
     x = torch.rand(shape).flatten(2).argsort(2).view(shape).to(dtype)
     got = []
     for form in (torch.channels_last, torch.contiguous_format):
@@ -87,7 +87,7 @@ def test_a_nan_is_the_largest_wherever_it_is(dtype):
 
 
 @compiled
-def test_a_gradient_may_lie_otherwise_than_the_maps():
+def test_a_gradient_may_have_another_memory_layout():
     x = maps((3, 10, 6, 6), seed=0, dtype=torch.float32).requires_grad_()
     MaxPool()(x).mean((2, 3)).sum().backward()
     _, expected = reference(x.detach(), torch.full((3, 10, 3, 3), 1 / 9))
@@ -96,7 +96,7 @@ def test_a_gradient_may_lie_otherwise_than_the_maps():
 
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
-def test_the_number_of_threads_changes_no_bit(dtype):
+def test_results_are_bit_equal_for_any_number_of_threads(dtype):
     x = maps((5, 10, 7, 8), seed=0, dtype=dtype)
     before, results = torch.get_num_threads(), []
     try:

@@ -6,7 +6,7 @@ from normlab.network.summary import summarize
 from normlab.network.zoo import ZOO
 
 
-def test_names_of_the_zoo_are_taken_too():
+def test_names_of_the_zoo_are_accepted():
     assert summarize("seed-ln").parameters == 42_140
     assert Network("seed-bn").layout == ZOO["seed-bn"].layout
 
@@ -23,7 +23,7 @@ def test_repeated_blocks_share_convolutions_but_not_normalizations():
     torch.testing.assert_close(block(x), expected)
 
 
-def test_networks_that_differ_in_normalization_alone_start_from_equal_convolutions():
+def test_networks_that_differ_only_in_normalization_start_from_equal_convolutions():
     networks = [Network("assignment", norm=norm, budget=None) for norm in ("bn", "gn", "ln", "in")]
     first = networks[0].state_dict()
     for network in networks[1:]:
@@ -39,7 +39,7 @@ def test_equal_blocks_start_from_different_convolutions():
     assert not torch.equal(one.conv.weight, other.conv.weight)
 
 
-def test_first_weights_are_pytorchs_default_draws_and_leave_its_generator_alone():
+def test_first_weights_are_pytorchs_defaults_and_its_generator_is_unchanged():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -60,11 +60,11 @@ def test_the_network_normalizes_its_input():
     torch.testing.assert_close(network(x), before)
 
 
-def test_dropout_follows_activations_only():
+def test_dropout_follows_only_activations():
     network = Network("C:3 c:3 D:3 GAP FC", dropout=0.75).train()
     maps = torch.randn(8, 3, 32, 32)
     zeros = [(block(maps) == 0).float().mean().item() for block in network.blocks[:3]]
-    # A ReLU leaves half of what has mean 0, dropout a quarter of that.
+    # Of values with mean 0, a ReLU keeps half and dropout a quarter of these.
     assert zeros == pytest.approx([7 / 8, 0, 7 / 8], abs=0.05)
     depthwise = network.blocks[2]
     between = depthwise.depthwise_norms[0](depthwise.depthwise(maps))

@@ -1,4 +1,4 @@
-"""Networks of any layout against plain sums in float64, and their gradients against differences."""
+"""Networks of any layout, compared with plain sums in float64; gradients with differences."""
 
 from math import gcd
 
@@ -13,8 +13,8 @@ from normlab import notation
 from normlab.layers import norms
 from normlab.network.model import Network
 
-# A step of batch renormalization treats its corrections as constants (Ioffe 2017, algorithm 1):
-# its gradient is not that of its output.
+# Batch renormalization treats its corrections as constants (Ioffe 2017, algorithm 1), so its
+# gradient is not that of its output.
 DIFFERENTIABLE = sorted(set(norms.REGISTRY) - {"brn"})
 
 
@@ -28,12 +28,12 @@ def convolved(x, weight, *, stride, padding):
 
 
 def cells(x):
-    """Of four pixels each; a last odd row or column is left out."""
+    """Cells of four pixels; an odd last row or column is ignored."""
     return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
 
 
 def reference(line, norm, parameters, images):
-    """What a layout computes, block by block, as the notation's page says it."""
+    """What a layout computes, block by block, as docs/notation.md defines it."""
     x, after_gap = images, False
     for index, block in enumerate(notation.parse(line)):
         own = {
@@ -78,7 +78,7 @@ def reference(line, norm, parameters, images):
 
 @st.composite
 def layouts(draw):
-    """A line of up to six blocks and a classifier, its maps never smaller than 4 × 4."""
+    """A layout of up to six blocks and a classifier, with maps of at least 4 × 4."""
     tokens, channels, side = [], 3, 32
     for _ in range(draw(st.integers(1, 6))):
         kind = draw(st.sampled_from("CCDDcPA"))
@@ -110,9 +110,7 @@ def layouts(draw):
 
 @settings(max_examples=60)
 @given(layouts(), st.sampled_from([*FORMULAS]), st.integers(0, 2**31))
-def test_a_network_of_any_layout_computes_what_the_notation_says_and_its_gradients(
-    line, norm, seed
-):
+def test_any_network_and_its_gradients_agree_with_the_notation(line, norm, seed):
     network = Network(line, norm=norm, seed=seed).double().train()
     draws = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -135,7 +133,7 @@ def test_a_network_of_any_layout_computes_what_the_notation_says_and_its_gradien
 
 @pytest.mark.parametrize("activate", [False, True])
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_gradients_of_a_normalization_are_those_of_its_output(name, activate):
+def test_gradients_of_a_normalization_agree_with_differences(name, activate):
     torch.manual_seed(3)
     layer = norms.build(name, (4, 3, 2), activate=activate).double()
     names = [name for name, _ in layer.named_parameters()]
@@ -151,7 +149,7 @@ def test_gradients_of_a_normalization_are_those_of_its_output(name, activate):
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 @pytest.mark.parametrize("line", ["C:4s2 P D:4+*2 c:3 A GAP FC", "D:4vs2/gn=1 A C:4v P FC"])
-def test_gradients_of_a_network_are_those_of_its_output(line, name):
+def test_gradients_of_a_network_agree_with_differences(line, name):
     torch.manual_seed(5)
     network = Network(line, norm=name, classes=3).double()
     names = [name for name, _ in network.named_parameters()]

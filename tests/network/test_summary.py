@@ -28,8 +28,7 @@ def test_the_layer_table_agrees_with_torchinfo(name, norm):
     network = Network(ZOO[name].layout, norm=norm)
     counted = torchinfo.summary(network, (1, 3, 32, 32), verbose=0, col_names=("mult_adds",))
     assert counted.total_params == summary.parameters
-    # torchinfo counts a normalization's weights as multiply-adds, once an image, and biases; we do
-    # not.
+    # torchinfo counts biases and a normalization's weights as multiply-adds; normlab does not.
     convolutions = sum(
         layer.macs - (0 if layer.module.bias is None else layer.module.bias.numel())
         for layer in counted.summary_list
@@ -51,7 +50,7 @@ BLOCKS = st.builds(
 
 
 @given(st.lists(BLOCKS, max_size=6), st.sampled_from(["GAP FC", "GAP C C", "c GAP", "FC"]))
-def test_shapes_and_counts_of_the_table_are_the_modules(blocks, end):
+def test_shapes_and_counts_of_the_table_are_those_of_the_modules(blocks, end):
     blocks = [*blocks, *notation.parse(end)]
     blocks = [b if b.kind != "c" else notation.Block("c", width=b.width) for b in blocks]
     blocks[-1 if end != "c GAP" else -2] = notation.Block(end.split()[-1 if end != "c GAP" else 0])
@@ -72,7 +71,7 @@ def test_shapes_and_counts_of_the_table_are_the_modules(blocks, end):
 
 
 def field_of(network, layers):
-    """The receptive field found by asking which pixels an output in the middle depends on."""
+    """The receptive field: the pixels that an output in the middle depends on."""
     x = torch.rand(1, 3, 32, 32, dtype=torch.double, requires_grad=True)
     y = x
     for block in network.double().eval().blocks[:layers]:
@@ -87,8 +86,8 @@ def field_of(network, layers):
     "line",
     ["C:4 A C:4 C:4 c:4 A C:4 GAP FC", "C:4s2 C:4+*2 A D:8 GAP FC", "C:4v Cs2:4 D:4+ GAP FC"],
 )
-def test_the_receptive_field_is_what_outputs_depend_on(line):
-    # Average pooling and norm `none` with positive weights: no pixel's influence cancels or dies.
+def test_the_receptive_field_is_the_patch_that_outputs_depend_on(line):
+    # Average pooling and `none` with positive weights: no pixel's influence cancels or vanishes.
     network = Network(line, norm="none")
     for parameter in network.parameters():
         torch.nn.init.constant_(parameter, 0.1)
@@ -98,11 +97,11 @@ def test_the_receptive_field_is_what_outputs_depend_on(line):
             assert field_of(network, layers) == row.receptive_field
 
 
-def test_groups_by_default_are_shown():
+def test_default_groups_are_shown():
     rows = summarize("C:12 D:9 C:7 GAP FC", norm="gn").rows
     assert [row.normalization for row in rows] == ["gn=4", "gn=4, 3", "gn=1", "", ""]
 
 
-def test_running_statistics_are_counted_beside_the_parameters():
+def test_running_statistics_are_counted_separately():
     assert summarize("C:12 D:9 GAP FC", norm="bn").running_statistics == 2 * (12 + 12 + 9)
     assert summarize("C:12 D:9 GAP FC", norm="gn").running_statistics == 0

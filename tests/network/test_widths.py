@@ -27,13 +27,13 @@ OPEN_LAYOUTS = [
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("budget", [5_000, 50_000])
-def test_the_assignments_line_builds_under_both_budgets(norm, budget):
+def test_the_assignments_layout_can_be_built_within_both_budgets(norm, budget):
     network = Network(ASSIGNMENT, norm=norm, budget=budget)
     assert sum(p.numel() for p in network.parameters()) < budget
     assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_layer_norm_per_element_says_by_how_much_it_is_over():
+def test_the_error_says_by_how_much_the_budget_is_exceeded():
     with pytest.raises(UsageError, match=r"6,118 parameters with ln-full, 1,119 too many .* 5,000"):
         Network(ASSIGNMENT, norm="ln-full", budget=5_000)
     Network(ASSIGNMENT, norm="ln-full", budget=6_119)
@@ -63,7 +63,7 @@ def test_widths_are_the_widest_that_fit(line, norm, budget, classes):
     )
     assert widen(blocks, wider - 1, unit) == solved
     assert count(widen(blocks, wider, unit), norm=norm, classes=classes) >= budget
-    # What was written stays; what was open is filled in, but for the classifier.
+    # Given widths are kept; open ones are filled in, except the classifier's.
     for before, after in zip(blocks, solved, strict=True):
         assert before.width is None or before.width == after.width
     assert [b.width is None for b in solved if b.kind in "CcDFC"].count(True) == 1
@@ -74,14 +74,14 @@ def test_open_widths_follow_the_rules():
     assert [b.width for b in blocks] == [11, 4, 4, 4, None, 7, 5, None]
 
 
-def test_odd_widths_where_even_ones_do_not_fit():
+def test_widths_are_odd_if_even_ones_do_not_fit():
     blocks = notation.parse("C C C GAP FC")
     even = count(widen(blocks, 1, 2), norm="bn", classes=10)
     solved = solve(blocks, norm="bn", classes=10, budget=even)
     assert [b.width for b in solved] == [1, 1, 1, None, None]
 
 
-def test_without_an_open_width_there_is_no_limit_unless_it_is_given():
+def test_without_open_widths_there_is_no_limit_by_default():
     line = "C:100 C:100 GAP FC"
     assert summarize(line).parameters > 50_000
     with pytest.raises(UsageError, match=r"too many to stay below the budget of 50,000"):
@@ -102,25 +102,25 @@ def test_a_classifier_needs_two_classes(classes):
     "line",
     [
         f"C1/gn={'6' * 60} C2 GAP FC",
-        "C1/gn=1021 C2/gn=1019 C3/gn=1013 GAP FC",  # each might be, but not one for all
+        "C1/gn=1021 C2/gn=1019 C3/gn=1013 GAP FC",  # each alone divides a width
     ],
 )
-def test_groups_that_no_width_has_are_refused(line):
-    with pytest.raises(UsageError, match=r"^the groups that are given divide no width"):
+def test_groups_that_divide_no_width_are_refused(line):
+    with pytest.raises(UsageError, match=r"^no width up to 4,096 is divisible by all given groups"):
         solve(notation.parse(line), norm="bn", classes=10, budget=None)
 
 
-def test_groups_that_no_even_width_has_get_an_odd_one():
+def test_groups_that_divide_no_even_width_get_an_odd_one():
     (first, *_) = solve(notation.parse("C1/gn=4095 GAP FC"), norm="bn", classes=10, budget=10**12)
     assert first.width == 4095
 
 
-def test_an_endless_budget_ends_at_the_widest_the_notation_can_write():
+def test_with_an_endless_budget_widths_end_at_the_notations_limit():
     summary = summarize("C c P D GAP FC", budget=10**12)
     widths = [block.width for block in notation.parse(summary.layout) if block.width]
     assert 4096 - 8 < max(widths) <= 4096
 
 
-def test_what_needs_two_channels_still_answers_for_the_budget():
+def test_a_normalization_that_needs_two_channels_is_checked_against_the_budget():
     with pytest.raises(UsageError, match="too many to stay below the budget of 300"):
         summarize(ASSIGNMENT, norm="ln-channel", budget=300)

@@ -19,14 +19,14 @@ def run(trained, tmp_path):
 
 
 def with_accuracy(run, path, seed, accuracy):
-    """A repeat of a run that ended elsewhere."""
+    """A repeat of a run with another accuracy."""
     shutil.copytree(run.path, path)
     last = dataclasses.replace(run.last, accuracy=accuracy)
     config = dataclasses.replace(run.config, seed=seed)
     return dataclasses.replace(run, path=path, config=config, epochs=(*run.epochs[:-1], last))
 
 
-def test_the_metadata_are_what_the_hub_reads(run):
+def test_the_hub_can_read_the_metadata(run):
     card = ModelCard(model_card([run]))
     assert card.data.library_name == "normlab"
     assert card.data.pipeline_tag == "image-classification"
@@ -37,7 +37,7 @@ def test_the_metadata_are_what_the_hub_reads(run):
     assert result.dataset_split == "test"
 
 
-def test_the_text_says_what_the_run_s_folder_holds(run):
+def test_the_text_agrees_with_the_run(run):
     text = model_card([run])
     for fact in (
         run.layout,
@@ -52,7 +52,7 @@ def test_the_text_says_what_the_run_s_folder_holds(run):
         assert fact in text
 
 
-def test_the_folder_is_read_back_from_card_weights_and_configuration(run, tmp_path, capsys):
+def test_card_weights_and_configuration_make_a_folder_that_loads(run, tmp_path, capsys):
     write_card([run])
     uploaded = tmp_path / "uploaded"
     uploaded.mkdir()
@@ -68,7 +68,7 @@ def test_the_folder_is_read_back_from_card_weights_and_configuration(run, tmp_pa
     assert "states" not in capsys.readouterr().out
 
 
-def test_repeats_give_a_mean_and_its_spread(run, tmp_path):
+def test_repeats_give_a_mean_and_a_standard_deviation(run, tmp_path):
     first = dataclasses.replace(
         run, epochs=(*run.epochs[:-1], dataclasses.replace(run.last, accuracy=0.90))
     )
@@ -78,7 +78,7 @@ def test_repeats_give_a_mean_and_its_spread(run, tmp_path):
     assert "not known from one run" not in text
 
 
-def test_what_is_no_repeat_is_refused(run, tmp_path):
+def test_runs_that_are_not_repeats_are_refused(run, tmp_path):
     other = with_accuracy(run, tmp_path / "other", 1, 0.5)
     norm = dataclasses.replace(other, config=dataclasses.replace(other.config, norm="gn"))
     with pytest.raises(UsageError, match=r"no repeat of .*: they differ in norm$"):
@@ -99,10 +99,10 @@ def test_names_cannot_break_the_card(run):
     assert ModelCard(text).data.model_name == "layout-5935d4-bn-0"
 
 
-def test_the_command_keeps_a_text_that_is_there(run, capsys):
+def test_the_command_does_not_overwrite_another_text(run, capsys):
     main(["card", str(run.path)])
     assert capsys.readouterr().out == f"card: {run.path / 'README.md'}\n"
-    main(["card", str(run.path)])  # the same text: nothing to lose
+    main(["card", str(run.path)])  # the same text is no conflict
     (run.path / "README.md").write_text("my own words")
     with pytest.raises(SystemExit):
         main(["card", str(run.path)])

@@ -45,12 +45,13 @@ def test_it_has_the_statistics(page, data):
     assert data.fingerprint in page.text
 
 
-def test_what_is_shown_is_drawn_from_the_seed(data):
+@pytest.mark.slow(1)
+def test_the_images_shown_depend_only_on_the_seed(data):
     assert render(data, recipe_steps=STEPS) == render(data, recipe_steps=STEPS)
     assert render(data, recipe_steps=STEPS) != render(data, recipe_steps=STEPS, seed=1)
 
 
-def test_no_recipe_and_hostile_names(data, tmp_path):
+def test_hostile_names_without_a_recipe(data, tmp_path):
     hostile = dataclasses.replace(
         data, classes=("<script>x</script>", *CLASSES[1:]), notes=("<i>note</i>",), fingerprint="x"
     )
@@ -63,6 +64,6 @@ def test_no_recipe_and_hostile_names(data, tmp_path):
     assert "In training" not in page.text
 
 
-def test_an_unknown_step_is_told_those_there_are(data):
+def test_the_error_for_an_unknown_step_lists_the_steps(data):
     with pytest.raises(UsageError, match=r"no augmentation 'afine': there are .*affine"):
         render(data, recipe_steps=("afine",))

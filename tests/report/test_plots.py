@@ -43,6 +43,7 @@ def test_curves_draw_every_number():
     assert all(list(line.get_xdata()) == [1, 2, 3] for line in loss.lines)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20, 50, 300])
 def test_ticks_are_whole_epochs(count):
     figure = plots.curves([run(accuracies=rising(count=count) if count > 1 else [0.4])])
@@ -83,10 +84,12 @@ def test_the_run_is_drawn_over_the_published_curve(published):
     figure = plots.curves([run()], [bn])
     assert "published seed-bn" in labels(figure)
     for axes, values in zip(figure.axes, (bn.loss, bn.accuracy), strict=True):
-        theirs = next(x for x in axes.lines if list(x.get_ydata()) == pytest.approx(list(values)))
-        own = axes.lines[-1]
-        assert own.get_zorder() > theirs.get_zorder()
-        assert own.get_linewidth() > theirs.get_linewidth()
+        background = next(
+            x for x in axes.lines if list(x.get_ydata()) == pytest.approx(list(values))
+        )
+        line = axes.lines[-1]
+        assert line.get_zorder() > background.get_zorder()
+        assert line.get_linewidth() > background.get_linewidth()
 
 
 @pytest.mark.parametrize(
@@ -105,15 +108,15 @@ def test_a_missing_file_of_published_curves_is_named(tmp_path):
 
 
 def test_confusion_writes_the_counts():
-    found = texts(plots.confusion(evaluation(MATRIX)))
-    assert {"186", "171", "cat", "truck", "true class", "answered"} <= set(found)
+    written = texts(plots.confusion(evaluation(MATRIX)))
+    assert {"186", "171", "cat", "truck", "true class", "predicted class"} <= set(written)
     many = np.eye(30, dtype=int)
     assert "1" not in texts(
         plots.confusion(evaluation(many, classes=[f"c{k}x" for k in range(30)]))
     )
 
 
-def test_class_accuracy_of_one_run_has_figures_and_intervals():
+def test_class_accuracy_of_one_run_has_numbers_and_intervals():
     figure = plots.class_accuracy({"bn": evaluation(MATRIX)})
     axes = figure.axes[0]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(
@@ -135,13 +138,13 @@ def test_class_accuracy_of_several_runs_is_grouped():
     assert not figure.axes[0].lines
 
 
-def test_a_class_without_images_is_said_to_have_none():
+def test_a_class_without_images_is_labelled():
     figure = plots.class_accuracy({"bn": evaluation([[3, 1], [0, 0]])})
     assert "no images" in texts(figure)
     plots.png(figure)
 
 
-def test_mistakes_show_true_class_answer_and_confidence():
+def test_mistakes_show_true_class_prediction_and_confidence():
     answers = evaluation([[30, 4], [2, 30]])
     figure = plots.mistakes(answers, split(answers.labels))
     captions = [axes.get_xlabel() for axes in figure.axes if axes.images]
@@ -152,7 +155,7 @@ def test_mistakes_show_true_class_answer_and_confidence():
     assert captions[0] == f"{true}\n→ {answer}\n{confidence:.1%} sure"
 
 
-def test_no_mistakes_is_a_figure_too():
+def test_no_mistakes_can_be_drawn():
     perfect = evaluation([[5, 0], [0, 5]])
     figure = plots.mistakes(perfect, split(perfect.labels))
     assert "no mistakes" in texts(figure)
@@ -186,7 +189,7 @@ def test_channel_histograms_name_the_means(data):
     plots.png(figure)
 
 
-def test_augmentations_stand_below_the_originals(data):
+def test_augmentations_are_drawn_below_the_originals(data):
     images = data.train.images[:5]
     rows = plots.augmented(images, PREVIEW)
     assert list(rows) == ["original", *PREVIEW]
@@ -197,7 +200,7 @@ def test_augmentations_stand_below_the_originals(data):
     plots.png(figure)
 
 
-def test_augmentations_are_drawn_from_the_seed(data):
+def test_augmentations_depend_only_on_the_seed(data):
     images = data.train.images[:5]
     first, again, other = (plots.augmented(images, PREVIEW, seed)["cutout"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -243,7 +246,7 @@ def test_a_heat_map_over_a_picture_is_brightest_where_it_is_greatest():
     np.testing.assert_allclose(drawn[:, -1, 0], 0.35 * 100 + corner, atol=1)
 
 
-def test_nothing_global_is_touched(data):
+def test_global_settings_are_not_changed(data):
     before = dict(mpl.rcParams)
     for figure in (plots.curves([run()]), plots.labelled_grid(data.train, data.classes, 5)):
         assert isinstance(figure, Figure)

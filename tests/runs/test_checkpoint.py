@@ -12,11 +12,11 @@ from normlab.errors import RunError
 from normlab.network.model import Network
 from normlab.runs.checkpoint import (
     Checkpoint,
-    before,
     load_latest,
     load_weights,
+    previous_checkpoint,
     remove,
-    restore,
+    restore_previous,
     save_weights,
 )
 
@@ -129,13 +129,13 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path):
     checkpoint, said = load_latest(path, "own")
     assert checkpoint.epoch == 2
     assert said.startswith(f"{path} is damaged")
-    assert said.endswith("going on from checkpoint-before.pt")
+    assert said.endswith("resuming from checkpoint-before.pt")
     assert load_latest(path, "own")[0].run == "own"
     with pytest.raises(RunError, match=r"pt is damaged.*; and .*-before\.pt is another run's"):
         load_latest(path, "another")
     path.unlink()  # a process was killed between two renamings
     assert load_latest(path, "own")[0].epoch == 2
-    before(path).write_bytes(b"")
+    previous_checkpoint(path).write_bytes(b"")
     with pytest.raises(RunError, match=r"it has no checkpoint.pt; and .*-before.pt is damaged"):
         load_latest(path, "own")
     remove(path)
@@ -149,7 +149,7 @@ def test_the_checkpoint_before_can_be_put_in_its_place(tmp_path):
     for epoch in (1.0, 2.0):
         Checkpoint(run="own", model={"weight": torch.tensor(epoch)}, optimizer=[]).save(path)
     path.write_bytes(b"damaged")
-    restore(path)
+    restore_previous(path)
     restored, note = load_latest(path, "own")
     assert (restored.model["weight"].item(), note) == (1.0, "")
     assert (tmp_path / "checkpoint-before.pt").exists()

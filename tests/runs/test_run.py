@@ -109,7 +109,7 @@ def test_what_was_changed_by_hand_is_refused(copy):
     config = copy / "config.json"
     text = config.read_text()
     config.write_text(text.replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(RunError, match=r"config\.json is damaged: its checksum does not fit"):
+    with pytest.raises(RunError, match=r"config\.json is damaged: checksum mismatch"):
         Run.open(copy)
     config.write_text(json.dumps(json.loads(text)))  # other spaces are no other content
     metrics = copy / "metrics.jsonl"
@@ -117,7 +117,7 @@ def test_what_was_changed_by_hand_is_refused(copy):
     better = line.replace('"accuracy": 0.', '"accuracy": 0.9')
     assert better != line
     metrics.write_text(metrics.read_text().replace(line, better))
-    with pytest.raises(RunError, match=r"line 2, is damaged: its checksum does not fit"):
+    with pytest.raises(RunError, match=r"line 2, is damaged: checksum mismatch"):
         Run.open(copy)
 
 
@@ -161,3 +161,15 @@ def test_other_data_is_refused(copy):
     rewrite(copy / "config.json", data=content["data"] | {"fingerprint": "f" * 64})
     with pytest.raises(RunError, match=r"has fingerprint [0-9a-f]{12}…, the run .* ffffffffffff…"):
         Run.open(copy).dataset()
+
+
+@pytest.mark.parametrize("mistake", [TypeError, KeyError, AttributeError, ValueError])
+def test_a_mistake_in_the_program_is_not_taken_for_damage(mistake, copy, monkeypatch):
+    def wrong(*_):
+        raise mistake("a mistake in the program")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("normlab.notation.format", wrong)
+        with pytest.raises(mistake, match="a mistake in the program"):
+            Run.open(copy)
+    assert Run.open(copy)

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,19 +26,19 @@ from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, UsageError
 from normlab.report.card import write_card
-from normlab.serve.runs import ServedRun
+from normlab.serve.served_run import ServedRun
 from peculiar import ANSWERED, REFUSED
-from serving import MAIN, ask_both_ways, png, served, wait_for
+from serving import MAIN, png, predict_both_ways, served, wait_for
 from tampering import rewrite
 
-pytest.importorskip("gradio", reason="gradio is not installed")
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")
 HOSTILE = "gn <img src=x onerror=alert(1)>"
 CLIENTS, REQUESTS = 16, 200
 
 
 @pytest.fixture(scope="module")
 def runs(trained, tmp_path_factory):
-    """Two runs on the digits; the name of the second is not nice."""
+    """Two runs on the digits. The second one's name is hostile."""
     config = normlab.RunConfig(
         network="C:8 P C:16 P GAP FC", norm="gn", dataset="digits", recipe="demo", epochs=1
     )
@@ -45,7 +47,7 @@ def runs(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(runs, tmp_path_factory):
-    """The two runs, served; whatever the tests do with it leaves no traceback and no warning."""
+    """The two runs, served. No test may cause a traceback or a warning."""
     with served(tmp_path_factory.mktemp("server"), *(run.path for run in runs)) as server:
         yield server
     assert "Traceback" not in server.log.read_text()
@@ -54,24 +56,24 @@ def server(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digit():
-    """A PNG of the data's first test image."""
+    """The first test image as a PNG."""
     return png(load("digits").test.images[0].transpose(1, 2, 0))
 
 
 # The API
 
 
-def test_one_request_gets_the_answer_that_predict_gives(server, runs, digit):
-    for run, asked in zip(runs, (None, HOSTILE), strict=True):
+def test_a_request_returns_what_predict_returns(server, runs, digit):
+    for run, name in zip(runs, (None, HOSTILE), strict=True):
         (expected,) = normlab.load(run.path).predict(digit)
-        status, answer = server.predict(digit, asked)
+        status, result = server.predict(digit, name)
         assert status == 200
-        assert answer["class"] == expected.label
-        assert [*answer["probabilities"]] == list(expected.classes)
-        assert [*answer["probabilities"].values()] == pytest.approx(
+        assert result["class"] == expected.label
+        assert [*result["probabilities"]] == list(expected.classes)
+        assert [*result["probabilities"].values()] == pytest.approx(
             expected.probabilities.tolist(), abs=1e-5
         )
-        assert (answer["picture"], answer["notes"]) == ("", list(expected.notes))
+        assert (result["picture"], result["notes"]) == ("", list(expected.notes))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
@@ -86,38 +88,38 @@ def test_the_line_in_the_documentation_works(server, digit, tmp_path):
     assert sum(json.loads(done.stdout)["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_peculiar_files_are_answered_as_predict_answers_them(server, trained):
+def test_peculiar_files_get_the_predictions_of_predict(server, trained):
     expected = normlab.load(trained.path).predict([content for content, *_ in ANSWERED.values()])
     for name, prediction in zip(ANSWERED, expected, strict=True):
-        status, answer = server.predict(ANSWERED[name][0])
-        assert status == 200, (name, answer)
-        assert answer["notes"] == list(prediction.notes), name
-        assert answer["probability"] == pytest.approx(prediction.probability, abs=1e-5), name
+        status, result = server.predict(ANSWERED[name][0])
+        assert status == 200, (name, result)
+        assert result["notes"] == list(prediction.notes), name
+        assert result["probability"] == pytest.approx(prediction.probability, abs=1e-5), name
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_is_refused_in_a_line(server, name):
+def test_an_unreadable_picture_is_refused_in_one_line(server, name):
     content, problem = REFUSED[name]
-    status, answer = server.predict(content)
+    status, result = server.predict(content)
     assert status == 400
-    assert answer["error"].startswith("the picture cannot be read as an image (")
-    assert problem in answer["error"]
+    assert result["error"].startswith("the picture cannot be read as an image (")
+    assert problem in result["error"]
 
 
-def test_the_page_s_own_api_answers_and_refuses_likewise(server):
+def test_the_page_s_own_api_accepts_and_refuses_the_same(server):
     some = ("an animated PNG", "transparent grey", "a WEBP with EXIF data cut short")
     for name in (*some, *REFUSED):
         content = (ANSWERED | REFUSED)[name][0]
         path = server.upload(content)
-        event, said = server.answer({"path": path, "meta": {"_type": "gradio.FileData"}})
+        event, data = server.answer({"path": path, "meta": {"_type": "gradio.FileData"}})
         if name in ANSWERED:
-            assert event == "complete", (name, said)
+            assert event == "complete", (name, data)
         else:
             assert event == "error", name
-            assert said["error"].startswith("The picture cannot be read as an image ("), name
+            assert data["error"].startswith("The picture cannot be read as an image ("), name
 
 
-def test_an_unknown_run_is_refused_with_the_names_of_those_there_are(server, digit):
+def test_an_unknown_run_is_refused_with_the_known_names(server, digit):
     assert server.predict(digit, "ln") == (
         404,
         {"error": f"no run 'ln': there are trained, {HOSTILE}"},
@@ -125,16 +127,16 @@ def test_an_unknown_run_is_refused_with_the_names_of_those_there_are(server, dig
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-def test_who_asks_otherwise_is_told_how(method, server):
-    status, content = server.ask(method, "/predict")
+def test_another_method_is_refused_with_the_right_command(method, server):
+    status, content = server.request(method, "/predict")
     assert status == 405
-    said = f"send a picture: curl --data-binary @picture.jpg {server.url}/predict"
-    assert json.loads(content) == {"error": said}
+    error = f"send a picture: curl --data-binary @picture.jpg {server.url}/predict"
+    assert json.loads(content) == {"error": error}
 
 
-def test_a_form_is_refused_with_the_way_to_send_a_picture(server, digit):
+def test_a_form_is_refused_with_the_right_command(server, digit):
     form = b"--xyz\r\nContent-Disposition: form-data; name=file\r\n\r\n" + digit + b"\r\n--xyz--"
-    status, content = server.ask(
+    status, content = server.request(
         "POST", "/predict", form, {"Content-Type": "multipart/form-data; boundary=xyz"}
     )
     assert status == 415
@@ -143,7 +145,7 @@ def test_a_form_is_refused_with_the_way_to_send_a_picture(server, digit):
 
 @pytest.mark.parametrize("path", ["/predict", "/gradio_api/upload"])
 @pytest.mark.parametrize("form", ["Content-Length: 99999999", "Transfer-Encoding: chunked"])
-def test_more_than_10_mb_are_refused_before_they_have_come(server, path, form):
+def test_more_than_10_mb_is_refused_before_it_has_arrived(server, path, form):
     host, port = server.host.split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
@@ -154,105 +156,113 @@ def test_more_than_10_mb_are_refused_before_they_have_come(server, path, form):
             part = b'--xyz\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
             connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
             connection.settimeout(0.001)
-            sent, answer = 0, b""
-            while not answer and sent < 2**26:
+            sent, response = 0, b""
+            while not response and sent < 2**26:
                 try:
-                    answer = connection.recv(12)
+                    response = connection.recv(12)
                 except TimeoutError:
                     connection.settimeout(60)
-                    connection.sendall(b"40000\r\n" + bytes(2**18) + b"\r\n")
+                    with suppress(ConnectionError):  # it has answered meanwhile, and closed
+                        connection.sendall(b"40000\r\n" + bytes(2**18) + b"\r\n")
                     connection.settimeout(0.001)
                     sent += 2**18
         else:
-            answer = connection.recv(12)
-    assert answer == b"HTTP/1.1 413"
+            response = connection.recv(12)
+    assert response == b"HTTP/1.1 413"
 
 
-def test_who_comes_when_too_many_wait_is_turned_away(server, digit):
+def test_a_request_is_refused_when_too_many_wait(server, digit):
     host, port = server.host.split(":")
     waiting = []
     try:
-        for _ in range(32):  # each promises a picture
+        for _ in range(32):  # each announces a picture
             waiting.append(socket.create_connection((host, int(port)), timeout=60))
             waiting[-1].sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-        answers = [server.predict(digit) for _ in range(20)]
-        assert answers[-1] == (503, {"error": "too many pictures: try again"})
+        responses = [server.predict(digit) for _ in range(20)]
+        assert responses[-1] == (503, {"error": "too many pictures: try again"})
     finally:
         for connection in waiting:
             connection.close()
     wait_for(lambda: server.predict(digit)[0] == 200)
 
 
-def test_who_goes_away_or_does_not_send_keeps_no_place(trained, digit, tmp_path):
-    code = "from normlab.serve import limits; limits.PATIENCE = 1; limits.WAITING = 1; " + MAIN
+@pytest.mark.slow(7)
+def test_a_client_that_leaves_or_stalls_frees_its_slot(trained, digit, tmp_path):
+    code = (
+        "from normlab.serve import limits; limits.UPLOAD_TIMEOUT = limits.MAX_WAITING = 1; " + MAIN
+    )
     with served(tmp_path, trained.path, code=code) as server:
         host, port = server.host.split(":")
-        promise = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nfour"
+        incomplete = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nfour"
         with socket.create_connection((host, int(port)), timeout=60) as connection:
-            connection.sendall(promise)
+            connection.sendall(incomplete)
             assert connection.recv(12) == b"HTTP/1.1 408"
         with socket.create_connection((host, int(port)), timeout=60) as connection:
-            connection.sendall(promise)
+            connection.sendall(incomplete)
         wait_for(lambda: server.predict(digit)[0] == 200)
     assert "Traceback" not in server.log.read_text()
 
 
-def test_200_requests_of_16_clients(server, digit):
-    def ask(_):
+def test_200_requests_from_16_clients(server, digit):
+    def request(_):
         start = time.perf_counter()
         status, _ = server.predict(digit)
         return status, time.perf_counter() - start
 
     with ThreadPoolExecutor(CLIENTS) as clients:
-        answers = list(clients.map(ask, range(REQUESTS)))
-    assert [status for status, _ in answers] == [200] * REQUESTS
-    p95 = statistics.quantiles((seconds for _, seconds in answers), n=20)[-1]
+        responses = list(clients.map(request, range(REQUESTS)))
+    assert [status for status, _ in responses] == [200] * REQUESTS
+    p95 = statistics.quantiles((seconds for _, seconds in responses), n=20)[-1]
     print(f"{REQUESTS} requests, {CLIENTS} clients: p95 {1000 * p95:.0f} ms")
-    assert p95 < 10  # on two busy cores it is 0.3
+    assert p95 < 10  # 0.3 on two busy cores
 
 
-def test_gradio_s_own_api_answers_16_clients_too(server, digit, runs):
-    def ask(k):
+def test_gradio_s_own_api_serves_16_clients(server, digit, runs):
+    def request(k):
         pixels = np.full((40, 40, 3), k, np.uint8)
         path = server.upload(png(pixels))
         return server.answer({"path": path, "meta": {"_type": "gradio.FileData"}})
 
     with ThreadPoolExecutor(CLIENTS) as clients:
-        answers = list(clients.map(ask, range(48)))
-    assert [event for event, _ in answers] == ["complete"] * 48
+        responses = list(clients.map(request, range(48)))
+    assert [event for event, _ in responses] == ["complete"] * 48
     (expected,) = normlab.load(runs[1].path).predict(np.full((40, 40, 3), 7, np.uint8))
-    label, notes, heat = answers[7][1][3:]
+    label, notes, heat_map = responses[7][1][3:]
     shares = {each["label"]: each["confidence"] for each in label["confidences"]}
     assert shares == pytest.approx(
         dict(zip(expected.classes, expected.probabilities.tolist(), strict=True)), abs=1e-5
     )
     assert notes == ""
-    status, content = server.ask("GET", f"/gradio_api/file={heat['path']}")
+    status, content = server.request("GET", f"/gradio_api/file={heat_map['path']}")
     assert status == 200
-    with Image.open(io.BytesIO(content)) as drawn:
-        assert drawn.size == (256, 256)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (256, 256)
 
 
 # The command
 
 
-def test_only_uploads_are_read_no_host_is_asked_and_ctrl_c_ends_it(trained, digit, tmp_path):
+@pytest.mark.slow(7)
+def test_only_uploads_are_read_no_other_host_is_requested_and_ctrl_c_stops_it(
+    trained, digit, tmp_path
+):
     outside = tmp_path / "outside.png"
     outside.write_bytes(digit)
     with served(tmp_path, trained.path) as server:
         mark = {"meta": {"_type": "gradio.FileData"}}
-        for named in ({"path": str(outside)}, {"path": str(outside)} | mark):
-            event, said = server.answer(named)
+        for upload in ({"path": str(outside)}, {"path": str(outside)} | mark):
+            event, data = server.answer(upload)
             assert event == "error"
-            assert "not uploaded" in said["error"]
+            assert "not uploaded" in data["error"]
         (folder,) = tmp_path.glob("normlab-*")
-        event, said = server.answer({"path": str(folder / "gone.png")})
-        assert (event, said["error"]) == ("error", "The picture was not uploaded.")
-        event, said = server.answer({"path": "http://127.0.0.1:9/a.png"} | mark)
-        assert (event, said["error"]) == ("error", "give the picture, not its address")
-        status, said = server.ask("GET", "/gradio_api/file=http://127.0.0.1:9/a.png")
-        assert (status, json.loads(said)) == (403, {"error": "no other host is asked"})
-        assert server.ask("GET", f"/gradio_api/file={outside}")[0] == 403
+        event, data = server.answer({"path": str(folder / "gone.png")})
+        assert (event, data["error"]) == ("error", "The picture was not uploaded.")
+        event, data = server.answer({"path": "http://127.0.0.1:9/a.png"} | mark)
+        assert (event, data["error"]) == ("error", "upload the picture itself, not its address")
+        status, content = server.request("GET", "/gradio_api/file=http://127.0.0.1:9/a.png")
+        error = "requests to other hosts are not allowed"
+        assert (status, json.loads(content)) == (403, {"error": error})
+        assert server.request("GET", f"/gradio_api/file={outside}")[0] == 403
 
         path = Path(server.upload(digit))
         assert path.is_relative_to(folder)
@@ -265,21 +275,21 @@ def test_only_uploads_are_read_no_host_is_asked_and_ctrl_c_ends_it(trained, digi
         connection.close()
     assert server.process.returncode == 130
     assert rest == ""
-    said = server.log.read_text().removeprefix(before)
-    assert said.splitlines()[-1] == "normlab: interrupted"
-    assert "Traceback" not in said
+    log = server.log.read_text().removeprefix(before)
+    assert log.splitlines()[-1] == "normlab: interrupted"
+    assert "Traceback" not in log
     assert not folder.exists()
 
 
-def test_a_port_in_use_is_said_in_a_line(trained, capsys):
+def test_a_port_in_use_is_refused_in_one_line(trained, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(SystemExit) as stop:
             main(["serve", str(trained.path), "--port", str(port)])
     assert stop.value.code == 1
-    said = capsys.readouterr().err
-    assert f"port {port} of 127.0.0.1 (Address already in use): choose another --port" in said
-    assert said.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1 (Address already in use): choose another --port" in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -293,18 +303,20 @@ def test_a_port_in_use_is_said_in_a_line(trained, capsys):
         (["{unfinished}"], "model.safetensors"),
     ],
 )
-def test_what_cannot_be_served_is_said_in_a_line(trained, tmp_path, arguments, problem, capsys):
+def test_what_cannot_be_served_is_refused_in_one_line(
+    trained, tmp_path, arguments, problem, capsys
+):
     shutil.copytree(trained.path, tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").unlink()
     names = {"run": trained.path, "unfinished": tmp_path / "run"}
     with pytest.raises(SystemExit):
         main(["serve", *(a.format(**names) for a in arguments)])
-    said = capsys.readouterr().err
-    assert problem in said
-    assert said.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert problem in errors
+    assert errors.count("\n") == 1
 
 
-def test_without_gradio_it_says_what_to_install(trained, monkeypatch):
+def test_without_gradio_the_error_says_what_to_install(trained, monkeypatch):
     from normlab.serve import serve
 
     monkeypatch.setitem(sys.modules, "gradio", None)
@@ -312,77 +324,81 @@ def test_without_gradio_it_says_what_to_install(trained, monkeypatch):
         serve([trained])
 
 
-# Pictures to try, uploads
+# Example pictures, uploads
 
 
-def test_pictures_to_try_are_of_the_split_that_was_measured(trained, tmp_path):
-    from normlab.serve.examples import examples
+def test_examples_are_from_the_split_that_was_evaluated(trained, tmp_path):
+    from normlab.serve.examples import load_examples
 
     def expected(split):
-        places = [np.flatnonzero(split.labels == k)[:2] for k in range(10)]
-        return split.images[np.concatenate(places)].transpose(0, 2, 3, 1)
+        indices = [np.flatnonzero(split.labels == k)[:2] for k in range(10)]
+        return split.images[np.concatenate(indices)].transpose(0, 2, 3, 1)
 
-    found = examples(trained)
-    assert [name for _, name in found] == sorted([*"0123456789"] * 2)
-    np.testing.assert_array_equal([picture for picture, _ in found], expected(load("digits").test))
+    examples = load_examples(trained)
+    assert [name for _, name in examples] == sorted([*"0123456789"] * 2)
+    np.testing.assert_array_equal(
+        [picture for picture, _ in examples], expected(load("digits").test)
+    )
 
     config = normlab.RunConfig(
         network="c:2 GAP FC", dataset="digits", recipe="demo", epochs=1, holdout=100
     )
-    held = normlab.train(config, tmp_path / "held", quiet=True)
-    found = examples(held)
-    holdout = held.dataset().holdout
-    np.testing.assert_array_equal([picture for picture, _ in found], expected(holdout))
+    run = normlab.train(config, tmp_path / "run", quiet=True)
+    examples = load_examples(run)
+    holdout = run.dataset().holdout
+    np.testing.assert_array_equal([picture for picture, _ in examples], expected(holdout))
 
 
-def test_data_that_is_not_at_hand_is_not_downloaded(trained, tmp_path, monkeypatch):
-    from normlab.serve.examples import examples
+def test_missing_data_is_not_downloaded(trained, tmp_path, monkeypatch):
+    from normlab.serve.examples import load_examples
 
     monkeypatch.delenv("NORMLAB_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     run = on(trained, tmp_path / "run", "cifar10")
-    assert examples(run) == "CIFAR-10 is not on this machine; --data-root says where it is."
-    assert examples(on(trained, tmp_path / "moved", "folder:/nowhere")).startswith("/nowhere")
+    reason = "CIFAR-10 is not on this machine; give its folder with --data-root."
+    assert load_examples(run) == reason
+    assert load_examples(on(trained, tmp_path / "moved", "folder:/nowhere")).startswith("/nowhere")
     with pytest.raises(DataError, match="no CIFAR-10 in"):
-        examples(run, tmp_path)
+        load_examples(run, tmp_path)
 
 
 def on(run, folder, dataset):
-    """A copy of a run that says it is of another data set."""
+    """A copy of a run whose config.json names another data set."""
     shutil.copytree(run.path, folder)
     content = json.loads((folder / "config.json").read_text())
     rewrite(folder / "config.json", run=content["run"] | {"dataset": dataset})
     return normlab.Run.open(folder)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
+@pytest.mark.slow(10)
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's usage is read from /proc")
 def test_100_pictures_leave_nothing_behind(trained, tmp_path):
-    code = "from normlab.serve import uploads; uploads.EVERY, uploads.AGE = 1, 5; " + MAIN
+    code = "from normlab.serve import cleanup; cleanup.INTERVAL, cleanup.MAX_AGE = 1, 5; " + MAIN
     with served(tmp_path, trained.path, code=code) as server:
-        at_first = server.held()["files"]  # the pictures to try
+        at_first = server.usage()["files"]  # the examples
         for k in range(20):
-            ask_both_ways(server, k)
-        before = server.held()
+            predict_both_ways(server, k)
+        before = server.usage()
         assert before["files"] > at_first
         for k in range(20, 120):
-            ask_both_ways(server, k)
-        after = server.held()
+            predict_both_ways(server, k)
+        after = server.usage()
         assert after["threads"] <= before["threads"] + 2
         assert after["open"] <= before["open"] + 2
-        wait_for(lambda: server.held()["files"] == at_first)
+        wait_for(lambda: server.usage()["files"] == at_first)
 
 
-def test_old_uploads_are_deleted_and_new_ones_and_the_gallery_are_not(tmp_path):
-    from normlab.serve.uploads import delete_old
+def test_old_uploads_are_deleted_but_not_new_ones_and_the_gallery(tmp_path):
+    from normlab.serve.cleanup import delete_old
 
     for name in ("gallery", "upload"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").touch()
     (tmp_path / "part").touch()
-    kept = {tmp_path / "gallery"}
-    delete_old(tmp_path, 1000, kept)
+    permanent = {tmp_path / "gallery"}
+    delete_old(tmp_path, 1000, permanent)
     assert len([*tmp_path.iterdir()]) == 3
-    delete_old(tmp_path, -1, kept)
+    delete_old(tmp_path, -1, permanent)
     assert [*tmp_path.rglob("*")] == [tmp_path / "gallery", tmp_path / "gallery" / "a.png"]
 
 
@@ -391,36 +407,36 @@ def test_old_uploads_are_deleted_and_new_ones_and_the_gallery_are_not(tmp_path):
 
 @pytest.fixture
 def visit(browser, server):
-    """Opens the page; it may ask no other host, and complain of nothing."""
+    """Opens the page. It may send no request to another host and log no error."""
     opened = []
 
     def visit(width=1200, url=server.url):
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.set_default_timeout(120_000)  # milliseconds; machines differ fivefold
-        asked, complaints = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: complaints.append((message.type, message.text)))
-        page.on("pageerror", lambda error: complaints.append(("error", str(error))))
-        page.on("dialog", lambda dialog: complaints.append(("error", dialog.message)))
+        requests, errors = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: errors.append((message.type, message.text)))
+        page.on("pageerror", lambda error: errors.append(("error", str(error))))
+        page.on("dialog", lambda dialog: errors.append(("error", dialog.message)))
         page.goto(url)
         page.get_by_label("Picture", exact=True).or_(page.get_by_text("Click to Upload")).wait_for()
-        opened.append((page, url, asked, complaints))
+        opened.append((page, url, requests, errors))
         return page
 
     yield visit
-    for page, url, asked, complaints in opened:
+    for page, url, requests, errors in opened:
         page.close()
-        others = [u for u in asked if not u.startswith((f"{url}/", "data:", "blob:"))]
+        others = [u for u in requests if not u.startswith((f"{url}/", "data:", "blob:"))]
         assert others == []
-        assert [text for kind, text in complaints if kind == "error"] == []
+        assert [text for kind, text in errors if kind == "error"] == []
 
 
-def give(page, path):
+def upload(page, path):
     page.locator("input[type=file]").set_input_files(path)
 
 
-def answers(page, run):
-    """The probabilities that stand in a run's column, once they are there."""
+def probabilities(page, run):
+    """The probabilities in a run's column, once they are shown."""
     column = page.locator("#answers .column > .block").filter(has_text=run)
     column.locator(".confidence-set").first.wait_for(timeout=120_000)
     rows = [text.split() for text in column.locator(".confidence-set").all_inner_texts()]
@@ -428,7 +444,7 @@ def answers(page, run):
 
 
 def boxes(locator):
-    """Where elements stand, all at the same moment: the page may be scrolling."""
+    """Where elements are, all at the same moment: the page may be scrolling."""
     return locator.evaluate_all(
         "all => all.map(e => e.getBoundingClientRect()).map(({x, y, width, height}) => "
         "({x, y, width, height}))"
@@ -446,24 +462,24 @@ def picture(digit, tmp_path):
     return path
 
 
-def test_a_picture_is_answered_by_two_runs_side_by_side(visit, picture, runs):
+def test_two_runs_predict_a_picture_side_by_side(visit, picture, runs):
     page = visit()
-    give(page, picture)
+    upload(page, picture)
     for run, name in zip(runs, ("trained, bn", f"{HOSTILE}, gn"), strict=True):
         (expected,) = normlab.load(run.path).predict(picture)
-        assert answers(page, name) == shown(expected)
+        assert probabilities(page, name) == shown(expected)
     first, second = boxes(page.locator("#answers .column"))
     assert first["y"] == second["y"]
     assert first["x"] + first["width"] <= second["x"]
-    maps = page.locator("#answers img")
-    maps.nth(1).wait_for()
-    assert maps.evaluate_all("all => all.map(i => i.naturalWidth)") == [256, 256]
+    heat_maps = page.locator("#answers img")
+    heat_maps.nth(1).wait_for()
+    assert heat_maps.evaluate_all("all => all.map(i => i.naturalWidth)") == [256, 256]
 
 
-def test_on_a_phone_they_stand_one_below_the_other_and_are_scrolled_to(visit, picture):
+def test_on_a_phone_predictions_are_stacked_and_scrolled_to(visit, picture):
     page = visit(360)
-    give(page, picture)
-    answers(page, "trained")
+    upload(page, picture)
+    probabilities(page, "trained")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     first, second = boxes(page.locator("#answers .column"))
     assert first["y"] + first["height"] <= second["y"]
@@ -476,39 +492,39 @@ def test_heat_maps_far_below_are_loaded_before_their_files_are_deleted(visit, pi
     page = visit(360)
     page.evaluate("document.getElementById('answers').style.marginTop = '9000px'")
     page.evaluate("Element.prototype.scrollIntoView = () => {}")
-    give(page, picture)
-    answers(page, "trained")
+    upload(page, picture)
+    probabilities(page, "trained")
     page.wait_for_function(
         "[...document.querySelectorAll('#answers img')].map(i => i.naturalWidth) == '256,256'"
     )
     assert page.evaluate("scrollY") == 0
 
 
-def test_a_picture_to_try_is_answered_and_taken_away_again(visit, runs):
+def test_an_example_is_predicted_and_removed_again(visit, runs):
     page = visit()
     page.locator(".to-try button").nth(6).click()
     image = load("digits").test.images[load("digits").test.labels == 3][0]
     (expected,) = normlab.load(runs[0].path).predict(image.transpose(1, 2, 0))
-    assert answers(page, "trained") == shown(expected)
+    assert probabilities(page, "trained") == shown(expected)
     page.get_by_label("Remove Image").click()
     page.locator("#answers .confidence-set").first.wait_for(state="detached")
     assert page.locator("#answers img").count() == 0
 
 
-def test_a_picture_is_taken_by_the_camera(visit):
+def test_the_camera_takes_a_picture(visit):
     page = visit()
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
     # A click before the camera's first image is lost.
     page.wait_for_function("document.querySelector('video').videoWidth > 0")
     page.get_by_label("capture photo").click()
-    assert len(answers(page, "trained")) == 10
+    assert len(probabilities(page, "trained")) == 10
 
 
-def test_a_file_that_is_no_picture_is_refused_in_a_sentence(visit, picture):
+def test_a_file_that_is_not_a_picture_is_refused_in_a_sentence(visit, picture):
     page = visit()
     picture.write_text("no picture")
-    give(page, picture)
+    upload(page, picture)
     page.get_by_text(
         "The picture cannot be read as an image (it is no PNG, JPEG, WebP or BMP)."
     ).wait_for()
@@ -520,26 +536,26 @@ def test_a_file_that_is_no_picture_is_refused_in_a_sentence(visit, picture):
 def test_a_picture_of_more_than_10_mb_is_refused(visit, picture):
     page = visit()
     picture.write_bytes(bytes(10 * 1024**2 + 1))
-    give(page, picture)
+    upload(page, picture)
     page.get_by_text("exceed the maximum allowed size of 10.0 Mb").wait_for()
 
 
 def test_peculiar_pictures_get_a_note(visit, tmp_path):
     page = visit()
     Image.new("RGB", (300, 40), "grey").save(tmp_path / "wide.png")
-    give(page, tmp_path / "wide.png")
-    answers(page, "trained")
+    upload(page, tmp_path / "wide.png")
+    probabilities(page, "trained")
     note = page.get_by_text("Note: of 300 × 40 pixels only the square at the centre is seen.")
     note.first.wait_for()
     assert note.count() == 2
 
 
-def test_the_card_and_the_line_for_programs_are_there(visit, server, runs):
+def test_the_card_and_the_curl_command_are_shown(visit, server, runs):
     page = visit()
     page.get_by_text("About trained").click()
     parameters = f"{runs[0].summary.parameters:,} parameters"
     page.get_by_text(parameters).wait_for()
-    assert page.get_by_text("library_name").count() == 0  # the Hub's metadata is not for readers
+    assert page.get_by_text("library_name").count() == 0  # the Hub's metadata is left out
     page.get_by_text("From a program").click()
     lines = page.locator("code").filter(has_text="curl").inner_text().splitlines()
     assert lines == [
@@ -548,30 +564,31 @@ def test_the_card_and_the_line_for_programs_are_there(visit, server, runs):
     ]
 
 
-def test_a_folder_that_somebody_passed_on_is_served_with_its_card(digit, trained, tmp_path):
-    folder = tmp_path / "passed-on"
+@pytest.mark.slow(5)
+def test_a_folder_without_metrics_is_served_with_its_card(digit, trained, tmp_path):
+    folder = tmp_path / "copied"
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(trained.path / name, folder)
     write_card([trained], folder / "README.md")
     run = normlab.Run.open(folder)
-    assert "Test accuracy after the last epoch" in ServedRun("passed-on", run).card
+    assert "Test accuracy after the last epoch" in ServedRun("copied", run).card
     with served(tmp_path, folder) as server:
-        status, answer = server.predict(digit)
-    assert (status, answer["picture"]) == (200, "")
+        status, result = server.predict(digit)
+    assert (status, result["picture"]) == (200, "")
     (folder / "README.md").unlink()
-    assert ServedRun("passed-on", run).card.endswith("how accurate it is, is not known.")
+    assert ServedRun("copied", run).card.endswith("its accuracy is unknown.")
     (folder / "README.md").write_text("# Mine\n\nA warning.\n\n---\n\nThe end.\n")
-    assert "A warning." in ServedRun("passed-on", run).card
+    assert "A warning." in ServedRun("copied", run).card
 
 
-def test_without_captum_and_data_it_says_so_and_answers(visit, picture, trained, tmp_path):
+def test_without_captum_and_data_the_page_says_so_and_predicts(visit, picture, trained, tmp_path):
     run = on(trained, tmp_path / "run", "cifar10")
     code = "import sys; sys.modules['captum'] = None; from normlab.cli import main; main()"
     with served(tmp_path, run.path, code=code, XDG_CACHE_HOME=str(tmp_path)) as server:
         page = visit(url=server.url)
         page.get_by_text("There is no heat map: heat maps need captum").wait_for()
         page.get_by_text("There are no pictures to try: CIFAR-10 is not on").wait_for()
-        give(page, picture)
-        assert len(answers(page, "run, bn")) == 10
+        upload(page, picture)
+        assert len(probabilities(page, "run, bn")) == 10
         assert page.locator("#answers img").count() == 0

@@ -1,12 +1,14 @@
 """The same study on Ray: on a real cluster of two nodes on this machine, one of which dies."""
 
 import dataclasses
+import fcntl
 import os
 import time
 from contextlib import contextmanager
 
 import pytest
 
+from holding import held, holding, release
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.study import cluster as on_cluster
@@ -19,13 +21,33 @@ ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 
-LONGER = dataclasses.replace(CONFIG, epochs=10)  # so that a node dies in the middle of a run
+LONGER = dataclasses.replace(CONFIG, epochs=3)  # so that a node dies in the middle of a run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone(tmp_path_factory):
+    """One cluster at a time on this machine: the suite's other workers wait for this one's end."""
+    with (tmp_path_factory.getbasetemp().parent / "cluster.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def hold(tmp_path, monkeypatch):
+    """Runs of the cluster wait after their second epoch, one of which has its checkpoint."""
+    folder = tmp_path / "hold"
+    environment = holding(folder, before="checkpoint-before.pt", turn=2, stdin=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return folder
 
 
 @pytest.fixture
 def cluster():
-    """Two nodes with a core each."""
-    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    """A node with a core."""
+    head = {"num_cpus": 1, "wait": False}
+    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+    nodes.wait_for_nodes(timeout=600)
     yield nodes
     nodes.shutdown()
 
@@ -42,27 +64,28 @@ def lines(run):
     return metrics.read_text().splitlines() if metrics.exists() else []
 
 
+@pytest.mark.slow(25)
 def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
-    cluster, here, tmp_path, monkeypatch
+    hold, cluster, here, tmp_path, monkeypatch
 ):
-    second = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
+    second = cluster.add_node(num_cpus=1, wait=False)
+    cluster.wait_for_nodes(timeout=600)
     killed, first = [], {}
     on_ray = on_cluster.on_ray
 
     @contextmanager
     def and_kill(address, **resources):
-        """Kills the second node while two runs, one of them its own, are in their third epoch."""
+        """Kills the second node while two runs, one of them its own, are held."""
         with on_ray(address, **resources) as carry:
 
             def watched(works):
                 for look in carry(works):
-                    begun = {w: epochs for w in works if len(epochs := lines(w.out)) >= 2}
-                    if len(begun) >= 2 and not killed:
-                        assert not any(work.done for work in begun)
-                        first.update({work.out: epochs[0] for work, epochs in begun.items()})
+                    if len(held(hold)) == 2 and not killed:
+                        first.update({w.out: lines(w.out)[0] for w in works if lines(w.out)})
+                        assert len(first) == 2
                         cluster.remove_node(second, allow_graceful=False)
                         killed.append(second)
+                        release(hold)
                     yield look
                 end = time.monotonic() + 600
                 while len([node for node in ray.nodes() if node["Alive"]]) > 1:
@@ -81,6 +104,7 @@ def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
     assert content(study.path) == content(here.path)
 
 
+@pytest.mark.slow(25)
 def test_a_run_that_fails_fails_alone(cluster, tmp_path):
     config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
     study = compare(config, tmp_path / "study", quiet=True, ray=cluster.address)
@@ -89,6 +113,7 @@ def test_a_run_that_fails_fails_alone(cluster, tmp_path):
     assert "at learning rate" in states["none"].problem
 
 
+@pytest.mark.slow(25)
 def test_a_cluster_started_here_has_the_cores_it_is_given(tmp_path):
     work = Job(config=RunConfig(network=CONFIG.network), out=tmp_path, data=tmp_path / "none")
     (tmp_path / "config.json").touch()  # of a run that was stopped, not of one that has begun
@@ -100,6 +125,7 @@ def test_a_cluster_started_here_has_the_cores_it_is_given(tmp_path):
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow(25)
 def test_a_cluster_without_a_gpu_is_refused_where_runs_need_one():
     with (
         pytest.raises(UsageError, match=r"^the Ray cluster at local has no GPU: "),
@@ -111,7 +137,7 @@ def test_a_cluster_without_a_gpu_is_refused_where_runs_need_one():
 
 def test_no_cluster_at_an_address_is_one_line(tmp_path):
     config = StudyConfig(network="C:4 GAP FC", dataset="digits", recipe="demo")
-    with pytest.raises(UsageError, match=r"^no Ray cluster can be had at nowhere:1: [^\n]*$"):
+    with pytest.raises(UsageError, match=r"^no Ray cluster can be reached at nowhere:1: [^\n]*$"):
         compare(config, tmp_path / "study", quiet=True, ray="nowhere:1")
     with pytest.raises(UsageError, match=r"at micro: expected HOST:PORT; .* put --ray last$"):
         compare(config, tmp_path / "study", quiet=True, ray="micro")

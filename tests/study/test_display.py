@@ -33,11 +33,11 @@ def shown(works, terminal):
     thought = dict.fromkeys(works, 1060.0)
     display = StudyDisplay(console, dict.fromkeys(works, 20), thought, images=10_000)
     with display:
-        display.look(Progress(tuple(works[:4])))
+        display.update(Progress(tuple(works[:4])))
         ended = {work: Outcome() for work in works[:3]}
-        display.look(Progress(tuple(works[3:5]), ended | {works[3]: Outcome("no space")}))
+        display.update(Progress(tuple(works[3:5]), ended | {works[3]: Outcome("no space")}))
         file.truncate(0)
-        display.look(Progress(tuple(works[4:6])))
+        display.update(Progress(tuple(works[4:6])))
         display.live.refresh()
         return file.getvalue()
 
@@ -69,5 +69,5 @@ def test_in_a_pipe_it_is_a_line_a_run(works):
 def test_a_run_that_ended_has_its_line(works):
     console = Console(file=io.StringIO(), width=100)
     with StudyDisplay(console, {works[0]: 20}, {works[0]: 9.0}, images=10_000) as display:
-        display.look(Progress((), {works[0]: Outcome()}))
+        display.update(Progress((), {works[0]: Outcome()}))
     assert console.file.getvalue() == "[1/1] bn-0  test accuracy 70.00%  1060 s\n"

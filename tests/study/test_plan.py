@@ -11,7 +11,8 @@ from normlab.data import load
 from normlab.errors import UsageError
 from normlab.layers.norms import REGISTRY
 from normlab.network.model import Network
-from normlab.study.plan import plan, settings, warnings
+from normlab.study import plan as plan_module
+from normlab.study.plan import Axis, Setting, plan, settings, varying, warnings
 from normlab.training.step import Batches
 
 LINE = "C:4 P C:4 P GAP FC"
@@ -147,14 +148,14 @@ def test_batch_norm_of_a_single_value_is_refused_before_anything_runs(kept):
     with pytest.raises(UsageError) as caught:
         planned("C:4 P P P P P C:8 GAP FC", norms=("bn",), batch_sizes=(1,), **images)
     problem, line, caret = str(caught.value).splitlines()
-    assert "bn cannot be trained here, on 8 × 1 × 1 and batches of 1" in problem
+    assert "bn cannot be trained on 8 × 1 × 1 and a batch of 1" in problem
     assert line[caret.index("^") :].startswith("C:8")
 
 
 @pytest.mark.parametrize("batch", [1436, 1293])  # of 1,437 images, of 1,294 in the search
 def test_the_last_batches_of_the_runs_and_of_the_search_are_tried(batch):
     line = "C:4 P P P P P C:8 GAP FC"
-    with pytest.raises(UsageError, match="batches of 1, as an epoch has"):
+    with pytest.raises(UsageError, match="a batch of 1, which every epoch has"):
         planned(line, norms=("bn",), batch_sizes=(batch,), tune=("lr",))
     assert planned(line, norms=("bn",), batch_sizes=(1293,))
 
@@ -178,7 +179,7 @@ def test_untuned_all_normalizations_have_the_same_recipe():
 
 def test_small_batches_get_a_warning_that_says_what_to_expect():
     (warning,) = warnings(planned(norms=("bn", "gn", "brn"), batch_sizes=(2, 4, 8)))
-    assert warning.startswith("batches of 2, 4: bn, brn will take their means")
+    assert warning.startswith("batches of 2, 4: bn, brn will take means")
     assert "expect lower accuracy" in warning
     assert not list(warnings(planned(norms=("gn", "ln"), batch_sizes=(2,))))
     (warning,) = warnings(planned(norms=("ghost-bn=2", "ghost-bn", "gn=2"), batch_sizes=(64,)))
@@ -215,3 +216,30 @@ def test_at_a_seed_arms_share_their_first_convolutions_and_their_batches():
                 assert torch.equal(labels, first_labels)
         firsts.append(weights[0])
     assert not torch.equal(*firsts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithDecay(Setting):
+    """A setting with one more axis."""
+
+    weight_decay: float | None
+
+
+def test_a_new_axis_is_one_entry_of_the_table(monkeypatch):
+    decay = Axis(
+        label="weight decay",
+        values=lambda study: (None, 0.5),
+        spell=lambda value: f"decay{value}",
+        check=lambda value, images: None,
+        apply=lambda config, value, images: dataclasses.replace(config, weight_decay=value),
+    )
+    monkeypatch.setitem(plan_module.AXES, "weight_decay", decay)
+    monkeypatch.setattr(plan_module, "Setting", WithDecay)
+    arms = planned(norms=("bn",), batch_sizes=(16, 64))
+    assert [arm.name for arm in arms] == [
+        *("bn-batch16-decayNone", "bn-batch16-decay0.5"),
+        *("bn-batch64-decayNone", "bn-batch64-decay0.5"),
+    ]
+    assert [arm.recipe.weight_decay for arm in arms] == [0, 0.5, 0, 0.5]
+    assert varying(arm.setting for arm in arms) == ["batch_size", "weight_decay"]
+    assert arms[1].setting.text(["weight_decay"]) == "weight decay 0.5"

@@ -1,7 +1,6 @@
 """One run on two real processes, against the same on one."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -20,11 +19,14 @@ OPTIONS = ["--dataset", "digits", "--recipe", "demo", "--threads", "1", "--epoch
 OPTIONS += ["--batch-size", "61"]
 
 
+# On a port that is free: other tests may be on two processes too.
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
 def launch(out, *options, processes, resume=False):
     """normlab train on so many processes."""
     what = ["--resume", str(out)] if resume else [LINE, *OPTIONS, *options, "--out", str(out)]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    torchrun += ["--master-port", str(29_000 + os.getpid() % 1000), "-m"]
+    torchrun = [*TORCHRUN, str(processes), "-m"]
     command = [sys.executable, *(torchrun if processes > 1 else ["-m"]), "normlab", "train"]
     return subprocess.Popen(
         [*command, *what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -51,10 +53,15 @@ def steps(tmp_path_factory):
     script = folder / "steps.py"
     script.write_text(SCRIPT)
     for processes in (1, 2):
-        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command = [sys.executable, *torchrun, "--master-port", "29" + str(400 + processes)]
         done = subprocess.run(
-            [*command, str(script), str(folder / f"{processes}.pt"), *INDEPENDENT],
+            [
+                sys.executable,
+                *TORCHRUN,
+                str(processes),
+                str(script),
+                str(folder / f"{processes}.pt"),
+                *INDEPENDENT,
+            ],
             capture_output=True,
             text=True,
             timeout=600,
@@ -102,6 +109,7 @@ assert not [name for name in threads if "gloo" in name], threads
 """
 
 
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_two_processes_compute_what_one_does(name, steps):
     """In float64 but for the loss, so that a wrong gradient cannot pass for rounding."""
@@ -115,6 +123,7 @@ def test_two_processes_compute_what_one_does(name, steps):
         torch.testing.assert_close(two["state"][key], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow(15)
 def test_a_run_on_two_processes_is_one_run(tmp_path):
     output = finish(launch(tmp_path / "two", "--norm", "sync-bn", processes=2))
     assert output.count("epoch 1/1") == 1
@@ -128,10 +137,11 @@ def test_a_run_on_two_processes_is_one_run(tmp_path):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=2e-2)
 
 
+@pytest.mark.slow(15)
 def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     out = tmp_path / "run"
     small = ["--train-images", "100", "--batch-size", "12"]
-    process = launch(out, *small, "--epochs", "1000", processes=2)
+    process = launch(out, *small, "--epochs", "100000", processes=2)  # hours
     end = time.monotonic() + 600
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
         assert process.poll() is None, process.communicate()
@@ -151,6 +161,7 @@ def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     assert Run.open(out).finished
 
 
+@pytest.mark.slow(5)
 def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path):
     process = launch(tmp_path / "run", "--batch-size", "1436", processes=2)
     _, errors = process.communicate(timeout=600)

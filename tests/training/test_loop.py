@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
+from harness import AtStep, ExitAt, InterruptAt
 from normlab import RunConfig
 from normlab.config import Execution
 from normlab.data import Split, load
@@ -39,9 +40,8 @@ from normlab.runs import machine
 from normlab.runs.checkpoint import Checkpoint
 from normlab.runs.run import Run
 from normlab.seeding import generator, seed_for
-from normlab.training import loop
+from normlab.training import callbacks, loop
 from normlab.training.loop import resume, train
-from normlab.training.progress import TrainingDisplay
 
 SMALL = RunConfig(network="C:6 C:6+ P D:8 GAP FC", dataset="digits", recipe="seed", epochs=3)
 STEPS = 23  # of an epoch: 1,437 images in batches of 64
@@ -51,28 +51,6 @@ STEPS = 23  # of an epoch: 1,437 images in batches of 64
 def whole(tmp_path_factory):
     """A run that nothing interrupted, with every kind of draw: augmentation and dropout too."""
     return train(SMALL, tmp_path_factory.mktemp("runs") / "whole", quiet=True)
-
-
-def interrupt_at(monkeypatch, *places):
-    """Sends Ctrl-C's signal while the given steps (epoch from 0, step from 1) are shown."""
-    shown = TrainingDisplay.step
-
-    def step(self, epoch, step, loss, images):
-        shown(self, epoch, step, loss, images)
-        if (epoch, step) in places:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(TrainingDisplay, "step", step)
-
-
-def kill_at(monkeypatch, place):
-    """Ends the run in a step of an epoch: nothing is saved on the way out."""
-
-    def step(self, epoch, step, loss, images):
-        if (epoch, step) == place:
-            raise SystemExit
-
-    monkeypatch.setattr(TrainingDisplay, "step", step)
 
 
 def pictures(folder):
@@ -98,10 +76,9 @@ def assert_equal_runs(one, other):
 def stopped(tmp_path_factory):
     """A run that was killed in its third epoch: both checkpoints are there."""
     out = tmp_path_factory.mktemp("runs") / "stopped"
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, (2, 3))
-        with pytest.raises(SystemExit):
-            train(SMALL, out, quiet=True)
+    hooks = [ExitAt(2, 3)]
+    with pytest.raises(SystemExit):
+        train(SMALL, out, callbacks=hooks, quiet=True)
     return out
 
 
@@ -123,12 +100,14 @@ def test_a_run_learns_and_its_folder_holds_what_it_should(trained):
     assert again.loss == pytest.approx(trained.last.loss)
 
 
+@pytest.mark.slow(1)
 def test_the_same_seed_gives_the_same_numbers_twice_and_another_seed_others(whole, tmp_path):
     assert_equal_runs(whole, train(SMALL, tmp_path / "twice", quiet=True))
     other = train(dataclasses.replace(SMALL, seed=1, epochs=1), tmp_path / "other", quiet=True)
     assert other.epochs[0].train_loss != whole.epochs[0].train_loss
 
 
+@pytest.mark.slow(2)
 def test_with_more_threads_the_numbers_are_the_same_twice_and_nearly_those_of_one(tmp_path):
     """As docs/reliability.md promises; of few steps, for two threads are slow on a busy machine."""
     config = dataclasses.replace(SMALL, epochs=2, train_images=256)
@@ -149,56 +128,57 @@ def test_with_more_threads_the_numbers_are_the_same_twice_and_nearly_those_of_on
 
 def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch):
     # In the middle of an epoch, again in the same epoch, and after an epoch's last step.
-    interrupt_at(monkeypatch, (0, 7), (0, 15), (1, STEPS))
+    hooks = [InterruptAt((0, 7), (0, 15), (1, STEPS))]
     out = tmp_path / "stopped"
     with pytest.raises(InterruptedRunError, match=r"epoch 1 after step 7\. .*--resume"):
-        train(SMALL, out, quiet=True)
+        train(SMALL, out, callbacks=hooks, quiet=True)
     elsewhere = Execution(device="cpu", data_root=tmp_path / "no digits here")
     with pytest.raises(
         InterruptedRunError,
         match=r"epoch 1 after step 15.*--data-root '.*no digits here' --device cpu$",
     ):
-        resume(out, elsewhere, quiet=True)
+        resume(out, elsewhere, callbacks=hooks, quiet=True)
     assert not Run.open(out).finished
     with pytest.raises(InterruptedRunError, match="epoch 3 after step 0"):
-        resume(out, quiet=True)
+        resume(out, callbacks=hooks, quiet=True)
     assert len(Run.open(out).epochs) == 2
-    run = resume(out, quiet=True)
+    run = resume(out, callbacks=hooks, quiet=True)
     assert_equal_runs(whole, run)
     assert len(run.machines) == 1
     assert not (out / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow(1)
 def test_ctrl_c_in_the_last_step_ends_the_run_and_says_what_is_left_to_do(
     whole, tmp_path, monkeypatch
 ):
     out = tmp_path / "a run"
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, (2, STEPS))
-        with pytest.raises(
-            InterruptedRunError,
-            match=r"^stopped after the last epoch: .* is finished. .*: normlab report '.*/a run'$",
-        ):
-            train(SMALL, out, quiet=True)
+    hooks = [InterruptAt((2, STEPS))]
+    with pytest.raises(
+        InterruptedRunError,
+        match=r"^stopped after the last epoch: .* is finished. .*: normlab report '.*/a run'$",
+    ):
+        train(SMALL, out, callbacks=hooks, quiet=True)
     assert_equal_runs(whole, Run.open(out))
     assert not list(out.glob("*.pt"))
     (out / "checkpoint-before.pt").write_bytes(b"as a kill leaves it")
     with pytest.raises(RunError, match="is finished: there is nothing to resume"):
-        resume(out, quiet=True)
+        resume(out, callbacks=hooks, quiet=True)
     assert not list(out.glob("*.pt"))
 
 
+@pytest.mark.slow(1)
 def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
     out = tmp_path / "killed"
-    with monkeypatch.context() as patch:
-        kill_at(patch, (1, 3))
-        with pytest.raises(SystemExit):
-            train(SMALL, out, quiet=True)
+    hooks = [ExitAt(1, 3)]
+    with pytest.raises(SystemExit):
+        train(SMALL, out, callbacks=hooks, quiet=True)
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"schema": 1, "epoch": 2, "train_lo')  # cut off in the middle of the line
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
+@pytest.mark.slow(1)
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, stopped, tmp_path, capsys):
     out = tmp_path / "killed"
     shutil.copytree(stopped, out)
@@ -207,10 +187,11 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, stopped, tmp_
     assert_equal_runs(whole, resume(out, quiet=True))
     said = capsys.readouterr().err
     assert f"{checkpoint} is damaged" in said
-    assert "going on from checkpoint-before.pt" in said
+    assert "resuming from checkpoint-before.pt" in said
     assert not list(out.glob("*.pt"))
 
 
+@pytest.mark.slow(1)
 def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(
     whole, stopped, tmp_path, monkeypatch
 ):
@@ -234,10 +215,10 @@ def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(
 
 def test_a_checkpoint_with_another_networks_state_is_refused_in_a_line(tmp_path, monkeypatch):
     """As nobody but a forger makes one."""
-    interrupt_at(monkeypatch, (0, 2))
+    hooks = [InterruptAt((0, 2))]
     out = tmp_path / "run"
     with pytest.raises(InterruptedRunError):
-        train(SMALL, out, quiet=True)
+        train(SMALL, out, callbacks=hooks, quiet=True)
     own = Checkpoint.load(out / "checkpoint.pt")
     other = Network("C:6 C:6+ P D:9 GAP FC").state_dict()
     for state, problem in (
@@ -247,9 +228,10 @@ def test_a_checkpoint_with_another_networks_state_is_refused_in_a_line(tmp_path,
     ):
         Checkpoint(run=own.run, **state).save(out / "checkpoint.pt")
         with pytest.raises(RunError, match=rf"checkpoint\.pt is another {problem}[^\n]*$"):
-            resume(out, quiet=True)
+            resume(out, callbacks=hooks, quiet=True)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "other",
     [
@@ -265,9 +247,9 @@ def test_another_runs_checkpoint_is_not_gone_on_from(
     other, whole, stopped, tmp_path, monkeypatch, capsys
 ):
     """The network is the same: every tensor of it would fit."""
-    interrupt_at(monkeypatch, (0, 2))
+    hooks = [InterruptAt((0, 2))]
     with pytest.raises(InterruptedRunError):
-        train(dataclasses.replace(SMALL, **other), tmp_path / "other", quiet=True)
+        train(dataclasses.replace(SMALL, **other), tmp_path / "other", callbacks=hooks, quiet=True)
     foreign = tmp_path / "other" / "checkpoint.pt"
     out = tmp_path / "run"
     shutil.copytree(stopped, out)
@@ -275,18 +257,18 @@ def test_another_runs_checkpoint_is_not_gone_on_from(
     shutil.copy(foreign, out / "checkpoint.pt")
     line = r"checkpoint\.pt is another run's: [^\n]*; and .*-before\.pt is another run's: [^\n]*$"
     with pytest.raises(RunError, match=line):
-        resume(out, quiet=True)
+        resume(out, callbacks=hooks, quiet=True)
     (out / "checkpoint-before.pt").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"is another run's: [^\n]*-before\.pt is damaged[^\n]*$"):
-        resume(out, quiet=True)
+        resume(out, callbacks=hooks, quiet=True)
     (out / "checkpoint-before.pt").unlink()
     with pytest.raises(RunError, match=r"checkpoint\.pt is another run's: [^\n]*$"):
-        resume(out, quiet=True)
+        resume(out, callbacks=hooks, quiet=True)
     shutil.copy(stopped / "checkpoint-before.pt", out)
     capsys.readouterr()
     assert_equal_runs(whole, resume(out, quiet=True))
     said = capsys.readouterr().err
-    assert re.search(r"checkpoint\.pt is another run's: .*; going on from checkpoint-before", said)
+    assert re.search(r"checkpoint\.pt is another run's: .*; resuming from checkpoint-before", said)
     assert not list(out.glob("*.pt"))
 
 
@@ -296,15 +278,15 @@ def test_a_copy_of_a_run_elsewhere_is_the_same_run(whole, stopped, tmp_path):
 
 
 def test_two_at_once_in_a_folder_the_second_is_refused(tmp_path, monkeypatch):
-    def resume_too(self, epoch, step, loss, images):
+    def resume_too(state):
         with ThreadPoolExecutor(1) as other:
             other.submit(resume, tmp_path / "run", quiet=True).result()
 
-    monkeypatch.setattr(TrainingDisplay, "step", resume_too)
     with pytest.raises(RunError, match=r"another process works on .*run: wait for its end"):
-        train(SMALL, tmp_path / "run", quiet=True)
+        train(SMALL, tmp_path / "run", callbacks=[AtStep(resume_too)], quiet=True)
 
 
+@pytest.mark.slow(1)
 def test_a_line_written_before_its_checkpoint_is_done_again(whole, tmp_path, monkeypatch):
     out = tmp_path / "torn"
     save = Checkpoint.save
@@ -322,11 +304,12 @@ def test_a_line_written_before_its_checkpoint_is_done_again(whole, tmp_path, mon
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
+@pytest.mark.slow(1)
 def test_a_run_resumed_on_another_machine_names_both(whole, tmp_path, monkeypatch):
-    interrupt_at(monkeypatch, (1, 4))
+    hooks = [InterruptAt((1, 4))]
     out = tmp_path / "moved"
     with pytest.raises(InterruptedRunError):
-        train(SMALL, out, quiet=True)
+        train(SMALL, out, callbacks=hooks, quiet=True)
     described = machine.describe
 
     def elsewhere(device, *, from_epoch):
@@ -335,7 +318,7 @@ def test_a_run_resumed_on_another_machine_names_both(whole, tmp_path, monkeypatc
         )
 
     monkeypatch.setattr(machine, "describe", elsewhere)
-    run = resume(out, quiet=True)
+    run = resume(out, callbacks=hooks, quiet=True)
     assert [m.from_epoch for m in run.machines] == [1, 2]
     assert run.machines[1].processor == "Another 9000"
     assert Run.open(out).machines == run.machines
@@ -367,10 +350,8 @@ def test_the_loop_is_sgd_on_the_drawn_batches(name, tmp_path, monkeypatch):
         optimizer.step()
         expected.append(loss.item())
     seen = []
-    monkeypatch.setattr(
-        TrainingDisplay, "step", lambda self, epoch, step, loss, images: seen.append((loss, images))
-    )
-    run = train(config, tmp_path / "run", quiet=True)
+    watch = AtStep(lambda state: seen.append((state.loss, state.images)))
+    run = train(config, tmp_path / "run", callbacks=[watch], quiet=True)
     losses, sizes = np.array(seen).T
     np.testing.assert_allclose(losses[:6], expected, rtol=1e-3)
     assert run.last.train_loss == pytest.approx((losses * sizes).sum() / 1437, rel=1e-9)
@@ -379,11 +360,9 @@ def test_the_loop_is_sgd_on_the_drawn_batches(name, tmp_path, monkeypatch):
 
 def test_the_last_batch_is_what_is_left_and_every_image_is_seen_once(tmp_path, monkeypatch):
     sizes = []
-    monkeypatch.setattr(
-        TrainingDisplay, "step", lambda self, epoch, step, loss, images: sizes.append(images)
-    )
+    watch = AtStep(lambda state: sizes.append(state.images))
     config = dataclasses.replace(SMALL, network="c:2 GAP FC", epochs=1)
-    run = train(config, tmp_path / "run", quiet=True)
+    run = train(config, tmp_path / "run", callbacks=[watch], quiet=True)
     assert sizes == [64] * 22 + [1437 - 22 * 64]
     assert run.recipe.epochs == 1
 
@@ -406,11 +385,12 @@ def test_held_out_images_are_measured_and_the_test_split_is_not_read(tmp_path, m
     assert run.last.accuracy * 100 == pytest.approx(round(run.last.accuracy * 100))
 
 
+@pytest.mark.slow(1)
 def test_without_test_images_nothing_is_evaluated(whole, tmp_path, monkeypatch):
     digits = load("digits")
     nothing = Split(np.empty((0, 3, 32, 32), np.uint8), np.empty(0, np.int64))
     dataset = dataclasses.replace(digits, test=nothing)
-    monkeypatch.setattr(loop, "evaluate", None)
+    monkeypatch.setattr(callbacks, "evaluate", None)
     run = train(SMALL, tmp_path / "run", dataset=dataset, quiet=True)
     weights, expected = (load_file(r.path / "model.safetensors") for r in (run, whole))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -422,7 +402,7 @@ def test_without_test_images_nothing_is_evaluated(whole, tmp_path, monkeypatch):
     assert Run.open(run.path) == run
     with pytest.raises(ValueError, match="the test split has no images"):
         evaluate(run.network(), dataset)
-    with pytest.raises(ValueError, match="run has no images to be measured on but those of its"):
+    with pytest.raises(ValueError, match="run has no images to measure accuracy on except"):
         analyze(run, evaluate(run.network(), dataset, "train"))
     loss, _ = curves([run]).axes
     assert len(loss.lines) == 1
@@ -442,6 +422,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert (checkpoint.epoch, checkpoint.step) == (0, 0)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("steps_before", [0, STEPS - 1])
 def test_weights_that_a_step_broke_never_become_the_checkpoint(
     steps_before, whole, tmp_path, monkeypatch
@@ -465,17 +446,17 @@ def test_weights_that_a_step_broke_never_become_the_checkpoint(
 
 def test_ctrl_c_does_not_save_weights_that_the_last_step_broke(tmp_path, monkeypatch):
     monkeypatch.setattr(Recipe, "learning_rate_at", lambda *_: math.inf)
-    interrupt_at(monkeypatch, (0, 1))
+    hooks = [InterruptAt((0, 1))]
     with pytest.raises(DivergedError):
-        train(SMALL, tmp_path / "run", quiet=True)
+        train(SMALL, tmp_path / "run", callbacks=hooks, quiet=True)
     assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").step == 0
 
 
 def test_an_interrupted_epochs_seconds_are_added_up(tmp_path, monkeypatch):
-    interrupt_at(monkeypatch, (0, 12))
+    hooks = [InterruptAt((0, 12))]
     out = tmp_path / "run"
     with pytest.raises(InterruptedRunError):
-        train(dataclasses.replace(SMALL, epochs=1), out, quiet=True)
+        train(dataclasses.replace(SMALL, epochs=1), out, callbacks=hooks, quiet=True)
     saved = Checkpoint.load(out / "checkpoint.pt").seconds
     assert saved > 0
     later = Checkpoint.load
@@ -484,7 +465,7 @@ def test_an_interrupted_epochs_seconds_are_added_up(tmp_path, monkeypatch):
         return dataclasses.replace(later(path), seconds=saved + 3600)
 
     monkeypatch.setattr(Checkpoint, "load", as_if_it_had_taken_an_hour)
-    assert 3600 < resume(out, quiet=True).last.seconds < 3600 + 600
+    assert 3600 < resume(out, callbacks=hooks, quiet=True).last.seconds < 3600 + 600
 
 
 def test_a_channel_without_contrast_is_no_division_by_zero(tmp_path, monkeypatch):
@@ -599,6 +580,7 @@ def not_as_root(folder):
         os.seteuid(0)
 
 
+@pytest.mark.slow(1)
 def test_what_a_kill_left_is_cleared_where_a_run_goes_on(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     out.mkdir()
@@ -606,9 +588,9 @@ def test_what_a_kill_left_is_cleared_where_a_run_goes_on(whole, tmp_path, monkey
     others = {".checkpoint-mine.pt", ".report-abcd_123.html"}
     for name in (*ours, *others):
         (out / name).write_bytes(b"half")
-    interrupt_at(monkeypatch, (0, 2))
+    hooks = [InterruptAt((0, 2))]
     with pytest.raises(InterruptedRunError):
-        train(SMALL, out, quiet=True)
+        train(SMALL, out, callbacks=hooks, quiet=True)
     assert {path.name for path in out.glob(".*")} == others
     for name in (*ours, ".metrics-abcd_123.jsonl", ".model-abcd_123.safetensors"):
         (out / name).write_bytes(b"half")
@@ -619,18 +601,18 @@ def test_what_a_kill_left_is_cleared_where_a_run_goes_on(whole, tmp_path, monkey
 def test_other_data_than_the_runs_is_refused(tmp_path, monkeypatch):
     pictures(tmp_path / "here")
     config = dataclasses.replace(SMALL, dataset=f"folder:{tmp_path / 'here'}", batch_size=4)
-    interrupt_at(monkeypatch, (0, 2))
+    hooks = [InterruptAt((0, 2))]
     with pytest.raises(InterruptedRunError):
-        train(config, tmp_path / "run", quiet=True)
+        train(config, tmp_path / "run", callbacks=hooks, quiet=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "here" / "train" / "a" / "0.png")
     with pytest.raises(RunError, match="give its own data"):
-        resume(tmp_path / "run", quiet=True)
+        resume(tmp_path / "run", callbacks=hooks, quiet=True)
     with pytest.raises(InterruptedRunError):
-        train(config, tmp_path / "other", quiet=True)
+        train(config, tmp_path / "other", callbacks=hooks, quiet=True)
     shutil.copy(tmp_path / "other" / "checkpoint.pt", tmp_path / "run")
     (tmp_path / "run" / "checkpoint-before.pt").unlink()
     with pytest.raises(RunError, match=r"checkpoint\.pt is another run's"):
-        resume(tmp_path / "run", quiet=True)
+        resume(tmp_path / "run", callbacks=hooks, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -673,13 +655,12 @@ def test_training_leaves_torchs_generator_and_the_signal_handlers_alone(tmp_path
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, monkeypatch):
-    def press_twice(self, epoch, step, loss, images):
+    def press_twice(state):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(TrainingDisplay, "step", press_twice)
     with pytest.raises(KeyboardInterrupt):
-        train(SMALL, tmp_path / "run", quiet=True)
+        train(SMALL, tmp_path / "run", callbacks=[AtStep(press_twice)], quiet=True)
 
 
 def test_pictures_that_moved_are_found_by_the_data_root(tmp_path):

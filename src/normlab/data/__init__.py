@@ -1,38 +1,16 @@
-"""Data sets in memory, each by its name: `load("cifar10")`."""
+"""Data sets in memory, each by its name: `load("cifar10")`. They are defined in `sources`."""
 
 import difflib
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 from normlab.config import DataConfig, RunConfig
+from normlab.data import sources
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import UsageError
 
-__all__ = ["Dataset", "Split", "apply_splits", "load", "load_for"]
-
-
-def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
-    """The data set that a configuration names, whole. Raises what `load` raises."""
-    return load(
-        config.dataset,
-        data_root=data_root,
-        split_seed=config.split_seed,
-        skip_unreadable=config.skip_unreadable,
-    )
-
-
-def apply_splits(dataset: Dataset, config: RunConfig) -> Dataset:
-    """A data set as a run uses it: images held out, a part kept for training, labels made wrong.
-
-    Raises:
-        UsageError, DataError: The data set cannot be divided so.
-    """
-    if config.holdout:
-        dataset = dataset.hold_out(config.holdout, config.split_seed)
-    if config.train_images is not None:
-        dataset = dataset.subset(config.train_images, config.split_seed)
-    if config.label_noise:
-        dataset = dataset.with_label_noise(config.label_noise, config.split_seed)
-    return dataset
+__all__ = ["Dataset", "Split", "apply_splits", "load", "load_for", "source_of"]
 
 
 def load(
@@ -46,34 +24,72 @@ def load(
 
     Args:
         name: `cifar10`, `digits` (embedded), or `folder:PATH` with PATH/train/CLASS/*.png.
-        data_root: `cifar10`: the folder that holds it; nothing is downloaded then. Default:
+        data_root: `cifar10`: the folder that holds it; nothing is downloaded then. The default is
             $NORMLAB_DATA (likewise), else the cache folder, else a download. `digits` needs none.
-        split_seed: `folder:` without a test folder only: seed of the split drawn instead.
+        split_seed: `folder:` without a test folder: seed of the split drawn instead.
         skip_unreadable: `folder:` only: leave out images that cannot be read instead of stopping.
 
     Raises:
-        UsageError: There is no such data set, it has no files to skip, or PATH is given twice.
-        DataError: It is not where it was sought, or is not what it should be.
+        UsageError: There is no such data set, or it does not take one of the arguments.
+        DataError: The data is missing or malformed.
     """
-    if skip_unreadable and name in ("cifar10", "digits"):
-        raise UsageError(f"--skip-unreadable is for folder:PATH only: leave it out for {name}")
-    # A source is imported when it is asked for: each needs a library that takes time to import.
-    if name == "cifar10":
-        from normlab.data import cifar10
+    source = source_of(name)
+    if source is None:
+        raise _unknown(name)
+    return source.from_request(  # type: ignore[no-any-return]
+        sources.Request(
+            name=name,
+            path=name.partition(":")[2],
+            data_root=data_root,
+            split_seed=split_seed,
+            skip_unreadable=skip_unreadable,
+        )
+    )
 
-        return cifar10.load(data_root)
-    if name == "digits":
-        from normlab.data import digits
 
-        return digits.load()
+def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
+    """The whole data set that a configuration names. Raises what `load` raises."""
+    return load(
+        config.dataset,
+        data_root=data_root,
+        split_seed=config.split_seed,
+        skip_unreadable=config.skip_unreadable,
+    )
+
+
+def apply_splits(dataset: Dataset, config: RunConfig) -> Dataset:
+    """A data set as a run uses it: with hold-out, subset and label noise.
+
+    Raises:
+        UsageError, DataError: The data set cannot be split so.
+    """
+    if config.holdout:
+        dataset = dataset.hold_out(config.holdout, config.split_seed)
+    if config.train_images is not None:
+        dataset = dataset.subset(config.train_images, config.split_seed)
+    if config.label_noise:
+        dataset = dataset.with_label_noise(config.label_noise, config.split_seed)
+    return dataset
+
+
+def source_of(name: str) -> ModuleType | None:
+    """The module of a data set; None if there is no such data set.
+
+    It is imported when it is needed: each needs a library that takes time to import.
+    """
     kind, _, path = name.partition(":")
-    if kind == "folder" and path:
-        from normlab.data import folder
+    if kind not in sources.names():
+        return None
+    source = importlib.import_module(f"normlab.data.sources.{kind}")
+    takes_path = ":" in source.SPELLING
+    return source if takes_path == bool(path) and (takes_path or kind == name) else None
 
-        if data_root is not None:
-            raise UsageError(f"{name} says where the pictures are: leave out --data-root")
-        return folder.load(Path(path), split_seed=split_seed, skip_unreadable=skip_unreadable)
-    names = {"cifar10": "cifar10", "digits": "digits", "folder": "folder:PATH"}
-    near = difflib.get_close_matches(kind.lower(), names, n=1)
-    hint = f"; did you mean {names[near[0]]}?" if near else ""
-    raise UsageError(f"no data set {name!r}: there are {', '.join(names.values())}{hint}")
+
+def _unknown(name: str) -> UsageError:
+    spellings = {
+        kind: importlib.import_module(f"normlab.data.sources.{kind}").SPELLING
+        for kind in sources.names()
+    }
+    near = difflib.get_close_matches(name.partition(":")[0].lower(), spellings, n=1)
+    hint = f"; did you mean {spellings[near[0]]}?" if near else ""
+    return UsageError(f"no data set {name!r}: there are {', '.join(spellings.values())}{hint}")

@@ -1,9 +1,9 @@
-"""Augmentation of whole batches, each image with draws of its own.
+"""Augmentation of whole batches, with separate random draws for each image.
 
-A step takes images (float32, N × 3 × 32 × 32, values 0 to 1) and a CPU generator, and gives images
-of the same shape and range. All its draws come from that generator, so they are the same on every
-device. `STEPS` are what recipes are made of; `PREVIEW` are the transformations that `normlab data`
-shows beside them, applied to every image.
+A step maps images (float32, N × 3 × 32 × 32, values 0 to 1) and a CPU generator to images of the
+same shape and range. All draws come from that generator, so they are the same on every device.
+Recipes consist of `STEPS`. `normlab data` also shows the transformations in `PREVIEW`, applied to
+every image.
 """
 
 import math
@@ -26,9 +26,9 @@ def augment(images: Tensor, steps: Sequence[str], generator: Generator) -> Tenso
 
 
 def color_jitter(images: Tensor, generator: Generator) -> Tensor:
-    """Brightness, contrast, saturation times 0.9 to 1.1; hue turned by up to a tenth of a circle.
+    """Scales brightness, contrast and saturation by 0.9 to 1.1; rotates hue by up to 36°.
 
-    Each image has its own factors; the order of the four is drawn for the batch.
+    Each image has its own factors. The order of the four changes is drawn for the whole batch.
     """
     brightness, contrast, saturation = (_uniform(images, generator, 0.9, 1.1) for _ in range(3))
     hue = _uniform(images, generator, -0.1, 0.1) * 2 * math.pi
@@ -44,11 +44,11 @@ def color_jitter(images: Tensor, generator: Generator) -> Tensor:
 
 
 def affine(images: Tensor, generator: Generator) -> Tensor:
-    """Shear along x by up to 10° and scale by 0.8 to 1.2; nearest pixel, black outside."""
+    """Shears along x by up to 10° and scales by 0.8 to 1.2; nearest pixel, black outside."""
     shear = torch.tan(torch.deg2rad(_uniform(images, generator, -10, 10)))
     scale = _uniform(images, generator, 0.8, 1.2)
     zero = torch.zeros_like(scale)
-    # The inverse map, from a place in the output to the place in the input it is taken from.
+    # The inverse map, from output coordinates to input coordinates.
     rows = (1 / scale, shear / scale, zero), (zero, 1 / scale, zero)
     matrix = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -69,7 +69,7 @@ def vertical_flip(images: Tensor, generator: Generator) -> Tensor:
 
 
 def cutout(images: Tensor, generator: Generator) -> Tensor:
-    """Blackens a square of 8 × 8 pixels, all of it inside the image.
+    """Blackens a square of 8 × 8 pixels that lies inside the image.
 
     DeVries & Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout,
     arXiv:1708.04552 (there the square may reach over the edge, and its size is tuned).

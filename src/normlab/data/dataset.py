@@ -27,7 +27,7 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> "Split":
-        """The images at these places, in this order."""
+        """The images at these indices, in this order."""
         return Split(self.images[indices], self.labels[indices])
 
 
@@ -38,11 +38,12 @@ class Dataset:
     Attributes:
         name: `cifar10`, `digits`, or `folder:PATH` with the folder it was read from.
         classes: The classes' names; label k is `classes[k]`.
-        train: What a network is fitted to.
-        test: For final figures only.
-        holdout: Taken out of the training split by `hold_out`, to choose settings by; else None.
-        notes: What a reader of the results should know: files that are not the published ones,
-            images that were skipped.
+        train: The images that a network is trained on.
+        test: The images for final figures only.
+        holdout: Images that `hold_out` took out of the training split, to choose settings by; or
+            None.
+        notes: Facts that a reader of the results should know: files that are not the published
+            ones, images that were skipped.
         fingerprint: SHA-256 (hex) of the pixels and labels as loaded, before any hold-out.
     """
 
@@ -59,7 +60,7 @@ class Dataset:
             object.__setattr__(self, "fingerprint", fingerprint(self.train, self.test))
 
     def split(self, name: SplitName) -> Split:
-        """A split by its name; ValueError for `holdout` where nothing was held out."""
+        """A split by its name; ValueError for `holdout` if nothing was held out."""
         split: Split | None = getattr(self, name)
         if split is None:
             raise ValueError("nothing was held out of this data set: use hold_out first")
@@ -68,7 +69,8 @@ class Dataset:
     def hold_out(self, count: int, seed: int = 0) -> "Dataset":
         """Moves a stratified, seeded part of the training split into `holdout`.
 
-        Each class gives its share, as whole numbers that add up to `count`. The fingerprint stays.
+        Each class gives its share, in whole numbers that add up to `count`. The fingerprint does
+        not change.
 
         Raises:
             DataError: `count` leaves a class without a training or a held-out image.
@@ -79,10 +81,10 @@ class Dataset:
         return dataclasses.replace(self, train=self.train.take(kept), holdout=self.train.take(held))
 
     def subset(self, count: int, seed: int = 0) -> "Dataset":
-        """Leaves aside all but a stratified, seeded part of the training split.
+        """Keeps a stratified, seeded part of the training split.
 
         Raises:
-            DataError: There are not so many, or a class would be left without an image.
+            DataError: There are fewer images, or a class would lose all of its images.
         """
         if count == len(self.train):
             return self
@@ -96,7 +98,7 @@ class Dataset:
 
         Raises:
             UsageError: `share` is not from 0 to 1, exclusively.
-            DataError: It is less than an image of each class.
+            DataError: The share is less than one image per class.
         """
         from normlab.data.splitting import relabeled
 

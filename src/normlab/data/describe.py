@@ -22,8 +22,8 @@ class SplitSummary:
     Attributes:
         name: `train`, `holdout` or `test`.
         shape: Of its images: N × 3 × 32 × 32.
-        dtype: Of its images.
-        counts: int64, classes: images of each class.
+        dtype: Type of its images.
+        counts: int64, classes: number of images per class.
     """
 
     name: SplitName
@@ -34,21 +34,21 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Description:
-    """A data set in figures. What is said of pixels is of the training split, on the 0–1 scale.
+    """A data set in figures. Pixel statistics are of the training split, on the 0–1 scale.
 
     Attributes:
-        name: The data set's.
+        name: Name of the data set.
         classes: The classes' names.
-        splits: Training, held-out (where there is one) and test split.
+        splits: The training, held-out (if there is one) and test split.
         minimum: float64, 3: smallest value of each channel.
-        maximum: float64, 3: largest.
-        mean: float64, 3.
+        maximum: float64, 3: largest value.
+        mean: float64, 3: mean.
         std: float64, 3: standard deviation of the population of pixels.
         variance: float64, 3: its square.
         histograms: int64, 3 × 256: how often a channel takes each value from 0 to 255.
-        class_means: float64, classes × 3 × 32 × 32: mean image (NaN where a class has none).
-        notes: The data set's.
-        fingerprint: The data set's.
+        class_means: float64, classes × 3 × 32 × 32: mean image (NaN if a class has no images).
+        notes: Notes of the data set.
+        fingerprint: Fingerprint of the data set.
     """
 
     name: str

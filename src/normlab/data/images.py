@@ -1,4 +1,4 @@
-"""Pictures of any size and kind, as the networks see them."""
+"""Pictures of any size and kind, converted to what the networks see."""
 
 import io
 import math
@@ -14,37 +14,29 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from normlab.errors import DataError
+from normlab.wording import listed
 
 SIZE = 32
 GREY = "it is greyscale"
-# From EXIF's orientations to what undoes them; 1 is upright.
-_TURNS: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _FILTERING = threading.Lock()
 
 
 def read_picture(
     source: Path | IO[bytes], formats: Sequence[str], size: int = SIZE
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """A picture from a file, of an animated one the first frame, and what is peculiar about it.
+    """Reads a picture (of an animation, the first frame) and lists its peculiarities.
 
     Args:
         source: The file, or an open one.
-        formats: Pillow's names of those that are read, by content, whatever a suffix says.
-        size: As `to_pixels` takes it.
+        formats: Pillow's names of the formats to accept. The content decides, not the suffix.
+        size: As in `to_pixels`.
 
     Returns:
-        What `to_pixels` and `peculiarities` give.
+        The results of `to_pixels` and of `peculiarities`.
 
     Raises:
-        DataError: It cannot be read, or has pixels for hundreds of megabytes.
+        DataError: It cannot be read, or it has hundreds of megabytes of pixels.
     """
     name = source if isinstance(source, Path) else "the picture"
     try:
@@ -53,31 +45,30 @@ def read_picture(
                 file = io.BytesIO(file.read())
             _refuse_large_webp(file)
             with _quiet():
-                opened = Image.open(file, formats=list(formats))  # reads the header alone
+                opened = Image.open(file, formats=list(formats))  # reads the header only
             with opened as image:
                 return to_pixels(image, size), tuple(peculiarities(image))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
-        reason = f"it is no {_listed(formats)}" if unknown else error
+        reason = f"it is no {_names(formats)}" if unknown else error
         raise DataError(f"{name} cannot be read as an image ({reason})") from error
 
 
 def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
-    """An image as the networks see it, or the same in another size.
+    """Converts an image to what the networks see, or to the same in another size.
 
-    It is turned upright as its EXIF orientation says, laid over white where it is transparent, made
-    RGB (16-bit grey, Pillow's modes I and I;16, is scaled from 0–65535, not clipped), cropped to
-    the square at its centre, and resized with an antialiasing bicubic filter.
+    The image is turned upright by its EXIF orientation, composited over white if it is transparent,
+    converted to RGB (16-bit grey, Pillow's modes I and I;16, is scaled from 0–65535, not clipped),
+    cropped to the square at its centre, and resized with an antialiasing bicubic filter.
 
     Args:
-        image: Any size and mode that Pillow turns into RGB.
-        size: Pixels of a side.
+        image: An image of any size, in any mode that Pillow converts to RGB.
+        size: Side of the result in pixels.
 
     Returns:
         uint8, 3 × size × size.
     """
-    if (turn := _turn(image)) is not None:
-        image = image.transpose(turn)
+    image = _upright(image)
     if image.mode.startswith("I"):  # 16 bits, in 16 or 32
         deep = np.asarray(image).astype(np.int64).clip(0, 65535)
         deep[deep == image.info.get("transparency", -1)] = 65535  # PNG's one transparent grey
@@ -90,30 +81,31 @@ def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
 
 
 def peculiarities(image: Image.Image) -> list[str]:
-    """How a picture is unlike those that a network was trained on, as sentences' parts.
+    """How a picture differs from training images, as parts of a sentence.
 
     Args:
-        image: As opened, before `to_pixels`.
+        image: The image as opened, before `to_pixels`.
     """
     width, height = image.size
-    if _turn(image) in (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]):  # it lies on its side
+    if _is_sideways(image):
         width, height = height, width
-    said = []
+    notes = []
     if max(width, height) > 2 * min(width, height):
-        said.append(f"of {width} × {height} pixels only the square at the centre is seen")
+        notes.append(f"of {width} × {height} pixels only the square at the centre is seen")
     if min(width, height) < SIZE:
-        said.append(f"{width} × {height} pixels are enlarged")
+        notes.append(f"{width} × {height} pixels are enlarged")
     if _is_grey(image):
-        said.append(GREY)
+        notes.append(GREY)
     if getattr(image, "is_animated", False):
-        said.append("of its frames only the first is seen")
-    return said
+        notes.append("of its frames only the first is seen")
+    return notes
 
 
 def _refuse_large_webp(file: IO[bytes]) -> None:
-    """Refuses what Pillow would, but before it makes room for all pixels, as it does for a WebP.
+    """Refuses a WebP with too many pixels before Pillow allocates memory for them.
 
-    Where its size stands: RFC 9649, sections 2.5 to 2.7 and 3.4, and RFC 6386, section 9.1.
+    Pillow checks the size of other formats first. Position of the size in the file: RFC 9649,
+    sections 2.5 to 2.7 and 3.4, and RFC 6386, section 9.1.
 
     Raises:
         Image.DecompressionBombError: The file is a WebP of more pixels than Pillow opens.
@@ -137,22 +129,32 @@ def _refuse_large_webp(file: IO[bytes]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Pillow's warnings of damage from the user; one at a time, for filters are global."""
+    """Silences Pillow's warnings about damage. Filters are global, so one thread at a time."""
     with _FILTERING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # An image with pixels for hundreds of megabytes: Pillow warns first, then refuses.
+        # Pillow warns about images with hundreds of megabytes of pixels; refuse them.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What turns an image upright, by its EXIF data; where they are damaged it is left alone."""
-    image.load()  # some files have them behind the pixels
+def _upright(image: Image.Image) -> Image.Image:
+    """The image, turned upright by its EXIF data; unchanged if they are damaged."""
+    image.load()  # some files have their EXIF data behind the pixels
     with _quiet():
         try:
-            return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-        except Exception:  # as above; the pixels are there nevertheless
-            return None
+            return ImageOps.exif_transpose(image)
+        except Exception:  # Pillow raises many kinds of errors; the pixels are fine
+            return image
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    """Whether turning it upright swaps width and height."""
+    image.load()
+    with _quiet():
+        try:
+            return image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+        except Exception:  # as above
+            return False
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -163,6 +165,6 @@ def _is_grey(image: Image.Image) -> bool:
     return bool(np.ptp(small, axis=2).max() <= 4)
 
 
-def _listed(formats: Sequence[str]) -> str:
+def _names(formats: Sequence[str]) -> str:
     names = [{"WEBP": "WebP"}.get(name, name) for name in formats]
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+    return listed(names, "or")

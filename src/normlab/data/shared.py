@@ -1,4 +1,4 @@
-"""A data set on disk that several processes read at the same time, in the same memory."""
+"""A data set on disk that several processes read at once, sharing its memory."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ _SPLITS = ("train", "test", "holdout")
 
 
 def write(dataset: Dataset, folder: Path) -> None:
-    """Writes a data set's arrays; `dataset.json`, the last, says that all are there.
+    """Writes a data set's arrays. `dataset.json` is written last: it marks the folder as complete.
 
     Raises:
         NormlabError: There is no space, or no permission.
@@ -37,12 +37,12 @@ def write(dataset: Dataset, folder: Path) -> None:
 
 
 def read(folder: Path) -> Dataset:
-    """The data set in a folder; its images are read from disk as they are used.
+    """Reads the data set in a folder. Its images are mapped, and read from disk when used.
 
-    A change to its arrays changes neither the files nor what other processes see.
+    A change to its arrays is private: it changes neither the files nor other processes' arrays.
 
     Raises:
-        DataError: There is none, or it is damaged.
+        DataError: The folder holds no data set, or a damaged one.
     """
     try:
         rest = json.loads((folder / "dataset.json").read_text())

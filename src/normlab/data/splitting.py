@@ -1,4 +1,4 @@
-"""A stratified, seeded split that is the same on every machine and with every NumPy."""
+"""Stratified, seeded splits: the same on every machine and with every version of NumPy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,19 +9,19 @@ from normlab.errors import DataError, UsageError
 def stratified(
     labels: NDArray[np.int64], count: int, seed: int, purpose: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draws `count` places, from each class its share.
+    """Draws `count` indices, stratified by class.
 
-    The shares are whole numbers that add up to `count`: each class gets its proportional share
-    rounded down, and the largest remainders get the places that are left (lower class first).
+    The classes' shares are whole numbers that add up to `count`: each class gets its proportional
+    share rounded down, and the remaining indices go to the largest remainders (lower class first).
 
     Args:
         labels: int64, N.
-        count: How many places to draw.
+        count: Number of indices to draw.
         seed: 0 or more.
-        purpose: Draws of one seed for different purposes have nothing to do with one another.
+        purpose: With one seed, draws for different purposes are independent.
 
     Returns:
-        The drawn places and all others: int64, `count` and N - `count`, both ascending.
+        The drawn indices and all others: int64, `count` and N - `count`, both ascending.
 
     Raises:
         DataError: A class would have no image on one of the two sides.
@@ -43,7 +43,7 @@ def stratified(
                 f"{count} of {len(labels)} images cannot be set apart: class {label} has {size}, "
                 f"of which {share} would go, and needs one on each side"
             )
-    # The k images of a class with the smallest random keys are k drawn at random. The keys are
+    # Taking the k images of a class with the smallest random keys draws k at random. The keys are
     # PCG64's raw integers: NumPy guarantees their stream, but not that of Generator's methods.
     keys = _keys(len(labels), seed, purpose)
     chosen = np.zeros(len(labels), dtype=bool)
@@ -56,15 +56,15 @@ def stratified(
 def relabeled(
     labels: NDArray[np.int64], share: float, classes: int, seed: int
 ) -> NDArray[np.int64]:
-    """Labels of which a share, stratified and drawn at random, is another class's.
+    """Replaces a stratified random share of the labels by another class.
 
-    Which of the others is drawn evenly: symmetric label noise, as in Zhang et al. 2017,
-    Understanding Deep Learning Requires Rethinking Generalization, arXiv:1611.03530, section 2.2,
-    but that none of the drawn keeps its class.
+    The other class is uniform: symmetric label noise, as in Zhang et al. 2017, Understanding Deep
+    Learning Requires Rethinking Generalization, arXiv:1611.03530, section 2.2, except that no
+    drawn label keeps its class.
 
     Raises:
         UsageError: The share is not from 0 to 1, exclusively.
-        DataError: A class would have no image with a right label, or none with a wrong one.
+        DataError: A class would have no image with a correct label, or none with a wrong one.
     """
     if not 0 < share < 1:
         raise UsageError(f"the share of noisy labels must be above 0 and below 1, not {share}")

@@ -1,1 +1,1 @@
-"""A trained network for use without normlab: ONNX, or PyTorch's exported program."""
+"""Exports a trained network for use without normlab: one file per format in `formats/`."""

@@ -1,4 +1,4 @@
-"""Writes a run's network as a file for use elsewhere, once that answers as the network does."""
+"""Exports a run's network to a file and checks that the file predicts what the network predicts."""
 
 import importlib.util
 import json
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,39 +15,29 @@ from torch import Tensor
 
 from normlab.data import Split
 from normlab.errors import NormlabError, UsageError
+from normlab.export import formats
 from normlab.export.folding import InferenceModel
-from normlab.export.formats import (
-    Pixels,
-    PredictFn,
-    Probabilities,
-    open_onnx,
-    open_pt2,
-    to_int8,
-    to_onnx,
-    to_pt2,
-    trace,
-)
+from normlab.export.program import Pixels, PredictFn, Probabilities, trace
 from normlab.inference.predict import BATCH
 from normlab.network.model import Network
 from normlab.runs.run import Run
 from normlab.storage.files import write_atomically
 from normlab.version import __version__
-from normlab.wording import kilobytes, percent
+from normlab.wording import counted, kilobytes, percent
 
-COMPARED = 1000  # test images
-CALIBRATING = 1000  # training images
+CHECK_IMAGES = 1000  # of the test split
+CALIBRATION_IMAGES = 1000  # of the training split
 TOLERANCE = 1e-5
-LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """What 8 bits cost, and what they save.
+    """What int8 costs in accuracy, and what it saves in bytes.
 
     Attributes:
         float_size: Bytes of the float32 file.
-        images: Images of the test split, all of them.
-        float_correct: How many are answered rightly in float32.
+        images: Number of images in the test split.
+        float_correct: How many of them are classified correctly in float32.
         correct: How many in int8.
     """
 
@@ -58,15 +47,17 @@ class Quantized:
     correct: int
 
     def __str__(self) -> str:
-        def share(correct: int) -> str:
+        def accuracy(correct: int) -> str:
             return percent(correct / self.images, self.images)
 
         lost = self.float_correct - self.correct
-        images = f"{abs(lost):,} image{'s' * (abs(lost) > 1)}"
-        change = f"{images} {'lost' if lost > 0 else 'gained'}" if lost else "none lost"
+        if lost == 0:
+            change = "none lost"
+        else:
+            change = f"{counted(abs(lost), 'image')} {'lost' if lost > 0 else 'gained'}"
         return (
-            f"accuracy on {self.images:,} test images: {share(self.float_correct)} in float32, "
-            f"{share(self.correct)} in int8: {change}"
+            f"accuracy on {self.images:,} test images: {accuracy(self.float_correct)} in float32, "
+            f"{accuracy(self.correct)} in int8: {change}"
         )
 
 
@@ -77,8 +68,8 @@ class Exported:
     Attributes:
         path: The file.
         size: Its bytes.
-        images: Test images that it, or the float32 file that int8 was made from, was compared on
-            with the trained network: the classes were equal.
+        images: Number of test images on which the file (for int8, the float32 file it was made
+            from) was compared with the trained network. The predicted classes were equal.
         difference: The largest difference of a probability.
         quantized: What int8 costs; None for float32.
     """
@@ -103,68 +94,61 @@ class Exported:
 
 def export_run(
     run: Run,
-    to: Literal["onnx", "pt2"],
+    to: str,
     out: Path | str | None = None,
     *,
     int8: bool = False,
     data_root: Path | None = None,
 ) -> Exported:
-    """Writes a finished run's network as ONNX or as PyTorch's exported program.
+    """Exports a finished run's network to a file for use without normlab.
 
-    It takes pixels, uint8 N × 3 × 32 × 32, and gives probabilities, float32 N × classes. Before it
-    is written it is run, by ONNX Runtime or PyTorch, on 1,000 test images (all, where there are
-    fewer): it must choose the trained network's classes, with probabilities within 1e-5.
+    The exported network maps pixels, uint8 N × 3 × 32 × 32, to probabilities, float32 N × classes.
+    Before the file is written it is run on 1,000 test images (all, where there are fewer). It must
+    predict the same classes as the trained network, with probabilities within 1e-5.
 
     Args:
         run: The run.
-        to: The format.
+        to: The format: `onnx` or `pt2` (PyTorch's exported program).
         out: The file. Default: in the run's folder, model.onnx, model-int8.onnx or model.pt2.
-        int8: Whether to quantize, which is not exact: how accurate it is, is measured on the whole
+        int8: Quantize to int8. This changes the predictions; the accuracy is measured on the whole
             test split.
         data_root: Where the data lies, as in `Execution`.
 
     Raises:
-        UsageError: int8 is asked of pt2, `out` is named as another kind of file, or a library is
-            not installed.
-        RunError: The run is not finished, or its data is not what it was.
-        DataError: Its data is not there.
-        NormlabError: The network cannot be exported (its normalization is the user's own), the
-            exported one answers differently, or the file cannot be written.
+        UsageError: There is no such format, it has no int8, `out` has another suffix, or a library
+            is not installed.
+        RunError: The run is not finished, or its data has changed.
+        DataError: The run's data is not there.
+        NormlabError: The network cannot be exported (its custom normalization is the cause), the
+            exported network predicts differently, or the file cannot be written.
     """
-    if int8 and to != "onnx":
-        raise UsageError(f"--int8 is for --to onnx: leave it out for {to}")
-    path = Path(out) if out else run.path / f"model{'-int8' if int8 else ''}.{to}"
-    if path.suffix.lower() != f".{to}":  # a run's own files are safe from it
-        raise UsageError(f"--out {path}: end its name with .{to}")
-    if to == "onnx":
-        _refuse_without_libraries()
+    export_format = formats.find(to)
+    quantize = export_format.quantize if int8 else None
+    if int8 and quantize is None:
+        raise UsageError(f"--to {to} has no int8: leave out --int8")
+    path = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
+    if path.suffix.lower() != export_format.suffix:  # protects the run's own files
+        raise UsageError(f"--out {path}: end its name with {export_format.suffix}")
+    _require_libraries(to, export_format)
     network = run.network()
     dataset = run.dataset(data_root)
-    metadata = {
-        "classes": json.dumps(run.data.classes),
-        "layout": run.layout,
-        "norm": run.config.norm,
-        "seed": str(run.config.seed),
-        "weights": sha256((run.path / "model.safetensors").read_bytes()).hexdigest(),
-        "fingerprint": run.data.fingerprint,
-        "normlab": __version__,
-    }
-    sample = _sample(dataset.test, COMPARED).images
-    expected = answers(_by_pytorch(network), sample)
+    metadata = _metadata(run)
+    sample = _sample(dataset.test, CHECK_IMAGES).images
+    expected = predict_in_batches(_eager(network), sample)
     quantized = None
     with _translate_errors(run, to):
-        program = trace(InferenceModel(network))
-        content = to_onnx(program, metadata) if to == "onnx" else to_pt2(program, metadata)
-        ask = open_onnx(content) if to == "onnx" else open_pt2(content)
-        difference = _compare(expected, answers(ask, sample))
-        if int8:
+        content = export_format.write(trace(InferenceModel(network)), metadata)
+        predict = export_format.load(content)
+        difference = _largest_difference(expected, predict_in_batches(predict, sample))
+        if quantize is not None:
             float_size = len(content)
-            content = to_int8(content, _sample(dataset.train, CALIBRATING).images, metadata)
+            calibration = _sample(dataset.train, CALIBRATION_IMAGES).images
+            content = quantize(content, calibration, metadata)
             quantized = Quantized(
                 float_size=float_size,
                 images=len(dataset.test),
-                float_correct=count_correct(ask, dataset.test),
-                correct=count_correct(open_onnx(content), dataset.test),
+                float_correct=count_correct(predict, dataset.test),
+                correct=count_correct(export_format.load(content), dataset.test),
             )
     write_atomically(path, content)
     return Exported(
@@ -176,46 +160,62 @@ def export_run(
     )
 
 
-def answers(ask: PredictFn, pixels: Pixels) -> Probabilities:
-    """The answers on many images, in batches; the first is of one image, for any number will do."""
+def predict_in_batches(predict: PredictFn, pixels: Pixels) -> Probabilities:
+    """Predicts many images. The first batch is a single image, to test that any size works."""
     ends = sorted({0, 1, *range(BATCH, len(pixels), BATCH), len(pixels)})
-    return np.concatenate([ask(pixels[a:b]) for a, b in pairwise(ends)])
+    return np.concatenate([predict(pixels[a:b]) for a, b in pairwise(ends)])
 
 
-def count_correct(ask: PredictFn, split: Split) -> int:
-    """How many images of a split are answered rightly."""
-    return int((answers(ask, split.images).argmax(1) == split.labels).sum())
+def count_correct(predict: PredictFn, split: Split) -> int:
+    """How many images of a split are classified correctly."""
+    return int((predict_in_batches(predict, split.images).argmax(1) == split.labels).sum())
 
 
-def _by_pytorch(network: Network) -> PredictFn:
-    """Asks a network by PyTorch's own layers: maps that are not channels last are left to them."""
-
-    @torch.inference_mode()
-    def ask(pixels: Pixels) -> Probabilities:
-        logits: Tensor = network(torch.from_numpy(pixels).to(torch.float32) / 255)
-        return logits.softmax(1).numpy()
-
-    return ask
-
-
-def _refuse_without_libraries() -> None:
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+def _require_libraries(to: str, export_format: formats.Format) -> None:
+    missing = [name for name in export_format.libraries if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f'ONNX needs {missing[0]}: pip install "normlab[export]"')
+        raise UsageError(f'--to {to} needs {missing[0]}: pip install "normlab[export]"')
+
+
+def _metadata(run: Run) -> dict[str, str]:
+    """What the file says about the network's origin."""
+    return {
+        "classes": json.dumps(run.data.classes),
+        "layout": run.layout,
+        "norm": run.config.norm,
+        "seed": str(run.config.seed),
+        "weights": sha256((run.path / "model.safetensors").read_bytes()).hexdigest(),
+        "fingerprint": run.data.fingerprint,
+        "normlab": __version__,
+    }
 
 
 def _sample(split: Split, count: int) -> Split:
-    """So many images, evenly spread over a split: folders of images are in the classes' order."""
+    """`count` images evenly spaced over a split: image folders are sorted by class."""
     return split.take(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
 
 
-def _compare(expected: Probabilities, found: Probabilities) -> float:
-    """The largest difference of a probability; an error where it, or a class, differs too much."""
-    difference = float(np.abs(expected - found).max())
-    other = int((expected.argmax(1) != found.argmax(1)).sum())
-    if other or not difference <= TOLERANCE:  # so that NaN is refused too
+def _eager(network: Network) -> PredictFn:
+    """Predicts with the trained network itself.
+
+    Its images are not channels last: normlab's compiled passes leave those to PyTorch's layers.
+    """
+
+    @torch.inference_mode()
+    def predict(pixels: Pixels) -> Probabilities:
+        logits: Tensor = network(torch.from_numpy(pixels).to(torch.float32) / 255)
+        return logits.softmax(1).numpy()
+
+    return predict
+
+
+def _largest_difference(expected: Probabilities, exported: Probabilities) -> float:
+    """The largest difference of a probability; NormlabError if it or a class differs too much."""
+    difference = float(np.abs(expected - exported).max())
+    changed = int((expected.argmax(1) != exported.argmax(1)).sum())
+    if changed or not difference <= TOLERANCE:  # NaN fails too
         raise NormlabError(
-            f"the exported network answers differently: another class on {other} of "
+            f"the exported network predicts differently: another class on {changed} of "
             f"{len(expected):,} test images, probabilities up to {difference:.1e} apart "
             f"({TOLERANCE} are allowed). Nothing was written"
         )
@@ -224,7 +224,7 @@ def _compare(expected: Probabilities, found: Probabilities) -> float:
 
 @contextmanager
 def _translate_errors(run: Run, to: str) -> Iterator[None]:
-    """Says in a line why a network cannot be exported: a user's own layer can raise anything."""
+    """Turns errors into one line that names the normalization: custom ones can raise anything."""
     try:
         yield
     except NormlabError:
@@ -233,8 +233,8 @@ def _translate_errors(run: Run, to: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        said = str(cause).strip().partition("\n")[0]
+        message = str(cause).strip().partition("\n")[0]
         raise NormlabError(
             f"{run.path} cannot be exported to {to}: its normalization is {run.config.norm}, "
-            f"which raises {type(cause).__name__}: {said}"
+            f"which raises {type(cause).__name__}: {message}"
         ) from error

@@ -1,23 +1,23 @@
-"""A network as it is used: pixels in, probabilities out, BatchNorm folded into the convolutions."""
+"""A network for inference: pixels in, probabilities out, BatchNorm folded into the convolutions."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
-from normlab.layers.fused import FusedNorm
-from normlab.layers.norms.batch import BatchRenorm, GhostBatchNorm, SyncBatchNorm
+from normlab.layers.activations import Activate
+from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.none import Affine
-from normlab.layers.norms.registry import EPSILON
 from normlab.network.model import Convolution, Network
 
 
 class InferenceModel(nn.Module):
-    """A copy of a network that does what others need of it, and learns no more.
+    """A copy of a network in eval mode, from pixels to probabilities. It cannot be trained.
 
-    A normalization that is, in use, a weight and a bias for each channel goes into the convolution
-    before it (Jacob et al. 2018, Quantization and Training of Neural Networks, arXiv:1712.05877,
-    section 3.2). Where several normalizations share one convolution, as in `C*3`, it stays beside.
+    A normalization that in eval mode is one weight and one bias for each channel is folded into the
+    convolution before it (Jacob et al. 2018, Quantization and Training of Neural Networks,
+    arXiv:1712.05877, section 3.2). If several normalizations share one convolution, as in `C*3`,
+    they remain layers of their own.
     """
 
     input_mean: Tensor
@@ -45,7 +45,7 @@ class InferenceModel(nn.Module):
 
 
 class SharedConvolution(nn.Module):
-    """`C`, `c` and `D`, applied once or as often as the block says."""
+    """A `C`, `c` or `D` block: one convolution, applied once or several times."""
 
     def __init__(self, block: Convolution) -> None:
         super().__init__()
@@ -68,42 +68,27 @@ class SharedConvolution(nn.Module):
         return x
 
 
-def _folded(conv: nn.Module, norm: nn.Module | None, times: int) -> list[nn.Module]:
-    """A convolution, used so many times, and the normalization after it, as layers in a row."""
+def _folded(conv: nn.Module, norm: nn.Module | None, repeat: int) -> list[nn.Module]:
+    """A convolution, applied `repeat` times, and one normalization after it, as layers."""
     if norm is None:
         return [conv]
     first, *rest = norm if type(norm) is nn.Sequential else [norm]
-    affine = _affine(first)
+    affine = _as_affine(first)
     if affine is None:
         return [conv, norm]
-    if times > 1 or type(conv) is not nn.Conv2d:  # another class has its own way with its weights
-        return [conv, affine, *rest]
-    conv.weight = nn.Parameter(conv.weight * affine.weight[:, None, None, None])
-    conv.bias = affine.bias
-    return [conv, *([nn.ReLU()] if affine.activate else []), *rest]
+    weight, bias, activation = affine
+    if repeat > 1 or type(conv) is not nn.Conv2d:  # another class computes with other weights
+        layer = Affine((len(weight), 1, 1), activation=activation, dropout=0.0)
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+        return [conv, layer, *rest]
+    conv.weight = nn.Parameter(conv.weight * weight[:, None, None, None])
+    conv.bias = nn.Parameter(bias)
+    return [conv, *([Activate(activation)] if activation else []), *rest]
 
 
-def _affine(norm: nn.Module) -> Affine | None:
-    """What a normalization is in use, where that is a weight and a bias for each channel.
+def _as_affine(norm: nn.Module) -> ChannelAffine | None:
+    """What the normalization says it is in eval mode, if that is one affine map per channel.
 
-    Only of exactly these classes: one that is derived from them may compute something else.
+    Its own class must say it: a class derived from that may compute something else.
     """
-    if type(norm) is Affine:
-        return norm
-    if type(norm) is GhostBatchNorm:
-        return _affine(norm.norm)
-    activate = False
-    if type(norm) is FusedNorm and norm.groups is None:
-        deviation = (norm.running_var + norm.eps).sqrt()
-        activate = norm.activate
-    elif type(norm) is SyncBatchNorm:
-        deviation = (norm.running_var + EPSILON).sqrt()
-    elif type(norm) is BatchRenorm:
-        deviation = norm.running_std
-    else:
-        return None
-    assert norm.bias is not None
-    affine = Affine((len(norm.weight), 1, 1), activate=activate, dropout=0.0)
-    affine.weight = nn.Parameter(norm.weight / deviation)
-    affine.bias = nn.Parameter(norm.bias - norm.running_mean * affine.weight)
-    return affine
+    return norm.as_affine() if "as_affine" in vars(type(norm)) else None  # type: ignore[operator]

@@ -1,7 +1,7 @@
-"""Conclusions in words, each drawn from a number; nothing is said where the numbers say nothing.
+"""Findings about runs as sentences, each derived from a number. Without evidence, no sentence.
 
-Sampling errors are of the choice of images: what would change had other images of the same kind
-been drawn. How much another seed would change is not in them; only repeated runs show that.
+Sampling errors are those of the choice of images: how much a result would change with other images
+of the same kind. They do not include the effect of the seed; only repeated runs show that.
 """
 
 import dataclasses
@@ -16,13 +16,14 @@ import numpy as np
 
 from normlab import notation
 from normlab.errors import UsageError
+from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
 from normlab.runs.run import Run
 from normlab.wording import listed, percent, points, setting_value, spaced
 
-TARGET = 0.70  # the assignment's accuracy
-OVERFITTING = 0.05  # a gap from which one speaks of overfitting without "slight"
-TREND = 5  # epochs; by chance, five numbers stand in falling order once in 120 times
+TARGET = 0.70  # the accuracy that the assignment asks for
+OVERFITTING = 0.05  # a smaller gap is "slight" overfitting
+TREND = 5  # epochs; by chance, five numbers are in falling order once in 120 times
 IMAGES = {"train": "training images", "holdout": "held-out images", "test": "test images"}
 ACCURACY = {"train": "training accuracy", "holdout": "held-out accuracy", "test": "test accuracy"}
 
@@ -30,105 +31,111 @@ _Z = NormalDist().inv_cdf(0.975)  # of 95% intervals
 
 
 def analyze(run: Run, evaluation: Evaluation) -> list[str]:
-    """What a run's numbers say, one sentence or two to a finding.
+    """The findings about one run, one or two sentences each.
 
     Args:
         run: A run with at least one epoch.
-        evaluation: Of its network, on the split that its curve is measured on.
+        evaluation: The evaluation of its network on the split of its curve.
 
     Raises:
-        ValueError: The evaluation is of another split, or the run has training images alone.
+        ValueError: The evaluation is of another split, or the run has training images only.
     """
     if evaluation.split != run.split:
         raise ValueError(f"the curve is of {run.split}, the evaluation of {evaluation.split}")
-    findings = (_accuracy, _again, _target, _best, _chance, _gap, _trend, _classes, _pair)
-    return [said for finding in findings if (said := finding(run, evaluation))]
+    findings = (
+        _accuracy,
+        _accuracy_again,
+        _target,
+        _best_epoch,
+        _chance_or_underfitting,
+        _gap,
+        _trend,
+        _extreme_classes,
+        _confused_pair,
+    )
+    return [text for finding in findings if (text := finding(run, evaluation))]
 
 
 def compare(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[str]:
-    """What several runs' numbers say beside one another, and what they cannot say.
+    """The findings about several runs together, and what they cannot show.
 
     Args:
         runs: At least two, each with at least one epoch.
-        evaluations: One a run, on the split that its curve is measured on.
+        evaluations: One per run, on the split of its curve.
     """
-    called = names(runs)
-    alike = _grouped(runs, _images)
-    compared = [group for group in alike if len(group) > 1]
-    said = []
-    if len(alike) > 1:
-        groups = ", and among ".join(listed([called[k] for k in group]) for group in compared)
-        said.append(
-            f"Not all runs are measured on the same images: accuracies compare only among {groups}."
-            if compared
-            else f"{listed(called)} are measured on different images: their accuracies do not "
-            "compare."
-        )
-    for group in compared:
-        of = f" of {listed([called[k] for k in group])}" if len(alike) > 1 else ""
-        said += _ranked([(called[k], runs[k], evaluations[k]) for k in group], of)
-    said += _seeds(called, runs)
-    said.append(_settings(runs))
-    hardest = [_extremes(evaluation) for evaluation in evaluations]
-    worst = {e.classes[pair[0]] for e, pair in zip(evaluations, hardest, strict=True) if pair}
-    if all(hardest) and len(worst) == 1:
-        said.append(f"The hardest class is the same in all: {worst.pop()}.")
-    return said
+    run_names = names(runs)
+    same_images = _grouped(runs, _images)
+    sentences = []
+    if len(same_images) > 1:
+        sentences.append(_different_images(run_names, same_images))
+    for group in same_images:
+        if len(group) > 1:
+            of = f" of {listed([run_names[k] for k in group])}" if len(same_images) > 1 else ""
+            sentences += _ranking([(run_names[k], runs[k], evaluations[k]) for k in group], of)
+    sentences += _seeds(run_names, runs)
+    sentences.append(_differing_settings(runs))
+    extremes = [_extremes(evaluation) for evaluation in evaluations]
+    hardest = {e.classes[pair[0]] for e, pair in zip(evaluations, extremes, strict=True) if pair}
+    if all(extremes) and len(hardest) == 1:
+        sentences.append(f"The hardest class is the same in all runs: {hardest.pop()}.")
+    return sentences
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """Names that tell runs apart: the folders', with as many of those above as it takes.
+    """Names that tell runs apart: their folders' names, with as many parent folders as necessary.
 
     Raises:
-        UsageError: There is no run, or one twice.
+        UsageError: There is no run, or a run is given twice.
     """
     if not runs:
         raise UsageError("expected one run or more")
     paths = [run.path.resolve().parts for run in runs]
-    ends = [[path[-k:] for k in range(1, len(path) + 1)] for path in paths]
-    given = Counter(end for own in ends for end in own)
-    for run, path in zip(runs[::-1], paths[::-1], strict=True):  # of two the later is named
-        if given[path] > 1:
+    endings = [[path[-k:] for k in range(1, len(path) + 1)] for path in paths]
+    counts = Counter(ending for of_one_run in endings for ending in of_one_run)
+    for run, path in zip(runs[::-1], paths[::-1], strict=True):  # the message names the later one
+        if counts[path] > 1:
             raise UsageError(f"the run {run.path} is given twice: leave one out")
-    return [str(Path(*next(end for end in own if given[end] == 1))) for own in ends]
+    return [
+        str(Path(*next(ending for ending in of_one_run if counts[ending] == 1)))
+        for of_one_run in endings
+    ]
 
 
 def images_measured(run: Run) -> int:
-    """How many images its accuracy is measured on; ValueError where there are none."""
+    """The number of images that its accuracy is measured on.
+
+    Raises:
+        ValueError: The run has training images only.
+    """
     if run.split == "train":
-        raise ValueError(f"{run.name} has no images to be measured on but those of its training")
+        raise ValueError(f"{run.name} has no images to measure accuracy on except training images")
     return run.data.holdout or run.data.test
 
 
-def interval(right: int, images: int) -> tuple[float, float]:
-    """The 95% interval of a share of images, by Wilson's score (1927, JASA 22)."""
-    share, z2 = right / images, _Z**2
-    center = (share + z2 / (2 * images)) / (1 + z2 / images)
-    half = _Z / (1 + z2 / images) * sqrt(share * (1 - share) / images + z2 / (4 * images**2))
-    return max(0.0, center - half), min(1.0, center + half)
+# Findings about one run
 
 
 def _accuracy(run: Run, _: Evaluation) -> str:
     last, images = run.last, images_measured(run)
-    low, high = interval(round(last.accuracy * images), images)
+    low, high = proportion_interval(round(last.accuracy * images), images)
     epochs = "the only epoch" if last.epoch == 1 else f"the last of {last.epoch} epochs"
     untouched = " The test split was not read." if run.split == "holdout" else ""
     return (
         f"One run: {percent(last.accuracy, images)} of the {images:,} {IMAGES[run.split]} are "
-        f"answered rightly after {epochs} (95% sampling interval {percent(low, images)} to "
+        f"classified correctly after {epochs} (95% sampling interval {percent(low, images)} to "
         f"{percent(high, images)}).{untouched}"
     )
 
 
-def _again(run: Run, evaluation: Evaluation) -> str | None:
+def _accuracy_again(run: Run, evaluation: Evaluation) -> str | None:
     images = len(evaluation.labels)
-    now = percent(evaluation.accuracy, images)
+    accuracy = percent(evaluation.accuracy, images)
     if evaluation.tta:
-        return f"Averaged over test-time augmentation ({evaluation.tta}) it is {now}."
-    if now == percent(run.last.accuracy, images):
+        return f"Averaged over test-time augmentation ({evaluation.tta}), accuracy is {accuracy}."
+    if accuracy == percent(run.last.accuracy, images):
         return None
     return (
-        f"Evaluated again, the same weights got {now}: "
+        f"Evaluated again, the same weights got {accuracy}: "
         "the last digits differ from machine to machine."
     )
 
@@ -147,19 +154,19 @@ def _target(run: Run, _: Evaluation) -> str:
     )
 
 
-def _best(run: Run, _: Evaluation) -> str | None:
+def _best_epoch(run: Run, _: Evaluation) -> str | None:
     best, last = run.best, run.last
     if best.accuracy == last.accuracy:
         return None
     return (
         f"The best epoch is {best.epoch} with {percent(best.accuracy, images_measured(run))}. "
-        f"It is chosen on the {IMAGES[run.split]} it is measured on, and so optimistic: "
-        "the last epoch is the one to report."
+        f"It was chosen on the same {IMAGES[run.split]} that it is measured on, so it is "
+        "optimistic: report the last epoch."
     )
 
 
-def _chance(run: Run, evaluation: Evaluation) -> str | None:
-    """Whether the network does better than the most frequent class, or is far from fitting."""
+def _chance_or_underfitting(run: Run, evaluation: Evaluation) -> str | None:
+    """Whether the network is no better than the most frequent class, or is far from fitting."""
     images = images_measured(run)
     counts = np.bincount(evaluation.labels)
     if np.count_nonzero(counts) < 2:
@@ -168,14 +175,14 @@ def _chance(run: Run, evaluation: Evaluation) -> str | None:
     train, last = run.last.train_accuracy, run.last.accuracy
     if last <= chance + _Z * sqrt(_variance(last, images)):
         return (
-            f"Always answering with the most frequent class would get {percent(chance, images)}: "
-            "the network does not clearly do better."
+            f"Always predicting the most frequent class would give {percent(chance, images)}: "
+            "the network is not clearly better."
         )
     if max(train, last) < (1 + chance) / 2 and train - last < OVERFITTING:
         return (
-            f"It underfits: even of the training images it gets only "
-            f"{percent(train, run.data.train)}, less than half way from the most frequent class's "
-            f"share ({percent(chance, images)}) to all. More parameters, more epochs or another "
+            f"The network underfits: it classifies only {percent(train, run.data.train)} of the "
+            "training images correctly, less than halfway from the share of the most frequent "
+            f"class ({percent(chance, images)}) to 100%. More parameters, more epochs or another "
             "learning rate may help."
         )
     return None
@@ -188,160 +195,155 @@ def _gap(run: Run, _: Evaluation) -> str:
     gap = train - last
     if abs(gap) <= error:
         return (
-            f"Training accuracy ({trained}) and {measured} differ by less than sampling error "
-            f"(±{points(error, images)}): the gap says nothing."
+            f"Training accuracy ({trained}) and {measured} differ by less than the sampling error "
+            f"(±{points(error, images)}): this shows no gap."
         )
     if gap < 0:
-        hindered = [
+        conditions = [
             *(["on augmented images"] if run.recipe.augment else []),
             *(["with dropout"] if run.recipe.dropout else []),
             "while the weights still change",
         ]
         return (
             f"{measured.capitalize()} is {points(-gap, images)} above training accuracy "
-            f"({trained}). That is no sign of anything wrong: training accuracy is measured "
-            f"{listed(hindered)}."
+            f"({trained}). This does not indicate a problem: training accuracy is measured "
+            f"{listed(conditions)}."
         )
     above = f"Training accuracy ({trained}) is {points(gap, images)} above {measured}"
     if gap < OVERFITTING:
-        return f"{above}, more than sampling error (±{points(error, images)}): slight overfitting."
+        return (
+            f"{above}, more than the sampling error (±{points(error, images)}): slight overfitting."
+        )
     return f"{above}: overfitting. More augmentation, more dropout or a smaller network may help."
 
 
 def _trend(run: Run, _: Evaluation) -> str | None:
-    """Only where each of the last epochs went the same way, by at least 1% in all."""
+    """Only if the loss moved the same way in each of the last epochs, by at least 1% in total."""
     last = run.epochs[-TREND:]
-    loss = [e.loss for e in last]
+    loss = [epoch.loss for epoch in last]
     if len(last) < TREND:
         return None
     each = f"in each of the last {TREND} epochs, from {loss[0]:.4f} to {loss[-1]:.4f}"
-    of = IMAGES[run.split]
+    images = IMAGES[run.split]
     if all(b < a for a, b in pairwise(loss)) and loss[-1] < 0.99 * loss[0]:
-        return f"The loss on the {of} was still falling {each}: more epochs may help."
+        return f"The loss on the {images} was still falling {each}: more epochs may help."
     if (
         all(b > a for a, b in pairwise(loss))
         and loss[-1] > 1.01 * loss[0]
         and last[-1].train_loss < last[0].train_loss
     ):
         return (
-            f"The loss on the {of} was rising {each}, while the training loss fell: overfitting, "
-            "fewer epochs may do."
+            f"The loss on the {images} was rising {each}, while the training loss fell: "
+            "overfitting. Fewer epochs may be enough."
         )
     return None
 
 
-def _classes(run: Run, evaluation: Evaluation) -> str | None:
+def _extreme_classes(run: Run, evaluation: Evaluation) -> str | None:
     pair = _extremes(evaluation)
     if pair is None:
         return None
     counts = evaluation.confusion.sum(axis=1)
-    hard, easy = (
+    hardest, easiest = (
         f"{evaluation.classes[k]} ({percent(evaluation.class_accuracy[k], counts[k])})"
         for k in pair
     )
     return (
-        f"The hardest class is {hard}, the easiest {easy}; "
-        f"the difference is larger than sampling error. All {IMAGES[run.split]} are counted."
+        f"The hardest class is {hardest}, the easiest {easiest}; the difference is larger than the "
+        f"sampling error. All {IMAGES[run.split]} are counted."
     )
 
 
-def _pair(_: Run, evaluation: Evaluation) -> str | None:
+def _confused_pair(_: Run, evaluation: Evaluation) -> str | None:
     errors = np.triu(evaluation.confusion + evaluation.confusion.T, k=1)
     most = errors.max()
     if most < 2 or np.count_nonzero(errors == most) > 1:
         return None
     a, b = divmod(int(errors.argmax()), len(evaluation.classes))
     wrong = len(evaluation.labels) - evaluation.correct
-    there, back = evaluation.confusion[a, b], evaluation.confusion[b, a]
-    one, other = evaluation.classes[a], evaluation.classes[b]
+    first, second = evaluation.classes[a], evaluation.classes[b]
     return (
-        f"The most confused pair is {one} and {other}, {most:,} of the {wrong:,} mistakes: "
-        f"{one} is taken for {other} {_in_images(there)}, {other} for {one} {_in_images(back)}."
+        f"The most confused pair is {first} and {second}, {most:,} of the {wrong:,} mistakes: "
+        f"{first} is taken for {second} {_in_images(evaluation.confusion[a, b])}, "
+        f"{second} for {first} {_in_images(evaluation.confusion[b, a])}."
     )
 
 
-def _ranked(group: Sequence[tuple[str, Run, Evaluation]], of: str) -> list[str]:
-    """The highest accuracy on the same images, and how far it is ahead of the others."""
-    group = sorted(group, key=lambda one: -one[1].last.accuracy)
-    first, run, evaluation = group[0]
-    top, images = run.last.accuracy, images_measured(run)
+def _in_images(count: int) -> str:
+    return {0: "in none", 1: "in one image"}.get(count, f"in {count:,} images")
+
+
+# Findings about several runs
+
+
+def _different_images(run_names: Sequence[str], same_images: Sequence[Sequence[int]]) -> str:
+    """Which runs can be compared, if they are not all measured on the same images."""
+    groups = [listed([run_names[k] for k in group]) for group in same_images if len(group) > 1]
+    if not groups:
+        return (
+            f"{listed(run_names)} are measured on different images: their accuracies cannot be "
+            "compared."
+        )
+    return (
+        "Not all runs are measured on the same images: accuracies can be compared only among "
+        f"{', and among '.join(groups)}."
+    )
+
+
+def _ranking(group: Sequence[tuple[str, Run, Evaluation]], of: str) -> list[str]:
+    """The highest accuracy on the same images, and its distance to the others."""
+    group = sorted(group, key=lambda named: -named[1].last.accuracy)
+    first, best, evaluation = group[0]
+    top, images = best.last.accuracy, images_measured(best)
     leaders = [name for name, run, _ in group if run.last.accuracy == top]
-    said = [f"Highest last accuracy{of}: {listed(leaders)}, {percent(top, images)}."]
-    for other, run, answers in group[len(leaders) :]:
+    sentences = [f"Highest last-epoch accuracy{of}: {listed(leaders)}, {percent(top, images)}."]
+    for name, run, other in group[len(leaders) :]:
         difference = top - run.last.accuracy
-        error = _paired_error(evaluation, answers)
-        said.append(
-            f"{first} is {points(difference, images)} ahead of {other}, "
+        error = _paired_error(evaluation, other)
+        sentences.append(
+            f"{first} is {points(difference, images)} ahead of {name}, "
             f"{'within' if difference <= error else 'more than'} the sampling error on the same "
             f"{images:,} images (±{points(error, images)}, 95%)."
         )
-    return said
+    return sentences
 
 
-def _paired_error(one: Evaluation, other: Evaluation) -> float:
-    """Half of the 95% interval of a difference of accuracies on the same images.
-
-    Half an image is added to each of the four outcomes, so that few images are not taken for
-    certainty (Agresti and Min, 2005, Statistics in Medicine 24).
-    """
-    right = one.predictions == one.labels, other.predictions == other.labels
-    images = len(one.labels) + 2
-    only_one = ((right[0] & ~right[1]).sum() + 0.5) / images
-    only_other = ((right[1] & ~right[0]).sum() + 0.5) / images
-    return float(_Z * sqrt((only_one + only_other - (only_one - only_other) ** 2) / images))
-
-
-def _grouped(runs: Sequence[Run], key: Callable[[Run], object]) -> list[list[int]]:
-    """The places of runs that have the same key."""
-    groups: dict[object, list[int]] = {}
-    for k, run in enumerate(runs):
-        groups.setdefault(key(run), []).append(k)
-    return [*groups.values()]
-
-
-def _images(run: Run) -> object:
-    """What two runs have in common that are measured on the same images."""
-    drawn = run.config.split_seed if run.data.holdout else None
-    return run.data.fingerprint, run.data.holdout, drawn
-
-
-def _arm(run: Run) -> object:
-    """What two runs have in common that differ in the seed at most."""
-    return run.layout, run.config.norm, run.recipe, run.data, run.config.split_seed
-
-
-def _seeds(called: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """What seeds change: measured where runs repeat one another, else not known."""
-    said, single = [], []
+def _seeds(run_names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The effect of the seed: measured if runs are repeats of one another, else not known."""
+    sentences, single = [], []
     for arm in _grouped(runs, _arm):
+        arm_names = [run_names[k] for k in arm]
         if len({runs[k].config.seed for k in arm}) == 1:
-            single += [called[k] for k in arm]
+            single += arm_names
             continue
         accuracies = [runs[k].last.accuracy for k in arm]
         spread = points(max(accuracies) - min(accuracies), images_measured(runs[arm[0]]))
-        said.append(
-            f"{listed([called[k] for k in arm])} differ only in the seed; their last "
-            f"accuracies lie {spread} apart. A difference of this size is no sign of a better "
-            "normalization."
+        sentences.append(
+            f"{listed(arm_names)} differ only in the seed; their last-epoch accuracies are "
+            f"{spread} apart. A difference of this size does not show that a normalization is "
+            "better."
         )
     if single:
-        this = "This is one run each"
-        if said:
-            this = f"{listed(single)} {'is one run' if len(single) == 1 else 'are one run each'}"
-        said.append(
-            f"{this}: how much another seed would change is in none of these errors. "
-            "Only repeats with several seeds can put a difference down to the normalization."
+        subject = "Each is a single run"
+        if sentences:
+            subject = (
+                f"{listed(single)} {'is a single run' if len(single) == 1 else 'are single runs'}"
+            )
+        sentences.append(
+            f"{subject}: these errors do not include the effect of another seed. "
+            "Only repeats with several seeds can attribute a difference to the normalization."
         )
-    return said
+    return sentences
 
 
-def _settings(runs: Sequence[Run]) -> str:
-    """What the runs differ in beside their normalization."""
-    differ = []
-    lines = [notation.parse(run.layout) for run in runs]
-    if len({tuple(dataclasses.replace(block, norm=None) for block in line) for line in lines}) > 1:
+def _differing_settings(runs: Sequence[Run]) -> str:
+    """What the runs differ in besides their normalization."""
+    differing = []
+    layouts = [notation.parse(run.layout) for run in runs]
+    plain = {tuple(dataclasses.replace(block, norm=None) for block in line) for line in layouts}
+    if len(plain) > 1:
         parameters = listed([f"{n:,}" for n in dict.fromkeys(r.summary.parameters for r in runs)])
-        differ.append(f"the layout ({parameters} parameters)")
+        differing.append(f"the layout ({parameters} parameters)")
     settings = [
         *(("recipe", field.name) for field in dataclasses.fields(runs[0].recipe)),
         ("config", "budget"),
@@ -353,45 +355,79 @@ def _settings(runs: Sequence[Run]) -> str:
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
         if len(values) > 1:
-            differ.append(f"{spaced(name)} ({listed([setting_value(v) for v in values])})")
+            differing.append(f"{spaced(name)} ({listed([setting_value(v) for v in values])})")
     if len({run.data.fingerprint for run in runs}) > 1:
-        differ.append("the data")
+        differing.append("the data")
     seeds = len({run.config.seed for run in runs}) > 1
     norms = {
         (run.config.norm, *(block.norm for block in line if block.norm))
-        for run, line in zip(runs, lines, strict=True)
+        for run, line in zip(runs, layouts, strict=True)
     }
-    if differ and len(norms) > 1:
+    if differing and len(norms) > 1:
         return (
-            f"Beside the normalization{' and the seed' if seeds else ''} the runs differ in "
-            f"{listed(differ)}: a difference cannot be put down to the normalization alone."
+            f"Besides the normalization{' and the seed' if seeds else ''}, the runs differ in "
+            f"{listed(differing)}: a difference cannot be attributed to the normalization alone."
         )
-    same = [*(["the normalization"] if len(norms) > 1 else []), *(["the seed"] if seeds else [])]
-    if same or differ:
-        return f"The runs differ in nothing but {listed([*same, *differ])}."
-    return "The runs differ in no setting."
+    expected = [
+        *(["the normalization"] if len(norms) > 1 else []),
+        *(["the seed"] if seeds else []),
+    ]
+    if expected or differing:
+        return f"The runs differ only in {listed([*expected, *differing])}."
+    return "The runs have the same settings."
+
+
+def _grouped(runs: Sequence[Run], key: Callable[[Run], object]) -> list[list[int]]:
+    """The indices of runs with equal keys."""
+    groups: dict[object, list[int]] = {}
+    for k, run in enumerate(runs):
+        groups.setdefault(key(run), []).append(k)
+    return [*groups.values()]
+
+
+def _images(run: Run) -> object:
+    """Equal for runs that are measured on the same images."""
+    split_seed = run.config.split_seed if run.data.holdout else None
+    return run.data.fingerprint, run.data.holdout, split_seed
+
+
+def _arm(run: Run) -> object:
+    """Equal for runs that differ at most in the seed."""
+    return run.layout, run.config.norm, run.recipe, run.data, run.config.split_seed
+
+
+# Sampling errors
 
 
 def _extremes(evaluation: Evaluation) -> tuple[int, int] | None:
-    """The hardest and the easiest class, where their difference exceeds sampling error.
+    """The hardest and the easiest class, if their difference exceeds the sampling error.
 
-    They are the extremes of many: the error is Bonferroni's, for all pairs of classes.
+    They are the extremes of many classes: the error has Bonferroni's correction for all pairs.
     """
     accuracy, counts = evaluation.class_accuracy, evaluation.confusion.sum(axis=1)
     present = np.count_nonzero(counts)
     if present < 2:
         return None
-    hard, easy = int(np.nanargmin(accuracy)), int(np.nanargmax(accuracy))
+    hardest, easiest = int(np.nanargmin(accuracy)), int(np.nanargmax(accuracy))
     z = NormalDist().inv_cdf(1 - 0.05 / (present * (present - 1)))
-    error = z * sqrt(sum(_variance(accuracy[k], counts[k]) for k in (hard, easy)))
-    return (hard, easy) if accuracy[easy] - accuracy[hard] > error else None
+    error = z * sqrt(sum(_variance(accuracy[k], counts[k]) for k in (hardest, easiest)))
+    return (hardest, easiest) if accuracy[easiest] - accuracy[hardest] > error else None
+
+
+def _paired_error(one: Evaluation, other: Evaluation) -> float:
+    """Half the 95% interval of a difference of accuracies on the same images.
+
+    Half an image is added to each of the four outcomes, so that the error of few images is never 0
+    (Agresti and Min, 2005, Statistics in Medicine 24).
+    """
+    correct = one.predictions == one.labels, other.predictions == other.labels
+    images = len(one.labels) + 2
+    only_one = ((correct[0] & ~correct[1]).sum() + 0.5) / images
+    only_other = ((correct[1] & ~correct[0]).sum() + 0.5) / images
+    return float(_Z * sqrt((only_one + only_other - (only_one - only_other) ** 2) / images))
 
 
 def _variance(share: float, images: int) -> float:
-    """A share's binomial variance; one right and one wrong image are added, so it is never 0."""
+    """The binomial variance of a share; one right and one wrong image are added: it is never 0."""
     smoothed = (share * images + 1) / (images + 2)
     return float(smoothed * (1 - smoothed) / images)
-
-
-def _in_images(count: int) -> str:
-    return {0: "in none", 1: "in one image"}.get(count, f"in {count:,} images")

@@ -1,37 +1,40 @@
-"""How sure one can be of a difference, from few repeats: intervals and tests.
+"""Intervals and tests for differences measured with few seeds.
 
-A study's arms share their seeds: at a seed, all start from the same convolutions and see the same
-batches. So arms are compared by their differences seed by seed, from which much of what the seed
-does has gone. Intervals and tests are Student's: they take the differences to be draws from a
-normal distribution, independent of one another. Five numbers cannot show whether they are; a
-permutation test, which needs no normal distribution, stands beside them from six seeds on: with
-fewer its smallest p is above 5%, whatever the data. (Nor does a bootstrap help: from five seeds its
-percentile interval leaves out the true mean far more often than it says.)
+The arms of a study share their seeds: with the same seed, all start from the same convolutions and
+see the same batches. Arms are therefore compared by their paired differences, seed by seed, which
+removes much of the variation between seeds. Intervals and tests are Student's: they assume that the
+differences are independent draws from a normal distribution. Five numbers cannot show whether they
+are. A permutation test, which needs no normal distribution, is reported beside them from six seeds
+on; with fewer seeds its smallest p-value is above 5%, whatever the data. (A bootstrap does not help
+either: with five seeds its percentile interval misses the true mean far more often than its level
+says.)
+
+A test that compares two arms is a column of the study page's table of pairs: see `PAIR_TESTS`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
 import numpy as np
+import scipy  # it loads scipy.stats, which takes a second, when that is first used
 from numpy.typing import NDArray
-from scipy import special, stats
 
 LEVEL = 0.95
 POWER = 0.8
-SIGNINGS = 100_000  # at most, of a permutation test; a multiple of 8
+SIGN_FLIPS = 100_000  # at most, in a permutation test: all of them up to 16 differences
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number that was estimated, and the 95% interval around it.
+    """An estimated number with its 95% confidence interval.
 
     Attributes:
         value: The estimate.
-        low: The interval's lower end; -inf where no spread was observed.
-        high: The upper end.
+        low: The lower end of the interval; -inf if the values have no spread.
+        high: The upper end; inf if the values have no spread.
     """
 
     value: float
@@ -41,12 +44,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """What the seeds say of two arms, `first` minus `second`.
+    """The paired differences between two arms, `first` minus `second`.
 
     Attributes:
-        first, second: The arms' names.
-        differences: float64, seeds: of the seeds that both have, in their order.
-        p_holm: `p`, corrected for all the pairs that are compared; to be held against 5%.
+        first, second: The names of the arms.
+        differences: float64, one value for each seed that both arms have, in the order of seeds.
+        p_holm: `p`, corrected for all compared pairs (Holm); a difference is shown below 5%.
     """
 
     first: str
@@ -56,86 +59,111 @@ class Difference:
 
     @cached_property
     def mean(self) -> Estimate:
-        """Of the differences, with Student's interval."""
+        """The mean difference, with Student's interval."""
         return mean(self.differences)
 
     @cached_property
     def p(self) -> float:
-        """Of the paired t test, two-sided: how often chance alone brings a mean as far from 0."""
+        """The two-sided p-value of the paired t test."""
         return paired_t(self.differences)
 
     @cached_property
     def p_permutation(self) -> float | None:
-        """Of the sign-flip test; None where it cannot reach 5%."""
+        """The two-sided p-value of the sign-flip test; None if it cannot reach 5%."""
         return sign_flip(self.differences)
 
     @cached_property
     def wins(self) -> Estimate:
-        """The probability that `first` is above `second` on a new seed."""
+        """The probability that `first` is above `second` with a new seed."""
         return probability_above_zero(self.differences)
 
     @property
     def shown(self) -> bool:
-        """Whether the seeds show a difference: at 5%, over all pairs."""
+        """Whether the seeds show a difference at the 5% level over all pairs."""
         return self.p_holm < 1 - LEVEL
 
 
+@dataclass(frozen=True)
+class PairTest:
+    """A statistical test of two arms.
+
+    Attributes:
+        label: The heading of its column.
+        p: The p-value; None if the test does not apply, NaN if it is not known.
+        corrected: Whether the p-value is corrected for the number of pairs.
+    """
+
+    label: str
+    p: Callable[[Difference], float | None]
+    corrected: bool = False
+
+
+PAIR_TESTS = (
+    PairTest("p", lambda difference: difference.p),
+    PairTest("p (Holm)", lambda difference: difference.p_holm, corrected=True),
+    PairTest("p (permutation)", lambda difference: difference.p_permutation),
+)
+
+
 def mean(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
-    """The mean, with Student's 95% interval.
+    """The mean with Student's 95% interval.
 
     Raises:
         ValueError: There are no values.
     """
     array = _finite(values)
     center = float(array.mean())
-    if np.ptp(array) == 0:  # one value, or equal ones: no spread was seen to judge by
+    if np.ptp(array) == 0:  # one value, or equal values: the spread is not known
         return Estimate(center, -math.inf, math.inf)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(array) - 1) * stats.sem(array))
+    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(array) - 1) * scipy.stats.sem(array))
     return Estimate(center, center - half, center + half)
 
 
 def differences(*groups: Mapping[str, Sequence[float]]) -> list[list[Difference]]:
-    """All pairs of arms in each group, compared seed by seed and corrected all together.
+    """Compares all pairs of arms in each group, seed by seed, and corrects all p-values together.
 
     Args:
-        groups: Arms that are compared with one another, by name: a number for each seed (an
-            accuracy), all in the same order of seeds; NaN where there is none. A pair is compared
-            over the seeds that both have, and left out where there are none.
+        groups: The arms of each group by name, each with one value (an accuracy) per seed. All arms
+            have the same order of seeds; NaN means that a seed has no value. A pair is compared
+            over the seeds that both arms have; a pair without a common seed is left out.
+
+    Returns:
+        For each group its pairs.
 
     Raises:
-        ValueError: Arms of a group differ in their number of seeds, or a value is infinite.
+        ValueError: The arms of a group differ in their number of seeds, or a value is infinite.
     """
-    gaps: list[tuple[int, str, str, NDArray[np.float64]]] = []
+    pairs: list[tuple[int, str, str, NDArray[np.float64]]] = []
     for k, arms in enumerate(groups):
-        values = {name: np.asarray(own, dtype=np.float64) for name, own in arms.items()}
-        if len({own.shape for own in values.values()}) > 1:
+        by_name = {name: np.asarray(values, dtype=np.float64) for name, values in arms.items()}
+        if len({values.shape for values in by_name.values()}) > 1:
             raise ValueError("the arms must have the same seeds")
-        for first, second in combinations(values, 2):
-            gap = values[first] - values[second]
-            gap = gap[~(np.isnan(values[first]) | np.isnan(values[second]))]
-            if len(gap):
-                # Rounded, for what differs by the last bit alone does not differ.
-                gaps.append((k, first, second, np.round(_finite(gap), 12)))
+        for first, second in combinations(by_name, 2):
+            paired = by_name[first] - by_name[second]
+            paired = paired[~(np.isnan(by_name[first]) | np.isnan(by_name[second]))]
+            if len(paired):
+                # Rounded: values that differ in the last bit only are equal.
+                pairs.append((k, first, second, np.round(_finite(paired), 12)))
     compared: list[list[Difference]] = [[] for _ in groups]
-    corrected = holm([paired_t(gap) for *_, gap in gaps])
-    for (k, first, second, gap), p in zip(gaps, corrected, strict=True):
-        compared[k].append(Difference(first, second, gap, p))
+    corrected = holm([paired_t(paired) for *_, paired in pairs])
+    for (k, first, second, paired), p in zip(pairs, corrected, strict=True):
+        compared[k].append(Difference(first, second, paired, p))
     return compared
 
 
 def paired_t(differences: Sequence[float] | NDArray[np.float64]) -> float:
-    """The p of the paired t test, two-sided; NaN where the differences have no spread."""
+    """The two-sided p-value of the paired t test; NaN if the differences have no spread."""
     array = _finite(differences)
     if np.ptp(array) == 0:
         return math.nan
-    return float(stats.ttest_1samp(array, 0.0).pvalue)
+    return float(scipy.stats.ttest_1samp(array, 0.0).pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected so that any false one among them comes at their level.
+    """p-values corrected for multiple comparisons: the family-wise error rate is their level.
 
     Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of
-    Statistics 6. A p that is not known (NaN) stays so, and counts among them.
+    Statistics 6. An unknown p-value (NaN) stays NaN and counts as a comparison.
     """
     corrected, highest = [math.nan] * len(p), 0.0
     known = [k for k in range(len(p)) if not math.isnan(p[k])]
@@ -146,78 +174,80 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def sign_flip(differences: Sequence[float] | NDArray[np.float64]) -> float | None:
-    """The permutation test of paired differences: p, two-sided; exact up to sixteen seeds.
+    """The two-sided p-value of the sign-flip permutation test of paired differences.
 
-    Without an effect each difference could as well have the other sign. None where not even the
-    clearest outcome, 2 of the 2ⁿ signings, is below 5%: below six differences.
+    Without an effect, each difference is as likely with the opposite sign. The test is exact up to
+    16 differences; beyond, it draws `SIGN_FLIPS` sign patterns, always the same ones.
+
+    Returns:
+        The p-value; None below six differences, where even the clearest outcome, 2 of the 2ⁿ sign
+        patterns, is not below 5%.
     """
     array = _finite(differences)
     if 2 / 2 ** len(array) > 1 - LEVEL:
         return None
-    exact = 2 ** len(array) <= SIGNINGS
-    signings = 2 ** len(array) if exact else SIGNINGS
-    draws = np.random.default_rng(0)
-    sums = np.full(signings, array.sum())
-    for place, difference in enumerate(array):  # one by one: all at once would fill the memory
-        turned: NDArray[np.integer]
-        if exact:
-            turned = np.arange(signings) >> place & 1
-        else:
-            turned = np.unpackbits(np.frombuffer(draws.bytes(signings // 8), np.uint8))
-        sums -= 2 * difference * turned
-    rounding = 1e-12 * np.abs(array).sum()
-    as_far = int((np.abs(sums) >= abs(array.sum()) - rounding).sum())
-    # What was seen is a signing too; among all of them it is counted already.
-    return as_far / signings if exact else (as_far + 1) / (signings + 1)
+    test = scipy.stats.permutation_test(
+        (array,),
+        # Rounded: sums that are equal but for rounding are ties, sums around 0 too.
+        lambda flipped, axis: np.abs(flipped.sum(axis=axis)).round(12),
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=SIGN_FLIPS,
+        batch=10_000,  # bounds the memory
+        rng=0,
+    )
+    return float(test.pvalue)
 
 
 def probability_above_zero(differences: Sequence[float] | NDArray[np.float64]) -> Estimate:
     """The probability that a new difference is above 0, with its 95% interval.
 
-    What Bouthillier et al. 2021, Accounting for Variance in Machine Learning Benchmarks,
-    arXiv:2103.03098, section 4, ask of two algorithms. For normal differences it is Φ(μ / σ); the
-    interval is the exact one for μ / σ, by the noncentral t distribution (Hedges & Olkin 1985,
-    Statistical Methods for Meta-Analysis, chapter 5), since a bootstrap of few seeds is too narrow.
+    Bouthillier et al. 2021, Accounting for Variance in Machine Learning Benchmarks,
+    arXiv:2103.03098, section 4, recommend it for comparing two algorithms. For normally distributed
+    differences it is Φ(μ / σ). The interval is the exact one for μ / σ, by the noncentral t
+    distribution (Hedges & Olkin 1985, Statistical Methods for Meta-Analysis, chapter 5), because a
+    bootstrap of few seeds is too narrow.
     """
     array = _finite(differences)
     if len(array) == 1:
         return Estimate(math.nan, 0.0, 1.0)
     center, spread = float(array.mean()), float(array.std(ddof=1))
     if np.ptp(array) == 0:
-        sure = 0.5 if center == 0 else float(center > 0)
-        return Estimate(sure, 0.0, 1.0)  # no spread was seen; that says nothing of a new seed
+        value = 0.5 if center == 0 else float(center > 0)
+        return Estimate(value, 0.0, 1.0)  # no spread was seen: a new seed may give anything
     root = math.sqrt(len(array))
     t, tail = root * center / spread, (1 - LEVEL) / 2
-    low, high = (special.nctdtrinc(len(array) - 1, share, t) for share in (1 - tail, tail))
+    low, high = (scipy.special.nctdtrinc(len(array) - 1, share, t) for share in (1 - tail, tail))
     return Estimate(
-        float(stats.norm.cdf(center / spread)),
-        float(stats.norm.cdf(low / root)),
-        float(stats.norm.cdf(high / root)),
+        float(scipy.stats.norm.cdf(center / spread)),
+        float(scipy.stats.norm.cdf(low / root)),
+        float(scipy.stats.norm.cdf(high / root)),
     )
 
 
 def power(difference: float, spread: float, seeds: int, comparisons: int = 1) -> float:
-    """How often a paired t test of so many seeds would see a true difference.
+    """The power of a paired t test: the probability that it detects a true difference.
 
     Args:
-        difference: The true mean.
+        difference: The true mean difference.
         spread: The standard deviation of the differences, in the same unit.
-        seeds: At least 2.
-        comparisons: How many pairs are compared: the level is 5% over them (Bonferroni's, which
-            Holm's is never below).
+        seeds: The number of seeds, at least 2.
+        comparisons: The number of compared pairs. The level is 5% over all of them by Bonferroni's
+            correction; the power with Holm's correction is never lower.
     """
     if spread == 0:
         return float(difference != 0)
     degrees = seeds - 1
-    limit = float(stats.t.ppf(1 - (1 - LEVEL) / 2 / comparisons, degrees))
+    limit = float(scipy.stats.t.ppf(1 - (1 - LEVEL) / 2 / comparisons, degrees))
     shift = abs(difference) / spread * math.sqrt(seeds)
-    unseen = special.nctdtr(degrees, shift, [limit, -limit])
-    below, far_below = np.nan_to_num(unseen)  # scipy has NaN where a share is too small for it
+    unseen = scipy.special.nctdtr(degrees, shift, [limit, -limit])
+    below, far_below = np.nan_to_num(unseen)  # scipy returns NaN where a share is too small
     return float(1 - (below - far_below))
 
 
 def seeds_needed(difference: float, spread: float, comparisons: int = 1) -> int | None:
-    """How many seeds it takes to see a true difference four times in five; None above 10,000."""
+    """The number of seeds that gives a power of 80% (see `power`); None above 10,000 seeds."""
     low, high = 2, 10_000
     if power(difference, spread, high, comparisons) < POWER:
         return None
@@ -231,31 +261,39 @@ def seeds_needed(difference: float, spread: float, comparisons: int = 1) -> int 
 
 
 def spread_interval(spread: float, seeds: int) -> tuple[float, float]:
-    """The 95% interval of a standard deviation that so many normally distributed numbers gave.
+    """The 95% interval of a standard deviation, for normally distributed values.
 
     Fisher 1925, Statistical Methods for Research Workers, section 20 (chi-squared).
 
     Args:
-        spread: The deviation, with one degree of freedom less than there are numbers.
-        seeds: How many numbers, at least 2.
+        spread: The sample standard deviation, with `seeds` − 1 degrees of freedom.
+        seeds: The number of values, at least 2.
     """
-    freedom = seeds - 1
-    low, high = (spread * (freedom / stats.chi2.ppf(p, freedom)) ** 0.5 for p in (0.975, 0.025))
+    degrees = seeds - 1
+    low, high = (
+        spread * (degrees / scipy.stats.chi2.ppf(p, degrees)) ** 0.5 for p in (0.975, 0.025)
+    )
     return float(low), float(high)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Of two single networks on the same images: p, two-sided, that they answer equally well.
+def proportion_interval(correct: int, images: int) -> tuple[float, float]:
+    """The 95% interval of a share of images: Wilson's score interval (1927, JASA 22)."""
+    interval = scipy.stats.binomtest(correct, images).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
-    McNemar 1947, Psychometrika 12, as the exact binomial test. It speaks of these two networks, not
-    of how they were made: another seed makes other networks.
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The two-sided p-value that two networks are equally accurate on the same images.
+
+    McNemar 1947, Psychometrika 12, as the exact binomial test. It compares these two networks, not
+    the ways they were trained: another seed makes other networks.
 
     Args:
-        only_first: Images that the first alone answers rightly.
-        only_second: Images that the second alone does.
+        only_first: The number of images that only the first network classifies correctly.
+        only_second: The number of images that only the second network classifies correctly.
     """
     differing = only_first + only_second
-    return float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    return float(scipy.stats.binomtest(only_first, differing).pvalue) if differing else 1.0
 
 
 def _finite(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""What a trained network answers: on a split, on pictures, and where it looks."""
+"""What a trained network predicts on a data set's split and on pictures, and where it looks."""

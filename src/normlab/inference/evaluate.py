@@ -1,4 +1,4 @@
-"""What a network answers on a split: accuracy, per class, confusion, mistakes."""
+"""Evaluation on a split: accuracy, loss, accuracy per class, confusion matrix, mistakes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,20 +13,20 @@ from normlab.data.dataset import Dataset, SplitName
 from normlab.table import Table
 from normlab.wording import percent
 
-BATCH = 500  # images at a time: large enough for speed, small enough for a core's cache
+BATCH = 500  # images: large enough for speed, small enough for a core's cache
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network's answers on every image of a split, and what follows from them.
+    """A network's predictions for every image of a split, and the metrics computed from them.
 
     Attributes:
         split: `test`, `holdout` or `train`.
         classes: The classes' names.
         labels: int64, N: the true classes.
-        probabilities: float32, N × classes, each row adding up to 1.
+        probabilities: float32, N × classes; each row sums to 1.
         loss: Mean negative log-likelihood of the true classes, in nats.
-        tta: Test-time augmentation that the answers were averaged over, or None.
+        tta: Test-time augmentation over which the probabilities were averaged, or None.
     """
 
     split: SplitName
@@ -44,12 +44,12 @@ class Evaluation:
 
     @cached_property
     def correct(self) -> int:
-        """How many images were answered rightly."""
+        """Number of images classified correctly."""
         return int((self.predictions == self.labels).sum())
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, 0 to 1."""
+        """Fraction of images classified correctly, 0 to 1."""
         return self.correct / len(self.labels)
 
     @cached_property
@@ -64,16 +64,15 @@ class Evaluation:
 
     @cached_property
     def class_accuracy(self) -> NDArray[np.float64]:
-        """float64, classes: share of each class's images answered rightly (NaN: it has none)."""
+        """float64, classes: accuracy on the images of each class; NaN where it has none."""
         counts = self.confusion.sum(axis=1)
-        hits = self.confusion.diagonal()
         accuracy = np.full(len(counts), np.nan)
-        np.divide(hits, counts, out=accuracy, where=counts > 0)
+        np.divide(self.confusion.diagonal(), counts, out=accuracy, where=counts > 0)
         return accuracy
 
     @property
     def headline(self) -> str:
-        """Accuracy and loss in a line."""
+        """Accuracy and loss in one line."""
         averaged = f", averaged over test-time augmentation ({self.tta})" if self.tta else ""
         return (
             f"{self.split}{averaged}: accuracy {percent(self.accuracy, len(self.labels))} "
@@ -82,20 +81,20 @@ class Evaluation:
 
     @property
     def table(self) -> Table:
-        """Accuracy of each class, all images counted."""
-        images, right = self.confusion.sum(axis=1).tolist(), self.confusion.diagonal().tolist()
+        """Accuracy per class, and over all images."""
+        images, correct = self.confusion.sum(axis=1).tolist(), self.confusion.diagonal().tolist()
         *rows, foot = (
-            (name, f"{n:,}", f"{hits:,}", percent(hits / n, n) if n else "–")
-            for name, n, hits in zip(
+            (name, f"{n:,}", f"{right:,}", percent(right / n, n) if n else "–")
+            for name, n, right in zip(
                 (*self.classes, "all"),
                 (*images, len(self.labels)),
-                (*right, self.correct),
+                (*correct, self.correct),
                 strict=True,
             )
         )
         return Table(
             caption=self.headline,
-            head=("class", "images", "right", "accuracy"),
+            head=("class", "images", "correct", "accuracy"),
             kinds=("name", "number", "number", "number"),
             rows=rows,
             foot=foot,
@@ -108,7 +107,7 @@ class Evaluation:
         return self.table._repr_html_()
 
     def confused_pairs(self, count: int = 5) -> list[tuple[int, int, int]]:
-        """The most frequent mistakes first: (true class, predicted class, images)."""
+        """(true class, predicted class, number of images), most frequent first."""
         errors = self.confusion.copy()
         np.fill_diagonal(errors, 0)
         order = np.argsort(-errors, axis=None, kind="stable")[:count]
@@ -116,7 +115,7 @@ class Evaluation:
         return [pair for pair in pairs if pair[2] > 0]
 
     def mistakes(self, count: int = 20) -> NDArray[np.int64]:
-        """Places of wrongly answered images in the split, the most confident mistake first."""
+        """Indices into the split of misclassified images, most confident mistake first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
         confidence = self.probabilities[wrong].max(axis=1)
         return wrong[np.argsort(-confidence, kind="stable")][:count]
@@ -129,17 +128,17 @@ def evaluate(
     *,
     tta: Literal["flip"] | None = None,
 ) -> Evaluation:
-    """Asks a network about every image of a split.
+    """Evaluates a network on every image of a split.
 
     Args:
-        network: From images (float N × 3 × 32 × 32, 0 to 1) to logits; it is asked in evaluation
-            mode, on its own device, and left in the mode it was in.
-        dataset: The data.
-        split: Which part of it.
+        network: From images (float N × 3 × 32 × 32, 0 to 1) to logits. It is evaluated in eval
+            mode, on its own device, and its mode is restored.
+        dataset: The data set.
+        split: The split.
         tta: `flip` averages the probabilities over each image and its mirror image.
 
     Raises:
-        ValueError: The split has no images, or nothing was held out; or an unknown `tta`.
+        ValueError: The split has no images, nothing was held out, or `tta` is unknown.
     """
     if tta not in (None, "flip"):
         raise ValueError(f"no test-time augmentation {tta!r}: there is flip")
@@ -174,5 +173,5 @@ def evaluate(
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
-    """uint8 N × 3 × 32 × 32 to float32, 0 to 1, channels last: faster for convolutions on a CPU."""
+    """uint8 N × 3 × 32 × 32 to float32, 0 to 1, channels last: convolutions are faster on a CPU."""
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)

@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM and occlusion, both by captum (the extra `explain`)."""
+"""Where a network looks: Grad-CAM and occlusion, computed by captum (the extra `explain`)."""
 
 import sys
 import warnings
@@ -14,25 +14,26 @@ from torch import Tensor
 from normlab.data.dataset import Split
 from normlab.errors import UsageError, printable
 from normlab.inference.evaluate import to_input
-from normlab.inference.predict import BATCH, Picture, Prediction, Predictor, read
+from normlab.inference.pictures import Picture, read
+from normlab.inference.predict import BATCH, Prediction, Predictor
 from normlab.network.model import Network
 
-SHOWN = 256  # pixels of a side: what heat maps are drawn over
-PATCH, STRIDE = 8, 2  # of the occlusion, in the network's 32 × 32 pixels
-OF_EACH_CLASS = 100  # images that a mean map is over: more change nothing that is seen
+DISPLAY_SIZE = 256  # height and width of the picture that heat maps are drawn over
+PATCH, STRIDE = 8, 2  # of occlusion, in the network's 32 × 32 pixels
+IMAGES_PER_CLASS = 100  # for a mean map: more change nothing visible
 
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """Where a network looks on a picture for a class.
+    """Where a network looks in a picture for one class.
 
     Attributes:
         label: The class.
-        probability: What the network gives it.
-        grad_cam: float32, 32 × 32: how much a place speaks for the class, from 0 to 1 at the place
-            that does most; 0 everywhere where none does.
-        occlusion: float32, 32 × 32: by how much the class's probability falls when a place is
-            covered; below 0 where it rises.
+        probability: Its predicted probability.
+        grad_cam: float32, 32 × 32, 0 to 1: how strongly a pixel supports the class, relative to the
+            strongest; all 0 if no pixel supports it.
+        occlusion: float32, 32 × 32, -1 to 1: how much the class's probability falls when a pixel is
+            covered; negative where it rises.
     """
 
     label: str
@@ -43,12 +44,12 @@ class HeatMaps:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a network answers on a picture, and where it looks.
+    """What a network predicts for a picture, and where it looks.
 
     Attributes:
-        prediction: The answer.
+        prediction: The prediction.
         picture: uint8, 3 × 256 × 256: the square at the picture's centre.
-        maps: For each class asked about.
+        maps: One for each explained class.
     """
 
     prediction: Prediction
@@ -56,77 +57,77 @@ class Explanation:
     maps: tuple[HeatMaps, ...]
 
 
-def explain(trained: Predictor, picture: Picture, classes: Sequence[str] = ()) -> Explanation:
-    """Where a network looks on a picture.
+def explain(predictor: Predictor, picture: Picture, classes: Sequence[str] = ()) -> Explanation:
+    """Explains a prediction by heat maps: where the network looks in a picture.
 
     Args:
-        trained: From `normlab.load`.
-        picture: As `trained.predict` takes it.
-        classes: The classes to ask about; none: the one it answers.
+        predictor: From `normlab.load`.
+        picture: One picture, as `predictor.predict` takes it.
+        classes: The classes to explain. Default: the predicted class.
 
     Raises:
         DataError: The picture cannot be read.
-        TypeError: It is none.
+        TypeError: It is not a picture.
         UsageError: There is no such class, the network has no maps, or captum is not installed.
     """
     for name in classes:
-        if name not in trained.classes:
+        if name not in predictor.classes:
             raise UsageError(
-                f"no class {name!r}: there are {', '.join(map(printable, trained.classes))}"
+                f"no class {name!r}: there are {', '.join(map(printable, predictor.classes))}"
             )
     piped = isinstance(picture, str) and picture == "-"
-    if piped:  # it can be read once, and is needed in two sizes
+    if piped:  # the standard input can be read only once; two sizes are needed
         picture = sys.stdin.buffer.read()
-    name, pixels, notes = read(picture)
-    name = "-" if piped else name
-    prediction = trained.prediction(name, trained.probabilities(pixels[None])[0], notes)
-    image = to_input(torch.from_numpy(pixels)[None].to(trained.device))
+    loaded = read(picture)
+    if piped:
+        loaded = loaded._replace(name="-")
+    (prediction,) = predictor.predict_loaded([loaded])
+    image = to_input(torch.from_numpy(loaded.pixels)[None].to(predictor.device))
     maps = []
     for label in classes or (prediction.label,):
-        target = trained.classes.index(label)
+        target = predictor.classes.index(label)
         maps.append(
             HeatMaps(
                 label=label,
                 probability=float(prediction.probabilities[target]),
-                grad_cam=grad_cam(trained.network, image, torch.tensor([target]))[0],
-                occlusion=occlusion(trained.network, image, target),
+                grad_cam=grad_cam(predictor.network, image, torch.tensor([target]))[0],
+                occlusion=occlusion(predictor.network, image, target),
             )
         )
-    _, shown, _ = read(picture, SHOWN)
-    return Explanation(prediction, shown, tuple(maps))
+    return Explanation(prediction, read(picture, DISPLAY_SIZE).pixels, tuple(maps))
 
 
 def grad_cam(network: Network, images: Tensor, targets: Tensor) -> NDArray[np.float32]:
     """Grad-CAM of the last maps before pooling: Selvaraju et al. 2017, arXiv:1610.02391, section 3.
 
     Args:
-        network: In evaluation mode.
+        network: In eval mode.
         images: float N × 3 × 32 × 32, 0 to 1.
-        targets: int64, N: the classes asked about.
+        targets: int64, N: the class to explain in each image.
 
     Returns:
-        float32, N × 32 × 32, each divided by its greatest value, where that is above 0.
+        float32, N × 32 × 32, each divided by its maximum, where that is above 0.
 
     Raises:
-        UsageError: No block of the network gives maps of more than a pixel, or captum is missing.
+        UsageError: No block's output has more than one pixel, or captum is not installed.
     """
     attr = _captum()
-    found = attr.LayerGradCam(network, _last_maps(network)).attribute(
+    maps = attr.LayerGradCam(network, _last_maps(network)).attribute(
         images, target=targets.to(images.device), relu_attributions=True
     )
-    maps = attr.LayerAttribution.interpolate(found, images.shape[2:], "bilinear")
+    maps = attr.LayerAttribution.interpolate(maps, images.shape[2:], "bilinear")
     scaled: Tensor = maps / maps.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     return scaled[:, 0].detach().cpu().numpy()
 
 
 def occlusion(network: Network, image: Tensor, target: int) -> NDArray[np.float32]:
-    """By how much a class's probability falls when a patch of 8 × 8 has the data's mean colour.
+    """How much a class's probability falls when a patch of 8 × 8 has the data's mean colour.
 
-    Zeiler & Fergus 2014, arXiv:1311.2901, section 4.2. A place's value is the mean over the patches
+    Zeiler & Fergus 2014, arXiv:1311.2901, section 4.2. A pixel's value is the mean over the patches
     that cover it.
 
     Args:
-        network: In evaluation mode.
+        network: In eval mode.
         image: float 1 × 3 × 32 × 32, 0 to 1.
         target: The class.
 
@@ -134,10 +135,10 @@ def occlusion(network: Network, image: Tensor, target: int) -> NDArray[np.float3
         float32, 32 × 32, -1 to 1.
 
     Raises:
-        UsageError: captum is missing.
+        UsageError: captum is not installed.
     """
     with torch.inference_mode():
-        found = (
+        falls = (
             _captum()
             .Occlusion(lambda covered: network(covered).softmax(1))
             .attribute(
@@ -149,27 +150,27 @@ def occlusion(network: Network, image: Tensor, target: int) -> NDArray[np.float3
                 perturbations_per_eval=BATCH,
             )
         )
-    values: NDArray[np.float32] = found[0, 0].float().cpu().numpy()
+    values: NDArray[np.float32] = falls[0, 0].float().cpu().numpy()
     return values
 
 
 def class_maps(network: Network, split: Split, classes: int) -> NDArray[np.float32]:
-    """The mean Grad-CAM of each class over its images, whatever the network answers on them.
+    """The mean Grad-CAM of each class over its images, whatever the network predicts for them.
 
     Args:
-        network: In evaluation mode.
-        split: The images; of each class the first 100 are taken.
+        network: In eval mode.
+        split: The images; the first 100 of each class are used.
         classes: Number of classes.
 
     Returns:
-        float32, classes × 32 × 32; NaN for a class that has no images.
+        float32, classes × 32 × 32; NaN for a class without images.
 
     Raises:
         UsageError: As `grad_cam` raises it.
     """
     device = network.input_mean.device
-    places = [np.flatnonzero(split.labels == k)[:OF_EACH_CLASS] for k in range(classes)]
-    split = split.take(np.concatenate(places))
+    indices = [np.flatnonzero(split.labels == k)[:IMAGES_PER_CLASS] for k in range(classes)]
+    split = split.take(np.concatenate(indices))
     sums = np.zeros((classes, *split.images.shape[2:]), np.float32)
     for start in range(0, len(split), BATCH):
         images, labels = (part[start : start + BATCH] for part in (split.images, split.labels))
@@ -182,7 +183,7 @@ def class_maps(network: Network, split: Split, classes: int) -> NDArray[np.float
 
 
 def _last_maps(network: Network) -> torch.nn.Module:
-    """The last block that gives maps of more than a pixel."""
+    """The last block whose output has more than one pixel per channel."""
     last = None
     x = torch.zeros(1, 3, 32, 32, device=network.input_mean.device)
     with torch.inference_mode():
@@ -191,14 +192,14 @@ def _last_maps(network: Network) -> torch.nn.Module:
             if x.shape[2] * x.shape[3] > 1:
                 last = block
     if last is None:
-        raise UsageError(f"{network.layout} has no maps of more than a pixel to look at")
+        raise UsageError(f"{network.layout} has no maps of more than one pixel to explain")
     return last
 
 
 def _captum() -> ModuleType:
     try:
         with warnings.catch_warnings():
-            # Its progress bars, which are not used, would like another package in notebooks.
+            # In notebooks captum warns of a package that its progress bars need; they are not used.
             warnings.filterwarnings("ignore", "IProgress not found")
             import captum.attr
     except ModuleNotFoundError as error:

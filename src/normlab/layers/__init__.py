@@ -1,1 +1,1 @@
-"""What networks are made of: normalizations, activations, pooling, their compiled passes."""
+"""The layers of networks: normalizations, activations, pooling, and their compiled passes."""

@@ -1,15 +1,17 @@
-"""Normalization, activation and dropout in one, on the passes of normalize.c: bn, gn, ln, in, rms.
+"""Normalization, activation and dropout in one layer, on the passes of normalize.c.
 
-All five take their statistics over groups of cells, a cell being one channel of one sample:
+It computes bn, gn, ln, in and rms. They all take their statistics over groups of cells, where a
+cell is one channel of one sample:
 
     BatchNorm       a channel's cells of all samples
-    GroupNorm       the cells of a group of a sample's channels (LayerNorm: of all, in: of one)
-    RMSNorm         as LayerNorm, the mean taken for 0
+    GroupNorm       the cells of a group of channels of one sample (LayerNorm: of all channels,
+                    InstanceNorm: of one)
+    RMSNorm         as LayerNorm, with the mean taken as 0
 
-so the cells are laid out as N × groups × members and the statistics run over `axes` of that.
+So the cells are laid out as N × groups × members, and the statistics are taken over `axes` of that.
 """
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,23 +19,55 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from normlab.layers import kernels
+from normlab.layers.activations import Activation
+
+
+class ChannelAffine(NamedTuple):
+    """What some normalizations are in eval mode: activation(x · weight + bias) for each channel.
+
+    Attributes:
+        weight: C values.
+        bias: C values.
+        activation: The activation that follows; None for none.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    activation: Activation | None = None
+
+    @classmethod
+    def of_statistics(
+        cls,
+        norm: Any,
+        mean: Tensor,
+        deviation: Tensor,
+        activation: Activation | None = None,
+    ) -> Self:
+        """(x − mean) / deviation · weight + bias, with the weight and the bias of a layer.
+
+        The division rounds differently from the multiplication by 1 / deviation in the layers' own
+        passes. Exported files depend on it to the last bit, and int8 calibration amplifies that.
+        """
+        weight = norm.weight / deviation
+        return cls(weight, norm.bias - mean * weight, activation)
 
 
 class FusedNorm(nn.Module):
-    """(x − E) / √(Var + ε) · weight + bias, then ReLU and dropout where they are asked for.
+    """(x − E) / √(Var + ε) · weight + bias, then an activation and dropout.
 
     Args:
-        shape: (C, H, W) of what it normalizes.
-        groups: Groups of channels; each is normalized by itself, sample by sample. None: BatchNorm,
-            whose E and Var are a channel's over the batch and, in use, running means of them.
-        centre: Whether the mean is taken off and a bias learned; RMSNorm does neither.
-        activate: Whether a ReLU follows.
+        shape: (C, H, W) of its input.
+        groups: Number of groups of channels; each group of each sample is normalized by itself.
+            None: BatchNorm, whose E and Var are taken per channel over the batch and, in eval mode,
+            are running averages of them.
+        centre: Whether the mean is subtracted and a bias learned; RMSNorm does neither.
+        activation: The activation that follows; None for none.
         dropout: Probability of the dropout after that, below 1.
-        momentum: BatchNorm: the newest batch's share of the running means.
+        momentum: BatchNorm: the weight of the newest batch in the running averages.
         eps: ε.
 
     Raises:
-        ValueError: The probability of dropout is none.
+        ValueError: `dropout` is negative, or 1 or more.
     """
 
     running_mean: Tensor
@@ -45,7 +79,7 @@ class FusedNorm(nn.Module):
         *,
         groups: int | None,
         centre: bool = True,
-        activate: bool,
+        activation: Activation | None,
         dropout: float,
         momentum: float = 0.1,
         eps: float,
@@ -54,7 +88,7 @@ class FusedNorm(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be 0 or more and below 1, not {dropout}")
         channels = shape[0]
-        self.groups, self.centre, self.activate = groups, centre, activate
+        self.groups, self.centre, self.activation = groups, centre, activation
         self.dropout, self.momentum, self.eps = dropout, momentum, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels)) if centre else None
@@ -63,39 +97,46 @@ class FusedNorm(nn.Module):
             self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """N × C × H × W to the same; what is `residual` is added in the end."""
-        in_use = self.groups is None and not self.training
-        alone = self.groups is None and x.numel() == x.shape[1]  # PyTorch says what is wrong
+        """N × C × H × W to the same shape; `residual` is added at the end."""
         if x.shape[1] != len(self.weight):
             raise ValueError(f"expected maps of {len(self.weight)} channels, got {x.shape[1]}")
-        single = self.weight.dtype == torch.float32 and self.weight.device == x.device
-        compiled = kernels.usable(x) and single and not alone
-        if not compiled or (in_use and torch.is_grad_enabled()):
-            y = self._plain(x)
-            return y if residual is None else y + residual
-        if residual is not None:
-            residual = residual.to(x.dtype).expand_as(x)
-            residual = residual.contiguous(memory_format=torch.channels_last)
-        if in_use:
-            return self._eval_forward(x, residual)
-        dropout = self.dropout if self.training else 0.0
-        output: Tensor
-        output, mean, variance = _Normalize.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, residual, self, dropout
-        )
-        if self.groups is None:
-            self._follow(mean, variance, x.numel() // x.shape[1])
-        return output
+        if self._can_run_compiled(x):
+            if self.activation in kernels.ACTIVATION_NUMBERS:
+                return self._run_compiled(x, residual, self.activation, self.dropout)
+            y = self._run_compiled(x, None, None, 0.0)
+        else:
+            y = self._run_pytorch(x)
+        if self.activation is not None:
+            y = self.activation.formula(y)
+        y = F.dropout(y, self.dropout, self.training)
+        return y if residual is None else y + residual
+
+    def as_affine(self) -> ChannelAffine | None:
+        """What BatchNorm is in eval mode; None for the others, which depend on their input."""
+        if self.groups is not None:
+            return None
+        deviation = (self.running_var + self.eps).sqrt()
+        return ChannelAffine.of_statistics(self, self.running_mean, deviation, self.activation)
 
     def extra_repr(self) -> str:
-        """What tells one from another."""
+        """Channels, kind of statistics, activation and dropout."""
         kind = "batch" if self.groups is None else f"groups={self.groups}"
-        return f"{len(self.weight)}, {kind}, activate={self.activate}, dropout={self.dropout}"
+        activation = self.activation.name if self.activation else None
+        return f"{len(self.weight)}, {kind}, activation={activation}, dropout={self.dropout}"
 
-    def _plain(self, x: Tensor) -> Tensor:
-        """The same by PyTorch's own functions."""
+    def _can_run_compiled(self, x: Tensor) -> bool:
         if self.groups is None:
-            y = F.batch_norm(
+            if x.numel() == x.shape[1]:  # one value per channel: PyTorch raises the error
+                return False
+            if not self.training and torch.is_grad_enabled():
+                return False
+        float32 = self.weight.dtype == torch.float32 and self.weight.device == x.device
+        return float32 and kernels.usable(x)
+
+    def _run_pytorch(self, x: Tensor) -> Tensor:
+        """The normalization by PyTorch's own functions."""
+        if self.groups is None:
+            return F.batch_norm(
                 x,
                 self.running_mean,
                 self.running_var,
@@ -105,33 +146,55 @@ class FusedNorm(nn.Module):
                 self.momentum,
                 self.eps,
             )
-        elif self.centre:
-            y = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-        else:
-            y = F.rms_norm(x, x.shape[1:], eps=self.eps) * self.weight[:, None, None].to(x.dtype)
-        if self.activate:
-            y = F.relu(y)
-        return F.dropout(y, self.dropout, self.training)
+        if self.centre:
+            return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        y = F.rms_norm(x, x.shape[1:], eps=self.eps)
+        return y * self.weight[:, None, None].to(x.dtype)
 
-    def _eval_forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """BatchNorm by its running means."""
+    def _run_compiled(
+        self, x: Tensor, residual: Tensor | None, activation: Activation | None, dropout: float
+    ) -> Tensor:
+        """The whole layer by the compiled passes, with this activation and dropout."""
+        if residual is not None:
+            residual = residual.to(x.dtype).expand_as(x)
+            residual = residual.contiguous(memory_format=torch.channels_last)
+        if self.groups is None and not self.training:
+            return self._eval_forward(x, residual, activation)
+        output: Tensor
+        output, mean, variance = _Normalize.apply(  # type: ignore[no-untyped-call]
+            x,
+            self.weight,
+            self.bias,
+            residual,
+            self,
+            activation,
+            dropout if self.training else 0.0,
+        )
+        if self.groups is None:
+            self._update_running_statistics(mean, variance, x.numel() // x.shape[1])
+        return output
+
+    def _eval_forward(
+        self, x: Tensor, residual: Tensor | None, activation: Activation | None
+    ) -> Tensor:
+        """BatchNorm with its running averages."""
         assert self.bias is not None
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         y = torch.empty_like(x)
         rows: Any = {"scale": scale[None], "shift": shift[None]}
-        kernels.normalize("apply", x, out=y, residual=residual, relu=self.activate, **rows)
+        kernels.normalize("apply", x, out=y, residual=residual, activation=activation, **rows)
         return y
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Moves the running means; the variance that they keep is the unbiased one."""
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Updates the running averages of the mean and of the unbiased variance."""
         self.running_mean.lerp_(mean.flatten(), self.momentum)
         self.running_var.lerp_(variance.flatten() * (count / (count - 1)), self.momentum)
 
 
 class _Normalize(torch.autograd.Function):
-    """The fused forward and backward passes; also gives the mean and the variance it used."""
+    """The fused forward and backward passes; also returns the mean and the variance."""
 
     @staticmethod
     def forward(
@@ -141,6 +204,7 @@ class _Normalize(torch.autograd.Function):
         bias: Tensor | None,
         residual: Tensor | None,
         norm: FusedNorm,
+        activation: Activation | None,
         dropout: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         samples, channels = x.shape[:2]
@@ -154,9 +218,9 @@ class _Normalize(torch.autograd.Function):
         mean, squares = (t.view(samples, groups, -1) for t in (mean, squares))
         centre = mean.mean(axes, keepdim=True) if norm.centre else mean.new_zeros(samples, 1, 1)
         variance = (squares / pixels + (mean - centre).square()).mean(axes, keepdim=True)
-        deviation = (variance + norm.eps).rsqrt()
+        rstd = (variance + norm.eps).rsqrt()
         weights = weight.view(1, groups, -1)
-        scale = weights * deviation
+        scale = weights * rstd
         shift = -centre * scale if bias is None else bias.view(1, groups, -1) - centre * scale
         scale, shift = _rows(scale, channels), _rows(shift, channels)
         drop: Any = {}
@@ -165,20 +229,23 @@ class _Normalize(torch.autograd.Function):
             drop["seed"] = int(torch.randint(2**32, ()))
         y = torch.empty_like(x)
         rows: Any = {"scale": scale, "shift": shift}
-        kernels.normalize("apply", x, out=y, residual=residual, relu=norm.activate, **rows, **drop)
-        ctx.save_for_backward(x, weights, centre, deviation, scale, shift)
-        ctx.axes, ctx.drop, ctx.centred, ctx.relu = axes, drop, norm.centre, norm.activate
+        kernels.normalize(
+            "apply", x, out=y, residual=residual, activation=activation, **rows, **drop
+        )
+        ctx.save_for_backward(x, weights, centre, rstd, scale, shift)
+        ctx.axes, ctx.drop, ctx.centred, ctx.activation = axes, drop, norm.centre, activation
         ctx.mark_non_differentiable(centre, variance)
         return y, centre, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, centre, deviation, scale, shift = ctx.saved_tensors
+        x, weights, centre, rstd, scale, shift = ctx.saved_tensors
         samples, channels = x.shape[:2]
         cells = (samples, *weights.shape[1:])
         dy = dy.contiguous(memory_format=torch.channels_last)
-        common: Any = {"dy": dy, "scale": scale, "shift": shift, "relu": ctx.relu, **ctx.drop}
+        common: Any = {"dy": dy, "scale": scale, "shift": shift, "activation": ctx.activation}
+        common |= ctx.drop
         sums, products = torch.empty(
             2, samples, channels, dtype=torch.float32, device="cpu"
         ).unbind()
@@ -191,29 +258,29 @@ class _Normalize(torch.autograd.Function):
             products=products,
         )
         sums, products = sums.view(cells), products.view(cells)
-        # With g the gradient of the affine map's output and D the values of a group:
-        # dx = deviation · (w g − Σ w g / D − (x − centre) · deviation² · Σ w g (x − centre) / D)
-        count = x.numel() // deviation.numel()
-        of_input = -(deviation**3) * (weights * products).sum(ctx.axes, keepdim=True) / count
-        constant = -of_input * centre
+        # With g the gradient of the affine map's output and D the number of values in a group:
+        # dx = rstd · (w g − Σ w g / D − (x − centre) · rstd² · Σ w g (x − centre) / D)
+        count = x.numel() // rstd.numel()
+        input_factor = -(rstd**3) * (weights * products).sum(ctx.axes, keepdim=True) / count
+        constant = -input_factor * centre
         if ctx.centred:
-            constant -= deviation * (weights * sums).sum(ctx.axes, keepdim=True) / count
+            constant -= rstd * (weights * sums).sum(ctx.axes, keepdim=True) / count
         dx = torch.empty_like(x)
         kernels.normalize(
             "backward_apply",
             x,
             **common,
             out=dx,
-            of_gradient=scale,
-            of_input=_rows(of_input.expand(-1, *cells[1:]), channels),
+            gradient_factor=scale,
+            input_factor=_rows(input_factor.expand(-1, *cells[1:]), channels),
             constant=_rows(constant.expand(-1, *cells[1:]), channels),
         )
-        d_weight = (products * deviation).sum(0).flatten()
+        d_weight = (products * rstd).sum(0).flatten()
         d_bias = sums.sum(0).flatten() if ctx.centred else None
         d_residual = dy if ctx.needs_input_grad[3] else None
-        return dx, d_weight, d_bias, d_residual, None, None
+        return dx, d_weight, d_bias, d_residual, None, None, None
 
 
 def _rows(coefficients: Tensor, channels: int) -> Tensor:
-    """As the passes take them: N × C, or 1 × C for all samples."""
+    """Coefficients in the shape that the passes take: N × C, or 1 × C for all samples."""
     return coefficients.reshape(-1, channels).contiguous()

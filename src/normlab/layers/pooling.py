@@ -1,4 +1,4 @@
-"""Max pooling, on the compiled passes where these can take the maps."""
+"""Max pooling, by the compiled passes where they can process the maps."""
 
 from typing import Any
 

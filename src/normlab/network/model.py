@@ -1,4 +1,4 @@
-"""From a layout to a torch module."""
+"""Builds the torch module of a layout."""
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +16,24 @@ from normlab.seeding import seed_for
 class Network(nn.Module):
     """The network of a layout.
 
-    Takes images, float N × 3 × 32 × 32 with values 0 to 1, normalizes them by the training split's
-    mean and standard deviation (`input_mean`, `input_std`: buffers, set by training and saved with
-    the weights), and gives logits, float N × classes.
+    It takes images, float N × 3 × 32 × 32 with values from 0 to 1, and returns logits, float
+    N × classes. It first normalizes the images by the mean and standard deviation of the training
+    split (`input_mean`, `input_std`: buffers, set by training and saved with the weights).
 
-    The first weights are PyTorch's default draws. Each block's come from (seed, block), whatever
-    the normalizations: networks that differ in those alone start from equal convolutions.
+    The first weights are PyTorch's default random weights. Those of a block are drawn from
+    (seed, block), so networks that differ only in normalization start from equal convolutions.
 
     Args:
-        line: A layout, or a name of the zoo.
+        line: A layout, or the name of one in the zoo.
         norm: The network's normalization.
         classes: Number of classes.
-        budget: Parameters to stay below, as `solve` takes it.
-        dropout: Probability, after every activation.
-        seed: Of the first weights.
+        budget: Upper limit of the number of parameters, as in `solve`.
+        dropout: Probability of dropout after every activation.
+        seed: Seed of the first weights.
 
     Raises:
         LayoutError: The layout has an error.
-        UsageError: No such normalization, or the network does not fit the budget.
+        UsageError: There is no such normalization, or the network does not fit the budget.
     """
 
     input_mean: Tensor
@@ -56,13 +56,15 @@ class Network(nn.Module):
         self.register_buffer("input_std", torch.ones(3))
         with torch.random.fork_rng(devices=[]):
             self.blocks = nn.ModuleList(
-                _module(placed, dropout, seed_for(seed, "weights", index))
-                for index, placed in enumerate(infer_shapes(blocks, norm=norm, classes=classes))
+                _module(block_shape, dropout, seed_for(seed, "weights", index))
+                for index, block_shape in enumerate(
+                    infer_shapes(blocks, norm=norm, classes=classes)
+                )
             )
 
     @property
     def weights(self) -> list[Tensor]:
-        """Of the convolutions and of `FC`, in order; the classifier's are the last."""
+        """The weights of the convolutions and of `FC`, in order; the classifier's are last."""
         return [
             layer.weight
             for block in self.blocks
@@ -71,17 +73,17 @@ class Network(nn.Module):
         ]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images, N × 3 × 32 × 32 in 0 to 1, to logits, N × classes."""
+        """Images, N × 3 × 32 × 32 with values from 0 to 1, to logits, N × classes."""
         x = (images - self.input_mean[:, None, None]) / self.input_std[:, None, None]
         for block in self.blocks:
             x = block(x)
         return x.flatten(1)
 
 
-def _module(placed: BlockShape, dropout: float, seed: int) -> nn.Module:
-    """The module of a block. torch's generator is seeded, convolutions drawn first."""
+def _module(block_shape: BlockShape, dropout: float, seed: int) -> nn.Module:
+    """The module of a block. Seeds torch's generator; the convolutions are drawn first."""
     torch.manual_seed(seed)
-    block = placed.block
+    block = block_shape.block
     match block.kind:
         case "P":
             return MaxPool()
@@ -90,17 +92,17 @@ def _module(placed: BlockShape, dropout: float, seed: int) -> nn.Module:
         case "GAP":
             return nn.AdaptiveAvgPool2d(1)
         case "FC":
-            return FullyConnected(placed)
-    return Convolution(placed, dropout)
+            return FullyConnected(block_shape)
+    return Convolution(block_shape, dropout)
 
 
 class FullyConnected(nn.Module):
-    """`FC`: flattens its input, multiplies, adds a bias; gives N × width × 1 × 1."""
+    """`FC`: flattens its input and applies a linear layer with a bias."""
 
-    def __init__(self, placed: BlockShape) -> None:
+    def __init__(self, block_shape: BlockShape) -> None:
         super().__init__()
-        channels, height, width = placed.input
-        self.linear = nn.Linear(channels * height * width, placed.output[0])
+        channels, height, width = block_shape.input
+        self.linear = nn.Linear(channels * height * width, block_shape.output[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × width × 1 × 1."""
@@ -109,17 +111,17 @@ class FullyConnected(nn.Module):
 
 
 class Convolution(nn.Module):
-    """`C`, `c` and `D`: convolutions shared by all applications, normalizations for each.
+    """`C`, `c` and `D`: convolutions shared by all applications, and normalizations for each.
 
-    Where the normalization asks for it, each application of a residual branch is multiplied by one
-    of `branch_scales`, which start at 0.
+    If the normalization needs it (`skip_init`), each application of a residual branch is multiplied
+    by one of `branch_scales`, which start at 0.
     """
 
-    def __init__(self, placed: BlockShape, dropout: float) -> None:
+    def __init__(self, block_shape: BlockShape, dropout: float) -> None:
         super().__init__()
-        block, inputs, outputs = placed.block, placed.input[0], placed.output[0]
-        padding = 0 if block.valid or placed.kernel == 1 else 1
-        conv2d = norms.find(placed.norm)[0].convolution if placed.norm else nn.Conv2d
+        block, inputs, outputs = block_shape.block, block_shape.input[0], block_shape.output[0]
+        padding = 0 if block.valid or block_shape.kernel == 1 else 1
+        conv2d = norms.find(block_shape.norm)[0].convolution if block_shape.norm else nn.Conv2d
         self.depthwise: nn.Module | None = None
         if block.kind == "D":
             self.depthwise = conv2d(
@@ -127,19 +129,21 @@ class Convolution(nn.Module):
             )
             self.conv = conv2d(inputs, outputs, 1, bias=False)
         else:
-            self.conv = conv2d(inputs, outputs, placed.kernel, block.stride, padding, bias=False)
+            self.conv = conv2d(
+                inputs, outputs, block_shape.kernel, block.stride, padding, bias=False
+            )
         self.depthwise_norms = nn.ModuleList()
         self.norms = nn.ModuleList()
         self.residual = block.residual
         self.repeat = block.repeat
         self.branch_scales: nn.Parameter | None = None
-        if placed.branch_scales:
-            self.branch_scales = nn.Parameter(torch.zeros(placed.branch_scales))
-        if placed.norm is not None:
+        if block_shape.branch_scales:
+            self.branch_scales = nn.Parameter(torch.zeros(block_shape.branch_scales))
+        if block_shape.norm is not None:
             for _ in range(block.repeat):
-                for shape, activate in placed.normalized:
+                for shape, activate in block_shape.normalized:
                     drop = dropout if activate else 0.0
-                    norm = norms.build(placed.norm, shape, activate=activate, dropout=drop)
+                    norm = norms.build(block_shape.norm, shape, activate=activate, dropout=drop)
                     (self.norms if activate else self.depthwise_norms).append(norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,7 +155,7 @@ class Convolution(nn.Module):
             y = self.conv(y)
             norm = self.norms[application] if self.norms else None
             if self.residual and self.branch_scales is None and isinstance(norm, FusedNorm):
-                x = norm(y, residual=x)  # adds it in the same pass
+                x = norm(y, residual=x)  # added in the same pass
                 continue
             if norm is not None:
                 y = norm(y)

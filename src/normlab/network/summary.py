@@ -1,4 +1,4 @@
-"""The layer table: what each block of a network gives, learns and costs."""
+"""The layer table: output, parameters and cost of each block of a network."""
 
 from dataclasses import dataclass
 
@@ -20,11 +20,12 @@ class Row:
 
     Attributes:
         block: The token.
-        normalization: Its normalization, groups written out; empty where it has none.
-        shape: Output (C, H, W).
-        parameters: What the block learns.
+        normalization: Its normalization, with the number of groups; empty if it has none.
+        shape: Shape (C, H, W) of its output.
+        parameters: Number of learned parameters.
         macs: Multiply-accumulates for one image.
-        receptive_field: Side of the input patch that one output sees, in pixels; None: all of it.
+        receptive_field: Side of the input patch that one output depends on, in pixels; None: the
+            whole input.
     """
 
     block: str
@@ -37,13 +38,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The layer table of a network. Prints as a table; shows as one in a notebook.
+    """The layer table of a network. It prints as a table, in a notebook too.
 
     Attributes:
-        layout: The line, widths written out but the classifier's.
+        layout: The layout with its widths filled in, except the classifier's.
         norm: The network's normalization.
-        rows: A row a block.
-        running_statistics: Values kept without being learned: not parameters, listed beside them.
+        rows: One row per block.
+        running_statistics: Number of values that are kept but not learned, so not parameters.
     """
 
     layout: str
@@ -53,7 +54,7 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """All that the network learns and needs at inference."""
+        """Learned parameters, all of which inference needs."""
         return sum(row.parameters for row in self.rows)
 
     @property
@@ -63,7 +64,7 @@ class Summary:
 
     @property
     def table(self) -> Table:
-        """The table: a row a block, and the totals."""
+        """The table: one row per block, and the totals."""
         return Table(
             caption=f"Layers, normalization {self.norm}",
             head=("block", "norm", "output", "parameters", "MACs", "field"),
@@ -84,7 +85,7 @@ class Summary:
 
     @property
     def note(self) -> str:
-        """What the table's headings mean, and the running statistics beside the parameters."""
+        """What the column heads mean, and the number of running statistics."""
         return (
             "MACs: multiply-accumulates for one image. Field: receptive field, the side in pixels "
             f"of the patch that an output sees. {self.running_statistics:,} running statistics are "
@@ -101,28 +102,28 @@ class Summary:
 def summarize(
     line: str, *, norm: str = "bn", classes: int = 10, budget: int | None = None
 ) -> Summary:
-    """The layer table of a layout, or of a name of the zoo. Raises what `Network` raises."""
+    """The layer table of a layout, or of one named in the zoo. Raises what `Network` raises."""
     blocks = solve(notation.parse(zoo.find(line)), norm=norm, classes=classes, budget=budget)
     rows: list[Row] = []
     field: int | None = 1
     jump = 1  # distance, in input pixels, between neighbouring outputs
-    placements = infer_shapes(blocks, norm=norm, classes=classes)
-    for placed in placements:
-        block = placed.block
+    block_shapes = infer_shapes(blocks, norm=norm, classes=classes)
+    for block_shape in block_shapes:
+        block = block_shape.block
         if block.kind in ("GAP", "FC"):
             field = None
         elif field is not None:
             pooling = block.kind in ("P", "A")
-            reach = 1 if pooling else placed.kernel - 1
+            reach = 1 if pooling else block_shape.kernel - 1
             field += reach * jump * block.repeat
             jump *= 2 if pooling else block.stride
         rows.append(
             Row(
                 block=str(block),
-                normalization=_describe_norm(placed),
-                shape=placed.output,
-                parameters=placed.parameters,
-                macs=placed.macs,
+                normalization=_describe_norm(block_shape),
+                shape=block_shape.output,
+                parameters=block_shape.parameters,
+                macs=block_shape.macs,
                 receptive_field=field,
             )
         )
@@ -130,12 +131,14 @@ def summarize(
         layout=notation.format(blocks),
         norm=norm,
         rows=tuple(rows),
-        running_statistics=sum(placed.running_statistics for placed in placements),
+        running_statistics=sum(block_shape.running_statistics for block_shape in block_shapes),
     )
 
 
-def _describe_norm(placed: BlockShape) -> str:
-    if placed.norm == "gn":
-        groups = dict.fromkeys(norms.default_groups(shape[0]) for shape, _ in placed.normalized)
+def _describe_norm(block_shape: BlockShape) -> str:
+    if block_shape.norm == "gn":
+        groups = dict.fromkeys(
+            norms.default_groups(shape[0]) for shape, _ in block_shape.normalized
+        )
         return "gn=" + ", ".join(map(str, groups))
-    return placed.norm or ""
+    return block_shape.norm or ""

@@ -1,4 +1,4 @@
-"""From a parameter budget to the widths that a layout leaves open."""
+"""Solves the open widths of a layout from a parameter budget."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from normlab.notation import MAX_WIDTH, Block, LayoutError
 
 DEFAULT_BUDGET = 50_000
 
-# A free width is k/8 times the ratio of its stage: how many times the map was halved before it.
-# Ratios without common multiples and steps of an eighth: stages widen one after the other, so that
-# little of the budget is left over.
+# An open width is k/8 times the ratio of its stage. The stage is the number of times that the map
+# was halved before. The ratios have no common multiples and the steps are eighths, so stages widen
+# one after the other and little of the budget is left over.
 STAGE_RATIOS = (1.0, 1.3, 1.7, 2.2)
 STEPS_PER_CHANNEL = 8
 
@@ -22,24 +22,25 @@ STEPS_PER_CHANNEL = 8
 def solve(
     blocks: Sequence[Block], *, norm: str, classes: int, budget: int | None
 ) -> tuple[Block, ...]:
-    """Fills in the widths that a layout leaves open, as wide as the budget allows.
+    """Fills in the open widths of a layout, as wide as the budget allows.
 
-    A free width is k/8 times its stage's ratio, rounded down to a multiple of 2 (of 2 and the
-    groups, where groups are given; where that does not fit, of 1 or the groups). A free `c` takes
-    half its input, a free `+` or `*` its input's width. k is the largest whole number whose count
-    stays strictly below the budget, and whose widths the notation can write. The classifier's
-    width stays open.
+    An open width is k/8 times its stage's ratio, rounded down to a multiple of 2 (with given
+    groups, of 2 and the groups; if that does not fit, of 1 or the groups). An open `c` has half its
+    input's width, an open `+` or `*` its input's width. k is the largest whole number for which the
+    number of parameters is strictly below the budget and the notation can write the widths. The
+    classifier's width remains open.
 
     Args:
         blocks: The layout.
-        norm: The network's normalization: its parameters count.
+        norm: The network's normalization, whose parameters count.
         classes: The classifier's width.
-        budget: Parameters to stay below. None: 50,000 where a width is open, else no limit.
+        budget: The network must have fewer parameters. None: 50,000 if a width is open, otherwise
+            no limit.
 
     Raises:
-        LayoutError: A block cannot stand where it stands.
-        UsageError: Even the narrowest network does not fit: by how much. Or fewer than two classes,
-            or groups that no width has.
+        LayoutError: A block is not allowed in its place.
+        UsageError: Even the narrowest network exceeds the budget (the message says by how much),
+            there are fewer than two classes, or no width is divisible by the groups.
     """
     if budget is not None and budget < 1:
         raise UsageError(f"the budget must be at least 1, not {budget}")
@@ -56,7 +57,8 @@ def solve(
         parameters = count(blocks, norm=norm, classes=classes)
         if budget is not None and parameters >= budget:
             raise UsageError(
-                f"the network has {_over(parameters, norm, budget)}: leave widths open to be solved"
+                f"the network has {_excess(parameters, norm, budget)}: leave widths open, "
+                "to be solved"
             )
         return tuple(blocks)
 
@@ -65,7 +67,7 @@ def solve(
     def parameters_at(k: int, unit: int) -> int:
         return count(widen(blocks, k, unit), norm=norm, classes=classes)
 
-    # Even widths first, so that groups divide them; then any.
+    # Even widths first, because groups divide them; then any.
     units = [
         unit
         for unit in dict.fromkeys((math.lcm(2, multiple), multiple))
@@ -73,8 +75,7 @@ def solve(
     ]
     if not units:
         raise UsageError(
-            "the groups that are given divide no width that can be written, "
-            f"{MAX_WIDTH:,} at most: give fewer"
+            f"no width up to {MAX_WIDTH:,} is divisible by all given groups: use fewer groups"
         )
     narrowest = 0
     for unit in units:
@@ -86,10 +87,10 @@ def solve(
             break  # a normalization that needs two channels
         if narrowest < budget:
             return widen(blocks, _largest_step(blocks, unit, budget, parameters_at), unit)
-    raise UsageError(f"at its narrowest the network has {_over(narrowest, norm, budget)}")
+    raise UsageError(f"at its narrowest the network has {_excess(narrowest, norm, budget)}")
 
 
-def _over(parameters: int, norm: str, budget: int) -> str:
+def _excess(parameters: int, norm: str, budget: int) -> str:
     return (
         f"{parameters:,} parameters with {norm}, {parameters - budget + 1:,} too many to stay "
         f"below the budget of {budget:,}"
@@ -97,7 +98,7 @@ def _over(parameters: int, norm: str, budget: int) -> str:
 
 
 def _common_multiple(blocks: Sequence[Block], norm: str) -> int:
-    """What every width must be a multiple of, for the groups that are given to divide it."""
+    """The number that every width must be a multiple of, for all given groups to divide it."""
     multiple = norms.channel_multiple(norm)
     for index, block in enumerate(blocks):
         if block.norm is not None:
@@ -111,13 +112,13 @@ def _common_multiple(blocks: Sequence[Block], norm: str) -> int:
 def _largest_step(
     blocks: Sequence[Block], unit: int, budget: int, parameters_at: Callable[[int, int], int]
 ) -> int:
-    """The largest k that stays below the budget: found by doubling, then by bisection."""
+    """The largest k that stays below the budget, by doubling and then by bisection."""
 
     def fits(k: int) -> bool:
         return _widest(blocks, k, unit) <= MAX_WIDTH and parameters_at(k, unit) < budget
 
     step, limit = 1, 2
-    # Beyond this limit no width follows k: it alone would be too wide.
+    # Beyond this limit a width that depends on k would be too wide, so none does.
     while limit <= MAX_WIDTH * STEPS_PER_CHANNEL and fits(limit):
         step, limit = limit, limit * 2
     while limit - step > 1:
@@ -131,7 +132,7 @@ def _widest(blocks: Sequence[Block], k: int, unit: int) -> int:
 
 
 def widen(blocks: Sequence[Block], k: int, unit: int) -> tuple[Block, ...]:
-    """The layout with its open widths filled in for one step k, but for the classifier's."""
+    """The layout with its open widths filled in for one k, except the classifier's."""
     classifier = classifier_of(blocks)
     filled: list[Block] = []
     channels, stage = INPUT[0], 0
@@ -142,8 +143,8 @@ def widen(blocks: Sequence[Block], k: int, unit: int) -> tuple[Block, ...]:
                 if block.residual or block.repeat > 1:
                     width = channels
                 else:
-                    wish = channels / 2 if block.kind == "c" else k * ratio / STEPS_PER_CHANNEL
-                    width = max(unit, int(wish) // unit * unit)
+                    target = channels / 2 if block.kind == "c" else k * ratio / STEPS_PER_CHANNEL
+                    width = max(unit, int(target) // unit * unit)
                 block = replace(block, width=width)
             channels = block.width or channels
         stage += block.kind in ("P", "A") or block.stride == 2

@@ -12,8 +12,8 @@ class Entry:
     """A named layout.
 
     Attributes:
-        layout: Its line; the classifier's width is the number of classes.
-        about: Where it comes from and what it is for.
+        layout: The layout; the classifier's width is the number of classes.
+        about: Its source and its purpose.
     """
 
     layout: str
@@ -61,10 +61,10 @@ ZOO = {
 
 
 def find(network: str) -> str:
-    """The layout that a name means; what is no name is taken for a layout itself.
+    """The layout with this name. Text that is not a name is returned as a layout itself.
 
     Raises:
-        UsageError: It has the looks of a name, and there is none such.
+        UsageError: The text resembles a name, but is not one.
     """
     if network in ZOO:
         return ZOO[network].layout
@@ -75,7 +75,7 @@ def find(network: str) -> str:
 
 
 def short_name(network: str) -> str:
-    """What folders call a network: its name, or a hash of its layout."""
+    """A network's name in folder names: its name, or a hash of its layout."""
     if network in ZOO:
         return network
     return f"layout-{hashlib.sha256(network.encode()).hexdigest()[:6]}"

@@ -1,28 +1,30 @@
 """A model card: the README.md with which a run's folder can be put on the Hugging Face Hub."""
 
-import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from normlab.data import source_of
 from normlab.errors import UsageError
-from normlab.findings.run import ACCURACY, IMAGES, images_measured
+from normlab.findings.run import ACCURACY, images_measured
 from normlab.network import zoo
+from normlab.report.rendering import render_template
 from normlab.runs.run import Run
 from normlab.storage.files import write_atomically
-from normlab.wording import listed, percent
+from normlab.wording import decimals, listed, percent
 
 
 def write_card(runs: Sequence[Run], out: Path | None = None) -> Path:
-    """Writes a run's model card; with its weights and config.json it makes a folder to upload.
+    """Writes the model card of a run; with its weights and config.json it makes a folder to upload.
 
     Args:
         runs: The run, and repeats of it with other seeds, for the spread of its accuracy.
         out: The card. Default: `README.md` in the first run's folder.
 
     Raises:
-        UsageError: The runs differ in more than the seed; another text, or a folder, stands there.
+        UsageError: The runs differ in more than the seed; or the path is a folder or has another
+            text.
         RunError: A run has not finished.
         NormlabError: The card cannot be written.
     """
@@ -37,38 +39,41 @@ def write_card(runs: Sequence[Run], out: Path | None = None) -> Path:
 
 
 def model_card(runs: Sequence[Run]) -> str:
-    """A run's model card in Markdown, with the metadata that the Hugging Face Hub reads.
+    """The model card in Markdown, with the metadata that the Hugging Face Hub reads.
 
-    Raises what `write_card` raises of runs.
+    Raises:
+        UsageError: The runs differ in more than the seed.
+        RunError: A run has not finished.
     """
     run = runs[0]
-    _refuse_others(runs)
+    _check_repeats(runs)
     for each in runs:
-        each.network()  # RunError where its weights are not there or not its own
-    sections = (
-        _metadata(run),
-        f"# {_plain(_title(run))}",
-        _about(run),
-        "## Intended use",
-        _use(run),
-        "## Accuracy",
-        _accuracy(runs),
-        "## Data and training",
-        _training(run),
-        "## Limits",
-        _limits(runs),
-        "## How to load it",
-        _loading(),
+        each.network()  # RunError if its weights are missing or not its own
+    images = images_measured(run)
+    return (
+        render_template(
+            "card.md",
+            metadata={name: json.dumps(value) for name, value in _metadata(run).items()},
+            title=_title(run),
+            run=run,
+            measured=ACCURACY[run.split].capitalize(),
+            images=images,
+            accuracy=percent(run.last.accuracy, images),
+            repeats=_repeats(runs) if len(runs) > 1 else None,
+            augmentation=[*run.recipe.augment, *(["mirror"] if run.recipe.mirror else [])],
+            decimals=decimals,
+            plain=_plain,
+        )
+        + "\n"
     )
-    return "\n\n".join(sections) + "\n"
 
 
-def _refuse_others(runs: Sequence[Run]) -> None:
-    """UsageError where runs are no repeats of the first."""
+def _check_repeats(runs: Sequence[Run]) -> None:
+    """UsageError if runs are not repeats of the first."""
     first = runs[0]
     for other in runs[1:]:
-        ours, theirs = (dataclasses.asdict(run.config) for run in (first, other))
-        differing = [k for k, value in ours.items() if theirs[k] != value and k != "seed"]
+        config, other_config = (run.config.to_dict() for run in (first, other))
+        differing = [k for k, value in config.items() if other_config[k] != value and k != "seed"]
         if first.layout != other.layout:
             differing.append("layout")
         if first.data.fingerprint != other.data.fingerprint:
@@ -82,131 +87,48 @@ def _refuse_others(runs: Sequence[Run]) -> None:
 
 
 def _title(run: Run) -> str:
-    """Network, normalization and seed: a study's folders say only the last two."""
+    """Network, normalization and seed: the folders in a study are named by the last two only."""
     config = run.config
     return f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}"
 
 
-def _metadata(run: Run) -> str:
-    """The YAML at the top, its values written as JSON, which YAML contains."""
-    known = run.config.dataset in ("cifar10", "digits")
-    dataset = run.config.dataset if known else "own pictures"
-    content: dict[str, object] = {
+def _metadata(run: Run) -> dict[str, object]:
+    """The metadata at the top; its values are written as JSON, which is YAML too."""
+    source = source_of(run.config.dataset)
+    dataset = (source and source.PUBLIC_NAME) or "own pictures"
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": dataset, "type": dataset, "split": run.split},
+        "metrics": [
+            {
+                "type": "accuracy",
+                "value": run.last.accuracy,
+                "name": f"{ACCURACY[run.split]}, last epoch",
+            }
+        ],
+    }
+    metadata: dict[str, object] = {
         "library_name": "normlab",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "tiny", run.config.norm.partition("=")[0]],
         "metrics": ["accuracy"],
-        "model-index": [
-            {
-                "name": _title(run),
-                "results": [
-                    {
-                        "task": {"type": "image-classification"},
-                        "dataset": {"name": dataset, "type": dataset, "split": run.split},
-                        "metrics": [
-                            {
-                                "type": "accuracy",
-                                "value": run.last.accuracy,
-                                "name": f"{ACCURACY[run.split]}, last epoch",
-                            }
-                        ],
-                    }
-                ],
-            }
-        ],
+        "model-index": [{"name": _title(run), "results": [result]}],
     }
-    if run.config.dataset == "cifar10":
-        content["datasets"] = ["uoft-cs/cifar10"]
-    lines = (f"{name}: {json.dumps(value)}" for name, value in content.items())
-    return "\n".join(("---", *lines, "---"))
+    if source and source.HUB_NAME:
+        metadata["datasets"] = [source.HUB_NAME]
+    return metadata
 
 
-def _about(run: Run) -> str:
-    summary = run.summary
-    return (
-        f"An image classifier of {summary.parameters:,} parameters and "
-        f"{summary.running_statistics:,} running statistics, {summary.macs:,} multiply-accumulates "
-        f"for an image, with the normalization `{run.config.norm}`, trained by normlab. Its layout "
-        f"in normlab's notation:\n\n    {run.layout}"
-    )
-
-
-def _use(run: Run) -> str:
-    return (
-        "It says which of these classes is on a picture: "
-        f"{', '.join(f'`{_plain(name)}`' for name in run.data.classes)}. It is meant for "
-        "teaching, for comparing normalizations, and for devices with kilobytes of memory; not for "
-        "decisions about people, nor where a wrong answer does harm."
-    )
-
-
-def _accuracy(runs: Sequence[Run]) -> str:
-    run = runs[0]
-    images = images_measured(run)
-    text = (
-        f"{ACCURACY[run.split].capitalize()} after the last epoch ({run.last.epoch}), without "
-        f"test-time augmentation: **{percent(run.last.accuracy, images)}** of {images:,} images; "
-        f"loss {run.last.loss:.4f}."
-    )
-    if len(runs) == 1:
-        return f"{text} One run, seed {run.config.seed}: another seed ends elsewhere."
-    shares = [each.last.accuracy for each in runs]
-    seeds = ", ".join(str(each.config.seed) for each in runs)
-    return (
-        f"{text} This is seed {run.config.seed}; over the seeds {seeds} the mean is "
-        f"{100 * statistics.mean(shares):.2f} ± {100 * statistics.stdev(shares):.2f}% (standard "
-        "deviation)."
-    )
-
-
-def _training(run: Run) -> str:
-    data, recipe = run.data, run.recipe
-    augmentation = [*recipe.augment, *(["mirror"] if recipe.mirror else [])]
-    held = f", {data.holdout:,} held out" if data.holdout else ""
-    rows = {
-        "data": f"`{_plain(run.config.dataset)}`: {data.train:,} training images{held}, "
-        f"{data.test:,} test images",
-        "fingerprint": f"SHA-256 of pixels and labels `{data.fingerprint}`",
-        "input": "RGB, 32 × 32, normalized inside the network by the training images' mean "
-        f"({', '.join(f'{v:.4f}' for v in data.mean)}) and standard deviation "
-        f"({', '.join(f'{v:.4f}' for v in data.std)})",
-        "recipe": f"`{run.config.recipe}`: {recipe.epochs} epochs, batch {recipe.batch_size}, peak "
-        f"learning rate {recipe.learning_rate:g}, {recipe.schedule}, "
-        f"augmentation: {', '.join(augmentation) or 'none'}",
-        "precision": run.config.precision,
-        "seed": str(run.config.seed),
-        "machines": "; ".join(
-            f"{_plain(m.processor)}, {m.device}, torch {m.torch}, normlab {m.normlab}"
-            for m in run.machines
-        ),
+def _repeats(runs: Sequence[Run]) -> dict[str, str]:
+    """The seeds, and the mean and standard deviation of accuracy in percent."""
+    shares = [100 * run.last.accuracy for run in runs]
+    return {
+        "seeds": ", ".join(str(run.config.seed) for run in runs),
+        "mean": f"{statistics.mean(shares):.2f}",
+        "deviation": f"{statistics.stdev(shares):.2f}",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"| | |\n| --- | --- |\n{table}\n\n`config.json` has every setting."
-
-
-def _limits(runs: Sequence[Run]) -> str:
-    run = runs[0]
-    said = [
-        "It answers one of its classes whatever is on the picture, and can be sure and wrong.",
-        "A picture is cropped to the square at its centre and shrunk to 32 × 32 pixels.",
-        *(f"On the data: {_plain(note)}." for note in run.data.notes),
-    ]
-    if run.split == "holdout":
-        said.append(f"It was measured on {IMAGES['holdout']}; the test split was not read.")
-    if len(runs) == 1:
-        said.append("How much its accuracy depends on the seed is not known from one run.")
-    return "\n".join(f"- {sentence}" for sentence in said)
-
-
-def _loading() -> str:
-    return (
-        "With this folder in `model`:\n\n```python\nimport normlab\n\n"
-        'trained = normlab.load("model")\nprint(trained.predict("picture.jpg")[0].top(3))\n```\n\n'
-        "or `normlab predict model picture.jpg`. The weights are safetensors: nothing in the "
-        "folder is executed."
-    )
 
 
 def _plain(text: str) -> str:
-    """Text that means nothing in Markdown and keeps to its line."""
+    """Text on one line, without the characters that mean something in Markdown."""
     return "".join(c for c in text if c.isprintable() and c not in "`|<>[]*")

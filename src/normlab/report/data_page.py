@@ -8,33 +8,33 @@ from numpy.typing import NDArray
 
 from normlab.data.augment import PREVIEW, STEPS, Step, augment
 from normlab.data.dataset import Dataset
-from normlab.data.describe import CHANNELS, describe
+from normlab.data.describe import CHANNELS, Description, describe
 from normlab.errors import UsageError
 from normlab.report import plots
-from normlab.report.figures import inline_svg, picture
-from normlab.report.html import Picture, fill
+from normlab.report.embed import picture
+from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.storage.files import write_atomically
 
 EXAMPLES = 40
-STRIP = 6  # images beside one another: on a phone still wider than their 32 pixels
+STRIP = 6  # images per row: on a phone each is still wider than its 32 pixels
 
 
 def write_data_page(
     dataset: Dataset, out: Path | str, *, recipe_steps: Sequence[str], seed: int = 0
 ) -> Path:
-    """Writes a page of what a data set holds and what augmentation makes of it.
+    """Writes a page about the contents of a data set and the effect of augmentation.
 
     Args:
         dataset: The data.
         out: The page.
-        recipe_steps: Names in `normlab.augment.STEPS`, in order: what a recipe does.
-        seed: Draws the images that are shown, and the augmentations.
+        recipe_steps: The augmentation of a recipe: names in `normlab.augment.STEPS`, in order.
+        seed: Of the random choice of images and the augmentations.
 
     Returns:
-        The page's path.
+        The path of the page.
 
     Raises:
-        UsageError: There is no such step.
+        UsageError: A step does not exist.
         NormlabError: The page cannot be written.
     """
     out = Path(out)
@@ -55,7 +55,7 @@ def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> s
     augmentations = [
         (
             "On every image",
-            "The images as they are, and after each transformation.",
+            "The original images, and the same images after each transformation.",
             _strips(plots.augmented(shown, PREVIEW, seed)),
         )
     ]
@@ -65,13 +65,12 @@ def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> s
         augmentations.append(
             (
                 "In training",
-                "The recipe's steps, each with random draws for every image, and all in order.",
+                "The steps of the recipe, each drawn anew for every image, then all in order.",
                 _strips(plots.augmented(shown, steps, seed)),
             )
         )
     total = sum(split.shape[0] for split in description.splits)
-    means = zip(CHANNELS, description.mean, strict=True)
-    return fill(
+    return render_template(
         "data.html",
         title=dataset.name,
         about=f"{total:,} images of {len(dataset.classes)} classes, 3 × 32 × 32 pixels.",
@@ -87,17 +86,25 @@ def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> s
             Picture(picture(image), alt=f"Mean image of {name}", title=name)
             for name, image in plots.mean_pictures(description).items()
         ],
-        histograms=inline_svg(
-            plots.channel_histograms(description),
-            "histograms",
-            "Histograms of the three channels; means, of 255: "
-            + ", ".join(f"{name} {255 * mean:.0f}" for name, mean in means)
-            + ".",
-        ),
+        figures=_figures(description),
         augmentations=augmentations,
         strip_width=32 * len(shown),
         fingerprint=dataset.fingerprint,
     )
+
+
+def _figures(description: Description) -> list[PageFigure]:
+    means = zip(CHANNELS, description.mean, strict=True)
+    return [
+        PageFigure(
+            name="histograms",
+            draw=lambda: plots.channel_histograms(description),
+            alt="Histograms of the three channels; means, of 255: "
+            f"{', '.join(f'{name} {255 * mean:.0f}' for name, mean in means)}.",
+            title="Values of each channel",
+            caption="All pixels of the training images; dashed: the mean.",
+        )
+    ]
 
 
 def _strips(rows: dict[str, NDArray[np.uint8]]) -> list[tuple[str, str]]:

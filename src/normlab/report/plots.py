@@ -1,7 +1,7 @@
-"""Every figure: functions that return matplotlib figures, readable at the width of a phone.
+"""Functions that return matplotlib figures, readable at the width of a phone.
 
-The palette tells runs apart for colour-blind readers too (after Okabe and Ito, 2008), and no two
-curves differ in colour alone. Nothing here touches pyplot or matplotlib's global settings.
+The palette is distinguishable for colour-blind readers (after Okabe and Ito, 2008), and no two
+curves differ in colour only. Nothing here uses pyplot or changes matplotlib's global settings.
 """
 
 import csv
@@ -26,7 +26,8 @@ from PIL import Image
 from normlab.data.dataset import Split
 from normlab.data.describe import CHANNELS, Description
 from normlab.errors import NormlabError, printable
-from normlab.findings.run import ACCURACY, interval, names
+from normlab.findings.run import ACCURACY, names
+from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
 from normlab.runs.run import Run
 from normlab.storage.files import write_atomically
@@ -37,21 +38,21 @@ if TYPE_CHECKING:
 
 INK = "#1b1f24"  # text, axes
 FAINT = "#dfe3e8"  # grid
-MUTED = "#6b7480"  # what stands in the background
+MUTED = "#6b7480"  # background
 PAPER = "#ffffff"  # text on strong colours
 COLORS = ("#0b66b0", "#c8500a", "#0a7d5c", "#a63f80", "#8a6a00", "#5a5fc7", "#3d4752")
-HEAT = 0.65  # how much of a heat map's colours covers the picture below
+HEAT = 0.65  # the opacity of a heat map over a picture
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-WIDTH = 5.0  # inches; at 360 pixels' width the text is still 9 pixels high
-STYLE: Any = {  # matplotlib names each key in its types
+WIDTH = 5.0  # inches; at a width of 360 pixels the text is still 9 pixels high
+STYLE: Any = {  # matplotlib's types name every key
     "figure.dpi": 150,
     "figure.facecolor": PAPER,
     "figure.constrained_layout.use": True,
     "font.family": ["DejaVu Sans"],  # comes with matplotlib
     "font.size": 9.5,
     "text.color": INK,
-    "text.parse_math": False,  # a $ in a class's name is a $
+    "text.parse_math": False,  # a $ in the name of a class is a $
     "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -83,7 +84,7 @@ percent_axis = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%")
 
 
 class Chart(Figure):
-    """A figure that a notebook shows without pyplot."""
+    """A figure that a notebook displays without pyplot."""
 
     def _repr_png_(self) -> bytes:
         return png(self)
@@ -91,7 +92,7 @@ class Chart(Figure):
 
 @dataclass(frozen=True)
 class Published:
-    """A published run's curve: an entry an epoch. Losses in nats, accuracies as shares."""
+    """The curve of a published run, one entry per epoch. Losses in nats, accuracies from 0 to 1."""
 
     label: str
     train_loss: tuple[float, ...]
@@ -103,8 +104,8 @@ class Published:
 def read_published(path: Path | str) -> dict[str, Published]:
     """Reads published curves, one for each normalization.
 
-    The columns read are `norm`, `train_loss` and `test_loss` (means, in nats an image), and
-    `train_accuracy` and `test_accuracy` in percent; rows in the order of epochs.
+    The columns are `norm`, `train_loss` and `test_loss` (means, in nats per image), and
+    `train_accuracy` and `test_accuracy` (in percent). The rows are in the order of epochs.
 
     Raises:
         NormlabError: The file cannot be read, or has other columns.
@@ -138,7 +139,7 @@ def curves(
     *,
     quantities: Sequence[Quantity] = ("loss", "accuracy"),
 ) -> Figure:
-    """Loss and accuracy over the epochs, in training and on the images measured, a panel each."""
+    """Loss and accuracy by epoch, in training and on held-out or test images, one panel each."""
     figure = Chart(figsize=(WIDTH, 0.6 + 2.9 * len(quantities)))
     panels = figure.subplots(len(quantities), squeeze=False).ravel()
     for axes, quantity in zip(panels, quantities, strict=True):
@@ -149,17 +150,17 @@ def curves(
 
 @styled
 def confusion(evaluation: Evaluation) -> Figure:
-    """The confusion matrix: how many images of each true class (rows) got which answer.
+    """The confusion matrix: the number of images by true class (rows) and predicted class.
 
-    The stronger a cell's colour, the larger its share of the row. Up to 20 classes, the counts are
-    written too.
+    The stronger the colour of a cell, the larger its share of the row. With up to 20 classes, the
+    cells show the counts.
     """
     matrix, classes = evaluation.confusion, [short(name) for name in evaluation.classes]
     count = len(classes)
     rows = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
     colors = np.tile(to_rgba(COLORS[0]), (count, count, 1))
-    colors[..., 3] = shares**0.6  # mistakes are few: lift the small shares
+    colors[..., 3] = shares**0.6  # mistakes are few: makes small shares visible
 
     figure = Chart(figsize=(WIDTH, WIDTH))
     axes = figure.subplots()
@@ -180,7 +181,7 @@ def confusion(evaluation: Evaluation) -> Figure:
     axes.set_xticks(np.arange(count) + 0.5, classes, rotation=upright, size=size)
     axes.set_yticks(np.arange(count) + 0.5, classes, size=size)
     axes.tick_params(length=0)
-    axes.set_xlabel("answered")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     return figure
 
@@ -190,8 +191,8 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
     """Accuracy of each class as bars, for one run or several.
 
     Args:
-        evaluations: By the run's name; all on the same classes. A single one gets its 95% sampling
-            intervals drawn and its figures written.
+        evaluations: By the names of the runs; all have the same classes. With a single run, the
+            95% sampling intervals and the numbers are drawn.
     """
     classes = next(iter(evaluations.values())).classes
     runs, single = len(evaluations), len(evaluations) == 1
@@ -215,7 +216,7 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
             if not images:
                 axes.annotate("no images", (0, place), color=MUTED, size=8, **right_of)
             elif single:
-                low, high = interval(round(share * images), images)
+                low, high = proportion_interval(round(share * images), images)
                 axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
                 axes.annotate(f"{share:.0%}", (high, place), size=8.5, **right_of)
     axes.set_yticks(range(len(classes)), [short(name) for name in classes])
@@ -231,18 +232,18 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
     if single:
         axes.set_xlabel(f"{axes.get_xlabel()}, 95% sampling interval")
     else:
-        figure.legend(loc="outside upper left", ncols=2)  # names of runs are long
+        figure.legend(loc="outside upper left", ncols=2)  # the names of runs are long
     return figure
 
 
 @styled
 def mistakes(evaluation: Evaluation, split: Split, count: int = 20) -> Figure:
-    """The most confident mistakes: picture, true class, answer and its probability.
+    """The most confident mistakes: picture, true class, predicted class and its probability.
 
     Args:
-        evaluation: A network's answers on `split`.
-        split: The images themselves.
-        count: How many at most.
+        evaluation: The evaluation of a network on `split`.
+        split: The images.
+        count: The maximum number of pictures.
     """
     places = evaluation.mistakes(count)
     captions = [
@@ -256,14 +257,14 @@ def mistakes(evaluation: Evaluation, split: Split, count: int = 20) -> Figure:
 
 @styled
 def labelled_grid(split: Split, classes: Sequence[str], count: int = 40) -> Figure:
-    """The first images of a split with their classes. For notebooks: the page has a gallery."""
+    """The first images of a split with their classes. For notebooks; pages have a gallery."""
     captions = [short(classes[label]) for label in split.labels[:count]]
     return _gallery(split.images[:count], captions, columns=5, empty="no images")
 
 
 @styled
 def mean_images(description: Description) -> Figure:
-    """The mean image of each class that has any. For notebooks: the page has a gallery."""
+    """The mean image of each class that has images. For notebooks; pages have a gallery."""
     images = mean_pictures(description)
     return _gallery(np.stack([*images.values()]), [*map(short, images)], columns=5, empty="")
 
@@ -280,7 +281,7 @@ def mean_pictures(description: Description) -> dict[str, NDArray[np.uint8]]:
 
 @styled
 def channel_histograms(description: Description) -> Figure:
-    """How often each of the 256 values occurs in each channel of the training images."""
+    """The frequency of each of the 256 values in each channel of the training images."""
     figure = Chart(figsize=(WIDTH, 4.6))
     panels = figure.subplots(3, sharex=True, sharey=True)
     values = np.arange(256)
@@ -311,12 +312,12 @@ def augmentations(
 ) -> Figure:
     """A row of images, and below it the same row after each operation.
 
-    For notebooks: the page has strips that fit its width.
+    For notebooks; pages have strips that fit their width.
 
     Args:
         images: uint8, N × 3 × 32 × 32; five fit well.
         operations: By name, such as `normlab.augment.PREVIEW`.
-        seed: Of the operations' random draws.
+        seed: Of the random draws of the operations.
     """
     rows = augmented(images, operations, seed)
     figure = Chart(figsize=(WIDTH, 0.25 + len(rows) * WIDTH / (len(images) + 1.6)))
@@ -334,7 +335,7 @@ def augmentations(
 def augmented(
     images: NDArray[np.uint8], operations: Mapping[str, "Step"], seed: int = 0
 ) -> dict[str, NDArray[np.uint8]]:
-    """The images as they are (`original`) and after each operation, uint8, N × 3 × 32 × 32 each."""
+    """The images unchanged (`original`) and after each operation, each uint8, N × 3 × 32 × 32."""
     rows = {"original": images}
     floats = torch.from_numpy(images).float() / 255
     for name, operation in operations.items():
@@ -345,7 +346,7 @@ def augmented(
 
 @styled
 def explanation(explained: "Explanation") -> Figure:
-    """Where a network looks: for each class a row of the picture, Grad-CAM and occlusion over it.
+    """Where a network looks: for each class a row with the picture, Grad-CAM and occlusion.
 
     Args:
         explained: From `normlab.explain`.
@@ -380,7 +381,7 @@ def explanation(explained: "Explanation") -> Figure:
 
 
 def _change(occlusion: NDArray[np.float32]) -> str:
-    """What covering does to a class's probability, at most."""
+    """The largest effects of covering on the probability of a class."""
     fall, rise = max(0.0, float(occlusion.max())), max(0.0, -float(occlusion.min()))
     parts = [f"falls by up to {100 * fall:.1f} points (red)"] * (fall >= 0.0005)
     parts += [f"rises by up to {100 * rise:.1f} points (blue)"] * (rise >= 0.0005)
@@ -389,30 +390,30 @@ def _change(occlusion: NDArray[np.float32]) -> str:
 
 @styled
 def class_maps(maps: NDArray[np.float32], classes: Sequence[str]) -> Figure:
-    """Where a network looks for each class: the mean Grad-CAM of the class's images.
+    """Where a network looks for each class: the mean Grad-CAM over the images of the class.
 
-    For notebooks: the page has a gallery.
+    For notebooks; pages have a gallery.
 
     Args:
-        maps: From `normlab.explanation.class_maps`.
-        classes: The classes' names.
+        maps: From `normlab.inference.explain.class_maps`.
+        classes: The names of the classes.
     """
     return _gallery(colored(maps), [*map(short, classes)], columns=5, empty="")
 
 
 def colored(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Heat maps, N × H × W, in colours, uint8, N × 3 × H × W: each map's greatest is brightest."""
+    """Heat maps, N × H × W, in colours, uint8, N × 3 × H × W; the maximum of each is brightest."""
     greatest = np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
     shades = colormaps["inferno"](maps / greatest, bytes=True)
     return np.ascontiguousarray(shades[..., :3].transpose(0, 3, 1, 2))
 
 
 def heat_over(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A heat map over a picture without its colours, as `explanation` draws it, with no figure.
+    """A heat map over a picture in grey, as `explanation` draws it, but as an image.
 
     Args:
         picture: uint8, 3 × H × W.
-        heat: float32, h × w: drawn blurred to the picture's size; the greatest is brightest.
+        heat: float32, h × w; interpolated to the size of the picture. The maximum is brightest.
 
     Returns:
         uint8, 3 × H × W.
@@ -425,7 +426,7 @@ def heat_over(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[
 
 
 def save(figure: Figure, path: Path | str) -> None:
-    """Writes a figure as PNG, whole or not at all.
+    """Writes a figure as PNG, completely or not at all.
 
     Raises:
         NormlabError: It cannot be written.
@@ -439,24 +440,24 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-    """A figure as SVG without a background; text is text, in the reader's font."""
+    """A figure as SVG without a background; text stays text, in the reader's font."""
     clear: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
     return _render(figure, "svg", clear, transparent=True)
 
 
 def short(name: str, length: int = 16) -> str:
-    """A name as figures show it: on one line, cut where it is long, of characters SVG allows."""
+    """A name as figures show it: one line, cut if it is long, only characters that SVG allows."""
     name = printable(" ".join(name.split()))
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def color_of(k: int) -> str:
-    """The k-th curve's colour."""
+    """The colour of the k-th curve."""
     return COLORS[k % len(COLORS)]
 
 
 def marker_of(k: int) -> str:
-    """The k-th curve's marker; where colours come again, they come with others."""
+    """The marker of the k-th curve; a colour that is used again gets another marker."""
     return MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
 
 
@@ -465,7 +466,7 @@ def _render(
 ) -> bytes:
     file = io.BytesIO()
     with rc_context(STYLE), warnings.catch_warnings():
-        # Class names come in any script: a picture shows boxes for what its font lacks.
+        # Class names may be in any script: a picture shows boxes for characters its font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(file, format=form, metadata=metadata, transparent=transparent)
     return file.getvalue()
@@ -483,7 +484,7 @@ def _panel(
                 _draw(axes, values, color_of(k), marker_of(k), train=train)
     axes.set_title(quantity.capitalize())
     if quantity == "loss":
-        axes.set_ylabel("nats an image")
+        axes.set_ylabel("nats per image")
     else:
         axes.yaxis.set_major_formatter(percent_axis)
     axes.set_xlabel("epoch")
@@ -512,10 +513,10 @@ def _draw(axes: Axes, values: Sequence[float], color: str, marker: str, *, train
 
 
 def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published]) -> None:
-    """The runs by colour and marker, then what solid and dashed mean."""
+    """The runs by colour and marker, then the meaning of solid and dashed lines."""
     splits = dict.fromkeys(run.split for run in runs if run.split != "train")
     measured = " or ".join({"test": "test", "holdout": "held out"}[split] for split in splits)
-    own = COLORS[0] if len(runs) == 1 else INK
+    color = COLORS[0] if len(runs) == 1 else INK
     handles = [
         *(
             Line2D(
@@ -528,8 +529,8 @@ def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published])
             for k, name in enumerate(names(runs))
             if len(runs) > 1
         ),
-        *([Line2D([], [], color=own, label=measured)] if measured else []),
-        Line2D([], [], color=own, linewidth=1.2, linestyle=(0, (4, 2)), label="training"),
+        *([Line2D([], [], color=color, label=measured)] if measured else []),
+        Line2D([], [], color=color, linewidth=1.2, linestyle=(0, (4, 2)), label="training"),
         *(Line2D([], [], color=MUTED, linewidth=1.0, label=curve.label) for curve in published),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)

@@ -1,23 +1,90 @@
-"""The page about a run, or about several beside one another."""
+"""The page about a run, or about several runs together."""
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normlab import notation
 from normlab.config import DataConfig, RunConfig
-from normlab.data.dataset import Split
+from normlab.data.dataset import Dataset, Split
+from normlab.errors import UsageError
 from normlab.findings.run import ACCURACY, IMAGES, TARGET, analyze, compare, images_measured, names
-from normlab.inference.evaluate import Evaluation
-from normlab.report import plots
-from normlab.report.figures import inline_svg, picture
-from normlab.report.html import Picture, fill
+from normlab.inference.evaluate import Evaluation, evaluate
+from normlab.inference.explain import class_maps
+from normlab.network.model import Network
+from normlab.report import plots, run_figures
+from normlab.report.embed import picture
+from normlab.report.rendering import Picture, render_template
 from normlab.runs.run import Machine, Run
+from normlab.storage.files import write_atomically
 from normlab.table import Table
-from normlab.wording import duration, large_number, percent, setting_value, spaced
+from normlab.wording import (
+    counted,
+    decimals,
+    duration,
+    large_number,
+    percent,
+    setting_value,
+    spaced,
+)
+
+
+def write_report(
+    runs: Sequence[Run],
+    out: Path | str | None = None,
+    *,
+    data_root: Path | None = None,
+    images: bool = True,
+    published: Path | str | None = None,
+) -> Path:
+    """Evaluates finished runs and writes a page about them, with its figures as PNG.
+
+    Args:
+        runs: One run or several.
+        out: The page. Default: `report.html` in the run's folder, or in the folder that holds all
+            runs.
+        data_root: The folder of the data, as in `Execution`.
+        images: Whether the page shows pictures of mistakes.
+        published: A file of published curves (`plots.read_published`) to draw behind the runs'.
+
+    Returns:
+        The path of the page. The figures are in `figures/`, in the run's folder or beside the page.
+
+    Raises:
+        UsageError: There is no run, or a run is given twice; the runs have no folder in common;
+            none of them has a published curve.
+        RunError: A run is not finished, or its data has changed.
+        DataError: The data of a run is missing.
+        NormlabError: A file cannot be read or written.
+    """
+    names(runs)  # UsageError before anything is evaluated
+    single = len(runs) == 1
+    page = Path(out) if out else _common_folder(runs) / "report.html"
+    curves = _published_curves(runs, published)
+    datasets: dict[object, Dataset] = {}
+    evaluations, splits, maps = [], [], []
+    for run in runs:
+        config = run.config
+        key = (run.data.fingerprint, config.dataset, config.holdout, config.split_seed)
+        if key not in datasets:
+            datasets[key] = run.dataset(data_root)
+        network, split = run.network(), datasets[key].split(run.split)
+        evaluations.append(evaluate(network, datasets[key], run.split))
+        splits.append(split)
+        maps.append(_class_maps(network, split, len(run.data.classes)))
+    shown = splits if images else None
+    write_atomically(page, render(runs, evaluations, shown, published=curves, maps=maps))
+    folder = (runs[0].path if single else page.parent) / "figures"
+    for name, figure in run_figures.files(runs, evaluations, shown, curves).items():
+        plots.save(figure, folder / f"{name}.png")
+    if single and not images:
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier report
+    return page
 
 
 def render(
@@ -32,13 +99,13 @@ def render(
 
     Args:
         runs: One or several, each with at least one epoch.
-        evaluations: One a run.
-        splits: The evaluated images, one split a run; None leaves pictures out.
-        published: Published curves to draw behind a run's own, for each run.
-        maps: For each run what `normlab.explanation.class_maps` gives, or why there are none; None
-            leaves them out.
+        evaluations: One per run.
+        splits: The evaluated images, one split per run; None leaves pictures out.
+        published: For each run, the published curves to draw behind its own.
+        maps: For each run the result of `normlab.inference.explain.class_maps`, or a sentence that
+            says why there are no maps; None leaves them out.
     """
-    called = names(runs)
+    run_names = names(runs)
     sections = [
         _section(
             f"run{k}",
@@ -49,12 +116,12 @@ def render(
             published[k] if published else (),
             maps[k] if maps else None,
         )
-        for k, name in enumerate(called)
+        for k, name in enumerate(run_names)
     ]
     several = len(runs) > 1
-    return fill(
+    return render_template(
         "page.html",
-        title=f"{len(runs)} runs compared" if several else called[0],
+        title=f"{len(runs)} runs compared" if several else run_names[0],
         sections=sections,
         comparison=_comparison(runs, evaluations) if several else None,
     )
@@ -69,40 +136,16 @@ def _section(
     published: Sequence[plots.Published],
     maps: NDArray[np.float32] | str | None,
 ) -> dict[str, object]:
-    """What the page says of one run. `mistakes` is None where pictures are left out."""
-    last, first = run.last, run.epochs[0]
-    measured = ACCURACY[run.split]
-    images = images_measured(run)
-    accuracy = percent(last.accuracy, images)
-    over = f"over {last.epoch} epochs" if last.epoch > 1 else "after one epoch"
+    """The contents of a run's section. `mistakes` is None if pictures are left out."""
     return {
         "name": name,
         "about": _about(run),
         "tiles": _tiles(run),
         "findings": analyze(run, evaluation),
-        "loss": inline_svg(
-            plots.curves([run], published, quantities=["loss"]),
-            f"{key}-loss",
-            f"Loss {over}: {IMAGES[run.split]} from {first.loss:.2f} to {last.loss:.2f}, "
-            f"training from {first.train_loss:.2f} to {last.train_loss:.2f}.",
-        ),
-        "accuracy": inline_svg(
-            plots.curves([run], published, quantities=["accuracy"]),
-            f"{key}-accuracy",
-            f"Accuracy {over}: {measured} ends at {accuracy}, "
-            f"training accuracy at {percent(last.train_accuracy, run.data.train)}.",
-        ),
+        "curves": run_figures.curves(key, run, published),
         "curves_note": _curves_note(run, published),
         "mistakes": None if split is None else _mistakes(evaluation, split),
-        "classes": inline_svg(
-            plots.class_accuracy({name: evaluation}),
-            f"{key}-classes",
-            f"Accuracy of each class: {_class_list(evaluation)}.",
-        ),
-        "confusion": inline_svg(
-            plots.confusion(evaluation), f"{key}-confusion", _confusion_alt(evaluation)
-        ),
-        "pairs": _pairs(evaluation),
+        "classes": run_figures.classes(key, name, evaluation),
         "maps": maps if maps is None or isinstance(maps, str) else _maps(maps, evaluation.classes),
         "layers": run.summary.table,
         "layers_note": run.summary.note,
@@ -117,52 +160,26 @@ def _section(
 
 
 def _comparison(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> dict[str, object]:
-    """What the page says of several runs together; `classes…` where they share their classes."""
-    called = names(runs)
-    ends = ", ".join(
-        f"{name} {percent(run.last.accuracy, images_measured(run))}"
-        for name, run in zip(called, runs, strict=True)
-    )
-    same = len({evaluation.classes for evaluation in evaluations}) == 1
-    by_run = dict(zip(called, evaluations, strict=True))
+    """The contents of the page about several runs together."""
     return {
-        "about": "A row a run; last: accuracy after the last epoch.",
+        "about": "One row per run; last: accuracy after the last epoch.",
         "runs": runs_table(runs),
         "findings": compare(runs, evaluations),
-        "loss": inline_svg(
-            plots.curves(runs, quantities=["loss"]),
-            "all-loss",
-            "Loss by epoch; last: "
-            + ", ".join(f"{n} {run.last.loss:.2f}" for n, run in zip(called, runs, strict=True))
-            + ".",
-        ),
-        "accuracy": inline_svg(
-            plots.curves(runs, quantities=["accuracy"]),
-            "all-accuracy",
-            f"Accuracy by epoch; last: {ends}.",
-        ),
-        "classes": inline_svg(
-            plots.class_accuracy(by_run),
-            "all-classes",
-            "Accuracy of each class in each run; the table has the figures.",
-        )
-        if same
-        else None,
-        "class_table": _class_table(by_run) if same else None,
+        "curves": run_figures.curves_compared(runs),
+        "classes": run_figures.classes_compared(dict(zip(names(runs), evaluations, strict=True))),
     }
 
 
 def _about(run: Run) -> str:
-    epochs = "1 epoch" if run.last.epoch == 1 else f"{run.last.epoch} epochs"
     held = " The test split was not read." if run.split == "holdout" else ""
     return (
-        f"{run.config.network} with {normalization(run)}, {epochs} on {run.config.dataset}, "
-        f"seed {run.config.seed}. One run.{held}"
+        f"{run.config.network} with {normalization(run)}, {counted(run.last.epoch, 'epoch')} "
+        f"on {run.config.dataset}, seed {run.config.seed}. One run.{held}"
     )
 
 
 def _tiles(run: Run) -> list[tuple[str, str, str]]:
-    """The figures that stand large: label, value, note."""
+    """The large numbers at the top: label, value, note."""
     images = images_measured(run)
     passed, best = run.first_above(TARGET), run.best
     return [
@@ -182,18 +199,19 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
             f"of {run.last.epoch}",
         ),
         ("Parameters", f"{run.summary.parameters:,}", ""),
-        ("MACs an image", large_number(run.summary.macs), ""),
+        ("MACs per image", large_number(run.summary.macs), ""),
         ("Time", duration(run.seconds), "training and evaluation"),
     ]
 
 
 def _curves_note(run: Run, published: Sequence[plots.Published]) -> str:
-    how = [*(["as augmented"] if run.recipe.augment else []), "while the weights change"]
+    augmented = "augmented, " if run.recipe.augment else ""
     note = (
-        f"Solid: {IMAGES[run.split]}, after each epoch. Dashed: training images, {', '.join(how)}."
+        f"Solid: {IMAGES[run.split]}, after each epoch. Dashed: training images, {augmented}while "
+        "the weights change."
     )
     if run.recipe.label_smoothing:
-        note += " The training loss is that of smoothed labels, higher than that of plain ones."
+        note += " The training loss is that of smoothed labels, which is higher than without."
     return note + "".join(f" Grey: {curve.label}." for curve in published)
 
 
@@ -201,90 +219,49 @@ def _mistakes(evaluation: Evaluation, split: Split) -> list[Picture]:
     pictures = []
     for k in evaluation.mistakes():
         true = evaluation.classes[evaluation.labels[k]]
-        answer = evaluation.classes[evaluation.predictions[k]]
+        predicted = evaluation.classes[evaluation.predictions[k]]
         confidence = f"{evaluation.probabilities[k].max():.1%}"
         pictures.append(
             Picture(
                 picture(split.images[k]),
-                alt=f"{true}, taken for {answer}",
+                alt=f"{true}, taken for {predicted}",
                 title=true,
-                lines=(f"→ {answer}", confidence),
+                lines=(f"→ {predicted}", confidence),
             )
         )
     return pictures
 
 
 def _maps(maps: NDArray[np.float32], classes: Sequence[str]) -> list[Picture]:
-    """The classes' heat maps, each with where it is brightest."""
+    """The heat maps of the classes, each with the place where it is brightest."""
     pictures = []
     for name, values, colored in zip(classes, maps, plots.colored(maps), strict=True):
         if np.isnan(values).any():
-            continue  # no images
-        where = _place(values)
+            continue  # the class has no images
+        where = _brightest_place(values)
         alt = f"{name}: brightest {where}"
         pictures.append(Picture(picture(colored), alt=alt, title=name, lines=(where,)))
     return pictures
 
 
-def _place(values: NDArray[np.float32]) -> str:
-    """Where a map is highest, in words."""
+def _brightest_place(values: NDArray[np.float32]) -> str:
+    """Where a map is highest: `top left`, `at the centre`."""
     row, column = np.unravel_index(values.argmax(), values.shape)
     across = ("left", "centre", "right")[3 * int(column) // values.shape[1]]
     down = ("top", "middle", "bottom")[3 * int(row) // values.shape[0]]
     return "at the centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
 
 
-def _class_list(evaluation: Evaluation) -> str:
-    images = evaluation.confusion.sum(axis=1)
-    return ", ".join(
-        f"{name} {percent(share, count) if count else 'no images'}"
-        for name, share, count in zip(
-            evaluation.classes, evaluation.class_accuracy, images, strict=True
-        )
-    )
-
-
-def _confusion_alt(evaluation: Evaluation) -> str:
-    pairs = evaluation.confused_pairs(1)
-    most = "no mistakes"
-    if pairs:
-        true, answer, count = pairs[0]
-        classes = evaluation.classes
-        most = f"most often {classes[true]} was taken for {classes[answer]}, {count:,} times"
-    return (
-        f"Confusion matrix: {evaluation.correct:,} of {len(evaluation.labels):,} images lie on the "
-        f"diagonal; {most}."
-    )
-
-
-def _pairs(evaluation: Evaluation) -> Table | None:
-    pairs = evaluation.confused_pairs(5)
-    if not pairs:
-        return None
-    return Table(
-        caption="Most frequent mistakes",
-        head=("true class", "answer", "images", "the other way"),
-        kinds=("name", "name", "number", "number"),
-        rows=[
-            (
-                evaluation.classes[true],
-                evaluation.classes[answer],
-                f"{count:,}",
-                f"{evaluation.confusion[answer, true]:,}",
-            )
-            for true, answer, count in pairs
-        ],
-    )
-
-
 def _settings(run: Run) -> list[tuple[str, str, bool]]:
-    """Name, value, whether it is code: what was asked for, the recipe in force, the data."""
+    """Name, value, whether it is code: the configuration, the resolved recipe, the data."""
     recipe = dataclasses.asdict(run.recipe)
-    order = [*RunConfig.__annotations__, *DataConfig.__annotations__]
-    asked = {name: getattr(run.config, name) for name in order if name not in recipe}
+    data_fields = DataConfig.__annotations__
+    own_fields = [name for name in RunConfig.RECORDED if name not in data_fields]
+    order = [*own_fields, *data_fields]
+    config = {name: getattr(run.config, name) for name in order if name not in recipe}
     numbers = {"mean": run.data.mean, "standard deviation": run.data.std}
     return [
-        *((spaced(name), setting_value(value), False) for name, value in asked.items()),
+        *((spaced(name), setting_value(value), False) for name, value in config.items()),
         *((spaced(k), setting_value(v), False) for k, v in recipe.items()),
         ("layout", run.layout, True),
         (
@@ -294,14 +271,14 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
             + f"{run.data.test:,} test",
             False,
         ),
-        *((name, ", ".join(f"{v:.4f}" for v in values), False) for name, values in numbers.items()),
+        *((name, decimals(values), False) for name, values in numbers.items()),
         ("data fingerprint", run.data.fingerprint, True),
         *(("note", note, False) for note in run.data.notes),
     ]
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
-    """Runs beside one another: parameters, MACs, best and last accuracy, time. A row a run."""
+    """One row per run: parameters, MACs, best and last accuracy, time."""
     of = " or ".join(IMAGES[split] for split in dict.fromkeys(run.split for run in runs))
     rows = []
     for name, run in zip(names(runs), runs, strict=True):
@@ -319,7 +296,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
             )
         )
     return Table(
-        caption=f"Best: highest of all epochs, chosen on the {of} and so optimistic (its epoch)",
+        caption=f"Best: the highest of all epochs (and its epoch), chosen on the {of}: optimistic",
         head=(
             *("run", "normalization", "parameters", "MACs", "last", "best"),
             *(f"first above {TARGET:.0%}", "time"),
@@ -329,19 +306,51 @@ def runs_table(runs: Sequence[Run]) -> Table:
     )
 
 
-def _class_table(evaluations: dict[str, Evaluation]) -> Table:
-    shares = [[row[-1] for row in e.table.rows] for e in evaluations.values()]
-    classes = next(iter(evaluations.values())).classes
-    return Table(
-        caption="Share of each class's images answered rightly",
-        head=("class", *evaluations),
-        kinds=("name", *("number" for _ in evaluations)),
-        rows=[*zip(classes, *shares, strict=True)],
-    )
-
-
 def normalization(run: Run) -> str:
-    """A run's normalization, and the blocks that have another."""
-    own = Counter(b.norm for b in notation.parse(run.layout) if b.norm is not None)
-    blocks = ", ".join(f"{name} in {n} block{'s' * (n > 1)}" for name, n in own.items())
-    return f"{run.config.norm} ({blocks})" if own else run.config.norm
+    """A run's normalization, and those of blocks that have another."""
+    others = Counter(b.norm for b in notation.parse(run.layout) if b.norm is not None)
+    blocks = ", ".join(f"{name} in {counted(n, 'block')}" for name, n in others.items())
+    return f"{run.config.norm} ({blocks})" if others else run.config.norm
+
+
+def _published_curves(runs: Sequence[Run], path: Path | str | None) -> list[list[plots.Published]]:
+    """For each run the published curves of its normalization.
+
+    Raises:
+        UsageError: There is a file, and no run has a curve in it.
+    """
+    known = plots.read_published(path) if path else {}
+    curves = [[known[norm]] if (norm := _published_norm(run)) in known else [] for run in runs]
+    if path and not any(curves):
+        raise UsageError(
+            f"{path} has curves for {', '.join(known)}: no run here has such a normalization"
+        )
+    return curves
+
+
+def _published_norm(run: Run) -> str:
+    """The normalization whose published curve a run is compared with."""
+    network = run.config.network
+    if network.startswith("seed-") and run.config.norm == "bn":
+        return network.removeprefix("seed-")  # a published network, unchanged
+    return run.config.norm.partition("=")[0]
+
+
+def _class_maps(network: Network, split: Split, classes: int) -> NDArray[np.float32] | str:
+    """The heat maps of the classes, or a sentence that says why there are none."""
+    try:
+        return class_maps(network, split, classes)
+    except UsageError as error:
+        return f"There are no heat maps: {error}."
+
+
+def _common_folder(runs: Sequence[Run]) -> Path:
+    """The folder for a page about these runs."""
+    if len(runs) == 1:
+        return runs[0].path
+    shared = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
+    if shared == Path(shared.anchor):
+        raise UsageError(
+            "these runs have no folder in common: say where the page should be written"
+        )
+    return shared

@@ -1,6 +1,6 @@
-"""State on disk: weights as safetensors, and what a run needs to go on.
+"""State on disk: weights as safetensors, and the checkpoint that a stopped run is resumed from.
 
-Both carry a SHA-256 of their content: what changed on the disk is refused, not computed with.
+Both carry a SHA-256 of their content. A file that changed on the disk is refused.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ MAGIC = "normlab-checkpoint"
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """A run after one of its steps. Random draws carry no state, so there is none to save.
+    """The state of a run after one of its steps. Random draws have no state to save.
 
     Attributes:
-        run: Which run it is of: the run's digest.
+        run: The run's digest.
         model: The network's state.
         optimizer: The optimizers' states.
-        epoch: Epochs that are done.
-        step: Steps of the next epoch that are done.
-        loss_sum: Sum of the losses of that epoch's images so far.
-        correct: Right answers among them.
-        seconds: Time spent in that epoch so far.
+        epoch: Finished epochs.
+        step: Finished steps of the epoch in progress.
+        loss_sum: Sum of the losses of the images seen in that epoch.
+        correct: How many of them were classified correctly.
+        seconds: Seconds spent in that epoch.
     """
 
     run: str
@@ -46,21 +46,21 @@ class Checkpoint:
     seconds: float = 0.0
 
     def save(self, path: Path) -> None:
-        """Writes it, whole or not at all; the one before is kept beside it (`before`)."""
-        # Not asdict, which would copy every tensor.
+        """Writes it, whole or not at all. The previous checkpoint is kept beside it."""
+        # asdict would copy every tensor.
         state = {name: getattr(self, name) for name in _FIELDS}
         content = io.BytesIO()
         torch.save(state, content)
         state_bytes = content.getvalue()
         head = f"{MAGIC} {SCHEMA} {hashlib.sha256(state_bytes).hexdigest()}\n"
-        write_atomically(path, head.encode() + state_bytes, previous=before(path))
+        write_atomically(path, head.encode() + state_bytes, previous=previous_checkpoint(path))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads one, tensors and plain values only: nothing in the file is executed.
+        """Reads one. Only tensors and plain values are read: no code in the file is executed.
 
         Raises:
-            RunError: There is none, it is damaged, or another normlab wrote it.
+            RunError: The file is missing, damaged, or another normlab wrote it.
         """
         try:
             head, _, content = path.read_bytes().partition(b"\n")
@@ -68,7 +68,7 @@ class Checkpoint:
             raise RunError(f"{path.parent} cannot be resumed: it has no {path.name}") from None
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}") from None
-        damaged = RunError(f"{path} is damaged: it is no checkpoint that normlab wrote")
+        damaged = RunError(f"{path} is damaged: it is not a checkpoint that normlab wrote")
         match head.decode(errors="replace").split(" "):
             case [magic, schema, checksum] if magic == MAGIC:
                 if schema != str(SCHEMA):
@@ -80,30 +80,31 @@ class Checkpoint:
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             return cls(**state)
-        except Exception as error:  # somebody else's pickle, with a checksum, can raise anything
+        except Exception as error:  # a foreign pickle with a valid checksum can raise anything
             raise damaged from error
 
 
 def load_latest(path: Path, run: str) -> tuple[Checkpoint, str]:
-    """The checkpoint of a run, or where it is damaged or another run's the one before it.
+    """A run's checkpoint; the previous one if it is damaged or belongs to another run.
 
     Args:
         path: The checkpoint.
         run: The run's digest.
 
     Returns:
-        The checkpoint, and what to tell where it is the one before; empty where it is not.
+        The checkpoint, and a note for the user if it is the previous one, else an empty text.
 
     Raises:
-        RunError: Neither is there, whole and the run's own.
+        RunError: Neither checkpoint is whole and the run's own.
     """
     try:
         return _load_own(path, run), ""
     except RunError as error:
-        if not before(path).exists():
+        previous = previous_checkpoint(path)
+        if not previous.exists():
             raise
         try:
-            return _load_own(before(path), run), f"{error}; going on from {before(path).name}"
+            return _load_own(previous, run), f"{error}; resuming from {previous.name}"
         except RunError as second:
             raise RunError(f"{error}; and {second}") from None
 
@@ -115,22 +116,22 @@ def _load_own(path: Path, run: str) -> Checkpoint:
     return checkpoint
 
 
-def before(path: Path) -> Path:
-    """Where the checkpoint before the last one is kept."""
+def previous_checkpoint(path: Path) -> Path:
+    """The file that keeps the checkpoint before the last one."""
     return path.with_stem(f"{path.stem}-before")
 
 
-def restore(path: Path) -> None:
-    """Puts the checkpoint before in the place of one that is of no use, which a save would keep.
+def restore_previous(path: Path) -> None:
+    """Replaces a useless checkpoint by the previous one, or the next save would keep it.
 
-    A copy, not a renaming: another process of the run may be reading it.
+    It copies the file: another process of the run may be reading it.
     """
-    write_atomically(path, before(path).read_bytes())
+    write_atomically(path, previous_checkpoint(path).read_bytes())
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint and the one before it."""
-    for each in (path, before(path)):
+    """Removes a checkpoint and the previous one."""
+    for each in (path, previous_checkpoint(path)):
         each.unlink(missing_ok=True)
 
 
@@ -145,14 +146,13 @@ def save_weights(path: Path, network: nn.Module) -> None:
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
-    """Puts the tensors of a safetensors file into a network.
+    """Loads the tensors of a safetensors file into a network.
 
     Raises:
-        RunError: There is no such file, it cannot be read, it is damaged, or it holds another
-            network's tensors.
+        RunError: The file is missing, cannot be read, is damaged, or belongs to another network.
     """
     try:
-        path.open("rb").close()  # safetensors would say of any trouble that there is no such file
+        path.open("rb").close()  # safetensors reports every error as a missing file
     except FileNotFoundError:
         raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
     except OSError as error:
@@ -165,7 +165,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
         raise RunError(f"{path} is damaged: {error}") from None
     refuse_another(path, tensors, network)
     if metadata.get("sha256") != _digest(tensors):
-        raise RunError(f"{path} is damaged: its checksum does not fit")
+        raise RunError(f"{path} is damaged: checksum mismatch")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise RunError(f"{path} is damaged: {name} has values that are not finite")
@@ -173,7 +173,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
 
 
 def refuse_another(path: Path, tensors: dict[str, Tensor], network: nn.Module) -> None:
-    """RunError where a file's tensors are not those that a network has."""
+    """Raises RunError if a file's tensors are not those of a network."""
     own = network.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:

@@ -1,4 +1,4 @@
-"""The machine that computes: which device to take, and what a run records of it."""
+"""The machine: which device to use, and what a run records of it."""
 
 import ctypes
 import os
@@ -15,16 +15,17 @@ from normlab.layers import kernels
 from normlab.runs.run import Machine
 from normlab.version import __version__
 
-# Of Linux.
+# Linux only.
 MEMINFO, OWN_GROUP = Path("/proc/meminfo"), Path("/proc/self/cgroup")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def prepare(execution: Execution) -> torch.device:
-    """Sets torch's CPU threads where they are given, and finds the device.
+    """Sets torch's number of CPU threads, if it is given, and finds the device.
 
     Raises:
-        UsageError: This machine, or this build of torch, has no such device; or no thread is left.
+        UsageError: This machine or this build of torch has no such device, or the number of threads
+            is below 1.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name: str = execution.device
@@ -42,9 +43,9 @@ def prepare(execution: Execution) -> torch.device:
 
 
 def _keep_freed_memory() -> None:
-    """Lets glibc keep what a step frees for the next step, which takes as much again.
+    """Lets glibc keep the memory that a step frees: the next step needs as much again.
 
-    By default large blocks go back to the system and come again page by page, zeroed.
+    By default large blocks return to the system and come back page by page, zeroed.
     """
     trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
     _mallopt(trim_threshold, -1)
@@ -52,7 +53,7 @@ def _keep_freed_memory() -> None:
 
 
 def share_arenas() -> None:
-    """Lets glibc's threads share memory that is free: each keeps its own by default."""
+    """Lets glibc's threads share free memory. By default each thread keeps its own."""
     arena_max = -8
     _mallopt(arena_max, 2)
 
@@ -82,7 +83,7 @@ def describe(device: torch.device, *, from_epoch: int) -> Machine:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes; 0 where the system does not say."""
+    """Peak memory of this process in bytes; 0 if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -92,7 +93,7 @@ def peak_memory() -> int:
 
 
 def available_memory() -> int | None:
-    """The memory that processes can still have without swapping, in bytes; None where unknown."""
+    """Memory available without swapping, in bytes; None if unknown."""
     free = []
     if MEMINFO.exists():
         for line in MEMINFO.read_text().splitlines():
@@ -103,13 +104,13 @@ def available_memory() -> int | None:
         if limit != "max":
             used = int((group / "memory.current").read_text())
             kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            # Files that were read are given up before a process goes without.
+            # The system drops cached files before it refuses memory.
             free.append(max(0, int(limit) - used + int(kept["inactive_file"])))
     return min(free, default=None)
 
 
 def cores() -> int:
-    """How many cores this process may use: those it is bound to, or a container's share."""
+    """Number of cores that this process may use: its affinity, or its container's share."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     shares = [bound or 1]
     for group in _control_groups("cpu.max"):
@@ -120,7 +121,7 @@ def cores() -> int:
 
 
 def _control_groups(file: str) -> Iterator[Path]:
-    """This process's control groups (version 2, as containers have them) that have a file."""
+    """This process's control groups (version 2, as in containers) that have a file."""
     if not OWN_GROUP.exists():
         return
     for line in OWN_GROUP.read_text().splitlines():
@@ -132,7 +133,7 @@ def _control_groups(file: str) -> Iterator[Path]:
 
 
 def _processor() -> str:
-    """The CPU's name: Linux keeps it in a file, other systems tell Python."""
+    """Name of the CPU: from a file on Linux, from Python elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

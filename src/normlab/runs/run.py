@@ -1,33 +1,30 @@
-"""A run's folder: what was set (config.json), what was measured (metrics.jsonl), what was learned.
+"""A run's folder: its settings, its measurements and its weights.
 
-config.json         all that decides the numbers, the data's fingerprint, the machines
-metrics.jsonl       a line an epoch
-model.safetensors   the weights, once the last epoch is done
-checkpoint.pt       while the run can be resumed
+config.json         all settings that decide the numbers, the data's fingerprint, the machines
+metrics.jsonl       one line per epoch
+model.safetensors   the weights, written after the last epoch
+checkpoint.pt       present while the run can be resumed
 report.html, figures/
 """
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import os
-import reprlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
-
-from typeguard import TypeCheckError, check_type
+from typing import TYPE_CHECKING, Any, Literal
 
 from normlab import notation, recipes
 from normlab.config import RunConfig
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import NormlabError, RunError, UsageError
-from normlab.storage.checksums import PARSE_ERRORS, add_checksum, read, verify_checksum
+from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
+from normlab.storage.records import MalformedError, build, entry
 
 if TYPE_CHECKING:
     from normlab.network.model import Network
@@ -38,19 +35,19 @@ SCHEMA = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One line of metrics.jsonl. Accuracies are shares from 0 to 1, losses mean nats an image.
+    """One line of metrics.jsonl. Accuracies are shares from 0 to 1, losses are in nats per image.
 
     Attributes:
-        epoch: Counted from 1.
-        train_loss: What was minimized, mean over the epoch's training images, as augmented, while
-            the weights changed; with label smoothing that of smoothed labels.
-        train_accuracy: Likewise.
-        split: What `loss` and `accuracy` were measured on after the epoch: `test` or `holdout`; or
-            `train`, where there is neither: they are then `train_loss` and `train_accuracy`.
+        epoch: Number of the epoch, from 1.
+        train_loss: Mean training loss over the epoch's augmented images, measured while the weights
+            changed; with label smoothing, the loss against smoothed labels.
+        train_accuracy: Training accuracy, measured in the same way.
+        split: The split that `loss` and `accuracy` were measured on after the epoch: `test` or
+            `holdout`; `train` where there is neither: then they equal the training's.
         loss: Mean negative log-likelihood on that split.
-        accuracy: Share of right answers on that split.
-        learning_rate: The epoch's last one.
-        seconds: Time of training and evaluation, a resumed epoch's parts added up.
+        accuracy: Share of images classified correctly on that split.
+        learning_rate: Learning rate of the epoch's last step.
+        seconds: Time for training and evaluation; the parts of a resumed epoch are added up.
     """
 
     epoch: int
@@ -65,17 +62,18 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCard:
-    """The data a run was trained on, as far as its record needs it.
+    """What a run records of its data.
 
     Attributes:
         fingerprint: SHA-256 of the pixels and labels, before any hold-out.
         classes: The classes' names.
-        train: Training images, after any hold-out.
-        holdout: Images held out of the training split.
-        test: Test images.
-        mean: Of the training images' channels, 0–1 scale: the network's input is normalized by it.
-        std: Likewise, standard deviation.
-        notes: The data set's own.
+        train: Number of training images, after any hold-out.
+        holdout: Number of images held out of the training split.
+        test: Number of test images.
+        mean: Mean of each channel of the training images, on the 0–1 scale. The network normalizes
+            its input with it.
+        std: Standard deviation of each channel, likewise.
+        notes: The data set's notes.
     """
 
     fingerprint: str
@@ -90,18 +88,18 @@ class DataCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What computed a part of a run: figures differ in the last bits from machine to machine.
+    """A machine that computed a part of a run. Numbers differ in the last bits between machines.
 
     Attributes:
-        from_epoch: The first epoch it worked on, counted from 1.
-        processor: The CPU's name.
-        capability: The instructions torch uses: `AVX2`, `AVX512`, …
+        from_epoch: The first epoch that it computed, from 1.
+        processor: Name of the CPU.
+        capability: The instruction set that torch uses: `AVX2`, `AVX512`, …
         device: `cpu`, `cuda (NVIDIA H100)`, `mps`.
         threads: torch's CPU threads.
-        kernels: Whose normalization layers ran: `compiled` for normlab's own, else `torch`.
-        python: Its version.
-        torch: Its version.
-        normlab: Its version.
+        kernels: `compiled` if normlab's compiled passes ran, `torch` if PyTorch's layers did.
+        python: Version of Python.
+        torch: Version of torch.
+        normlab: Version of normlab.
     """
 
     from_epoch: int
@@ -121,12 +119,13 @@ class Run:
 
     Attributes:
         path: The folder.
-        config: What was asked for.
-        recipe: The recipe in force, the configuration's own settings put in.
-        layout: The network's line, every width written out but the classifier's.
-        data: What it was trained on.
-        machines: What computed it, in order.
-        epochs: What was measured, in order.
+        config: The settings that were asked for.
+        recipe: The recipe in force: the named one with the settings of `config`.
+        layout: The network's line, with every width but the classifier's.
+        data: The data it was trained on.
+        machines: The machines that computed it, in order.
+        epochs: The epochs measured so far, in order.
+        stopped_after: The last epoch, if a callback ended the run before its recipe did.
     """
 
     path: Path
@@ -136,63 +135,47 @@ class Run:
     data: DataCard
     machines: tuple[Machine, ...]
     epochs: tuple[Epoch, ...] = ()
+    stopped_after: int | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
         """Reads a run's folder.
 
         Raises:
-            RunError: It is no run's folder, it is damaged, a newer normlab wrote it, or it names
-                somebody's own normalization for which nobody vouches.
+            RunError: It is not a run's folder, it is damaged, a newer normlab wrote it, or it names
+                a custom normalization whose code is not trusted.
         """
         path = Path(path)
-        config = path / "config.json"
-        content = read(config, SCHEMA, "run")
-        try:
-            content = verify_checksum(content)
-            run = cls(
-                path=path,
-                config=build(RunConfig, content["run"]),
-                recipe=build(recipes.Recipe, content["recipe"]),
-                layout=notation.format(notation.parse(content["layout"])),
-                data=build(DataCard, content["data"]),
-                machines=tuple(build(Machine, machine) for machine in content["machines"]),
-                epochs=read_metrics(path / "metrics.jsonl"),
-            )
-            if len(set(run.data.classes)) < len(run.data.classes):
-                raise ValueError("two of its classes have one name")
-        except notation.LayoutError as error:
-            raise RunError(f"{config} is damaged: {error.problem}") from None
-        except PARSE_ERRORS as error:
-            raise RunError(f"{config} is damaged: {error}") from None
-        _refuse_unknown_code(run)
-        # Weights that somebody passed on, with config.json alone, need no metrics.
+        recorded = _parse_config(path / "config.json")
+        run = cls(path=path, epochs=read_metrics(path / "metrics.jsonl"), **recorded)
+        _refuse_untrusted_code(run)
+        # Weights that were passed on with config.json alone need no metrics.
         measured = (path / "metrics.jsonl").exists()
-        if run.finished and measured and len(run.epochs) < run.recipe.epochs:
+        if run.finished and measured and len(run.epochs) < run.planned_epochs:
             raise RunError(
                 f"{path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} of "
-                f"{run.recipe.epochs} epochs, and the run is finished"
+                f"{run.planned_epochs} epochs, and the run is finished"
             )
         return run
 
     def write_config(self) -> None:
         """Writes config.json."""
-        machines = [dataclasses.asdict(machine) for machine in self.machines]
-        content = self._decided | {"machines": machines}
-        write_atomically(
-            self.path / "config.json", json.dumps(add_checksum(content), indent=2) + "\n"
-        )
+        content = self._settings | {"machines": [dataclasses.asdict(m) for m in self.machines]}
+        if self.stopped_after is not None:
+            content["stopped_after"] = self.stopped_after
+        text = json.dumps(add_checksum(content), indent=2)
+        write_atomically(self.path / "config.json", text + "\n")
 
     def write_metrics(self) -> None:
-        """Writes metrics.jsonl anew, with the epochs of this object."""
+        """Writes metrics.jsonl anew, with the epochs of this run."""
         write_atomically(self.path / "metrics.jsonl", "".join(map(_line, self.epochs)))
 
     @property
-    def _decided(self) -> dict[str, Any]:
-        """What config.json holds but for the machines: all that decides the numbers."""
+    def _settings(self) -> dict[str, Any]:
+        """The part of config.json that decides the numbers; the digest depends on its order."""
         return {
             "schema": SCHEMA,
-            "run": dataclasses.asdict(self.config),
+            "run": self.config.to_dict(),
             "recipe": dataclasses.asdict(self.recipe),
             "layout": self.layout,
             "data": dataclasses.asdict(self.data),
@@ -200,8 +183,8 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of all that decides the numbers, by which a checkpoint knows its run."""
-        return hashlib.sha256(json.dumps(self._decided).encode()).hexdigest()
+        """SHA-256 (hex) of the settings: a checkpoint carries it to name its run."""
+        return hashlib.sha256(json.dumps(self._settings).encode()).hexdigest()
 
     @property
     def name(self) -> str:
@@ -210,13 +193,19 @@ class Run:
 
     @property
     def split(self) -> SplitName:
-        """What the curve is measured on: `holdout` where images were held out, else `test`.
+        """The split that the curve is measured on.
 
-        `train` where there are no test images either: nothing is measured but the training itself.
+        `holdout` if images were held out, else `test`; `train` if there are no test images: then
+        only the training itself is measured.
         """
         if self.data.holdout:
             return "holdout"
         return "test" if self.data.test else "train"
+
+    @property
+    def planned_epochs(self) -> int:
+        """Epochs of the whole run: the recipe's, unless a callback ended the run before."""
+        return self.recipe.epochs if self.stopped_after is None else self.stopped_after
 
     @property
     def finished(self) -> bool:
@@ -228,15 +217,15 @@ class Run:
         """The last epoch: the one to report."""
         if not self.epochs:
             raise RunError(
-                f"{self.path} has no metrics.jsonl: how accurate it is, is not known"
-                if self.finished  # weights that somebody passed on
+                f"{self.path} has no metrics.jsonl: its accuracy is not known"
+                if self.finished  # weights that were passed on without it
                 else f"{self.path} has not finished its first epoch"
             )
         return self.epochs[-1]
 
     @property
     def best(self) -> Epoch:
-        """The epoch of highest accuracy (the first of equals): chosen on the split it reports."""
+        """The epoch of highest accuracy, the first of equals; chosen on the split it reports."""
         return max(self.epochs, key=lambda e: (e.accuracy, -e.epoch), default=None) or self.last
 
     def first_above(self, accuracy: float) -> Epoch | None:
@@ -245,7 +234,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time of training and evaluation, in all."""
+        """Total time of training and evaluation."""
         return sum(e.seconds for e in self.epochs)
 
     @cached_property
@@ -253,7 +242,7 @@ class Run:
         """The layer table.
 
         Raises:
-            RunError: Layout, normalization and classes make no network here.
+            RunError: Layout, normalization and classes do not make a network.
         """
         from normlab.network.summary import summarize
 
@@ -273,32 +262,33 @@ class Run:
         from normlab.runs.checkpoint import load_weights
 
         weights, least = self.path / "model.safetensors", 4 * self.summary.parameters
-        if weights.is_file() and weights.stat().st_size < least:  # before memory is asked for
+        if weights.is_file() and weights.stat().st_size < least:  # before memory is allocated
             raise RunError(
                 f"{weights} is damaged or another network's: its size is "
                 f"{weights.stat().st_size:,} bytes, the layout's parameters take {least:,}"
             )
         network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
         load_weights(weights, network)
-        if not (network.input_std > 0).all():  # what comes in is divided by it
+        if not (network.input_std > 0).all():  # the input is divided by it
             raise RunError(f"{weights} is damaged: input_std has a value that is not above 0")
         return network.eval()
 
     def dataset(self, data_root: Path | None = None) -> Dataset:
-        """The data set it was trained on, split as it was then.
+        """The data set that the run was trained on, with the same splits.
 
         Args:
-            data_root: Where CIFAR-10 lies, as in `Execution`; where the pictures of a folder lie
-                now, if they have moved.
+            data_root: The folder that holds CIFAR-10, as in `Execution`; for a run on a folder of
+                pictures that has moved, the folder's new place.
 
         Raises:
-            DataError: The data is not there.
+            DataError: The data is missing.
             RunError: The data found has another fingerprint.
         """
         config = self.config
         name = config.dataset
-        if name.startswith("folder:") and data_root is not None:
-            name, data_root = f"folder:{data_root}", None
+        kind, colon, _ = name.partition(":")
+        if colon and data_root is not None:
+            name, data_root = f"{kind}:{data_root}", None
         dataset = load_for(dataclasses.replace(config, dataset=name), data_root)
         if dataset.fingerprint != self.data.fingerprint:
             raise RunError(
@@ -308,19 +298,20 @@ class Run:
         return apply_splits(dataset, config)
 
 
-def own_normalizations(norm: str, line: str) -> list[str]:
-    """Those of a network that are not normlab's, each `module:Class`."""
+def custom_normalizations(norm: str, line: str) -> list[str]:
+    """The network's custom normalizations, each `module:Class`."""
     names = {norm, *(block.norm or "" for block in notation.parse(line))}
     return sorted(name for name in names if ":" in name)
 
 
-def _refuse_unknown_code(run: Run) -> None:
-    """To import a module is to run it, and a run's folder can be anybody's.
+def _refuse_untrusted_code(run: Run) -> None:
+    """Refuses a custom normalization unless its module is trusted.
 
-    What it names must have been imported already, or stand in the environment's NORMLAB_NORMS.
+    A run's folder can come from anyone, and importing a module runs its code. A module is trusted
+    if it was imported already, or if the environment's NORMLAB_NORMS names it.
     """
     trusted = {*sys.modules, *os.environ.get("NORMLAB_NORMS", "").split()}
-    for name in own_normalizations(run.config.norm, run.layout):
+    for name in custom_normalizations(run.config.norm, run.layout):
         module = name.partition(":")[0]
         if module not in trusted:
             raise RunError(
@@ -330,8 +321,37 @@ def _refuse_unknown_code(run: Run) -> None:
             )
 
 
+def _parse_config(file: Path) -> dict[str, Any]:
+    """The fields of `Run` that config.json holds.
+
+    Raises:
+        RunError: The file is missing, damaged, or another normlab wrote it.
+    """
+    content = read_json(file, SCHEMA, "run")
+    try:
+        content = verify_checksum(content)
+        line = entry(content, "layout", str)
+        data = build(DataCard, entry(content, "data", dict))
+        if len(set(data.classes)) < len(data.classes):
+            raise MalformedError("two of its classes have one name")
+        return {
+            "config": build(RunConfig, entry(content, "run", dict)),
+            "recipe": build(recipes.Recipe, entry(content, "recipe", dict)),
+            "layout": notation.format(notation.parse(line)),
+            "data": data,
+            "machines": tuple(build(Machine, m) for m in entry(content, "machines", list)),
+            "stopped_after": entry(content, "stopped_after", int)
+            if "stopped_after" in content
+            else None,
+        }
+    except notation.LayoutError as error:
+        raise RunError(f"{file} is damaged: {error.problem}") from None
+    except MalformedError as error:
+        raise RunError(f"{file} is damaged: {error}") from None
+
+
 def read_metrics(path: Path) -> tuple[Epoch, ...]:
-    """Reads metrics.jsonl; a last line that was cut off is left out: its epoch is done again.
+    """Reads metrics.jsonl. A last line that was cut off is left out: its epoch is trained again.
 
     Raises:
         RunError: Another line is damaged, or a newer normlab wrote it.
@@ -349,25 +369,30 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
     epochs: list[Epoch] = []
     for number, line in enumerate(lines, start=1):
         try:
-            content = json.loads(line)
-            schema = content["schema"]
-            if schema != SCHEMA:
-                raise RunError(f"{path} has schema {schema!r}, this normlab reads schema {SCHEMA}")
-            content = verify_checksum(content)
-            del content["schema"]
-            epochs.append(build(Epoch, content))
-            if epochs[-1].epoch != number:
-                raise ValueError(f"epoch {epochs[-1].epoch} stands in its place")
-        except PARSE_ERRORS as error:
+            epochs.append(_parse_epoch(line, number, path))
+        except (ValueError, RecursionError) as error:  # of json.loads, or a MalformedError
             raise RunError(f"{path}, line {number}, is damaged: {error}") from None
     return tuple(epochs)
 
 
+def _parse_epoch(line: str, number: int, path: Path) -> Epoch:
+    content = json.loads(line)
+    schema = entry(content, "schema", object)
+    if schema != SCHEMA:
+        raise RunError(f"{path} has schema {schema!r}, this normlab reads schema {SCHEMA}")
+    content = verify_checksum(content)
+    del content["schema"]
+    epoch = build(Epoch, content)
+    if epoch.epoch != number:
+        raise MalformedError(f"epoch {epoch.epoch} stands in its place")
+    return epoch
+
+
 def append_metrics(path: Path, epoch: Epoch) -> None:
-    """Adds a line to metrics.jsonl, on disk when this returns.
+    """Appends a line to metrics.jsonl. It is on disk when this returns.
 
     Raises:
-        NormlabError: It cannot be written; a part of a line is left out when the file is read.
+        NormlabError: It cannot be written. A partial line is left out when the file is read.
     """
     try:
         with path.open("a") as file:
@@ -381,21 +406,3 @@ def append_metrics(path: Path, epoch: Epoch) -> None:
 def _line(epoch: Epoch) -> str:
     content = add_checksum({"schema": SCHEMA} | dataclasses.asdict(epoch))
     return json.dumps(content, allow_nan=False) + "\n"
-
-
-T = TypeVar("T")
-
-
-def build(kind: type[T], content: dict[str, Any]) -> T:
-    """A dataclass from its fields' values, their types checked; TypeError where one is wrong."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    hints = get_type_hints(kind)
-    for name, value in fields.items():
-        if name not in hints:
-            raise TypeError(f"{kind.__name__} has no {reprlib.repr(name)}")
-        try:
-            check_type(value, hints[name])
-        except TypeCheckError:
-            wanted = inspect.formatannotation(hints[name])
-            raise TypeError(f"{name} must be {wanted}, not {reprlib.repr(value)}") from None
-    return kind(**fields)

@@ -1,30 +1,31 @@
-"""Pictures to try a run on: those of its own data."""
+"""Example pictures for the page, from the run's own data set."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.data import cifar10
 from normlab.data.dataset import Split
+from normlab.data.sources import cifar10
 from normlab.errors import DataError, RunError
 from normlab.runs.run import Run
 
 COUNT = 20
 
-Example = tuple[NDArray[np.uint8], str]  # a picture, 32 × 32 × 3, and its class
+Example = tuple[NDArray[np.uint8], str]  # 32 × 32 × 3, and its class
 
 
-def examples(run: Run, data_root: Path | None = None) -> list[Example] | str:
-    """Up to 20 of the images that a run was measured on, evenly; or why there are none.
+def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | str:
+    """Up to 20 images of the split that a run was evaluated on, as many of each class.
 
-    Nothing is downloaded.
+    Where the data is not on this machine, the reason is returned instead. Nothing is downloaded.
 
     Raises:
-        DataError, RunError: The data in `data_root` is not there, or not the run's.
+        DataError: There is no such data in `data_root`.
+        RunError: It is not the data that the run was trained on.
     """
     if run.config.dataset == "cifar10" and data_root is None and not cifar10.at_hand():
-        return "CIFAR-10 is not on this machine; --data-root says where it is."
+        return "CIFAR-10 is not on this machine; give its folder with --data-root."
     try:
         dataset = run.dataset(data_root)
     except (DataError, RunError) as error:
@@ -32,16 +33,16 @@ def examples(run: Run, data_root: Path | None = None) -> list[Example] | str:
             raise
         return f"{error}."
     split = dataset.split(run.split)
-    places = _evenly(split, len(dataset.classes))
-    pictures = np.ascontiguousarray(split.images[places].transpose(0, 2, 3, 1))
+    indices = _first_of_each_class(split, len(dataset.classes))
+    pictures = np.ascontiguousarray(split.images[indices].transpose(0, 2, 3, 1))
     return [
         (picture, dataset.classes[label])
-        for picture, label in zip(pictures, split.labels[places], strict=True)
+        for picture, label in zip(pictures, split.labels[indices], strict=True)
     ]
 
 
-def _evenly(split: Split, classes: int) -> NDArray[np.int64]:
-    """Places of the first images of each class."""
-    of_each = max(1, COUNT // classes)
-    found = [np.flatnonzero(split.labels == k)[:of_each] for k in range(classes)]
-    return np.concatenate(found)[:COUNT]
+def _first_of_each_class(split: Split, classes: int) -> NDArray[np.int64]:
+    """Indices of the first images of each class."""
+    per_class = max(1, COUNT // classes)
+    indices = [np.flatnonzero(split.labels == k)[:per_class] for k in range(classes)]
+    return np.concatenate(indices)[:COUNT]

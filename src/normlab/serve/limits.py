@@ -1,4 +1,4 @@
-"""What no request may do, whichever of the server's routes it asks."""
+"""Limits on requests: their size, their time, their number, and the hosts they may name."""
 
 import json
 from collections.abc import Iterator
@@ -9,91 +9,93 @@ from fastapi import HTTPException, Request, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LARGEST = 10 * 1024 * 1024  # bytes of a picture
-FORM = 64 * 1024  # bytes that a form may add to it
-PATIENCE = 60  # seconds for a picture to come
-AT_ONCE = 2  # pictures: one of the most pixels takes a gigabyte
-WAITING = 32  # then further ones are turned away
-# The browser asks this server alone, whatever Gradio's scripts, or a model's card, may name.
-POLICY = (
+MAX_PICTURE_BYTES = 10 * 1024 * 1024
+MAX_FORM_BYTES = 64 * 1024  # what a form may add to a picture
+UPLOAD_TIMEOUT = 60  # seconds
+MAX_CONCURRENT = 2  # pictures: the largest allowed takes a gigabyte of memory
+MAX_WAITING = 32  # pictures; further ones are refused
+# The browser sends requests to this server only, whatever Gradio's scripts or a model card name.
+CONTENT_SECURITY_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
 )
 
 
-class Guard:
-    """Around every route, Gradio's too: no body is too long, and no other host is asked."""
+class RequestGuard:
+    """Middleware for all routes, Gradio's too: refuses large bodies and requests to other hosts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it."""
+        """Passes a request on or refuses it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        left = LARGEST + FORM
+        bytes_left = MAX_PICTURE_BYTES + MAX_FORM_BYTES
 
-        async def receive_counted() -> Message:
-            nonlocal left
+        async def receive_limited() -> Message:
+            nonlocal bytes_left
             message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
+            bytes_left -= len(message.get("body", b""))
+            if bytes_left < 0:
                 raise too_large()
             return message
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+                MutableHeaders(scope=message)["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
             await send(message)
 
         declared = Headers(scope=scope).get("content-length", "0")
-        refused = None
-        if declared.isdecimal() and int(declared) > left:
-            refused = too_large()
+        refusal = None
+        if declared.isdecimal() and int(declared) > bytes_left:
+            refusal = too_large()
         elif "=http:" in scope["path"] or "=https:" in scope["path"]:  # Gradio would fetch it
-            refused = HTTPException(403, "no other host is asked")
-        if refused is None:
-            await self.app(scope, receive_counted, send_with_policy)
+            refusal = HTTPException(403, "requests to other hosts are not allowed")
+        if refusal is None:
+            await self.app(scope, receive_limited, send_with_policy)
         else:
-            response = await as_json_error(Request(scope), refused)
+            response = await as_json_error(Request(scope), refusal)
             await response(scope, receive, send)
 
 
-async def body(request: Request) -> bytes:
-    """What a request brings, if it is no more than a picture and comes in time."""
-    whole = bytearray()
+async def read_body(request: Request) -> bytes:
+    """A request's body. HTTPException: 408 if it does not arrive in time, 413 if too large."""
+    body = bytearray()
     try:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(UPLOAD_TIMEOUT):
             async for part in request.stream():
-                whole += part
+                body += part
     except TimeoutError:
-        raise HTTPException(408, f"the picture did not come within {PATIENCE} seconds") from None
-    if len(whole) > LARGEST:
+        raise HTTPException(
+            408, f"the picture did not arrive within {UPLOAD_TIMEOUT} seconds"
+        ) from None
+    if len(body) > MAX_PICTURE_BYTES:
         raise too_large()
-    return bytes(whole)
+    return bytes(body)
 
 
 @contextmanager
-def one_of(places: anyio.Semaphore) -> Iterator[None]:
-    """One of the places for those who wait; 503 where all are taken."""
+def acquire(slots: anyio.Semaphore) -> Iterator[None]:
+    """Holds one of the slots for waiting requests. HTTPException 503 if all are taken."""
     try:
-        places.acquire_nowait()
+        slots.acquire_nowait()
     except anyio.WouldBlock:
         raise HTTPException(503, "too many pictures: try again", {"Retry-After": "1"}) from None
     try:
         yield
     finally:
-        places.release()
+        slots.release()
 
 
 def too_large() -> HTTPException:
-    """The answer to more bytes than a picture may have."""
-    return HTTPException(413, f"a picture may have {LARGEST // 1024**2} MB")
+    """The refusal of a body that is too large."""
+    return HTTPException(413, f"a picture may have {MAX_PICTURE_BYTES // 1024**2} MB at most")
 
 
 async def as_json_error(_: Request, error: Exception) -> Response:
-    """A refusal as an object with `error`."""
+    """A refusal as a JSON object with the key `error`."""
     assert isinstance(error, HTTPException)
     content = json.dumps({"error": error.detail}) + "\n"
     return Response(content, error.status_code, error.headers, "application/json")

@@ -1,4 +1,4 @@
-"""The server: the page, and `POST /predict`."""
+"""The server: the demo page and `POST /predict`."""
 
 import logging
 import socket
@@ -15,79 +15,90 @@ from gradio import processing_utils
 from starlette.requests import ClientDisconnect
 
 from normlab.errors import DataError, RunError
-from normlab.inference.predict import Picture
+from normlab.inference.pictures import Picture
 from normlab.report.prediction_lines import as_json
 from normlab.runs import machine
 from normlab.serve import limits
+from normlab.serve.cleanup import periodic_cleanup
+from normlab.serve.demo_page import CSS, THEME, build_page
 from normlab.serve.examples import Example
-from normlab.serve.page import CSS, THEME, build_page
-from normlab.serve.runs import Answer, ServedRun, explain_all
-from normlab.serve.uploads import cleaned
+from normlab.serve.served_run import PredictionWithHeatMap, ServedRun, explain_all
 
-SESSIONS = 100  # open pages that Gradio keeps a copy of its settings for
+MAX_SESSIONS = 100  # open pages whose state Gradio keeps
 
 Result = TypeVar("Result")
 
 
 def run_server(
     runs: Sequence[ServedRun],
-    to_try: Sequence[Example] | str,
+    examples: Sequence[Example] | str,
     address: str,
-    listening: socket.socket,
+    listener: socket.socket,
 ) -> None:
-    """Answers until it is interrupted. Arguments as `build_page` takes them, and a bound socket."""
+    """Serves until it is interrupted.
+
+    Args:
+        runs: As `build_page` takes them.
+        examples: As `build_page` takes them.
+        address: The server's URL.
+        listener: A bound socket.
+    """
     machine.share_arenas()
-    torch.set_num_threads(1)  # the networks are too small to share one between cores
-    app = build_app(runs, to_try, address)
-    print(f"{', '.join(run.name for run in runs)}: {address} (Ctrl-C ends it)", flush=True)
+    torch.set_num_threads(1)  # the networks are too small to gain from several
+    app = build_app(runs, examples, address)
+    print(f"{', '.join(run.name for run in runs)}: {address} (Ctrl-C stops it)", flush=True)
     config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1)
-    _Server(config).run(sockets=[listening])
+    _Server(config).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Ends without a word: the open pages that it then cuts off are no errors."""
+    """Stops silently: open pages that lose their connection are not errors."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         super().handle_exit(sig, frame)
 
 
-def build_app(runs: Sequence[ServedRun], to_try: Sequence[Example] | str, address: str) -> FastAPI:
-    """The page at `/`, and the API. Arguments as `build_page` takes them."""
+def build_app(
+    runs: Sequence[ServedRun], examples: Sequence[Example] | str, address: str
+) -> FastAPI:
+    """The page at `/` and the API at `/predict`. Arguments as `build_page` takes them."""
     by_name = {run.name: run for run in runs}
-    example = f"curl --data-binary @picture.jpg {address}/predict"
-    limiter = anyio.CapacityLimiter(limits.AT_ONCE)
-    places = anyio.Semaphore(limits.WAITING)
+    usage = f"curl --data-binary @picture.jpg {address}/predict"
+    concurrency = anyio.CapacityLimiter(limits.MAX_CONCURRENT)
+    slots = anyio.Semaphore(limits.MAX_WAITING)
 
-    async def in_turn(function: Callable[..., Result], *arguments: object) -> Result:
-        return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
+    async def run_in_thread(function: Callable[..., Result], *arguments: object) -> Result:
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=concurrency)
 
-    async def explain(picture: Picture) -> list[Answer]:
-        return await in_turn(explain_all, runs, picture)
+    async def explain(picture: Picture) -> list[PredictionWithHeatMap]:
+        return await run_in_thread(explain_all, runs, picture)
 
-    page = build_page(runs, explain, to_try, address)
-    page.queue(max_size=limits.WAITING, default_concurrency_limit=limits.AT_ONCE)
-    # As launch() would, which cannot serve an API beside the page: only uploads may be named.
+    page = build_page(runs, explain, examples, address)
+    page.queue(max_size=limits.MAX_WAITING, default_concurrency_limit=limits.MAX_CONCURRENT)
+    # As launch() does, which cannot serve an API beside the page: then only uploads can be named.
     page.has_launched = True
-    page.state_session_capacity = SESSIONS
+    page.state_session_capacity = MAX_SESSIONS
     processing_utils.async_ssrf_protected_download = _refuse_address
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: cleaned(page))
-    app.add_middleware(limits.Guard)
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: periodic_cleanup(page)
+    )
+    app.add_middleware(limits.RequestGuard)
     app.add_exception_handler(HTTPException, limits.as_json_error)
-    app.add_exception_handler(ClientDisconnect, _to_nobody)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
 
     @app.post("/predict")
     async def predict(request: Request, run: str = runs[0].name) -> Response:
         if run not in by_name:
             raise HTTPException(404, f"no run {run!r}: there are {', '.join(by_name)}")
-        with limits.one_of(places):
-            picture = await limits.body(request)
-            # Asked now: what is too large is said to be that, form or not.
+        with limits.acquire(slots):
+            picture = await limits.read_body(request)
+            # Checked after the body: a form that is too large gets the error about its size.
             if request.headers.get("content-type", "").lower().startswith("multipart/"):
-                raise HTTPException(415, f"send the file as it is, not in a form: {example}")
+                raise HTTPException(415, f"send the file as it is, not in a form: {usage}")
             try:
-                prediction = await in_turn(by_name[run].predict, picture)
+                prediction = await run_in_thread(by_name[run].predict, picture)
             except DataError as error:
                 raise HTTPException(400, str(error)) from None
             except RunError as error:
@@ -95,21 +106,22 @@ def build_app(runs: Sequence[ServedRun], to_try: Sequence[Example] | str, addres
         return Response(as_json(prediction) + "\n", media_type="application/json")
 
     @app.api_route("/predict", methods=["GET", "PUT", "PATCH", "DELETE"])
-    async def send_it_otherwise() -> Response:
-        raise HTTPException(405, f"send a picture: {example}", {"Allow": "POST"})
+    async def wrong_method() -> Response:
+        raise HTTPException(405, f"send a picture: {usage}", {"Allow": "POST"})
 
     gradio.mount_gradio_app(
-        app, page, "/", max_file_size=limits.LARGEST, theme=THEME, css=CSS, footer_links=[],
-        run_history=False, ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False,
+        app, page, "/", max_file_size=limits.MAX_PICTURE_BYTES, theme=THEME, css=CSS,
+        footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
+        enable_monitoring=False, pwa=False,
     )  # fmt: skip
     return app
 
 
 async def _refuse_address(*_: object, **__: object) -> str:
-    """In the place of Gradio's download of a picture that is given by its address."""
-    raise gradio.Error("give the picture, not its address", print_exception=False)
+    """Replaces Gradio's download of a picture given by its URL."""
+    raise gradio.Error("upload the picture itself, not its address", print_exception=False)
 
 
-async def _to_nobody(_: Request, __: Exception) -> Response:
-    """Who asked went away before the picture was whole: no error of the server's."""
+async def _client_disconnected(_: Request, __: Exception) -> Response:
+    """The client left before its picture was complete: not an error of the server."""
     return Response(status_code=400)

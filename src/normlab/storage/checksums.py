@@ -1,4 +1,4 @@
-"""JSON that carries its own checksum: what was changed or damaged is noticed when it is read."""
+"""JSON files that carry a checksum of their content: a change or damage is noticed on reading."""
 
 import hashlib
 import json
@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from normlab.errors import RunError
-
-# What reading somebody's JSON, and taking from it what should be there, can raise.
-PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+from normlab.storage.records import MalformedError, entry
 
 
-def read(file: Path, schema: int, kind: str) -> dict[str, Any]:
-    """The content of the file that makes a folder a `kind` ("run", "study"), not yet unsealed.
+def read_json(file: Path, schema: int, kind: str) -> dict[str, Any]:
+    """The content of the file that makes a folder a `kind` ("run", "study").
+
+    Its checksum is not verified yet.
 
     Raises:
-        RunError: There is none, it is no JSON object, or another normlab wrote it.
+        RunError: The file is missing, is not a JSON object, or another normlab wrote it.
     """
     try:
         content: dict[str, Any] = json.loads(file.read_text())
-        written = content["schema"]
+        written = entry(content, "schema", object)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{file.parent} is no {kind}'s folder: it has no {file.name}") from None
     except OSError as error:
         raise RunError(f"{file} cannot be read: {error.strerror}") from None
-    except PARSE_ERRORS as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{file} is damaged or no {kind}'s: {error}") from None
     if written != schema:
         raise RunError(
@@ -43,11 +43,11 @@ def verify_checksum(content: dict[str, Any]) -> dict[str, Any]:
     """The content without its checksum.
 
     Raises:
-        ValueError: The checksum is missing or does not fit.
+        MalformedError: The checksum is missing or does not match.
     """
     content = dict(content)
     if content.pop("checksum", None) != _checksum(content):
-        raise ValueError("its checksum does not fit: it was changed since normlab wrote it")
+        raise MalformedError("checksum mismatch: it was changed since normlab wrote it")
     return content
 
 

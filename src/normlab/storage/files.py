@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that one process works on."""
+"""Files written whole or not at all, and folders locked by one process."""
 
 import os
 import tempfile
@@ -15,9 +15,9 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
     """Writes a file so that a reader finds the old content or the new one, never a part.
 
     Args:
-        path: The file; its folder is made where it is missing.
+        path: The file. Its folder is created if it is missing.
         content: Bytes, or text, which is written as UTF-8.
-        previous: What the old file is called from now on; None: it is gone.
+        previous: New name for the old file; None deletes it.
 
     Raises:
         NormlabError: The file cannot be written (no space, no permission); the old one is intact.
@@ -34,7 +34,7 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private to its owner
         if previous is not None and path.exists():
             path.replace(previous)
         temporary.replace(path)
@@ -47,7 +47,7 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new names in a folder last, where a folder can be opened: not on Windows."""
+    """Syncs a folder, so that its new names survive a crash. Windows cannot open folders."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -64,7 +64,7 @@ def _umask() -> int:
 
 
 def exists(path: Path) -> bool:
-    """Whether a file is there; NormlabError where its folder may not be looked into."""
+    """Whether a file exists; NormlabError if its folder may not be read."""
     try:
         return path.exists()
     except OSError as error:
@@ -72,37 +72,37 @@ def exists(path: Path) -> bool:
 
 
 def leftovers(path: Path) -> Iterator[Path]:
-    """What `write_atomically` left of a file when its process was killed, or is writing now."""
+    """Temporary files of `write_atomically`: left by a kill, or being written now."""
     return path.parent.glob(f".{path.stem}-????????{path.suffix}")  # mkstemp's eight
 
 
 def remove_leftovers(path: Path) -> None:
-    """Deletes what `write_atomically` left of a file when its process was killed.
+    """Deletes the temporary files of `write_atomically` that a kill left.
 
-    Nobody else may be writing the file: its folder is held.
+    No other process may be writing the file: the caller holds the folder's lock.
     """
     for temporary in leftovers(path):
         temporary.unlink(missing_ok=True)
 
 
-_held: set[tuple[Path, int]] = set()  # by this process: folder and thread
+_held: set[tuple[Path, int]] = set()  # locks of this process: folder and thread
 
 
 @contextmanager
 def locked(folder: Path, patience: float = 0.0) -> Iterator[int | None]:
-    """Holds a folder, which is made where it is missing, for this process.
+    """Locks a folder for this process. The folder is created if it is missing.
 
     Args:
         folder: The folder.
-        patience: Seconds to wait for another process to leave it.
+        patience: Seconds to wait for another process to release it.
 
     Yields:
-        The lock's file descriptor: a process that inherits it holds the folder too. None where the
-        system has no such locks, or where this thread holds the folder already.
+        The lock's file descriptor: a process that inherits it holds the lock too. None if the
+        system has no such locks, or if this thread holds the lock already.
 
     Raises:
-        NormlabError: The folder cannot be made or read.
-        RunError: Another process or thread holds it.
+        NormlabError: The folder cannot be created or read.
+        RunError: Another process or thread holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

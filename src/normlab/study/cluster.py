@@ -1,11 +1,11 @@
-"""Runs on a Ray cluster: a task for each, tried again from its last checkpoint if its node dies."""
+"""Runs on a Ray cluster: one task each, resumed from its last checkpoint if its node dies."""
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from normlab.errors import DivergedError, NormlabError, UsageError
-from normlab.study.job import Job, in_a_line, run_job
+from normlab.study.job import Job, one_line, run_job
 from normlab.study.local import INTERVAL, Outcome, Progress
 
 RETRIES = 3
@@ -15,17 +15,18 @@ RETRIES = 3
 def on_ray(
     address: str, *, cores: int, gpus: float = 0
 ) -> Iterator[Callable[[Sequence[Job]], Iterator[Progress]]]:
-    """A function like `local.run_jobs` whose runs are tasks of a Ray cluster, while it is needed.
+    """A function like `local.run_jobs` whose runs are tasks of a Ray cluster.
 
     Args:
-        address: `local` to start one on this machine, else where one is, as `ray.init` takes it.
-        cores: That a cluster started here has: Ray would take all of the machine's, also where this
-            process may use some of them alone.
-        gpus: That a run needs, or which part of one, beside a core.
+        address: `local` starts a cluster on this machine; else the address of one, as in
+            `ray.init`.
+        cores: Cores of a cluster started here. Ray would take all cores of the machine, even if
+            this process may use only some of them.
+        gpus: GPUs that a run needs, or the share of one, beside a core.
 
     Raises:
-        UsageError: Ray is not installed, no cluster answers there, or it has no GPU where runs need
-            one.
+        UsageError: Ray is not installed, no cluster answers, or the cluster lacks the GPU that runs
+            need.
     """
     try:
         import ray
@@ -43,9 +44,9 @@ def on_ray(
                 configure_logging=False,
             )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            said = " ".join(str(error).split())
-            raise UsageError(f"no Ray cluster can be had at {address}: {said}") from None
-    # A process for each run, so that its memory is its own.
+            reason = " ".join(str(error).split())
+            raise UsageError(f"no Ray cluster can be reached at {address}: {reason}") from None
+    # One process per run, so that its peak memory is its own.
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
     task = ray.remote(**options)(_run_job)
 
@@ -61,7 +62,7 @@ def on_ray(
                     try:
                         ended[job] = Outcome(*ray.get(reference))
                     except ray.exceptions.RayError as error:
-                        ended[job] = Outcome(f"Ray gave it up: {' '.join(str(error).split())}")
+                        ended[job] = Outcome(f"Ray gave up on it: {' '.join(str(error).split())}")
                 started = (w for w in waiting.values() if _written(w) != before[w])
                 yield Progress(tuple(started), ended)
         finally:
@@ -71,7 +72,7 @@ def on_ray(
                 ray.wait(list(waiting), num_returns=len(waiting), timeout=30)
 
     try:
-        if gpus and not ray.cluster_resources().get("GPU"):  # tasks would wait without a word
+        if gpus and not ray.cluster_resources().get("GPU"):  # tasks would wait silently
             raise UsageError(
                 f"the Ray cluster at {address} has no GPU: start a node with one, or use the CPU"
             )
@@ -82,7 +83,7 @@ def on_ray(
 
 
 def _reach(address: str) -> None:
-    """Asks whether somebody answers at HOST:PORT, for Ray itself would ask for minutes."""
+    """Checks whether a server answers at HOST:PORT; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon and address not in ("local", "auto"):
         raise ValueError("expected HOST:PORT; for this machine's cores put --ray last")
@@ -91,7 +92,7 @@ def _reach(address: str) -> None:
 
 
 def _written(job: Job) -> int | None:
-    """When a run's configuration was written, which it is when the run begins or goes on."""
+    """When a run's configuration was written: each start and each resume writes it."""
     try:
         return (job.out / "config.json").stat().st_mtime_ns
     except FileNotFoundError:
@@ -99,9 +100,9 @@ def _written(job: Job) -> int | None:
 
 
 def _run_job(text: str) -> tuple[str, bool]:
-    """What `Outcome` is made of; errors of Ray's own are what is left to be raised."""
+    """The fields of an `Outcome`. Only Ray's own errors are raised."""
     try:
         run_job(Job.from_json(text))
     except NormlabError as error:
-        return in_a_line(error), isinstance(error, DivergedError)
+        return one_line(error), isinstance(error, DivergedError)
     return "", False

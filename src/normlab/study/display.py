@@ -1,4 +1,4 @@
-"""What one sees of a study: a live table in a terminal, else a line a run that ended."""
+"""Progress display for a study: a live table in a terminal, and one line per finished run."""
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -15,28 +15,29 @@ from normlab.study.local import Outcome, Progress
 from normlab.table import Table
 from normlab.wording import estimated_duration, percent
 
-SHOWN = 3  # of the runs that ended and of those that wait: the last and the next
+SHOWN = 3  # rows for finished runs (the last ones), and for waiting runs (the next ones)
 
 
 class StudyDisplay:
-    """Shows runs while they are carried out.
+    """Shows runs while they are executed.
 
     Args:
-        console: Where to; None shows nothing.
-        jobs: All the runs, with their epochs.
-        thought: What each is thought to take, in seconds.
-        images: On how many images accuracy is measured.
+        console: Where to print; None shows nothing.
+        jobs: All runs, with their numbers of epochs.
+        estimated_seconds: The estimated time of each run.
+        images: Number of images that accuracy is measured on.
     """
 
     def __init__(
         self,
         console: Console | None,
         jobs: Mapping[Job, int],
-        thought: Mapping[Job, float],
+        estimated_seconds: Mapping[Job, float],
         *,
         images: int,
     ) -> None:
-        self.console, self.jobs, self.thought, self.images = console, jobs, thought, images
+        self.console, self.jobs, self.images = console, jobs, images
+        self.estimated_seconds = estimated_seconds
         self.started: dict[Job, float] = {}
         self.ended: dict[Job, Outcome] = {}
         self.live = Live(console=console, transient=True, refresh_per_second=2)
@@ -54,17 +55,17 @@ class StudyDisplay:
     ) -> None:
         self.live.stop()
 
-    def look(self, look: Progress) -> None:
-        """After a look at the runs."""
-        for job in look.running:
+    def update(self, progress: Progress) -> None:
+        """Shows the progress."""
+        for job in progress.running:
             self.started.setdefault(job, perf_counter())
-        for job, outcome in look.ended.items():
+        for job, outcome in progress.ended.items():
             self.ended[job] = outcome
             if self.console is not None:
                 line = self._line(job, outcome)
                 self.console.print(line, soft_wrap=True, highlight=False, markup=False)
         if self.live.is_started:
-            self.live.update(self._table(look))
+            self.live.update(self._table(progress))
 
     def _line(self, job: Job, outcome: Outcome) -> str:
         count = f"[{len(self.ended)}/{len(self.jobs)}]"
@@ -77,27 +78,29 @@ class StudyDisplay:
     def _accuracy(self, epochs: Sequence[Epoch]) -> str:
         return percent(epochs[-1].accuracy, self.images) if epochs else "–"
 
-    def _table(self, look: Progress) -> Table:
+    def _table(self, progress: Progress) -> Table:
         rows: list[tuple[str, ...]] = []
-        ended, failed = list(self.ended), [w for w, o in self.ended.items() if o.problem]
-        waiting = [w for w in self.jobs if w not in self.ended and w not in look.running]
+        ended = list(self.ended)
+        failed = [job for job, outcome in self.ended.items() if outcome.problem]
+        taken = {*ended, *progress.running}
+        waiting = [job for job in self.jobs if job not in taken]
         if len(ended) > SHOWN:
             rows.append((f"{len(ended) - SHOWN} more", "ended", "", "", ""))
         for job in ended[-SHOWN:]:
             rows.append(self._row(job, "failed" if job in failed else "done", "–"))
-        left = sum(self.thought[job] for job in waiting)
-        for job in look.running:
+        left = sum(self.estimated_seconds[job] for job in waiting)
+        for job in progress.running:
             remaining = self._remaining(job, len(_epochs(job)))
             left += remaining
             rows.append(self._row(job, "running", estimated_duration(remaining)))
         for job in waiting[:SHOWN]:
-            rows.append(self._row(job, "waiting", estimated_duration(self.thought[job])))
+            rows.append(self._row(job, "waiting", estimated_duration(self.estimated_seconds[job])))
         if len(waiting) > SHOWN:
             rows.append((f"{len(waiting) - SHOWN} more", "waiting", "", "", ""))
-        in_all = estimated_duration(left / max(1, len(look.running)))
+        in_all = estimated_duration(left / max(1, len(progress.running)))
         return Table(
-            caption=f"{len(ended) - len(failed)} done, {len(failed)} failed, {len(look.running)} "
-            f"running, {len(waiting)} waiting; about {in_all} left",
+            caption=f"{len(ended) - len(failed)} done, {len(failed)} failed, "
+            f"{len(progress.running)} running, {len(waiting)} waiting; about {in_all} left",
             head=("run", "state", "epoch", "accuracy", "time left"),
             kinds=("name", "plain", "number", "number", "number"),
             rows=rows,
@@ -109,15 +112,15 @@ class StudyDisplay:
         return job.out.name, state, progress, self._accuracy(epochs), left
 
     def _remaining(self, job: Job, done: int) -> float:
-        """By what was thought, corrected by what the epochs so far have taken."""
+        """Estimated from the finished epochs, or in advance while there are none."""
         share = done / self.jobs[job]
         elapsed = perf_counter() - self.started[job]
-        whole = max(self.thought[job], elapsed / share if share else elapsed)
+        whole = max(self.estimated_seconds[job], elapsed / share if share else elapsed)
         return max(0.0, whole - elapsed)
 
 
 def _epochs(job: Job) -> tuple[Epoch, ...]:
-    """What a run has measured so far; nothing where that cannot be read."""
+    """The epochs that a run has measured so far; none if they cannot be read."""
     try:
         return read_metrics(job.out / "metrics.jsonl")
     except RunError:

@@ -1,9 +1,9 @@
-"""One run of a study, carried out in a process of its own: here, or anywhere that sees the folder.
+"""One run of a study, in a process of its own: here, or anywhere that sees the folder.
 
-    python -m normlab.study.job < WORK
+    python -m normlab.study.job < JOB
 
-reads a Job as JSON in one line. When its standard input ends, because the process that gave the
-work is gone, the run stops after its step, to be resumed.
+reads a Job as one line of JSON. If its standard input ends, because the process that started it is
+gone, the run stops after its step, to be resumed.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 DIVERGED = 3  # exit code, beside the command line's
 
-PATIENCE = 30  # seconds: as long as runs may take to stop whose study was killed
+PATIENCE = 30  # seconds that runs may take to stop after their study was killed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run to be carried out.
+    """A run to execute.
 
     Attributes:
-        config: Of the run.
-        out: Its folder.
-        data: Where `data.shared` wrote the data set, divided as the run wants it.
-        device: As `Execution` takes it.
+        config: The run's configuration.
+        out: The run's folder.
+        data: The folder where `data.shared` wrote the data set, with the run's splits.
+        device: As in `Execution`.
     """
 
     config: RunConfig
@@ -47,17 +47,17 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether the run and its answers are there."""
+        """Whether the run and its predictions exist."""
         return all((self.out / name).exists() for name in ("model.safetensors", "answers.npz"))
 
     def to_json(self) -> str:
-        """In one line."""
+        """One line of JSON."""
         content = dataclasses.asdict(self)
         return json.dumps(content | {"out": str(self.out), "data": str(self.data)})
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """From what `to_json` gives."""
+        """The inverse of `to_json`."""
         content: dict[str, Any] = json.loads(text)
         return cls(
             config=RunConfig(**content["config"]),
@@ -68,7 +68,7 @@ class Job:
 
 
 def differences(before: object, now: object) -> list[str]:
-    """In what two dataclasses of a kind differ: `epochs was 2, is 3`."""
+    """The differences of two dataclasses of one type: `epochs was 2, is 3`."""
     return [
         f"{field.name.replace('_', ' ')} was {old!r}, is {new!r}"
         for field in dataclasses.fields(now)  # type: ignore[arg-type]
@@ -76,11 +76,11 @@ def differences(before: object, now: object) -> list[str]:
     ]
 
 
-def refuse_other(run: "Run", config: RunConfig) -> None:
-    """Refuses a run that is not what a configuration comes to by today's recipes and layouts.
+def refuse_other_run(run: "Run", config: RunConfig) -> None:
+    """Refuses a run that differs from a configuration, with today's recipes and layouts.
 
     Raises:
-        RunError: With what differs.
+        RunError: With the differences.
     """
     from normlab import notation, recipes
     from normlab.network import zoo
@@ -95,22 +95,22 @@ def refuse_other(run: "Run", config: RunConfig) -> None:
         )
 
 
-def in_a_line(error: NormlabError) -> str:
-    """An error in a line, as a study's runs have it: other advice than a run alone gets."""
+def one_line(error: NormlabError) -> str:
+    """An error on one line, with advice for a study, which differs from advice for a run."""
     if isinstance(error, DivergedError):
         what, _, _ = str(error).partition(";")
         return f"{what}: a lower --learning-rate may train it, and --tune lr looks for one"
-    return str(error).partition("\n")[0]  # the others are of a layout
+    return str(error).partition("\n")[0]  # only a layout's error has more
 
 
 def run_job(job: Job) -> None:
-    """Trains a run, or goes on with it, and writes its answers.
+    """Trains or resumes a run, and writes its predictions.
 
     Raises:
         RunError: The folder holds another run.
-        NormlabError: As `train` and `resume` do.
+        NormlabError: As in `train` and `resume`.
     """
-    with locked(job.out, PATIENCE):  # an older task of a Ray cluster may still be at it
+    with locked(job.out, PATIENCE):  # an older task of a Ray cluster may still run
         _run_job(job)
 
 
@@ -120,43 +120,43 @@ def _run_job(job: Job) -> None:
     from normlab.layers import norms
     from normlab.network import zoo
     from normlab.runs import machine
-    from normlab.runs.run import Run, own_normalizations
+    from normlab.runs.run import Run, custom_normalizations
     from normlab.training.loop import resume, train
 
     if job.done:
         return
-    for name in own_normalizations(job.config.norm, zoo.find(job.config.network)):
-        norms.find(name)  # imported, so that a run's folder may name it
+    for name in custom_normalizations(job.config.norm, zoo.find(job.config.network)):
+        norms.find(name)  # imports it: the run's folder may name it then
     dataset = shared.read(job.data)
     execution = Execution(device=job.device, threads=1)  # type: ignore[arg-type]
     trains = True
     if (job.out / "config.json").exists():
         run = Run.open(job.out)
         trains = not run.finished
-        refuse_other(run, job.config)
+        refuse_other_run(run, job.config)
         if trains:
             run = resume(job.out, execution, dataset=dataset, quiet=True)
     else:
         run = train(job.config, job.out, execution, dataset=dataset, quiet=True)
     device = machine.prepare(execution)
     evaluation = evaluate(run.network().to(device), dataset, run.split)
-    memory = machine.peak_memory() if trains else 0  # of evaluation alone it would mislead
+    memory = machine.peak_memory() if trains else 0  # evaluation alone takes less
     predictions.write(predictions.of(evaluation, memory), job.out / "answers.npz")
 
 
 def main() -> None:
-    """Carries out the work on standard input; exits as the command line does, or with DIVERGED."""
+    """Runs the job on standard input; exits as the command line does, or with DIVERGED."""
     job = Job.from_json(sys.stdin.readline())
 
-    def stop_when_left_alone() -> None:
+    def stop_when_orphaned() -> None:
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=stop_when_left_alone, daemon=True).start()
+    threading.Thread(target=stop_when_orphaned, daemon=True).start()
     try:
         run_job(job)
     except NormlabError as error:
-        print(in_a_line(error), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         sys.exit(DIVERGED if isinstance(error, DivergedError) else error.exit_code)
 
 

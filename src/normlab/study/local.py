@@ -1,4 +1,4 @@
-"""Runs on this machine: a process for each, some at a time, each on one thread."""
+"""Runs on this machine: one process per run, several at a time, each on one thread."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from typing import IO
 
 from normlab.study.job import DIVERGED, Job
 
-INTERVAL = 0.2  # seconds between two looks
+INTERVAL = 0.2  # seconds between two progress reports
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        problem: Why it is not done, in a line; empty where it is.
-        diverged: Whether that is that the loss was not finite.
+        problem: Why it failed, on one line; empty if it did not.
+        diverged: Whether it failed because the loss was not finite.
     """
 
     problem: str = ""
@@ -31,11 +31,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is going on at a moment.
+    """The progress of jobs.
 
     Attributes:
-        running: What is being carried out.
-        ended: What ended since the last look.
+        running: The jobs that are running.
+        ended: The jobs that ended since the last report.
     """
 
     running: tuple[Job, ...]
@@ -43,16 +43,17 @@ class Progress:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, keep_open: int | None = None) -> Iterator[Progress]:
-    """Carries out runs, in order, and looks at them a few times a second until all ended.
+    """Runs jobs in order, and reports their progress a few times per second until all ended.
 
-    Left before the end, by Ctrl-C or `close`, it has each run stop after its step, to be resumed,
-    and waits for that; at a second Ctrl-C it ends them at once. Should this process be killed, the
-    runs stop likewise.
+    If it is left early, by Ctrl-C or `close`, each run stops after its step, to be resumed, and it
+    waits for them; a second Ctrl-C ends them at once. If this process is killed, the runs stop
+    after their step too.
 
     Args:
-        jobs: The runs.
-        workers: How many at a time.
-        keep_open: A file descriptor that the processes inherit: of a lock, held as long as any.
+        jobs: The jobs.
+        workers: Number of jobs at a time.
+        keep_open: A file descriptor that the processes inherit: a lock that is held as long as one
+            of them runs.
     """
     waiting, running = deque(jobs), dict[Job, _Process]()
     try:
@@ -85,7 +86,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self.errors,
-            start_new_session=True,  # the terminal's Ctrl-C goes to this process alone
+            start_new_session=True,  # only this process gets the terminal's Ctrl-C
             pass_fds=() if keep_open is None else (keep_open,),
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
@@ -109,11 +110,11 @@ class _Process:
         self.ask_to_stop()
         with self.errors as errors:
             errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().splitlines()
+            messages = errors.read().decode(errors="replace").strip().splitlines()
         if code == 0:
             return Outcome()
         if code < 0:
             name = signal.Signals(-code).name
             memory = ": was there too little memory?" if code == -signal.SIGKILL else ""
             return Outcome(f"it was ended by {name}{memory}")
-        return Outcome(said[-1] if said else f"it ended with code {code}", code == DIVERGED)
+        return Outcome(messages[-1] if messages else f"it ended with code {code}", code == DIVERGED)

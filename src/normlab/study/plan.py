@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -12,27 +12,20 @@ from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.network import zoo
-from normlab.network.shapes import check_trainable, count, norms_of, small_batch_warnings
+from normlab.network.checks import check_trainable, small_batch_warnings
+from normlab.network.shapes import count, norms_of
 from normlab.network.widths import solve
 from normlab.wording import axis_value
-
-AXES = {
-    "network": "network",
-    "budget": "budget",
-    "batch_size": "batch size",
-    "train_images": "training images",
-    "label_noise": "label noise",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the normalizations that are compared with one another have in common.
+    """What the normalizations of one comparison have in common: a value on each axis.
 
     Attributes:
         network: A name or a layout, as it was asked for.
         budget: Parameters to stay below, or None.
-        batch_size: Images a step, or None for each one's recipe's.
+        batch_size: Images per step, or None for each recipe's own.
         train_images: Training images, or None for all.
         label_noise: Share of wrong training labels.
     """
@@ -44,8 +37,110 @@ class Setting:
     label_noise: float
 
     def text(self, axes: Iterable[str]) -> str:
-        """What it is along some axes: `batch size 8, label noise 0.2`."""
-        return ", ".join(f"{AXES[axis]} {axis_value(getattr(self, axis))}" for axis in axes)
+        """Its values on some axes: `batch size 8, label noise 0.2`."""
+        return ", ".join(f"{AXES[axis].label} {axis_value(getattr(self, axis))}" for axis in axes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The numbers of training images that a study has.
+
+    Attributes:
+        whole: Images that a run can train on.
+        searched: Images that a trial of the search can train on: it holds some out.
+    """
+
+    whole: int
+    searched: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A quantity that a study can vary.
+
+    Attributes:
+        label: Its name in sentences.
+        values: Its values, from the study's configuration.
+        spell: A value in an arm's name.
+        check: Raises UsageError for a value that makes no sense.
+        apply: A run's configuration with a value.
+    """
+
+    label: str
+    values: Callable[[StudyConfig], tuple[Any, ...]]
+    spell: Callable[[Any], str]
+    check: Callable[[Any, Images], None] = lambda *_: None
+    apply: Callable[[RunConfig, Any, Images], RunConfig] = lambda config, *_: config
+
+
+def _check_batch_size(size: int | None, _: Images) -> None:
+    if size is not None and size < 1:
+        raise UsageError(f"--batch-sizes must be above 0, not {size}")
+
+
+def _apply_batch_size(config: RunConfig, size: int | None, _: Images) -> RunConfig:
+    """The learning rate scales with the square root of the batch size."""
+    if size is None:
+        return config
+    recipe = recipes.resolve(config)
+    rate = recipe.learning_rate * math.sqrt(size / recipe.batch_size)
+    return dataclasses.replace(config, batch_size=size, learning_rate=rate)
+
+
+def _check_train_images(number: int | None, images: Images) -> None:
+    if number is not None and not (0 < number <= images.searched or number == images.whole):
+        raise UsageError(
+            f"--train-images must be above 0 and at most {images.searched:,}, not {number:,}"
+        )
+
+
+def _apply_train_images(config: RunConfig, number: int | None, images: Images) -> RunConfig:
+    return dataclasses.replace(config, train_images=None if number == images.whole else number)
+
+
+def _check_label_noise(share: float, _: Images) -> None:
+    if not 0 <= share < 1:
+        raise UsageError(f"--label-noise must be 0 or more and below 1, not {share}")
+
+
+def _apply_label_noise(config: RunConfig, share: float, _: Images) -> RunConfig:
+    return dataclasses.replace(config, label_noise=share)
+
+
+# By the fields of `Setting`. Networks and budgets are applied by solving the layout's widths.
+AXES = {
+    "network": Axis(
+        label="network",
+        values=lambda study: (study.network, *study.layouts),
+        spell=zoo.short_name,
+    ),
+    "budget": Axis(
+        label="budget",
+        values=lambda study: study.budgets or (None,),
+        spell=str,
+    ),
+    "batch_size": Axis(
+        label="batch size",
+        values=lambda study: study.batch_sizes or (None,),
+        spell=lambda size: f"batch{size}",
+        check=_check_batch_size,
+        apply=_apply_batch_size,
+    ),
+    "train_images": Axis(
+        label="training images",
+        values=lambda study: study.train_images or (None,),
+        spell=lambda number: f"images{number}",
+        check=_check_train_images,
+        apply=_apply_train_images,
+    ),
+    "label_noise": Axis(
+        label="label noise",
+        values=lambda study: study.label_noise or (0.0,),
+        spell=lambda share: f"noise{share:g}",
+        check=_check_label_noise,
+        apply=_apply_label_noise,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +148,11 @@ class Arm:
     """A normalization in a setting: what is repeated with every seed.
 
     Attributes:
-        name: Tells the arms apart; of a folder.
+        name: Its unique name, and its folders' name.
         norm: The normalization.
-        setting: What it is compared in.
-        config: Of its runs, but for the seed.
-        recipe: What that comes to: recipes may change after a study was made.
+        setting: The setting that it is compared in.
+        config: The configuration of its runs, except for the seed.
+        recipe: The recipe in force. It is recorded because recipes may change later.
     """
 
     name: str
@@ -71,14 +166,9 @@ class Arm:
         return dataclasses.replace(self.config, seed=seed)
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Arm":
-        """The same with other settings of its runs."""
+        """The arm with other settings of its runs."""
         config = dataclasses.replace(self.config, **settings)
         return dataclasses.replace(self, config=config, recipe=recipes.resolve(config))
-
-
-def held_out(study: StudyConfig, images: int) -> int:
-    """How many images the search holds out: as many as the study, else 5,000 or a tenth."""
-    return study.holdout or min(5000, images // 10)
 
 
 def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
@@ -86,122 +176,55 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
 
     Args:
         study: What is compared.
-        classes: Of the data set.
-        images: Of its training split, before any is held out or left aside.
+        classes: Number of classes of the data set.
+        images: Size of its training split, before any hold-out or subset.
 
     Raises:
         UsageError: A normalization is unknown or given twice, a number makes no sense, or an arm
-            could not be built or trained: with the block.
+            cannot be built or trained: then with the block.
     """
     if study.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {study.seeds}")
-    compared = _norms(study)
-    networks = (study.network, *study.layouts)
-    axes = (
-        networks,
-        study.budgets or (None,),
-        study.batch_sizes or (None,),
-        study.train_images or (None,),
-        study.label_noise or (0.0,),
-    )
-    for values in (*axes, study.tune):
-        if len(set(values)) < len(values):
-            raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
+    compared = _normalizations(study)
+    values = {field: axis.values(study) for field, axis in AXES.items()}
+    _refuse_repeated_values([*values.values(), study.tune])
     if not 0 <= study.holdout < images:
         raise UsageError(
             f"--holdout must be 0 or more and below {images:,}, the training images, not "
             f"{study.holdout:,}"
         )
-    for size in study.batch_sizes:
-        if size < 1:
-            raise UsageError(f"--batch-sizes must be above 0, not {size}")
     whole = images - study.holdout
     searched = images - held_out(study, images) if study.tune else whole
-    for number in study.train_images:
-        if not (0 < number <= searched or number == whole):
-            raise UsageError(
-                f"--train-images must be above 0 and at most {searched:,}, not {number:,}"
-            )
-    for share in study.label_noise:
-        if not 0 <= share < 1:
-            raise UsageError(f"--label-noise must be 0 or more and below 1, not {share}")
-    lines = {
-        (network, budget): _solve_once(network, compared, classes, budget)
-        for network, budget in product(networks, axes[1])
-    }
-    for network in networks:
-        if len({lines[network, budget] for budget in axes[1]}) < len(axes[1]):
-            raise UsageError(
-                f"--budgets: two of {', '.join(f'{b:,}' for b in study.budgets)} give the same "
-                f"{zoo.short_name(network)}: leave one out, or leave widths open to be solved"
-            )
+    available = Images(whole=whole, searched=searched)
+    for field, axis in AXES.items():
+        for value in values[field]:
+            axis.check(value, available)
+    lines = _solve_layouts(values["network"], values["budget"], compared, classes)
     arms = []
-    for network, budget, batch, kept, noise in product(*axes):
-        solved = lines[network, budget]
-        own = zoo.find(network)
-        line = network if notation.format(notation.parse(own)) == solved else solved
-        recipe_name = recipes.name_of(RunConfig(network=network, recipe=study.recipe))
-        values_named = (
-            zoo.short_name(network),
-            str(budget),
-            f"batch{batch}",
-            f"images{kept}",
-            f"noise{noise:g}",
-        )
-        varying = [name for name, own in zip(values_named, axes, strict=True) if len(own) > 1]
-        # What was found for some of the normalizations alone would favour them.
-        found = [recipes.tuned_settings(recipe_name, norm) for norm in compared]
+    for point in product(*values.values()):
+        setting = Setting(**dict(zip(AXES, point, strict=True)))
+        line = lines[setting.network, setting.budget]
         for norm in compared:
-            config = RunConfig(
-                dataset=study.dataset,
-                holdout=study.holdout,
-                split_seed=study.split_seed,
-                skip_unreadable=study.skip_unreadable,
-                network=line,
-                norm=norm,
-                recipe=recipe_name,
-                untuned=study.untuned or (any(found) and None in found),
-                epochs=study.epochs,
-                learning_rate=study.learning_rate,
-                weight_decay=study.weight_decay,
-                train_images=None if kept == whole else kept,
-                label_noise=noise,
-                precision=study.precision,
-            )
+            config = _run_config(study, setting, line, norm, compared, available)
             recipe = recipes.resolve(config)
-            if batch is not None:
-                rate = recipe.learning_rate * math.sqrt(batch / recipe.batch_size)
-                config = dataclasses.replace(config, batch_size=batch, learning_rate=rate)
-                recipe = recipes.resolve(config)
-            batches = {
-                size
-                for most in (whole, searched)
-                for used in (min(kept or most, most),)
-                for size in (min(used, recipe.batch_size), used % recipe.batch_size)
-            }
             check_trainable(
-                notation.parse(solved), norm=norm, classes=classes, batches=sorted(batches - {0})
+                notation.parse(line),
+                norm=norm,
+                classes=classes,
+                batches=_batch_sizes(recipe.batch_size, setting.train_images, available),
             )
-            arms.append(
-                Arm(
-                    name="-".join((norm.replace(":", "."), *varying)),
-                    norm=norm,
-                    setting=Setting(
-                        network=network,
-                        budget=budget,
-                        batch_size=batch,
-                        train_images=kept,
-                        label_noise=noise,
-                    ),
-                    config=config,
-                    recipe=recipe,
-                )
-            )
+            name = _arm_name(norm, setting, values)
+            arms.append(Arm(name=name, norm=norm, setting=setting, config=config, recipe=recipe))
     return arms
 
 
+def held_out(study: StudyConfig, images: int) -> int:
+    """How many images the search holds out: as many as the study, else 5,000 or a tenth."""
+    return study.holdout or min(5000, images // 10)
+
+
 def settings(arms: Sequence[Arm]) -> dict[Setting, list[Arm]]:
-    """The arms by what they are compared in."""
+    """The arms, grouped by their setting."""
     by_setting: dict[Setting, list[Arm]] = {}
     for arm in arms:
         by_setting.setdefault(arm.setting, []).append(arm)
@@ -210,8 +233,8 @@ def settings(arms: Sequence[Arm]) -> dict[Setting, list[Arm]]:
 
 def varying(compared: Iterable[Setting]) -> list[str]:
     """The axes along which settings differ, by their names in `Setting`."""
-    own = list(compared)
-    return [name for name in AXES if len({getattr(setting, name) for setting in own}) > 1]
+    compared = list(compared)
+    return [field for field in AXES if len({getattr(s, field) for s in compared}) > 1]
 
 
 def warnings(arms: Sequence[Arm]) -> Iterator[str]:
@@ -223,7 +246,8 @@ def warnings(arms: Sequence[Arm]) -> Iterator[str]:
     )
 
 
-def _norms(study: StudyConfig) -> tuple[str, ...]:
+def _normalizations(study: StudyConfig) -> tuple[str, ...]:
+    """The normalizations to compare, `gn` replaced by its numbers of groups."""
     compared = study.norms
     if study.groups:
         if "gn" not in compared:
@@ -235,7 +259,7 @@ def _norms(study: StudyConfig) -> tuple[str, ...]:
         entry, _ = norms.find(norm)
         if ":" not in norm and not entry.layer.startswith("normlab."):
             raise UsageError(
-                f"{norm} is known to this program alone, and each run is a process of its own: "
+                f"{norm} is known to this program only, and each run is a process of its own: "
                 "name it module:Class"
             )
         if compared.count(norm) > 1:
@@ -245,8 +269,31 @@ def _norms(study: StudyConfig) -> tuple[str, ...]:
     return compared
 
 
+def _refuse_repeated_values(axes: Iterable[tuple[Any, ...]]) -> None:
+    for values in axes:
+        if len(set(values)) < len(values):
+            raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
+
+
+def _solve_layouts(
+    networks: Sequence[str], budgets: Sequence[int | None], compared: Sequence[str], classes: int
+) -> dict[tuple[str, int | None], str]:
+    """The layout of each network under each budget; UsageError if two budgets give the same."""
+    lines = {
+        (network, budget): _solve_once(network, compared, classes, budget)
+        for network, budget in product(networks, budgets)
+    }
+    for network in networks:
+        if len({lines[network, budget] for budget in budgets}) < len(budgets):
+            raise UsageError(
+                f"--budgets: two of {', '.join(f'{b:,}' for b in budgets)} give the same "
+                f"{zoo.short_name(network)}: leave one out, or leave widths open to be solved"
+            )
+    return lines
+
+
 def _solve_once(network: str, compared: Sequence[str], classes: int, budget: int | None) -> str:
-    """The layout that all normalizations get: the widest in which each stays below the budget."""
+    """The layout for all normalizations: the widest in which each stays below the budget."""
     blocks = notation.parse(zoo.find(network))
     largest: dict[str, int] = {}
     problem: UsageError | None = None
@@ -256,9 +303,61 @@ def _solve_once(network: str, compared: Sequence[str], classes: int, budget: int
             largest[notation.format(line)] = max(
                 count(line, norm=other, classes=classes) for other in compared
             )
-        except UsageError as error:  # its groups do not divide these widths
+        except UsageError as error:  # a number of groups does not divide these widths
             problem = problem or error
     if not largest:
         assert problem is not None
         raise problem
     return min(largest, key=lambda line: largest[line])
+
+
+def _run_config(
+    study: StudyConfig,
+    setting: Setting,
+    line: str,
+    norm: str,
+    compared: Sequence[str],
+    available: Images,
+) -> RunConfig:
+    """The configuration of an arm's runs, except for the seed."""
+    network = setting.network
+    named = notation.format(notation.parse(zoo.find(network))) == line
+    recipe = recipes.name_of(RunConfig(network=network, recipe=study.recipe))
+    # Tuned settings for only some of the normalizations would favour these.
+    tuned = [recipes.tuned_settings(recipe, other) for other in compared]
+    config = RunConfig(
+        dataset=study.dataset,
+        holdout=study.holdout,
+        split_seed=study.split_seed,
+        skip_unreadable=study.skip_unreadable,
+        network=network if named else line,
+        norm=norm,
+        recipe=recipe,
+        untuned=study.untuned or (any(tuned) and None in tuned),
+        epochs=study.epochs,
+        learning_rate=study.learning_rate,
+        weight_decay=study.weight_decay,
+        precision=study.precision,
+    )
+    for field, axis in AXES.items():
+        config = axis.apply(config, getattr(setting, field), available)
+    return config
+
+
+def _arm_name(norm: str, setting: Setting, values: Mapping[str, Sequence[Any]]) -> str:
+    """The normalization, and the values of the axes that vary: `gn-batch8-noise0.2`."""
+    parts = [
+        axis.spell(getattr(setting, field))
+        for field, axis in AXES.items()
+        if len(values[field]) > 1
+    ]
+    return "-".join((norm.replace(":", "."), *parts))
+
+
+def _batch_sizes(batch_size: int, train_images: int | None, available: Images) -> list[int]:
+    """The sizes of an epoch's first and last batch, in a run and in a trial of the search."""
+    sizes = set()
+    for most in (available.whole, available.searched):
+        used = min(train_images or most, most)
+        sizes |= {min(used, batch_size), used % batch_size}
+    return sorted(sizes - {0})

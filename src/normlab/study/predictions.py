@@ -1,4 +1,4 @@
-"""What a run's network answered on each image, kept so that pages need not ask it again."""
+"""A run's predictions on each image, kept so that pages need not compute them again."""
 
 import io
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from normlab.storage.files import write_atomically
 
 @dataclass(frozen=True)
 class Predictions:
-    """A network's answers on the images that its run's curve is measured on.
+    """A network's predictions on the images that its run's curve is measured on.
 
     Attributes:
         predictions: int64, N: the most probable class of each image.
-        confidences: float32, N: its probability.
+        confidences: float32, N: the probability of that class.
         labels: int64, N: the true classes.
-        peak_memory: Of the process that trained it, in bytes; 0 where it is not known.
+        peak_memory: Peak memory of the process that trained it, in bytes; 0 if unknown.
     """
 
     predictions: NDArray[np.int64]
@@ -30,14 +30,14 @@ class Predictions:
     peak_memory: int
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """bool, N: which images were answered rightly."""
-        right: NDArray[np.bool_] = self.predictions == self.labels
-        return right
+    def correct(self) -> NDArray[np.bool_]:
+        """bool, N: which images are classified correctly."""
+        correct: NDArray[np.bool_] = self.predictions == self.labels
+        return correct
 
 
 def of(evaluation: Evaluation, peak_memory: int) -> Predictions:
-    """The answers of an evaluation."""
+    """The predictions of an evaluation."""
     return Predictions(
         predictions=evaluation.predictions,
         confidences=evaluation.probabilities.max(axis=1),

@@ -1,11 +1,11 @@
-"""A study's folder: what was compared (study.json), a row a run (study.csv), the runs themselves.
+"""A study's folder: its record (study.json), a table (study.csv) and its runs.
 
-study.json    what was asked for, the arms, the trials of the search, what each run measured; all
-              that depends on the clock or the machine is under `costs`
-study.csv     a row a run
-runs/         a folder a run, named ARM-SEED
-tuning/       a folder a trial of the search
-report.html   and figures/, its figures as PNG
+study.json    the configuration, the arms, the trials of the search, the results; everything that
+              depends on the clock or the machine is under `costs`
+study.csv     one row per run
+runs/         one folder per run, named ARM-SEED
+tuning/       one folder per trial of the search
+report.html   the page; figures/ has its figures as PNG
 """
 
 import csv
@@ -21,11 +21,12 @@ from typing import Any, Literal
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
 from normlab.recipes import Recipe
-from normlab.runs.run import Run, build
-from normlab.storage.checksums import PARSE_ERRORS, add_checksum, read, verify_checksum
+from normlab.runs.run import Run
+from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
+from normlab.storage.records import MalformedError, build, entry
 from normlab.study import predictions
-from normlab.study.job import refuse_other
+from normlab.study.job import refuse_other_run
 from normlab.study.plan import Arm, Setting
 from normlab.study.tuning import Trial
 
@@ -40,10 +41,10 @@ class Result:
     Attributes:
         arm: Its arm's name.
         seed: Its seed.
-        state: `stopped`: it can go on.
-        problem: Why it failed; empty where it did not.
-        accuracies: After each epoch, shares from 0 to 1.
-        parameters: What the network learns; 0 while it is not known.
+        state: `stopped` can be resumed.
+        problem: Why it failed; empty if it did not.
+        accuracies: Accuracy after each epoch, 0 to 1.
+        parameters: Number of parameters of the network; 0 while it is unknown.
     """
 
     arm: str
@@ -56,11 +57,11 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a run cost. It differs from machine to machine and from time to time.
+    """The costs of a run. They vary between machines, and from one time to the next.
 
     Attributes:
-        seconds: Training and evaluation, in all.
-        peak_memory: Of its process, in bytes; 0 where it is not known.
+        seconds: Total time of training and evaluation.
+        peak_memory: Peak memory of its process in bytes; 0 if unknown.
     """
 
     seconds: float
@@ -73,13 +74,13 @@ class Study:
 
     Attributes:
         path: The folder.
-        config: What was asked for.
-        arms: What is repeated with every seed, settings in force.
-        images: On how many images accuracy is measured.
-        fingerprint: Of the data set.
-        trials: Of the search for settings.
-        results: By arm and seed, in order.
-        costs: By the run's folder.
+        config: The configuration.
+        arms: The arms, with the settings in force.
+        images: Number of images that accuracy is measured on.
+        fingerprint: Fingerprint of the data set.
+        trials: Trials of the search for settings.
+        results: Results, by arm and seed, in order.
+        costs: Costs, by the name of the run's folder.
     """
 
     path: Path
@@ -96,25 +97,26 @@ class Study:
         """Reads a study's folder.
 
         Raises:
-            RunError: It is no study's folder, it is damaged, or a newer normlab wrote it.
+            RunError: It is not a study's folder, it is damaged, or a newer normlab wrote it.
         """
         path = Path(path)
         file = path / "study.json"
-        content = read(file, SCHEMA, "study")
+        content = read_json(file, SCHEMA, "study")
         try:
-            costs = verify_checksum(content.pop("costs"))
+            costs = verify_checksum(entry(content, "costs", dict))
+            del content["costs"]
             content = verify_checksum(content)
             return cls(
                 path=path,
-                config=build(StudyConfig, content["study"]),
-                arms=tuple(map(_arm, content["arms"])),
-                images=content["images"],
-                fingerprint=content["fingerprint"],
-                trials=tuple(build(Trial, trial) for trial in content["trials"]),
-                results=tuple(build(Result, result) for result in content["results"]),
+                config=build(StudyConfig, entry(content, "study", dict)),
+                arms=tuple(map(_arm, entry(content, "arms", list))),
+                images=entry(content, "images", int),
+                fingerprint=entry(content, "fingerprint", str),
+                trials=tuple(build(Trial, trial) for trial in entry(content, "trials", list)),
+                results=tuple(build(Result, result) for result in entry(content, "results", list)),
                 costs={name: build(Costs, cost) for name, cost in costs.items()},
             )
-        except PARSE_ERRORS as error:
+        except MalformedError as error:
             raise RunError(f"{file} is damaged: {error}") from None
 
     def write(self) -> None:
@@ -122,15 +124,15 @@ class Study:
         content = add_checksum(
             {
                 "schema": SCHEMA,
-                "study": dataclasses.asdict(self.config),
-                "arms": [dataclasses.asdict(arm) for arm in self.arms],
+                "study": self.config.to_dict(),
+                "arms": [_to_dict(arm) for arm in self.arms],
                 "images": self.images,
                 "fingerprint": self.fingerprint,
                 "trials": [dataclasses.asdict(trial) for trial in self.trials],
                 "results": [dataclasses.asdict(result) for result in self.results],
             }
         )
-        # Apart, so that the rest of two equal studies is equal, checksum included.
+        # Costs have a checksum of their own: the rest of two equal studies is equal to the byte.
         costs = add_checksum({name: dataclasses.asdict(cost) for name, cost in self.costs.items()})
         text = json.dumps(content | {"costs": costs}, indent=1)
         write_atomically(self.path / "study.json", text + "\n")
@@ -139,7 +141,7 @@ class Study:
         write_atomically(self.path / "study.csv", file.getvalue())
 
     def arm(self, name: str) -> Arm:
-        """The arm of a name."""
+        """An arm by its name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def folder(self, result: Result) -> Path:
@@ -151,25 +153,29 @@ class Study:
         return [r for r in self.results if r.arm == arm.name and r.state == "done"]
 
     def failed(self, result: Result, problem: str) -> Result:
-        """The same run, had it failed; a folder may be moved, so paths begin in the study's."""
-        said = problem.replace(f"{self.path}{os.sep}", "")
-        return Result(arm=result.arm, seed=result.seed, state="failed", problem=said)
+        """The result of the same run if it failed. Paths are relative: the folder may be moved."""
+        relative = problem.replace(f"{self.path}{os.sep}", "")
+        return Result(arm=result.arm, seed=result.seed, state="failed", problem=relative)
+
+    def state_of(self, result: Result) -> State:
+        """The recorded state of a run."""
+        return next(r.state for r in self.results if (r.arm, r.seed) == (result.arm, result.seed))
 
     def with_result(self, result: Result, costs: Costs | None = None) -> "Study":
-        """The study with what is now known of a run."""
+        """The study with a new result of a run."""
         results = tuple(
             result if (r.arm, r.seed) == (result.arm, result.seed) else r for r in self.results
         )
         name = f"{result.arm}-{result.seed}"
         known = self.costs if costs is None else self.costs | {name: costs}
-        # In the runs' order, whatever the order in which they ended.
+        # In the order of the runs, not in the order in which they ended.
         order = [f"{r.arm}-{r.seed}" for r in results]
         return dataclasses.replace(
             self, results=results, costs={name: known[name] for name in order if name in known}
         )
 
     def _rows(self) -> Iterator[list[object]]:
-        # The batch size of the setting is the recipe's too.
+        # The setting's batch size is among the recipe's fields.
         settings = [f.name for f in dataclasses.fields(Setting) if f.name != "batch_size"]
         yield [
             *("arm", "norm", *settings, *(f.name for f in dataclasses.fields(Recipe))),
@@ -188,17 +194,25 @@ class Study:
             ]
 
 
-def measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, Costs]:
-    """A run's result and costs, from its folder.
+def collect(
+    study: Study, result: Result, folder: Path, config: RunConfig
+) -> tuple[Result, Costs | None]:
+    """The result and the costs of a run that ended, from its folder.
 
-    Raises:
-        RunError: The run is not finished, damaged, or not the one of this configuration.
+    A run that is damaged, or that has another configuration, has failed.
     """
+    try:
+        return _measured(result, folder, config)
+    except RunError as error:
+        return study.failed(result, str(error)), None
+
+
+def _measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, Costs]:
     run = Run.open(folder)
-    refuse_other(run, config)
+    refuse_other_run(run, config)
     if not run.epochs:
         raise RunError(
-            f"{folder} has no metrics.jsonl: delete the folder, and normlab compare trains it anew"
+            f"{folder} has no metrics.jsonl: delete it, and normlab compare trains the run again"
         )
     done = dataclasses.replace(
         result,
@@ -211,11 +225,15 @@ def measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, C
     return done, Costs(seconds=run.seconds, peak_memory=memory)
 
 
+def _to_dict(arm: Arm) -> dict[str, Any]:
+    return dataclasses.asdict(arm) | {"config": arm.config.to_dict()}
+
+
 def _arm(content: dict[str, Any]) -> Arm:
     return Arm(
-        name=content["name"],
-        norm=content["norm"],
-        setting=build(Setting, content["setting"]),
-        config=build(RunConfig, content["config"]),
-        recipe=build(Recipe, content["recipe"]),
+        name=entry(content, "name", str),
+        norm=entry(content, "norm", str),
+        setting=build(Setting, entry(content, "setting", dict)),
+        config=build(RunConfig, entry(content, "config", dict)),
+        recipe=build(Recipe, entry(content, "recipe", dict)),
     )

@@ -1,11 +1,11 @@
-"""The same search of a setting for every arm: a fixed grid of values, halved in rungs.
+"""The search of a setting, the same for every arm: a fixed grid of values, halved in rungs.
 
-All values of the grid are tried with a quarter of the epochs, the better half of them with half,
-the better two with all of them, for the longer a run the lower its best learning rate; each is a
-run of its own with a whole schedule. This is synchronous successive halving (Jamieson & Talwalkar
-2016, Non-stochastic Best Arm Identification and Hyperparameter Optimization, arXiv:1502.07943):
-every rung waits for all its runs, so a search that was stopped and goes on ends the same. Accuracy
-is on held-out images, of seed 0.
+The first rung tries all values with a quarter of the epochs, the second the better half of them
+with half, the last the best two with all epochs, because longer runs have lower best learning
+rates. Each trial is a run of its own with a whole schedule. This is synchronous successive halving
+(Jamieson & Talwalkar 2016, Non-stochastic Best Arm Identification and Hyperparameter Optimization,
+arXiv:1502.07943). A rung waits for all its runs, so a search that was stopped and resumed ends the
+same. Accuracy is measured on held-out images, with seed 0.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from normlab.study.plan import Arm
 
 What = Literal["lr", "wd"]
 FIELDS = {"lr": "learning_rate", "wd": "weight_decay"}
-FACTORS = tuple(2.0**k for k in range(-4, 4))  # of the recipe's learning rate
+FACTORS = tuple(2.0**k for k in range(-4, 4))  # × the recipe's learning rate
 DECAYS = (0.0, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-SHARES = (4, 2, 1)  # a rung's part of the epochs
+SHARES = (4, 2, 1)  # a rung's runs take 1/4, 1/2, 1/1 of the epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,12 @@ class Trial:
 
     Attributes:
         arm: The arm's name.
-        what: What is searched.
+        what: The setting that is searched.
         value: The value that is tried.
-        rung: Counted from 0.
-        epochs: How long.
-        accuracy: On the held-out images after the last epoch; None where the loss was not finite,
-            or while it is not known.
+        rung: Number of the rung, from 0.
+        epochs: Length of the run.
+        accuracy: Accuracy on the held-out images after the last epoch. None if the loss was not
+            finite, or while it is unknown.
     """
 
     arm: str
@@ -47,23 +47,23 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f"{self.arm}-{self.what}{self.value:g}-{self.epochs}epochs"
 
 
 def grid(what: What, study: StudyConfig, arm: Arm) -> tuple[float, ...]:
-    """The values that are tried: the same for every normalization of a setting."""
+    """The values to try: the same for every normalization of a setting."""
     if what == "wd":
         return DECAYS
     recipe = recipes.find(recipes.name_of(arm.config))
     base = study.learning_rate or recipe.learning_rate
-    if arm.setting.batch_size is not None:  # by the same rule as where it is not tuned
+    if arm.setting.batch_size is not None:  # the rule for runs without a search
         base *= (arm.setting.batch_size / recipe.batch_size) ** 0.5
     return tuple(base * factor for factor in FACTORS)
 
 
 def rung_epochs(epochs: int, rung: int) -> int:
-    """How long the runs of a rung are."""
+    """Length of the runs of a rung."""
     return max(1, epochs // SHARES[rung])
 
 
@@ -78,20 +78,20 @@ def config_of(trial: Trial, arm: Arm, holdout: int) -> RunConfig:
 
 
 def rung_of(
-    what: What, rung: int, study: StudyConfig, arm: Arm, before: Sequence[Trial]
+    what: What, rung: int, study: StudyConfig, arm: Arm, previous: Sequence[Trial]
 ) -> list[Trial]:
     """The trials of a rung.
 
     Args:
-        what: What is searched.
-        rung: Counted from 0.
+        what: The setting that is searched.
+        rung: Number of the rung, from 0.
         study: The study's configuration.
-        arm: Whose.
-        before: The arm's trials of the rung before, done; none for the first.
+        arm: The arm.
+        previous: The arm's finished trials of the previous rung; none for the first.
     """
     values = grid(what, study, arm)
     if rung:
-        best = sorted(before, key=_rank)[: len(values) // 2**rung]
+        best = sorted(previous, key=_rank)[: len(values) // 2**rung]
         values = tuple(sorted(trial.value for trial in best))
     epochs = rung_epochs(arm.recipe.epochs, rung)
     return [
@@ -99,10 +99,15 @@ def rung_of(
     ]
 
 
-def best(trials: Sequence[Trial], arm: str, what: What) -> Trial | None:
-    """What a search found for an arm: the best of its last rung, of equals the smallest value.
+def is_searched(trials: Sequence[Trial], arm: str, study: StudyConfig) -> bool:
+    """Whether the search has found all settings of an arm; True if nothing is searched."""
+    return all(best(trials, arm, what) for what in study.tune)
 
-    None where that is not done, or where nothing could be trained.
+
+def best(trials: Sequence[Trial], arm: str, what: What) -> Trial | None:
+    """The best trial of an arm's last rung; of equal ones, the smallest value.
+
+    None if the rung is not finished, or if no value could be trained.
     """
     last = [
         trial
@@ -114,11 +119,14 @@ def best(trials: Sequence[Trial], arm: str, what: What) -> Trial | None:
 
 
 def on_edge(found: Trial, trials: Sequence[Trial]) -> bool:
-    """Whether it lies at an end of what was tried: a better value may lie beyond; never 0."""
+    """Whether a value is the smallest or largest tried, so that a better one may lie beyond.
+
+    Never for 0.
+    """
     values = [t.value for t in trials if (t.arm, t.what) == (found.arm, found.what)]
     return found.value in (min(values), max(values)) and found.value > 0
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
-    """The higher the accuracy the earlier; then by the value."""
+    """Sorts by accuracy, highest first; then by value."""
     return 1.0 if trial.accuracy is None else -trial.accuracy, trial.value

@@ -1,9 +1,9 @@
-"""One run on several processes, each with its part of every batch: `torchrun … -m normlab train`.
+"""One run on several processes, each with a shard of every batch: `torchrun … -m normlab train`.
 
-The processes hold equal weights: they start from the same draws, and each step adds up their
-gradients. So what is computed is what one process computes on the whole batch, but for the last
-bits, for dropout, which every process draws for itself, and for normalizations over the batch,
-which see a process's part alone; `sync-bn` sees all of it.
+The processes hold equal weights: they start from the same draws, and each step adds their gradients
+up. So they compute what one process computes on the whole batch, with three exceptions: the last
+bits; dropout, which every process draws for itself; and normalizations over the batch, which see
+one shard. `sync-bn` sees the whole batch.
 """
 
 import importlib
@@ -24,8 +24,8 @@ class ProcessGroup:
     """The processes of a run.
 
     Attributes:
-        rank: This process's number, from 0.
-        size: How many there are.
+        rank: Number of this process, from 0.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -33,11 +33,11 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process evaluates, writes and speaks."""
+        """Whether this is the main process: the one that evaluates, writes and prints."""
         return self.rank == 0
 
     def shard(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch, along its first dimension."""
+        """This process's shard of a batch, along the first dimension."""
         return batch.tensor_split(self.size)[self.rank]
 
     def sum(self, values: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ ALONE = ProcessGroup()
 
 
 def process_group() -> ProcessGroup:
-    """The processes that were joined; this one alone where none were."""
+    """The processes of this run; only this one outside of `distributed`."""
     if dist.is_available() and dist.is_initialized():
         return ProcessGroup(dist.get_rank(), dist.get_world_size())
     return ALONE
@@ -59,13 +59,13 @@ def process_group() -> ProcessGroup:
 
 @contextmanager
 def distributed(device: str) -> Iterator[ProcessGroup]:
-    """Joins the processes that torchrun started together; alone where it started none.
+    """Connects the processes that torchrun started; without torchrun there is only this one.
 
     Args:
-        device: As `Execution` takes it: over NCCL for CUDA, else over Gloo.
+        device: As in `Execution`. CUDA uses NCCL, the others Gloo.
 
     Raises:
-        UsageError: torch has no such means here, or there are more processes than GPUs.
+        UsageError: This build of torch cannot do it, or there are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -74,18 +74,18 @@ def distributed(device: str) -> Iterator[ProcessGroup]:
         raise UsageError(
             "this build of torch cannot train on several processes: leave torchrun out"
         )
-    # Imported later, as optimizers do, its functions' defaults would be this group for ever: its
-    # threads would outlive it, and one that meets Python at its end aborts the process.
+    # If it were imported later, as optimizers do, its functions' defaults would keep this group:
+    # its threads would outlive the group, and could abort the process when Python ends.
     importlib.import_module("torch.distributed.nn.functional")
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     try:
         if on_gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        # What is tried out before training is on the CPU.
+        # Checks before training run on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise UsageError(f"the processes that torchrun started cannot be joined: {said}") from None
+        reason = " ".join(str(error).split())
+        raise UsageError(f"torchrun's processes cannot be connected: {reason}") from None
     try:
         yield process_group()
     finally:

@@ -1,4 +1,4 @@
-"""Momentum whose every direction is made equally long."""
+"""Muon: momentum with an orthogonalized update."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalized, on weights of a fixed norm.
+    """Nesterov momentum with an orthogonalized update, on weights of a fixed norm.
 
-    Of the momentum U Σ Vᵀ a step takes about U Vᵀ: every direction moves equally far. Before each
-    step the weights, as a matrix of outputs × (inputs · height · width), are brought to the norm
-    √outputs, each output's to about 1. Where a normalization follows, their scale means nothing,
-    and the learning rate is by what angle they turn.
+    If the momentum is U Σ Vᵀ, the update is about U Vᵀ: every direction moves equally far. Before
+    each step the weights, as a matrix of outputs × (inputs · height · width), are scaled to the
+    norm √outputs, about 1 for each output. If a normalization follows, the scale of the weights
+    has no effect, and the learning rate is the angle by which they turn.
 
     Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks, and, for
     convolutions and the fixed norm, the code of Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a
@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     Args:
         parameters: Weights with two dimensions or more.
         lr: Learning rate.
-        momentum: Share of the gradients' sum that is kept from step to step.
+        momentum: Decay of the sum of gradients from step to step.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Brings the singular values of a matrix, rows × columns, near 1.
+    """Moves the singular values of a matrix (rows × columns) near 1.
 
-    Three steps of a Newton–Schulz iteration with Jordan's coefficients, which do not converge but
-    lift small values fast: those above a tenth of the matrix's norm end between 0.65 and 1.25,
-    smaller ones lower.
+    It takes three steps of a Newton–Schulz iteration with Jordan's coefficients. They do not
+    converge but raise small values fast: values above a tenth of the matrix's norm end between
+    0.65 and 1.25, smaller ones lower.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if tall else matrix

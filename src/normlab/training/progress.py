@@ -1,6 +1,7 @@
-"""What one sees of a training run: a live bar in a terminal, and a plain line an epoch."""
+"""Progress display for a run: what is trained, a live bar in a terminal, one line per epoch."""
 
 from collections import deque
+from collections.abc import Iterator
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -8,24 +9,64 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from normlab.runs.run import Epoch
+from normlab import notation
+from normlab.data import source_of
+from normlab.layers import kernels
+from normlab.network.checks import small_batch_warnings
+from normlab.network.shapes import norms_of
+from normlab.runs.run import Run
+from normlab.training.callbacks import Callback
+from normlab.training.distributed import process_group
+from normlab.training.state import TrainingState
+from normlab.wording import counted
 
 
-class TrainingDisplay:
+def announce(run: Run, console: Console) -> None:
+    """Prints what is trained, on what data, where; and what the user should know about it."""
+    machine, data = run.machines[-1], run.data
+    evaluated = f"{data.holdout:,} held-out" if data.holdout else f"{data.test:,} test"
+    lines = (
+        run.layout,
+        f"{run.summary.parameters:,} parameters with {run.config.norm}, "
+        f"{run.summary.macs:,} multiply-accumulates per image",
+        f"{run.config.dataset}: {data.train:,} training and {evaluated} images, "
+        f"fingerprint {data.fingerprint[:12]}",
+        *_notes(run),
+        f"recipe {run.config.recipe}, {run.config.precision}, seed {run.config.seed}, on "
+        f"{machine.device}, {counted(machine.threads, 'thread')}, into {run.path}",
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _notes(run: Run) -> Iterator[str]:
+    for note in run.data.notes:
+        yield f"note: {note}"
+    used = norms_of(notation.parse(run.layout), run.config.norm)
+    batches = [(norm, run.recipe.batch_size) for norm in used]
+    for warning in small_batch_warnings(batches, process_group().size):
+        yield f"warning: {warning}"
+    source = source_of(run.config.dataset)
+    flips = run.recipe.mirror or "vertical-flip" in run.recipe.augment
+    if flips and source is not None and not source.MIRRORABLE:
+        yield f"note: this recipe flips or mirrors {run.config.dataset}; --recipe demo does not"
+    machine = run.machines[-1]
+    if machine.device == "cpu" and machine.kernels == "torch":
+        reason = kernels.load()[1]
+        yield f"note: no compiled passes ({reason}): PyTorch's slower layers are used instead"
+
+
+class ProgressDisplay(Callback):
     """Shows a run while it trains.
 
     Args:
-        console: Where to; None shows nothing.
-        epochs: Epochs of the run.
-        steps: Steps of an epoch.
-        done: Steps of the whole run that were done before (a resumed run).
+        console: Where to print; None prints nothing.
+        state: The run's state at the start.
     """
 
-    def __init__(self, console: Console | None, *, epochs: int, steps: int, done: int) -> None:
+    def __init__(self, console: Console | None, state: TrainingState) -> None:
         self.console = console
-        self.epochs = epochs
-        self.steps = steps
-        self.recent: deque[tuple[float, int]] = deque(maxlen=50)
+        self.recent: deque[tuple[float, int]] = deque(maxlen=50)  # when, images
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
@@ -39,12 +80,12 @@ class TrainingDisplay:
         )
         self.task = self.progress.add_task(
             "training",
-            total=epochs * steps,
-            completed=done,
-            epoch=done // steps + 1,
-            epochs=epochs,
-            batch=done % steps,
-            batches=steps,
+            total=state.epochs * state.steps,
+            completed=state.epoch * state.steps + state.step,
+            epoch=state.epoch + 1,
+            epochs=state.epochs,
+            batch=state.step,
+            batches=state.steps,
             loss="–",
             rate="–",
         )
@@ -61,30 +102,31 @@ class TrainingDisplay:
     ) -> None:
         self.progress.stop()
 
-    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
-        """After a step: `epoch` from 0, `step` done in it, the batch's mean loss and size."""
-        self.recent.append((perf_counter(), images))
+    def on_step_end(self, state: TrainingState) -> None:
+        """Moves the bar."""
+        self.recent.append((perf_counter(), state.images))
         elapsed = self.recent[-1][0] - self.recent[0][0]
-        seen = sum(count for _, count in self.recent) - self.recent[0][1]
+        images = sum(count for _, count in self.recent) - self.recent[0][1]
         self.progress.update(
             self.task,
-            completed=epoch * self.steps + step,
-            epoch=epoch + 1,
-            batch=step,
-            loss=f"{loss:.3f}",
-            rate=f"{seen / elapsed:,.0f}" if elapsed else "–",
+            completed=state.epoch * state.steps + state.step,
+            epoch=state.epoch + 1,
+            batch=state.step,
+            loss=f"{state.loss:.3f}",
+            rate=f"{images / elapsed:,.0f}" if elapsed else "–",
         )
 
-    def epoch(self, epoch: Epoch) -> None:
-        """After an epoch: its line."""
-        if self.console is not None:
-            width = len(str(self.epochs))
-            measured = f"{epoch.split} loss {epoch.loss:.4f} accuracy {epoch.accuracy:.2%}  "
-            self.console.print(
-                f"epoch {epoch.epoch:>{width}}/{self.epochs}  "
-                f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.2%}  "
-                f"{measured if epoch.split != 'train' else ''}"
-                f"rate {epoch.learning_rate:.4g}  {epoch.seconds:.1f} s",
-                soft_wrap=True,
-                highlight=False,
-            )
+    def on_epoch_end(self, state: TrainingState) -> None:
+        """Prints the epoch's line."""
+        if self.console is None:
+            return
+        epoch, width = state.run.last, len(str(state.epochs))
+        measured = f"{epoch.split} loss {epoch.loss:.4f} accuracy {epoch.accuracy:.2%}  "
+        self.console.print(
+            f"epoch {epoch.epoch:>{width}}/{state.epochs}  "
+            f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.2%}  "
+            f"{measured if epoch.split != 'train' else ''}"
+            f"rate {epoch.learning_rate:.4g}  {epoch.seconds:.1f} s",
+            soft_wrap=True,
+            highlight=False,
+        )

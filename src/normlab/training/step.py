@@ -1,4 +1,4 @@
-"""A step of training: the batch it sees, the loss, the update."""
+"""A training step: its batch, the loss, the update."""
 
 import math
 from typing import Any
@@ -15,17 +15,17 @@ from normlab.network.model import Network
 from normlab.recipes import Recipe
 from normlab.seeding import generator
 from normlab.training.distributed import process_group
-from normlab.training.muon import Muon
+from normlab.training.optimizers import build_optimizers
 
 
 class Batches:
-    """The augmented batches of a run's epochs, each drawn from (seed, epoch, step) alone.
+    """The augmented batches of a run. Each depends on (seed, epoch, step) alone.
 
     Args:
         dataset: Its training split is moved to the device and stays uint8 there.
-        recipe: The batch size and the augmentation.
-        seed: The run's.
-        device: Where the batches are wanted.
+        recipe: Batch size and augmentation.
+        seed: The run's seed.
+        device: Device of the batches.
     """
 
     def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
@@ -53,79 +53,56 @@ class Batches:
 
 
 class TrainStep:
-    """Gradient descent on a network's mean cross-entropy.
-
-    Weights of convolutions and of `FC` decay; normalizations, scales and biases do not. With the
-    recipe's `muon` those that mix channels are Muon's instead, at that share of the learning rate;
-    the classifier's are not, for no normalization follows it.
+    """A step of gradient descent on a network's mean cross-entropy.
 
     Args:
-        network: What is trained.
-        recipe: The optimizer's settings and the label smoothing.
-        precision: Of the activations and of the convolutions' arithmetic.
+        network: The network to train.
+        recipe: Settings of the optimizers, and label smoothing.
+        precision: Precision of the activations and of the convolutions' arithmetic.
     """
 
     def __init__(self, network: Network, recipe: Recipe, precision: Precision) -> None:
         self.network, self.recipe, self.precision = network, recipe, precision
         self.processes = process_group()
-        weights = network.weights
-        mixing = [weight for weight in weights[:-1] if recipe.muon and weight.shape[1] > 1]
-        by_muon = set(mixing)
-        plain = [weight for weight in weights if weight not in by_muon]
-        decaying = set(weights)
-        others = [parameter for parameter in network.parameters() if parameter not in decaying]
-        groups: list[dict[str, Any]] = [
-            {"params": plain, "weight_decay": recipe.weight_decay},
-            {"params": others},
-        ]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.SGD(
-                groups,
-                lr=recipe.learning_rate,
-                momentum=recipe.momentum,
-                nesterov=recipe.nesterov,
-            )
-        ]
-        if mixing:
-            self.optimizers.append(Muon(mixing))
+        self.optimizers = build_optimizers(network, recipe)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """The optimizers' state."""
-        return [optimizer.state_dict() for optimizer in self.optimizers]
+        """The optimizers' states."""
+        return [scaled.optimizer.state_dict() for scaled in self.optimizers]
 
-    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Puts it back."""
-        for optimizer, own in zip(self.optimizers, state, strict=True):
-            optimizer.load_state_dict(own)
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Restores the optimizers' states."""
+        for scaled, state in zip(self.optimizers, states, strict=True):
+            scaled.optimizer.load_state_dict(state)
 
     def step(self, rate: float, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
-        """One step at a learning rate: the batch's mean loss and right answers before it.
+        """One step at a learning rate.
 
-        Of several processes each computes on its part of the batch. Where the loss is not finite
-        the weights are left as they were.
+        Each process computes on its shard of the batch. If the loss is not finite, the weights
+        stay as they are.
+
+        Returns:
+            The batch's mean loss and number of correct predictions, both before the update.
         """
-        images, inputs, labels = (
-            len(labels),
-            self.processes.shard(inputs),
-            self.processes.shard(labels),
-        )
+        images = len(labels)
+        inputs, labels = self.processes.shard(inputs), self.processes.shard(labels)
         bfloat16 = self.precision == "bfloat16"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
             logits = self.network(inputs)
         smoothing = self.recipe.label_smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
         loss = loss / images
-        right = (logits.argmax(dim=1) == labels).sum()
-        value, correct = self.processes.sum(torch.stack((loss.detach(), right.float()))).tolist()
-        if math.isfinite(value):
+        correct = (logits.argmax(dim=1) == labels).sum()
+        sums = self.processes.sum(torch.stack((loss.detach(), correct.float()))).tolist()
+        if math.isfinite(sums[0]):
             self.network.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            self._add_up_gradients()
+            self._all_reduce_gradients()
             self.update(rate)
-        return value, int(correct)
+        return sums[0], int(sums[1])
 
-    def _add_up_gradients(self) -> None:
-        """Over all processes, in one message: the networks are small."""
+    def _all_reduce_gradients(self) -> None:
+        """Adds the gradients of all processes up, in one message: the networks are small."""
         if self.processes.size == 1:
             return
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
@@ -135,9 +112,6 @@ class TrainStep:
             gradient.copy_(summed.view_as(gradient))
 
     def update(self, rate: float) -> None:
-        """Moves the parameters by their gradients."""
-        for optimizer in self.optimizers:
-            share = self.recipe.muon if isinstance(optimizer, Muon) else 1.0
-            for group in optimizer.param_groups:
-                group["lr"] = rate * share
-            optimizer.step()
+        """Updates the parameters by their gradients."""
+        for scaled in self.optimizers:
+            scaled.step(rate)

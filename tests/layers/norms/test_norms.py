@@ -1,4 +1,4 @@
-"""Each normalization against PyTorch's own layer or the formula written out in float64."""
+"""Each normalization, compared with PyTorch's own layer or with its formula in float64."""
 
 import re
 import sys
@@ -67,7 +67,7 @@ def test_forward_and_backward_match_the_formula_in_float64(name, activate, memor
 
 
 @pytest.mark.parametrize(
-    ("name", "torchs_own"),
+    ("name", "pytorch"),
     [
         ("bn", lambda x: F.batch_norm(x, None, None, training=True)),
         ("brn", lambda x: F.batch_norm(x, None, None, training=True)),
@@ -86,20 +86,20 @@ def test_forward_and_backward_match_the_formula_in_float64(name, activate, memor
         ("rms", lambda x: F.rms_norm(x, SHAPE, eps=EPSILON)),
     ],
 )
-def test_at_its_first_weights_it_is_pytorchs_own(name, torchs_own):
+def test_with_its_first_weights_it_equals_pytorchs_layer(name, pytorch):
     x = torch.randn(4, *SHAPE)
-    torch.testing.assert_close(norms.build(name, SHAPE, activate=False)(x), torchs_own(x))
+    torch.testing.assert_close(norms.build(name, SHAPE, activate=False)(x), pytorch(x))
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMULAS) - set(ACTIVATED) - {"none"}))
-def test_an_activation_follows_where_it_is_asked_for(name):
+def test_a_relu_follows_if_requested(name):
     x = torch.randn(4, *SHAPE)
     plain = norms.build(name, SHAPE, activate=False)(x)
     torch.testing.assert_close(norms.build(name, SHAPE, activate=True)(x), plain.clamp(min=0))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_documented_number_of_parameters_is_the_real_one(name):
+def test_the_documented_number_of_parameters_is_correct(name):
     formula = norms.find(name)[0].parameters.replace("·", "*")
     c, h, w = SHAPE
     expected = eval(formula, {"C": c, "H": h, "W": w})
@@ -114,7 +114,7 @@ def test_every_entry_is_documented():
         assert entry.paper
 
 
-def test_batch_norm_uses_running_statistics_in_evaluation():
+def test_batch_norm_uses_running_statistics_in_eval_mode():
     layer = norms.build("bn", SHAPE, activate=False)
     x = 3 * torch.randn(64, *SHAPE) + 2
     for _ in range(200):
@@ -127,7 +127,7 @@ def test_batch_norm_uses_running_statistics_in_evaluation():
 
 
 @pytest.mark.parametrize("name", ["brn", "sync-bn", "ghost-bn=64"])
-def test_those_of_batches_use_running_statistics_in_evaluation(name):
+def test_its_variants_use_running_statistics_in_eval_mode(name):
     layer = norms.build(name, SHAPE, activate=False)
     x = 3 * torch.randn(64, *SHAPE) + 2
     for _ in range(1500):
@@ -141,7 +141,7 @@ def test_those_of_batches_use_running_statistics_in_evaluation(name):
     [(250, 1, 0), (750, 1 + 2 * 500 / 1750, 2.5), (1250, 1 + 2 * 1000 / 1750, 5), (9999, 3, 5)],
 )
 def test_batch_renormalization_corrects_within_its_limits(steps, r_max, d_max):
-    """Ioffe's algorithm 1, written out in float64."""
+    """Ioffe's algorithm 1 in float64."""
     layer = with_random_parameters(norms.build("brn", SHAPE, activate=False))
     generator = torch.Generator().manual_seed(2)
     running_mean = 4 * torch.randn(12, generator=generator)
@@ -179,24 +179,24 @@ def test_batch_renormalization_counts_its_steps():
     assert layer.steps == 1
 
 
-def test_alone_sync_bn_is_batch_norm_while_it_trains_and_afterwards():
-    own, torchs = norms.build("sync-bn", (4, 1, 1), activate=False), nn.BatchNorm2d(4)
+def test_with_one_process_sync_bn_is_batch_norm():
+    ours, pytorch = norms.build("sync-bn", (4, 1, 1), activate=False), nn.BatchNorm2d(4)
     for _ in range(3):
         x = 3 * torch.randn(2, 4, 1, 1) + 2
-        torch.testing.assert_close(own(x), torchs(x))
-    torch.testing.assert_close(own.running_mean, torchs.running_mean)
-    torch.testing.assert_close(own.running_var, torchs.running_var)
-    torch.testing.assert_close(own.eval()(x), torchs.eval()(x))
+        torch.testing.assert_close(ours(x), pytorch(x))
+    torch.testing.assert_close(ours.running_mean, pytorch.running_mean)
+    torch.testing.assert_close(ours.running_var, pytorch.running_var)
+    torch.testing.assert_close(ours.eval()(x), pytorch.eval()(x))
 
 
-def test_ghosts_are_of_32_images_where_no_number_is_given():
+def test_ghost_batches_have_32_images_by_default():
     x = torch.randn(33, *SHAPE)
     ghosts = norms.build("ghost-bn", SHAPE, activate=False)(x)
     torch.testing.assert_close(ghosts, norms.build("ghost-bn=32", SHAPE, activate=False)(x))
 
 
 @pytest.mark.parametrize("name", ["bn", "ghost-bn", "brn", "sync-bn"])
-def test_a_channel_of_one_value_cannot_be_trained_on(name):
+def test_one_value_per_channel_is_refused_in_training(name):
     layer = norms.build(name, (4, 1, 1), activate=False)
     with pytest.raises(ValueError, match=r"^Expected more than 1 value per channel when training"):
         layer(torch.randn(1, 4, 1, 1))
@@ -205,7 +205,7 @@ def test_a_channel_of_one_value_cannot_be_trained_on(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dropout_is_for_training_alone(name):
+def test_dropout_acts_only_in_training(name):
     layer = norms.build(name, SHAPE, activate=True, dropout=0.5)
     plain = norms.build(name, SHAPE, activate=True)
     x = torch.randn(8, *SHAPE)
@@ -218,8 +218,8 @@ def test_dropout_is_for_training_alone(name):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_bfloat16_goes_out_as_it_came_in(name, training):
-    """And is rounded once; without normalization, before the sum too."""
+def test_the_output_of_bfloat16_is_bfloat16(name, training):
+    """It is rounded once; without normalization, also before the bias is added."""
     x = (3 * torch.randn(7, *SHAPE) + 2).bfloat16()
     outputs = [
         norms.build(name, SHAPE, activate=True).train(training)(images) for images in (x, x.float())
@@ -230,7 +230,7 @@ def test_bfloat16_goes_out_as_it_came_in(name, training):
 
 
 def test_without_normalization_the_first_weights_keep_the_scale():
-    """Of what follows a ReLU, through PyTorch's own first convolution and the next ReLU."""
+    """From one ReLU's output to the next one's, through PyTorch's first convolution."""
     torch.manual_seed(0)
     x = torch.randn(8, 512, 1, 1).relu()
     y = norms.build("none", (4096, 1, 1), activate=True)(nn.Conv2d(512, 4096, 1, bias=False)(x))
@@ -238,7 +238,7 @@ def test_without_normalization_the_first_weights_keep_the_scale():
 
 
 @pytest.mark.parametrize("channels", [8, 2])
-def test_weight_standardization_is_in_the_convolutions_that_mix_channels(channels):
+def test_weight_standardization_applies_to_convolutions_that_mix_channels(channels):
     network = Network(f"C:{channels} D:12 GAP FC", norm="gn-ws")
     first, second = network.blocks[:2]
     x = torch.randn(2, channels, 6, 6)
@@ -257,8 +257,8 @@ def test_weight_standardization_is_in_the_convolutions_that_mix_channels(channel
 
 @pytest.mark.parametrize("norm", ["none", "lrn"])
 @pytest.mark.parametrize("line", ["C:16 C:16 C:16 C:16 C:16 GAP FC", "C:16 D:16 D:16 D:16 GAP FC"])
-def test_without_normalization_features_start_at_the_inputs_scale(line, norm):
-    """As He et al. intend it: the second moment neither vanishes nor explodes with depth."""
+def test_without_normalization_features_start_at_the_scale_of_the_input(line, norm):
+    """As in He et al.: the second moment neither vanishes nor explodes with depth."""
     x = torch.randn(64, 3, 16, 16)
     for seed in range(3):
         network = Network(line, norm=norm, seed=seed)
@@ -269,8 +269,8 @@ def test_without_normalization_features_start_at_the_inputs_scale(line, norm):
 
 
 @pytest.mark.parametrize("norm", ["none", "lrn"])
-def test_without_normalization_residual_branches_start_at_nothing(norm):
-    """Their scales, one for each application, learn before they do."""
+def test_without_normalization_residual_branches_start_at_zero(norm):
+    """Their scales, one for each application, learn first."""
     network = Network("C:16 C:16+ D:16+*2 C:16*2 GAP C:16+ C", norm=norm)
     once, twice = network.blocks[1:3]
     x = torch.randn(4, 16, 8, 8)
@@ -300,23 +300,23 @@ def test_each_application_of_a_residual_branch_has_its_scale():
     for bfloat16 in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             expected = x.bfloat16() if bfloat16 else x
-            found = block(expected)
+            output = block(expected)
             for norm, scale in zip(block.norms, (0.5, -2.0), strict=True):
                 expected = expected + scale * norm(block.conv(expected))
-        assert found.dtype == expected.dtype
-        torch.testing.assert_close(found, expected)
+        assert output.dtype == expected.dtype
+        torch.testing.assert_close(output, expected)
 
 
-def test_ones_own_layer_can_ask_for_scales_too(monkeypatch):
-    """A fused pass, which adds a block's input itself, then does not."""
+def test_a_custom_normalization_can_request_branch_scales(monkeypatch):
+    """Then the fused pass must not add the block's input itself."""
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
-    said = {"formula": "gn", "paper": "ours", "axes": "", "parameters": "2·C", "activates": True}
+    entry = {"formula": "gn", "paper": "ours", "axes": "", "parameters": "2·C", "activates": True}
 
-    @norms.register("gentle", skip_init=True, **said)
+    @norms.register("gentle", skip_init=True, **entry)
     def gentle(shape, *, activate, dropout):
         return norms.build("gn", shape, activate=activate, dropout=dropout)
 
-    @norms.register("plain", **said)
+    @norms.register("plain", **entry)
     def plain(shape, *, activate, dropout):
         return norms.build("gn", shape, activate=activate, dropout=dropout)
 
@@ -329,8 +329,8 @@ def test_ones_own_layer_can_ask_for_scales_too(monkeypatch):
     assert network.blocks[1].branch_scales.grad.any()
 
 
-def test_the_scales_of_residual_branches_are_counted():
-    """A block's own normalization decides, else the network's."""
+def test_branch_scales_count_as_parameters():
+    """The block's own normalization decides, or else the network's."""
     line = "C:8 C:8+ C:8+*3 C:8/bn+ D:8/none+*2 C:8 GAP FC"
     scaled, plain = (summarize(line, norm=norm).rows for norm in ("lrn", "bn"))
     more = [a.parameters - b.parameters for a, b in zip(scaled, plain, strict=True)]
@@ -339,6 +339,7 @@ def test_the_scales_of_residual_branches_are_counted():
     assert summarize("C:8 D:8/none+*2 GAP FC").parameters == bare + 2
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", norms.REGISTRY)
 def test_every_normalization_learns(name):
     """A few steps on a batch lower its loss, in float32 and in bfloat16."""
@@ -378,7 +379,7 @@ def test_groups_default_to_the_largest_divisor_up_to_4(channels):
         ("gm", SHAPE, "no normalization 'gm': did you mean gn?"),
         ("BN", SHAPE, "no normalization 'BN': did you mean bn?"),
         ("LayerNorm", SHAPE, "no normalization 'LayerNorm': did you mean ln?"),
-        ("xyzzy", SHAPE, "no normalization 'xyzzy': it is one of none, lrn, bn"),
+        ("xyzzy", SHAPE, "no normalization 'xyzzy': Use one of none, lrn, bn"),
         ("bn=3", SHAPE, "bn takes no number"),
         ("gn=", SHAPE, "must be a whole number above 0"),
         ("gn=0", SHAPE, "must be a whole number above 0"),
@@ -393,7 +394,7 @@ def test_groups_default_to_the_largest_divisor_up_to_4(channels):
         (".a:X", SHAPE, "importing .a failed"),
     ],
 )
-def test_what_cannot_be_built_is_refused_in_one_line(name, shape, problem):
+def test_invalid_normalizations_are_refused_in_one_line(name, shape, problem):
     with pytest.raises(UsageError, match=r"^[^\n]*$") as caught:
         norms.build(name, shape, activate=True)
     assert problem in str(caught.value)
@@ -413,29 +414,27 @@ class HalfNorm(nn.Module):
 """
 
 
-def test_a_users_layer_that_changes_the_shape_is_refused(tmp_path, monkeypatch):
+def test_a_custom_layer_that_changes_the_shape_is_refused(tmp_path, monkeypatch):
     (tmp_path / "own_cut.py").write_text(OWN.replace("x * self", "x[..., 1:] * self"))
     monkeypatch.syspath_prepend(tmp_path)
-    shapes = r"it must keep the shape \(2, 12, 5, 6\), not make \(2, 12, 5, 5\)"
+    shapes = r"the output must have the input's shape \(2, 12, 5, 6\), not \(2, 12, 5, 5\)"
     with pytest.raises(UsageError, match=shapes):
         norms.build("own_cut:HalfNorm", SHAPE, activate=True)
     sys.modules.pop("own_cut")
 
 
-def test_what_a_users_layer_raises_is_said_in_one_line(tmp_path, monkeypatch):
+def test_an_error_of_a_custom_layer_is_reported_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "own_raises.py").write_text(
         OWN.replace("return x", 'raise RuntimeError("a\\nb") #')
     )
     monkeypatch.syspath_prepend(tmp_path)
-    said = (
-        r"built with the shape \(12, 5, 6\) and given two such maps, it failed: RuntimeError: a b"
-    )
-    with pytest.raises(UsageError, match=rf"{said}$"):
+    message = r"built for the shape \(12, 5, 6\) failed on two such maps: RuntimeError: a b$"
+    with pytest.raises(UsageError, match=message):
         norms.build("own_raises:HalfNorm", SHAPE, activate=True)
     sys.modules.pop("own_raises")
 
 
-def test_a_users_own_layer_by_module_and_class(tmp_path, monkeypatch):
+def test_a_custom_layer_by_module_and_class(tmp_path, monkeypatch):
     (tmp_path / "own_half_norm.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     layer = norms.build("own_half_norm:HalfNorm", SHAPE, activate=True)
@@ -475,7 +474,7 @@ def test_a_layer_registered_in_python(monkeypatch):
     assert norms.channel_multiple("scale=3") == 1
 
 
-def test_a_layer_that_activates_gets_the_activation_and_the_dropout(monkeypatch):
+def test_a_layer_that_activates_is_given_the_keywords(monkeypatch):
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
     @norms.register(
@@ -493,7 +492,7 @@ def test_a_layer_that_activates_gets_the_activation_and_the_dropout(monkeypatch)
     assert norms.channel_multiple("told=3") == 3
 
 
-def test_a_notebooks_cell_that_is_run_again_replaces_its_layer(monkeypatch):
+def test_a_notebook_cell_that_is_run_again_replaces_its_layer(monkeypatch):
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
     for size in (1, 2):
 
@@ -521,7 +520,7 @@ def test_a_notebooks_cell_that_is_run_again_replaces_its_layer(monkeypatch):
         ("import no_such_module", "No module named 'no_such_module'"),
     ],
 )
-def test_a_users_module_that_cannot_be_imported(content, problem, tmp_path, monkeypatch):
+def test_a_custom_module_that_cannot_be_imported(content, problem, tmp_path, monkeypatch):
     (tmp_path / "own_broken.py").write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=rf"^--norm own_broken:X: .*{problem}[^\n]*$"):
@@ -529,7 +528,7 @@ def test_a_users_module_that_cannot_be_imported(content, problem, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["bn", "a b", "a+", "a:b", "a=2", "1st", ""])
-def test_a_name_that_is_taken_or_cannot_be_written_is_refused(name):
+def test_a_name_that_is_taken_or_cannot_be_spelled_is_refused(name):
     before = dict(norms.REGISTRY)
     with pytest.raises(ValueError, match=r"registered already, by normlab|written"):
         norms.register(name, formula="", paper="", axes="", parameters="")(nn.Identity)
@@ -548,9 +547,9 @@ def test_a_name_that_is_taken_or_cannot_be_written_is_refused(name):
     batch=st.integers(2, 5),
     seed=st.integers(0, 2**31),
 )
-def test_normalizations_apart_from_batch_norm_treat_each_image_alone(name, batch, seed):
+def test_normalizations_without_batch_statistics_treat_each_image_separately(name, batch, seed):
     generator = torch.Generator().manual_seed(seed)
     layer = norms.build(name, SHAPE, activate=True)
     x = torch.randn(batch, *SHAPE, generator=generator)
-    alone = torch.cat([layer(image[None]) for image in x])
-    np.testing.assert_allclose(layer(x).detach(), alone.detach(), atol=1e-5)
+    separately = torch.cat([layer(image[None]) for image in x])
+    np.testing.assert_allclose(layer(x).detach(), separately.detach(), atol=1e-5)

@@ -1,8 +1,8 @@
-"""The compiled passes beside this file: built at first use, by this machine's own C compiler.
+"""The compiled passes: C sources in this folder, built at first use by the machine's C compiler.
 
-What the compiler makes is kept in the user's cache, under a name that says what it was made from
-and for which processor. Where there is no GCC, `library` gives None, PyTorch's own layers compute
-the same, slower, and a run records that they did.
+The built library is kept in the user's cache. Its name is a hash of the sources, the flags, the
+compiler and the processor. Without GCC, `library` returns None: PyTorch's own layers then compute
+the same, more slowly, and a run records that.
 """
 
 import ctypes
@@ -19,12 +19,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from normlab.layers.activations import ACTIVATIONS, Activation, CompiledPass
+
 FOLDER = Path(__file__).parent
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
 MAX_CHANNELS = 4096  # TILE of common.h
+_PASSES = {a: a.compiled for a in ACTIVATIONS.values() if a.compiled is not None}
+ACTIVATION_NUMBERS: dict[Activation | None, int] = {
+    activation: number for number, activation in enumerate([None, *_PASSES])
+}
+"""The activations that the passes know, by their numbers in C; None is no activation."""
+_CASES = " ".join(
+    f"X(pass, {number}, ({value}), ({gradient}))"
+    for number, (value, gradient) in enumerate([CompiledPass("z", "g"), *_PASSES.values()])
+)
 FLAGS = (
     *("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
+    f"-DACTIVATIONS(X, pass)={_CASES}",
     *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
 )
 
@@ -35,10 +47,10 @@ class _Normalize(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "dy", "residual", "out")),
         *((name, ctypes.c_void_p) for name in ("scale", "shift", "centre")),
-        *((name, ctypes.c_void_p) for name in ("of_gradient", "of_input", "constant")),
+        *((name, ctypes.c_void_p) for name in ("gradient_factor", "input_factor", "constant")),
         *((name, ctypes.c_void_p) for name in ("sums", "products")),
-        *((name, ctypes.c_int64) for name in ("samples", "pixels", "channels", "each")),
-        *((name, ctypes.c_int32) for name in ("half", "relu", "threads")),
+        *((name, ctypes.c_int64) for name in ("samples", "pixels", "channels", "per_sample")),
+        *((name, ctypes.c_int32) for name in ("bfloat16", "activation", "threads")),
         *((name, ctypes.c_uint32) for name in ("threshold", "seed")),
     )
 
@@ -49,21 +61,21 @@ class _Pool(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "y", "dy", "out")),
         *((name, ctypes.c_int64) for name in ("samples", "height", "width", "channels")),
-        *((name, ctypes.c_int32) for name in ("half", "threads")),
+        *((name, ctypes.c_int32) for name in ("bfloat16", "threads")),
     )
 
 
-KEYS = ("model name", "flags", "Features", "CPU ")  # of /proc/cpuinfo, on x86 and on ARM
+KEYS = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo, on x86 and on ARM
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled passes; None where no GCC can build them, or no folder can keep them."""
+    """The compiled passes; None if no GCC can build them or no folder can hold them."""
     return load()[0]
 
 
 @cache
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled passes, or why there are none."""
+    """The compiled passes, or None and the reason."""
     compiler = shutil.which("gcc")
     if compiler is None:
         return None, "there is no gcc"
@@ -73,28 +85,28 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         folder = _cache_folder()
         path = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
         if path.exists():
-            with suppress(OSError):  # damaged: built anew
+            with suppress(OSError):  # damaged: build it again
                 return ctypes.CDLL(str(path)), ""
         _compile(compiler, path)
         return ctypes.CDLL(str(path)), ""
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines()
         return None, f"gcc fails: {lines[-1]}" if lines else "gcc fails"
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         return None, str(error)
 
 
 def _compile(compiler: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=path.parent) as workplace:
-        built = Path(workplace) / "kernels.so"
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / "kernels.so"
         command = [compiler, *FLAGS, "-o", str(built), *map(str, SOURCES)]
         subprocess.run(command, capture_output=True, text=True, check=True)
-        built.replace(path)  # whole or not at all, whoever builds at the same time
+        built.replace(path)  # atomic, so several processes can build at the same time
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the passes can take these maps: N × C × H × W, on the CPU, channels last."""
+    """Whether the passes can process these maps: N × C × H × W, on the CPU, channels last."""
     return (
         x.device.type == "cpu"
         and x.numel() > 0
@@ -111,7 +123,7 @@ def normalize(
     name: str,
     x: Tensor,
     *,
-    relu: bool = False,
+    activation: Activation | None = None,
     threshold: int = 0,
     seed: int = 0,
     residual: Tensor | None = None,
@@ -121,12 +133,12 @@ def normalize(
 
     Args:
         name: The pass.
-        x: float32 or bfloat16, channels last; `dy`, `residual` and `out` are alike.
-        residual: What `apply` adds in the end.
-        relu: Whether a ReLU follows the affine map.
-        threshold: Probability of dropout, in 2⁻³².
-        seed: Of dropout, 32 bits.
-        tensors: The pass's other tensors, by the names of the struct. Coefficients are float32
+        x: float32 or bfloat16, channels last; so are `dy`, `residual` and `out`.
+        activation: The activation after the affine map, one of `ACTIVATION_NUMBERS`.
+        threshold: The dropout probability, in units of 2⁻³².
+        seed: The dropout seed, 32 bits.
+        residual: Added at the end of `apply`.
+        tensors: The pass's other tensors, by their names in the struct. Coefficients are float32
             and contiguous, N × C or 1 × C.
     """
     samples, channels, height, width = x.shape
@@ -134,8 +146,8 @@ def normalize(
         samples=samples,
         pixels=height * width,
         channels=channels,
-        each=int("scale" in tensors and len(tensors["scale"]) > 1),
-        relu=int(relu),
+        per_sample=int("scale" in tensors and len(tensors["scale"]) > 1),
+        activation=ACTIVATION_NUMBERS[activation],
         threshold=threshold,
         seed=seed,
     )
@@ -158,9 +170,9 @@ def _call(
     tensors: dict[str, Tensor],
 ) -> None:
     compiled = library()
-    assert compiled is not None, "ask usable() first"
+    assert compiled is not None, "call usable() first"
     arguments.x = x.data_ptr()
-    arguments.half = int(x.dtype == torch.bfloat16)
+    arguments.bfloat16 = int(x.dtype == torch.bfloat16)
     arguments.threads = torch.get_num_threads()
     for field, tensor in tensors.items():
         setattr(arguments, field, tensor.data_ptr())

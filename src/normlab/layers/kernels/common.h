@@ -1,15 +1,15 @@
-/* What the passes share: values of two kinds, and tiles.
+/* Shared by the passes: loading and storing values of two types, and tiles.
 
-   Maps lie channels last. A pass goes over them in tiles: coefficients that belong to channels are
-   repeated until they fill whole vectors, so that its loops run over plain arrays, whatever the
-   number of channels is. Arithmetic and sums are float32. */
+   Maps are in channels-last memory. A pass goes over a map in tiles. The coefficients of the
+   channels are repeated until they fill whole vectors, so that the inner loops run over plain
+   arrays, whatever the number of channels. Arithmetic and sums are in float32. */
 
 #include <stdint.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { TILE = 4096 }; /* values; the caller refuses more channels */
+enum { TILE = 4096 }; /* values; the caller passes no maps of more channels */
 
 INLINE float widen(uint16_t value) {
     uint32_t bits = (uint32_t)value << 16;
@@ -18,7 +18,7 @@ INLINE float widen(uint16_t value) {
     return wide;
 }
 
-/* To the nearest, ties to even; a NaN stays one. */
+/* Rounds to nearest, ties to even. NaN stays NaN. */
 INLINE uint16_t narrow(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -26,12 +26,12 @@ INLINE uint16_t narrow(float value) {
     return value != value ? nan : rounded;
 }
 
-INLINE float load(const void *x, int64_t i, int half) {
-    return half ? widen(((const uint16_t *)x)[i]) : ((const float *)x)[i];
+INLINE float load(const void *x, int64_t i, int bfloat16) {
+    return bfloat16 ? widen(((const uint16_t *)x)[i]) : ((const float *)x)[i];
 }
 
-INLINE void store(void *y, int64_t i, int half, float value) {
-    if (half)
+INLINE void store(void *y, int64_t i, int bfloat16, float value) {
+    if (bfloat16)
         ((uint16_t *)y)[i] = narrow(value);
     else
         ((float *)y)[i] = value;
@@ -49,7 +49,7 @@ INLINE void fill(float *tile, const float *row, int64_t channels, int64_t length
         memcpy(tile + start, row, channels * sizeof *row);
 }
 
-/* Adds up the tile's columns that belong to one channel. */
+/* Sums the columns of a tile that belong to the same channel. */
 INLINE void fold(float *row, const float *tile, int64_t channels, int64_t length) {
     memcpy(row, tile, channels * sizeof *row);
     for (int64_t start = channels; start < length; start += channels)

@@ -1,16 +1,20 @@
-/* Normalization with its activation and dropout on the CPU, for maps that lie channels last.
+/* Normalization with its activation and dropout on the CPU, for maps in channels-last memory.
 
-   x is N samples of P pixels of C channels, float32 or bfloat16. Every normalization of the kind
-   (x - mean) / deviation * weight + bias is one affine map per sample and channel, so four passes
-   serve them all, and the small algebra between them is the caller's:
+   x is N samples of P pixels of C channels, float32 or bfloat16. Every normalization of the form
+   (x - mean) / deviation * weight + bias is one affine map per sample and channel. So four passes
+   serve them all; the caller does the small computations between them:
 
        moments         per sample and channel: the mean, and the sum of squared deviations from it
-       apply           y = dropout(relu(x * scale + shift)) + residual, where there is one
+       apply           y = dropout(f(x * scale + shift)) + residual, if there is a residual
        backward_sums   per sample and channel: the sums of g and of g * (x - centre)
-       backward_apply  gradient of x = g * of_gradient + x * of_input + constant
+       backward_apply  the gradient of x: g * gradient_factor + x * input_factor + constant
 
-   where g is the gradient of x * scale + shift: the masks of relu and dropout are computed again,
-   not stored. A coefficient has a row of C values for each sample, or one row for all. */
+   f is the activation, and g is the gradient of x * scale + shift: the activation's gradient and
+   the dropout mask are computed again, not stored. A coefficient has C values for each sample, or
+   C values for all samples together.
+
+   The compiler gets the activations of activations.py as a macro, ACTIVATIONS(X, pass). It expands
+   to X(pass, number, value, gradient) for each of them; number 0 is no activation. */
 
 #include "common.h"
 
@@ -18,17 +22,33 @@ typedef struct {
     const void *x, *dy, *residual;
     void *out;
     const float *scale, *shift, *centre;
-    const float *of_gradient, *of_input, *constant;
-    float *sums, *products; /* moments: mean and sum of squares */
-    int64_t samples, pixels, channels, each; /* each: 1 where a sample has rows of its own */
-    int32_t half, relu, threads;             /* half: bfloat16 */
-    uint32_t threshold, seed;                /* dropout: probability in 2^-32, and its draws */
+    const float *gradient_factor, *input_factor, *constant;
+    float *sums, *products; /* moments: the mean and the sum of squares */
+    int64_t samples, pixels, channels, per_sample; /* per_sample: 1 if coefficients are */
+    int32_t bfloat16, activation, threads;
+    uint32_t threshold, seed; /* dropout: its probability in units of 2^-32, its random seed */
 } Pass;
 
-/* What dropout multiplies a value by, from a hash of the value's place (MurmurHash3's finalizer,
-   Appleby 2011): the backward pass finds the same again. */
-INLINE float kept(uint32_t place, uint32_t seed, uint32_t threshold, float scale) {
-    uint32_t h = place * 0x9e3779b1u + seed;
+#define VALUE(pass, number, value, gradient) \
+    case number: return value;
+#define GRADIENT(pass, number, value, gradient) \
+    case number: return gradient;
+
+INLINE float activate(float z, int activation) {
+    switch (activation) { ACTIVATIONS(VALUE, ) }
+    return z;
+}
+
+/* The gradient of z, from the gradient g of its activation. */
+INLINE float activate_backward(float z, float g, int activation) {
+    switch (activation) { ACTIVATIONS(GRADIENT, ) }
+    return g;
+}
+
+/* The factor by which dropout multiplies a value: 0 or scale. It comes from a hash of the value's
+   index (MurmurHash3's finalizer, Appleby 2011), so the backward pass computes the same factor. */
+INLINE float dropout_factor(uint32_t index, uint32_t seed, uint32_t threshold, float scale) {
+    uint32_t h = index * 0x9e3779b1u + seed;
     h ^= h >> 16;
     h *= 0x85ebca6bu;
     h ^= h >> 13;
@@ -37,26 +57,26 @@ INLINE float kept(uint32_t place, uint32_t seed, uint32_t threshold, float scale
     return h < threshold ? 0.0f : scale;
 }
 
-INLINE void moments(const Pass *p, int64_t n, int half, int relu, int drop) {
-    (void)relu, (void)drop;
+INLINE void moments(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
+    (void)activation, (void)drop;
     const int64_t channels = p->channels, length = tile_length(channels);
     float origin[TILE], sum[TILE], square[TILE];
-    /* Deviations are taken from the mean of eight pixels, or fewer: little is left to cancel. */
+    /* Deviations are taken from the mean of up to eight pixels, so that little cancels. */
     memset(sum, 0, length * sizeof *sum);
-    const int64_t looks = p->pixels < 8 ? p->pixels : 8;
-    for (int64_t i = 0; i < looks; i++) {
-        const int64_t pixel = n * p->pixels + (3 * i + 1) * p->pixels / (3 * looks);
+    const int64_t probes = p->pixels < 8 ? p->pixels : 8;
+    for (int64_t i = 0; i < probes; i++) {
+        const int64_t pixel = n * p->pixels + (3 * i + 1) * p->pixels / (3 * probes);
         for (int64_t c = 0; c < channels; c++)
-            sum[c] += load(p->x, pixel * channels + c, half) / looks;
+            sum[c] += load(p->x, pixel * channels + c, bfloat16) / probes;
     }
     fill(origin, sum, channels, length);
     memset(sum, 0, length * sizeof *sum);
     memset(square, 0, length * sizeof *square);
-    const int64_t whole = p->pixels * channels, end = (n + 1) * whole;
-    for (int64_t base = n * whole; base < end; base += length) {
+    const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
+    for (int64_t base = n * sample_size; base < end; base += length) {
         const int64_t size = end - base < length ? end - base : length;
         for (int64_t j = 0; j < size; j++) {
-            float d = load(p->x, base + j, half) - origin[j];
+            float d = load(p->x, base + j, bfloat16) - origin[j];
             sum[j] += d;
             square[j] += d * d;
         }
@@ -71,52 +91,49 @@ INLINE void moments(const Pass *p, int64_t n, int half, int relu, int drop) {
     }
 }
 
-INLINE void apply(const Pass *p, int64_t n, int half, int relu, int drop) {
+INLINE void apply(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
     const uint32_t threshold = p->threshold, seed = p->seed;
     const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
     const void *x = p->x, *residual = p->residual;
     void *y = p->out;
     float a[TILE], b[TILE];
-    fill(a, p->scale + p->each * n * channels, channels, length);
-    fill(b, p->shift + p->each * n * channels, channels, length);
-    const int64_t whole = p->pixels * channels, end = (n + 1) * whole;
-    for (int64_t base = n * whole; base < end; base += length) {
+    fill(a, p->scale + p->per_sample * n * channels, channels, length);
+    fill(b, p->shift + p->per_sample * n * channels, channels, length);
+    const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
+    for (int64_t base = n * sample_size; base < end; base += length) {
         const int64_t size = end - base < length ? end - base : length;
 #pragma GCC ivdep
         for (int64_t j = 0; j < size; j++) {
-            float z = load(x, base + j, half) * a[j] + b[j];
-            if (relu)
-                z = z < 0 ? 0 : z;
+            float z = activate(load(x, base + j, bfloat16) * a[j] + b[j], activation);
             if (drop)
-                z *= kept(base + j, seed, threshold, scale);
+                z *= dropout_factor(base + j, seed, threshold, scale);
             if (residual)
-                z += load(residual, base + j, half);
-            store(y, base + j, half, z);
+                z += load(residual, base + j, bfloat16);
+            store(y, base + j, bfloat16, z);
         }
     }
 }
 
-INLINE void backward_sums(const Pass *p, int64_t n, int half, int relu, int drop) {
+INLINE void backward_sums(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
     const uint32_t threshold = p->threshold, seed = p->seed;
     const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
     const void *x = p->x, *dy = p->dy;
     float a[TILE], b[TILE], m[TILE], sum[TILE], product[TILE];
-    fill(a, p->scale + p->each * n * channels, channels, length);
-    fill(b, p->shift + p->each * n * channels, channels, length);
-    fill(m, p->centre + p->each * n * channels, channels, length);
+    fill(a, p->scale + p->per_sample * n * channels, channels, length);
+    fill(b, p->shift + p->per_sample * n * channels, channels, length);
+    fill(m, p->centre + p->per_sample * n * channels, channels, length);
     memset(sum, 0, length * sizeof *sum);
     memset(product, 0, length * sizeof *product);
-    const int64_t whole = p->pixels * channels, end = (n + 1) * whole;
-    for (int64_t base = n * whole; base < end; base += length) {
+    const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
+    for (int64_t base = n * sample_size; base < end; base += length) {
         const int64_t size = end - base < length ? end - base : length;
         for (int64_t j = 0; j < size; j++) {
-            float value = load(x, base + j, half), g = load(dy, base + j, half);
+            float value = load(x, base + j, bfloat16), g = load(dy, base + j, bfloat16);
             if (drop)
-                g *= kept(base + j, seed, threshold, scale);
-            if (relu)
-                g = value * a[j] + b[j] <= 0 ? 0 : g;
+                g *= dropout_factor(base + j, seed, threshold, scale);
+            g = activate_backward(value * a[j] + b[j], g, activation);
             sum[j] += g;
             product[j] += g * (value - m[j]);
         }
@@ -125,48 +142,46 @@ INLINE void backward_sums(const Pass *p, int64_t n, int half, int relu, int drop
     fold(p->products + n * channels, product, channels, length);
 }
 
-INLINE void backward_apply(const Pass *p, int64_t n, int half, int relu, int drop) {
+INLINE void backward_apply(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
     const uint32_t threshold = p->threshold, seed = p->seed;
     const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
     const void *x = p->x, *dy = p->dy;
     void *dx = p->out;
     float a[TILE], b[TILE], q[TILE], r[TILE], s[TILE];
-    fill(a, p->scale + p->each * n * channels, channels, length);
-    fill(b, p->shift + p->each * n * channels, channels, length);
-    fill(q, p->of_gradient + p->each * n * channels, channels, length);
-    fill(r, p->of_input + p->each * n * channels, channels, length);
-    fill(s, p->constant + p->each * n * channels, channels, length);
-    const int64_t whole = p->pixels * channels, end = (n + 1) * whole;
-    for (int64_t base = n * whole; base < end; base += length) {
+    fill(a, p->scale + p->per_sample * n * channels, channels, length);
+    fill(b, p->shift + p->per_sample * n * channels, channels, length);
+    fill(q, p->gradient_factor + p->per_sample * n * channels, channels, length);
+    fill(r, p->input_factor + p->per_sample * n * channels, channels, length);
+    fill(s, p->constant + p->per_sample * n * channels, channels, length);
+    const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
+    for (int64_t base = n * sample_size; base < end; base += length) {
         const int64_t size = end - base < length ? end - base : length;
 #pragma GCC ivdep
         for (int64_t j = 0; j < size; j++) {
-            float value = load(x, base + j, half), g = load(dy, base + j, half);
+            float value = load(x, base + j, bfloat16), g = load(dy, base + j, bfloat16);
             if (drop)
-                g *= kept(base + j, seed, threshold, scale);
-            if (relu)
-                g = value * a[j] + b[j] <= 0 ? 0 : g;
-            store(dx, base + j, half, g * q[j] + value * r[j] + s[j]);
+                g *= dropout_factor(base + j, seed, threshold, scale);
+            g = activate_backward(value * a[j] + b[j], g, activation);
+            store(dx, base + j, bfloat16, g * q[j] + value * r[j] + s[j]);
         }
     }
 }
 
-/* A pass over all samples; one loop is compiled for each kind of value, activation and dropout. */
-#define DEFINE(pass)                                            \
-    void normlab_##pass(const Pass *p) {                        \
-        _Pragma("omp parallel for num_threads(p->threads)")     \
-        for (int64_t n = 0; n < p->samples; n++)                \
-            switch (p->half << 2 | p->relu << 1 | (p->threshold > 0)) { \
-            case 0: pass(p, n, 0, 0, 0); break;                 \
-            case 1: pass(p, n, 0, 0, 1); break;                 \
-            case 2: pass(p, n, 0, 1, 0); break;                 \
-            case 3: pass(p, n, 0, 1, 1); break;                 \
-            case 4: pass(p, n, 1, 0, 0); break;                 \
-            case 5: pass(p, n, 1, 0, 1); break;                 \
-            case 6: pass(p, n, 1, 1, 0); break;                 \
-            default: pass(p, n, 1, 1, 1);                       \
-            }                                                   \
+/* A pass over all samples. One loop is compiled for each type, activation, and dropout or none. */
+#define LOOPS(pass, number, value, gradient)          \
+    case number << 2: pass(p, n, 0, number, 0); break;     \
+    case number << 2 | 1: pass(p, n, 0, number, 1); break; \
+    case number << 2 | 2: pass(p, n, 1, number, 0); break; \
+    case number << 2 | 3: pass(p, n, 1, number, 1); break;
+
+#define DEFINE(pass)                                                         \
+    void normlab_##pass(const Pass *p) {                                     \
+        _Pragma("omp parallel for num_threads(p->threads)")                  \
+        for (int64_t n = 0; n < p->samples; n++)                             \
+            switch (p->activation << 2 | p->bfloat16 << 1 | (p->threshold > 0)) { \
+                ACTIVATIONS(LOOPS, pass)                                     \
+            }                                                                \
     }
 
 DEFINE(moments)

@@ -1,11 +1,11 @@
-/* 2 x 2 max pooling, stride 2, for maps that lie channels last: N samples of H x W pixels of C
-   channels, float32 or bfloat16; a last odd row or column is left out.
+/* 2 x 2 max pooling with stride 2, for maps in channels-last memory: N samples of H x W pixels of C
+   channels, float32 or bfloat16. An odd last row or column is ignored.
 
-       forward   y = the largest of the four; a NaN counts as larger than all
-       backward  dx: dy goes to the first of the four that equals y
+       forward   y = the largest of the four values; NaN counts as larger than any number
+       backward  dx: dy goes to the first of the four values that equals y
 
-   The channels of a pixel are gone over in blocks of one vector's length; the last block ends with
-   the last channel and so may go over some for the second time. */
+   The channels of a pixel are processed in blocks of one vector's length. The last block ends at
+   the last channel, so it may process some channels a second time. */
 
 #include "common.h"
 
@@ -13,7 +13,7 @@ typedef struct {
     const void *x, *y, *dy;
     void *out;
     int64_t samples, height, width, channels;
-    int32_t half, threads;
+    int32_t bfloat16, threads;
 } Pool;
 
 INLINE float larger(float a, float b) {
@@ -21,7 +21,7 @@ INLINE float larger(float a, float b) {
     return a != a ? a : most;
 }
 
-INLINE void forward(const Pool *p, int64_t n, int half, int64_t block) {
+INLINE void forward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
     const int64_t c = p->channels, row = p->width * c;
     const void *x = p->x;
     void *y = p->out;
@@ -33,14 +33,14 @@ INLINE void forward(const Pool *p, int64_t n, int half, int64_t block) {
                               i = (n * p->height + 2 * h) * row + 2 * w * c + first;
 #pragma GCC ivdep
                 for (int64_t j = 0; j < block; j++) {
-                    float top = larger(load(x, i + j, half), load(x, i + c + j, half));
-                    float low = larger(load(x, i + row + j, half), load(x, i + row + c + j, half));
-                    store(y, o + j, half, larger(top, low));
+                    float top = larger(load(x, i + j, bfloat16), load(x, i + c + j, bfloat16));
+                    float low = larger(load(x, i + row + j, bfloat16), load(x, i + row + c + j, bfloat16));
+                    store(y, o + j, bfloat16, larger(top, low));
                 }
             }
 }
 
-INLINE void backward(const Pool *p, int64_t n, int half, int64_t block) {
+INLINE void backward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
     const int64_t c = p->channels, row = p->width * c;
     const void *x = p->x, *y = p->y, *dy = p->dy;
     void *dx = p->out;
@@ -52,18 +52,18 @@ INLINE void backward(const Pool *p, int64_t n, int half, int64_t block) {
                               i = (n * p->height + 2 * h) * row + 2 * w * c + first;
 #pragma GCC ivdep
                 for (int64_t j = 0; j < block; j++) {
-                    const float most = load(y, o + j, half), g = load(dy, o + j, half);
-                    float rest = g; /* what no place has taken yet */
-                    const float a = load(x, i + j, half) == most ? rest : 0;
-                    rest = load(x, i + j, half) == most ? 0 : rest;
-                    const float b = load(x, i + c + j, half) == most ? rest : 0;
-                    rest = load(x, i + c + j, half) == most ? 0 : rest;
-                    const float d = load(x, i + row + j, half) == most ? rest : 0;
-                    rest = load(x, i + row + j, half) == most ? 0 : rest;
-                    store(dx, i + j, half, a);
-                    store(dx, i + c + j, half, b);
-                    store(dx, i + row + j, half, d);
-                    store(dx, i + row + c + j, half, rest);
+                    const float most = load(y, o + j, bfloat16), g = load(dy, o + j, bfloat16);
+                    float rest = g; /* what no earlier value has taken */
+                    const float a = load(x, i + j, bfloat16) == most ? rest : 0;
+                    rest = load(x, i + j, bfloat16) == most ? 0 : rest;
+                    const float b = load(x, i + c + j, bfloat16) == most ? rest : 0;
+                    rest = load(x, i + c + j, bfloat16) == most ? 0 : rest;
+                    const float d = load(x, i + row + j, bfloat16) == most ? rest : 0;
+                    rest = load(x, i + row + j, bfloat16) == most ? 0 : rest;
+                    store(dx, i + j, bfloat16, a);
+                    store(dx, i + c + j, bfloat16, b);
+                    store(dx, i + row + j, bfloat16, d);
+                    store(dx, i + row + c + j, bfloat16, rest);
                 }
             }
 }
@@ -72,7 +72,7 @@ INLINE void backward(const Pool *p, int64_t n, int half, int64_t block) {
     void normlab_pool_##pass(const Pool *p) {               \
         _Pragma("omp parallel for num_threads(p->threads)") \
         for (int64_t n = 0; n < p->samples; n++)            \
-            switch (p->half << 2 | (p->channels >= 16) << 1 | (p->channels >= 8)) { \
+            switch (p->bfloat16 << 2 | (p->channels >= 16) << 1 | (p->channels >= 8)) { \
             case 0: pass(p, n, 0, 1); break;                \
             case 1: pass(p, n, 0, 8); break;                \
             case 3: pass(p, n, 0, 16); break;               \

@@ -1,17 +1,18 @@
 """The normalization layers, in one registry.
 
-Throughout, x is N × C × H × W, a mean E and a variance Var (biased) run over the axes that an entry
-names, w and b are learned, and ε is 1e-5. `normlab norms` prints the registry.
+Notation: x is N × C × H × W. The mean E and the variance Var (biased) are taken over the axes that
+an entry names. w and b are learned, and ε is 1e-5. `normlab norms` prints the registry.
 
-One's own layer: a `torch.nn.Module` class whose constructor takes the shape (C, H, W) of what it
-normalizes and whose `forward` keeps the shape of its N × C × H × W input; a ReLU follows it. Name
-it `module:Class` on the command line, or register it in Python:
+A custom normalization is a `torch.nn.Module` class. Its constructor takes the shape (C, H, W) of
+its input, and its `forward` maps N × C × H × W to the same shape. A ReLU follows it. Pass it as
+`module:Class` on the command line, or register it in Python:
 
     @register("l1", formula="x / E|x| · w", paper="ours", axes="C, H, W", parameters="C")
     class L1Norm(nn.Module): ...
 """
 
-from normlab.layers.norms import batch, none, sample
+# Registered in this order, which is the order of every list of normalizations.
+from normlab.layers.norms import none, batch, sample  # isort: skip
 from normlab.layers.norms.registry import (
     REGISTRY,
     Normalization,

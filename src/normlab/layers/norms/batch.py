@@ -1,56 +1,68 @@
-"""Statistics over the images of a batch: BatchNorm and what was made of it."""
+"""Statistics over the images of a batch: BatchNorm and its variants."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from normlab.layers.fused import FusedNorm
+from normlab.layers.activations import Activation
+from normlab.layers.fused import ChannelAffine, FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
 
 
 @register(
     "bn",
-    formula="(x − E) / √(Var + ε) · w + b; in use, E and Var are running means of training's",
+    formula="(x − E) / √(Var + ε) · w + b; in eval mode, E and Var are running averages",
     paper="Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithms 1 and 2",
     axes="N, H, W",
     parameters="2·C",
-    activates=True,
+    takes_activation=True,
 )
-def batch_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
+def batch_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Batch normalization with a momentum of 0.1."""
-    return FusedNorm(shape, groups=None, activate=activate, dropout=dropout, eps=EPSILON)
+    return FusedNorm(shape, groups=None, activation=activation, dropout=dropout, eps=EPSILON)
 
 
 @register(
     "ghost-bn",
-    formula="as bn, each n images of a batch by themselves",
+    formula="as bn, over each n images of a batch separately",
     paper="Hoffer, Hubara & Soudry 2017, Train longer, generalize better, arXiv:1705.08741, "
     "algorithm 1",
     axes="n of N, H, W",
     parameters="2·C",
-    argument="number of images n (left out: 32)",
-    activates=True,
+    argument="number of images n (default: 32)",
+    takes_activation=True,
 )
 class GhostBatchNorm(nn.Module):
-    """Batch normalization over parts of the batch; the last part may be smaller."""
+    """Batch normalization over parts of the batch. The last part may be smaller."""
 
     def __init__(
-        self, shape: Shape, images: int | None = None, *, activate: bool, dropout: float
+        self,
+        shape: Shape,
+        images: int | None = None,
+        *,
+        activation: Activation | None,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.images = images or 32
-        self.norm = FusedNorm(shape, groups=None, activate=activate, dropout=dropout, eps=EPSILON)
+        self.norm = FusedNorm(
+            shape, groups=None, activation=activation, dropout=dropout, eps=EPSILON
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         parts = torch.split(x, self.images if self.training else max(1, len(x)))
         return torch.cat([self.norm(part) for part in parts])
+
+    def as_affine(self) -> ChannelAffine | None:
+        """In eval mode it is batch normalization."""
+        return self.norm.as_affine()
 
 
 @register(
     "brn",
     formula="((x − E) / σ · r + d) · w + b, where r = σ / σ̄ within 1/r̂ to r̂ and d = (E − Ē) / σ̄ "
-    "within ±d̂; Ē and σ̄ are running means",
+    "within ±d̂; Ē and σ̄ are running averages",
     paper="Ioffe 2017, Batch Renormalization, arXiv:1702.03275, algorithm 1; the limits r̂ and d̂ "
     "are 1 and 0 for 250 steps, then grow to 3 by step 2,000 and to 5 by step 1,250: a twentieth "
     "of the paper's steps, for shorter runs",
@@ -58,9 +70,9 @@ class GhostBatchNorm(nn.Module):
     parameters="2·C",
 )
 class BatchRenorm(nn.Module):
-    """Batch renormalization; in use it is batch normalization."""
+    """Batch renormalization; in eval mode it is batch normalization."""
 
-    WARM_UP, R_STEPS, D_STEPS = 250, 2000, 1250  # for runs of some 7,000; the paper's are 20 times
+    WARM_UP, R_STEPS, D_STEPS = 250, 2000, 1250  # for runs of about 7,000 steps
     R_MAX, D_MAX, MOMENTUM = 3.0, 5.0, 0.01
 
     running_mean: Tensor
@@ -77,7 +89,7 @@ class BatchRenorm(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
         if self.training:
             if x.numel() == x.shape[1]:
@@ -93,9 +105,13 @@ class BatchRenorm(nn.Module):
         scale, shift = self.weight * scale, self.weight * shift + self.bias
         return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
+    def as_affine(self) -> ChannelAffine:
+        """What it is in eval mode."""
+        return ChannelAffine.of_statistics(self, self.running_mean, self.running_std)
+
     @torch.no_grad()
     def _correction(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-        """This step's r and d; moves the running means."""
+        """This step's r and d. Updates the running statistics."""
         step = int(self.steps)
         r_share = (step - self.WARM_UP) / (self.R_STEPS - self.WARM_UP)
         d_share = (step - self.WARM_UP) / (self.D_STEPS - self.WARM_UP)
@@ -110,7 +126,7 @@ class BatchRenorm(nn.Module):
 
 
 class _SumOfAll(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is the sum of its gradient."""
+    """The sum of a tensor over all processes; its gradient is summed over them too."""
 
     @staticmethod
     def forward(_: object, x: Tensor) -> Tensor:
@@ -133,7 +149,7 @@ class _SumOfAll(torch.autograd.Function):
     parameters="2·C",
 )
 class SyncBatchNorm(nn.Module):
-    """Batch normalization over all processes; with one process, batch normalization."""
+    """Batch normalization over the batches of all processes together."""
 
     MOMENTUM = 0.1
 
@@ -149,24 +165,34 @@ class SyncBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
-        if not self.training:
-            mean, variance = self.running_mean, self.running_var
+        if self.training:
+            mean, variance = self._statistics(y)
         else:
-            # Two sums instead of one of squares, which would cancel.
-            count = self._sum(y.new_tensor([y.numel() / y.shape[1]]))
-            if count <= 1:
-                raise ValueError("Expected more than 1 value per channel when training")
-            mean = self._sum(y.sum((0, 2, 3))) / count
-            deviation = y - mean[:, None, None]
-            variance = self._sum(deviation.square().sum((0, 2, 3))) / count
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, self.MOMENTUM)
-                self.running_var.lerp_(variance * count / (count - 1), self.MOMENTUM)
+            mean, variance = self.running_mean, self.running_var
         scale = self.weight * (variance + EPSILON).rsqrt()
         shift = self.bias - mean * scale
         return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    def as_affine(self) -> ChannelAffine:
+        """What it is in eval mode."""
+        deviation = (self.running_var + EPSILON).sqrt()
+        return ChannelAffine.of_statistics(self, self.running_mean, deviation)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over all processes. Updates the running statistics."""
+        count = self._sum(x.new_tensor([x.numel() / x.shape[1]]))
+        if count <= 1:
+            raise ValueError("Expected more than 1 value per channel when training")
+        # The mean first, then the deviations from it: E[x²] − E[x]² would cancel.
+        mean = self._sum(x.sum((0, 2, 3))) / count
+        deviation = x - mean[:, None, None]
+        variance = self._sum(deviation.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.MOMENTUM)
+            self.running_var.lerp_(variance * count / (count - 1), self.MOMENTUM)
+        return mean, variance
 
     @staticmethod
     def _sum(x: Tensor) -> Tensor:

@@ -1,35 +1,47 @@
-"""Without statistics of the features' own scale: none, and local response normalization."""
+"""Layers that do not measure the scale of features: none, and local response normalization."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normlab.layers.activations import Activation
+from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.registry import Shape, register
 
 
 class Affine(nn.Module):
     """x · w + b for each channel; w starts so that features keep their scale from layer to layer.
 
-    PyTorch's first weights give a convolution's output a third of its input's second moment, and a
-    ReLU halves that again, so w starts at √6, or √3 where none follows (He et al. 2015, Delving
-    Deep into Rectifiers, arXiv:1502.01852, section 2.2, with the gain beside the weights), times
-    what makes up for a division that follows.
+    With PyTorch's first weights, the second moment of a convolution's output is a third of its
+    input's. Where the input is an activation f(z) of standard normal z, that is m = E[f(z)²], 1/2
+    for a ReLU. So w starts at √(3/m), which is √6 for a ReLU, or at √3 where no activation follows
+    (He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852, section 2.2, with the gain
+    separate from the weights). It is multiplied by `divided_by` to make up for a later division.
     """
 
     def __init__(
-        self, shape: Shape, *, activate: bool, dropout: float, divided_by: float = 1.0
+        self,
+        shape: Shape,
+        *,
+        activation: Activation | None,
+        dropout: float,
+        divided_by: float = 1.0,
     ) -> None:
         super().__init__()
-        self.activate, self.dropout = activate, dropout
-        gain = divided_by * (6.0 if activate else 3.0) ** 0.5
+        self.activation, self.dropout = activation, dropout
+        gain = divided_by * (3.0 / (activation.second_moment if activation else 1.0)) ** 0.5
         self.weight = nn.Parameter(torch.full((shape[0],), gain))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         y = x * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
-        y = F.relu(y) if self.activate else y
+        y = self.activation.formula(y) if self.activation else y
         return F.dropout(y, self.dropout, self.training)
+
+    def as_affine(self) -> ChannelAffine:
+        """The layer itself."""
+        return ChannelAffine(self.weight, self.bias, self.activation)
 
 
 register(
@@ -39,7 +51,7 @@ register(
     "Smith 2020, arXiv:2002.10444, for residual branches (SkipInit)",
     axes="none",
     parameters="2·C",
-    activates=True,
+    takes_activation=True,
     skip_init=True,
 )(Affine)
 
@@ -48,22 +60,22 @@ register(
     "lrn",
     formula="a / (2 + 1e-4 · Σ a²)^0.75 with a = ReLU(x · w + b), Σ over 5 neighbouring channels",
     paper="Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural "
-    "Networks, section 3.3; w and b as without normalization, the first w times 2^0.75",
+    "Networks, section 3.3; w and b as in none, the first w times 2^0.75",
     axes="5 channels, at each pixel",
     parameters="2·C",
-    activates=True,
+    takes_activation=True,
     skip_init=True,
 )
 class LocalResponseNorm(nn.Module):
     """Local response normalization, after the activation."""
 
-    def __init__(self, shape: Shape, *, activate: bool, dropout: float) -> None:
+    def __init__(self, shape: Shape, *, activation: Activation | None, dropout: float) -> None:
         super().__init__()
-        self.affine = Affine(shape, activate=activate, dropout=0.0, divided_by=2**0.75)
+        self.affine = Affine(shape, activation=activation, dropout=0.0, divided_by=2**0.75)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         a = self.affine(x)
         neighbours = F.pad(a.square(), (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).sum(-1)
         y = a / (2 + 1e-4 * neighbours) ** 0.75

@@ -1,4 +1,4 @@
-"""The registry: what a normalization is called, what it computes, how it is built."""
+"""The registry: a normalization's name, what it computes, how it is built."""
 
 import difflib
 import importlib
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from normlab.errors import UsageError
+from normlab.layers.activations import RELU, Activate, Activation
 
 Shape = tuple[int, int, int]
 EPSILON = 1e-5
@@ -19,26 +20,27 @@ class Normalization:
     """An entry of the registry.
 
     Attributes:
-        name: As `--norm` and the notation's `/name` take it.
-        layer: The module and name of what computes it.
-        build: From the shape (C, H, W), the number behind `=` (None where there is none), whether
-            an activation follows and the probability of dropout after that, to the module that
-            does all three.
+        name: Its name for `--norm` and for `/name` in the notation.
+        layer: The module and name of the class or function that computes it.
+        build: Builds the module that normalizes, applies the activation and applies dropout. Takes
+            the shape (C, H, W), the number after `=` (None if there is none), the activation (None
+            if none follows) and the dropout probability.
         formula: What it computes.
-        paper: Where it comes from.
-        axes: What its statistics run over.
-        parameters: How many it learns, in C, H and W.
-        argument: What the number behind `=` is; None where it takes none.
-        divides: The number behind `=` must divide the channels.
-        convolution: The class of the convolutions that it follows.
-        skip_init: Each application of a residual branch is multiplied by a learned scale, which
-            starts at 0, for this brings it to none: SkipInit (De & Smith 2020, Batch Normalization
-            Biases Residual Blocks Towards the Identity Function, arXiv:2002.10444).
+        paper: Its source.
+        axes: The axes of its statistics.
+        parameters: The number of its learned parameters, in terms of C, H and W.
+        argument: What the number after `=` means; None if it takes none.
+        divides: Whether the number after `=` must divide the channels.
+        convolution: The class of the convolutions before it.
+        skip_init: Whether each application of a residual branch is multiplied by a learned scale
+            that starts at 0, because the normalization does not bring the branch to a fixed scale:
+            SkipInit (De & Smith 2020, Batch Normalization Biases Residual Blocks Towards the
+            Identity Function, arXiv:2002.10444).
     """
 
     name: str
     layer: str
-    build: Callable[[Shape, int | None, bool, float], nn.Module]
+    build: Callable[[Shape, int | None, Activation | None, float], nn.Module]
     formula: str
     paper: str
     axes: str
@@ -51,7 +53,7 @@ class Normalization:
 
 REGISTRY: dict[str, Normalization] = {}
 
-_SPELT_OUT = {
+_FULL_NAMES = {
     "batchnorm": "bn",
     "groupnorm": "gn",
     "layernorm": "ln",
@@ -72,21 +74,36 @@ def register(
     argument: str | None = None,
     divides: bool = False,
     activates: bool = False,
+    takes_activation: bool = False,
     convolution: type[nn.Conv2d] = nn.Conv2d,
     skip_init: bool = False,
 ) -> Callable[[Layer], Layer]:
-    """Enters a layer, which a ReLU then follows, into the registry.
+    """Registers a layer as a normalization; the network's activation, a ReLU, follows it.
 
-    The layer is a class or function that takes the shape (C, H, W), and the number behind `=` as a
-    second argument where `argument` says what that is. One that `activates` also takes the keywords
-    `activate` (bool) and `dropout` (probability): it applies the ReLU, or what it has instead, and
-    the dropout itself. One that belongs to other weights names the `convolution` that has them. One
-    that does not bring its input to a scale can ask for `skip_init`, as `Normalization` has it.
+    The layer is a class or function that takes the shape (C, H, W) and, if `argument` is given, the
+    number after `=` as a second argument. If in eval mode it is one weight and one bias for each
+    channel, its method `as_affine` returns them, and exported networks have them folded into the
+    convolution before it.
 
-    A name can be registered anew only by the same layer, as by a notebook's cell that is run again.
+    A name can be registered again only by the same layer, as when a notebook cell is run again.
+
+    Args:
+        name: Its name; the notation must be able to spell it.
+        formula: As in `Normalization`; so are `paper`, `axes` and `parameters`.
+        paper: Its source.
+        axes: The axes of its statistics.
+        parameters: The number of its learned parameters.
+        argument: What the number after `=` means.
+        divides: Whether that number must divide the channels.
+        activates: Whether the layer also takes the keywords `activate` (bool) and `dropout`
+            (probability) and applies both: the ReLU, or its own activation, and the dropout.
+        takes_activation: Whether the layer takes the keywords `activation` (an `Activation`, or
+            None) and `dropout` instead and applies both: whatever activation the network has.
+        convolution: The class of the convolutions before it, for one that needs its own.
+        skip_init: For one that does not bring its input to a fixed scale; see `Normalization`.
 
     Raises:
-        ValueError: The name is another layer's, or the notation could not spell it.
+        ValueError: The name is taken by another layer, or the notation cannot spell it.
     """
     from normlab.notation import parse
 
@@ -102,11 +119,15 @@ def register(
         if name in REGISTRY and REGISTRY[name].layer != full_name:
             raise ValueError(f"{name!r} is registered already, by {REGISTRY[name].layer}")
 
-        def build(shape: Shape, number: int | None, activate: bool, dropout: float) -> nn.Module:
-            numbers = () if argument is None else (number,)
+        def build(
+            shape: Shape, number: int | None, activation: Activation | None, dropout: float
+        ) -> nn.Module:
+            arguments = (shape,) if argument is None else (shape, number)
+            if takes_activation:
+                return layer(*arguments, activation=activation, dropout=dropout)
             if activates:
-                return layer(shape, *numbers, activate=activate, dropout=dropout)
-            return _with_tail(layer(shape, *numbers), activate, dropout)
+                return layer(*arguments, activate=activation is not None, dropout=dropout)
+            return _followed_by(layer(*arguments), activation, dropout)
 
         REGISTRY[name] = Normalization(
             name=name,
@@ -127,39 +148,53 @@ def register(
 
 
 def find(text: str) -> tuple[Normalization, int | None]:
-    """The entry that a name such as `bn`, `gn=8` or `my_module:MyNorm` means, and its number.
+    """The entry for a name such as `bn`, `gn=8` or `my_module:MyNorm`, and the number after `=`.
 
     Raises:
-        UsageError: There is none, or it takes no number.
+        UsageError: There is no such entry, or it takes no number.
     """
     if ":" in text:
         return _import(text), None
     name, equals, number = text.partition("=")
     entry = REGISTRY.get(name)
     if entry is None:
-        near = difflib.get_close_matches(name.lower(), [*REGISTRY, *_SPELT_OUT], n=1, cutoff=0.4)
-        hint = f"did you mean {_SPELT_OUT.get(near[0], near[0])}? It is " if near else "it is "
+        near = difflib.get_close_matches(name.lower(), [*REGISTRY, *_FULL_NAMES], n=1, cutoff=0.4)
+        hint = f"did you mean {_FULL_NAMES.get(near[0], near[0])}? " if near else ""
         raise UsageError(
-            f"no normalization {name!r}: {hint}one of {', '.join(REGISTRY)}, or your "
-            "module:Class (a name registered in Python is known to that program alone)"
+            f"no normalization {name!r}: {hint}Use one of {', '.join(REGISTRY)}, or module:Class "
+            "for your own (a name registered in Python exists only in that program)"
         )
     if not equals:
         return entry, None
     if entry.argument is None:
-        raise UsageError(f"{name} takes no number: write {name} alone")
+        raise UsageError(f"{name} takes no number: write {name}")
     if not number.isascii() or not number.isdigit() or int(number) == 0:
         raise UsageError(f"{text!r}: the {entry.argument} must be a whole number above 0")
     return entry, int(number)
 
 
-def build(text: str, shape: Shape, *, activate: bool, dropout: float = 0.0) -> nn.Module:
-    """The module that normalizes N × C × H × W and, where asked, applies a ReLU and dropout.
+def build(
+    text: str,
+    shape: Shape,
+    *,
+    activate: bool,
+    activation: Activation = RELU,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """The module that normalizes N × C × H × W, then applies an activation and dropout.
+
+    Args:
+        text: The normalization's name, as `find` takes it.
+        shape: (C, H, W) of its input.
+        activate: Whether the activation follows.
+        activation: The activation; a normalization with its own applies that instead.
+        dropout: Probability of dropout.
 
     Raises:
         UsageError: There is no such normalization, or it cannot be built for this shape.
     """
     entry, number = find(text)
-    return entry.build(shape, number, activate, dropout)
+    return entry.build(shape, number, activation if activate else None, dropout)
 
 
 def _import(text: str) -> Normalization:
@@ -172,13 +207,15 @@ def _import(text: str) -> Normalization:
         ) from None
     except (Exception, SystemExit) as error:  # the user's code can raise anything
         raise UsageError(
-            f"--norm {text}: importing {module_name} failed: {_said(error)}"
+            f"--norm {text}: importing {module_name} failed: {_one_line(error)}"
         ) from error
     layer = getattr(module, class_name, None)
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
         raise UsageError(f"--norm {text}: {module_name} has no torch.nn.Module {class_name}")
 
-    def build(shape: Shape, number: int | None, activate: bool, dropout: float) -> nn.Module:
+    def build(
+        shape: Shape, number: int | None, activation: Activation | None, dropout: float
+    ) -> nn.Module:
         del number
         try:
             built = layer(shape)
@@ -186,16 +223,16 @@ def _import(text: str) -> Normalization:
                 output = built.eval()(torch.randn(2, *shape))
         except Exception as error:
             raise UsageError(
-                f"--norm {text}: built with the shape {shape} and given two such maps, it failed: "
-                f"{_said(error)}"
+                f"--norm {text}: the layer built for the shape {shape} failed on two such maps: "
+                f"{_one_line(error)}"
             ) from error
         if output.shape != (2, *shape):
             raise UsageError(
-                f"--norm {text}: it must keep the shape {(2, *shape)}, "
-                f"not make {tuple(output.shape)}"
+                f"--norm {text}: the output must have the input's shape {(2, *shape)}, "
+                f"not {tuple(output.shape)}"
             )
         built.train()
-        return _with_tail(built, activate, dropout)
+        return _followed_by(built, activation, dropout)
 
     return Normalization(
         name=text,
@@ -208,17 +245,22 @@ def _import(text: str) -> Normalization:
     )
 
 
-def _with_tail(layer: nn.Module, activate: bool, dropout: float) -> nn.Module:
-    tail = [*([nn.ReLU()] if activate else []), *([nn.Dropout(dropout)] if dropout else [])]
-    return nn.Sequential(layer, *tail) if tail else layer
+def _followed_by(layer: nn.Module, activation: Activation | None, dropout: float) -> nn.Module:
+    """The layer, then the activation and dropout, as far as there are any."""
+    layers = [layer]
+    if activation:
+        layers.append(Activate(activation))
+    if dropout:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers) if len(layers) > 1 else layer
 
 
-def _said(error: BaseException) -> str:
-    """An error of the user's code, in one line."""
+def _one_line(error: BaseException) -> str:
+    """An error raised by the user's code, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def channel_multiple(text: str) -> int:
-    """What the channels must be a multiple of, for this normalization to be built on them."""
+    """The number that the channels must be a multiple of for this normalization."""
     entry, number = find(text)
     return number if entry.divides and number is not None else 1

@@ -1,10 +1,11 @@
-"""Statistics of each image by itself: over groups of channels, all of them, one, or a pixel's."""
+"""Statistics per image: over groups of channels, all channels, one channel, or one pixel."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.errors import UsageError
+from normlab.layers.activations import Activation
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
 
@@ -15,15 +16,13 @@ def default_groups(channels: int) -> int:
 
 
 def _groups(name: str, shape: Shape, groups: int | None) -> int:
-    """The number of groups, which must fit the shape."""
+    """The number of groups, checked against the shape."""
     channels, height, width = shape
     if groups is not None and channels % groups:
         raise UsageError(f"{name}={groups}: {groups} groups do not divide {channels} channels")
     groups = groups or default_groups(channels)
     if groups == channels and height * width == 1:
-        raise UsageError(
-            f"{name}={groups} over one value is constant: the block needs fewer groups"
-        )
+        raise UsageError(f"{name}={groups} over one value is constant: use fewer groups")
     return groups
 
 
@@ -33,22 +32,22 @@ def _groups(name: str, shape: Shape, groups: int | None) -> int:
     paper="Wu & He 2018, Group Normalization, arXiv:1803.08494, equations 1, 2 and 7",
     axes="H, W and a group of channels",
     parameters="2·C",
-    argument="number of groups (left out: the largest divisor of C that is at most 4)",
+    argument="number of groups (default: the largest divisor of C that is at most 4)",
     divides=True,
-    activates=True,
+    takes_activation=True,
 )
 def group_norm(
-    shape: Shape, groups: int | None = None, *, activate: bool, dropout: float
+    shape: Shape, groups: int | None = None, *, activation: Activation | None, dropout: float
 ) -> nn.Module:
     """Group normalization, affine per channel."""
     groups = _groups("gn", shape, groups)
-    return FusedNorm(shape, groups=groups, activate=activate, dropout=dropout, eps=EPSILON)
+    return FusedNorm(shape, groups=groups, activation=activation, dropout=dropout, eps=EPSILON)
 
 
 class StandardizedConv2d(nn.Conv2d):
     """A convolution whose filters have mean 0 and standard deviation 1 over their inputs.
 
-    Depthwise filters stay as they are: with mean 0 they would see nothing but edges.
+    Depthwise filters are not standardized: with mean 0 they would only detect edges.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,15 +63,15 @@ class StandardizedConv2d(nn.Conv2d):
 
 register(
     "gn-ws",
-    formula="as gn, on convolutions whose filters are (W − E) / √(Var + 1e-10) over their inputs, "
-    "but for depthwise ones",
+    formula="as gn, after convolutions whose filters are (W − E) / √(Var + 1e-10) over their "
+    "inputs, except depthwise ones",
     paper="Qiao et al. 2019, Micro-Batch Training with Batch-Channel Normalization and Weight "
     "Standardization, arXiv:1903.10520, equations 9 to 11",
     axes="H, W and a group of channels",
     parameters="2·C",
-    argument="number of groups (left out: the largest divisor of C that is at most 4)",
+    argument="number of groups (default: the largest divisor of C that is at most 4)",
     divides=True,
-    activates=True,
+    takes_activation=True,
     convolution=StandardizedConv2d,
 )(group_norm)
 
@@ -84,11 +83,11 @@ register(
     "channel it is GroupNorm with one group (Wu & He 2018, section 3.1)",
     axes="C, H, W",
     parameters="2·C",
-    activates=True,
+    takes_activation=True,
 )
-def layer_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
+def layer_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Layer normalization over the whole map, affine per channel."""
-    return FusedNorm(shape, groups=1, activate=activate, dropout=dropout, eps=EPSILON)
+    return FusedNorm(shape, groups=1, activation=activation, dropout=dropout, eps=EPSILON)
 
 
 @register(
@@ -99,13 +98,13 @@ def layer_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
     parameters="2·C·H·W",
 )
 def layer_norm_full(shape: Shape) -> nn.Module:
-    """Layer normalization as PyTorch's LayerNorm([C, H, W]); its size grows with the picture."""
+    """Layer normalization as PyTorch's LayerNorm([C, H, W]): parameters grow with the map."""
     return nn.LayerNorm(shape, eps=EPSILON)
 
 
 @register(
     "ln-channel",
-    formula="(x − E) / √(Var + ε) · w + b, at each pixel by itself",
+    formula="(x − E) / √(Var + ε) · w + b, at each pixel separately",
     paper="Ba, Kiros & Hinton 2016, arXiv:1607.06450, as in Liu et al. 2022, A ConvNet for the "
     "2020s, arXiv:2201.03545",
     axes="C",
@@ -121,7 +120,7 @@ class ChannelLayerNorm(nn.Module):
         self.norm = nn.LayerNorm(shape[0], eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         normalized: Tensor = self.norm(x.permute(0, 2, 3, 1))
         return normalized.permute(0, 3, 1, 2)
 
@@ -132,14 +131,14 @@ class ChannelLayerNorm(nn.Module):
     paper="Ulyanov, Vedaldi & Lempitsky 2016, Instance Normalization, arXiv:1607.08022",
     axes="H, W",
     parameters="2·C",
-    activates=True,
+    takes_activation=True,
 )
-def instance_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
-    """Instance normalization, affine: GroupNorm with a group for each channel."""
+def instance_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
+    """Instance normalization, affine: GroupNorm with one group per channel."""
     channels, height, width = shape
     if height * width == 1:
         raise UsageError("in over a 1 × 1 map is constant: the block needs a larger map")
-    return FusedNorm(shape, groups=channels, activate=activate, dropout=dropout, eps=EPSILON)
+    return FusedNorm(shape, groups=channels, activation=activation, dropout=dropout, eps=EPSILON)
 
 
 @register(
@@ -148,16 +147,18 @@ def instance_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
     paper="Zhang & Sennrich 2019, Root Mean Square Layer Normalization, arXiv:1910.07467, eq. 4",
     axes="C, H, W",
     parameters="C",
-    activates=True,
+    takes_activation=True,
 )
-def rms_norm(shape: Shape, *, activate: bool, dropout: float) -> nn.Module:
-    """Root mean square normalization over the whole map, a weight for each channel."""
-    return FusedNorm(shape, groups=1, centre=False, activate=activate, dropout=dropout, eps=EPSILON)
+def rms_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
+    """Root mean square normalization over the whole map, with one weight per channel."""
+    return FusedNorm(
+        shape, groups=1, centre=False, activation=activation, dropout=dropout, eps=EPSILON
+    )
 
 
 @register(
     "frn",
-    formula="max(x / √(E[x²] + 1e-6) · w + b, t), t learned; the maximum stands for the activation",
+    formula="max(x / √(E[x²] + 1e-6) · w + b, t), t learned; the maximum replaces the activation",
     paper="Singh & Krishnan 2020, Filter Response Normalization Layer, arXiv:1911.09737, "
     "equations 1 to 4",
     axes="H, W",
@@ -171,14 +172,14 @@ class FilterResponseNorm(nn.Module):
         super().__init__()
         channels, height, width = shape
         if height * width == 1:
-            raise UsageError("frn over a 1 × 1 map keeps signs alone: the block needs a larger map")
+            raise UsageError("frn over a 1 × 1 map keeps only signs: the block needs a larger map")
         self.dropout = dropout
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.threshold = nn.Parameter(torch.zeros(channels)) if activate else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         squares = x.to(self.weight.dtype).square().mean((2, 3), keepdim=True)
         scale = self.weight[:, None, None] * (squares + 1e-6).rsqrt()
         y = x * scale + self.bias[:, None, None]
@@ -189,17 +190,17 @@ class FilterResponseNorm(nn.Module):
 
 @register(
     "evonorm-s0",
-    formula="x · sigmoid(v · x) / √(Var + ε) · w + b, which has the activation in it; "
-    "x / √(Var + ε) · w + b where none is wanted",
+    formula="x · sigmoid(v · x) / √(Var + ε) · w + b, which includes the activation; "
+    "x / √(Var + ε) · w + b where none follows",
     paper="Liu et al. 2020, Evolving Normalization-Activation Layers, arXiv:2004.02967, table 2",
     axes="H, W and a group of channels",
     parameters="3·C",
-    argument="number of groups (left out: the largest divisor of C that is at most 4)",
+    argument="number of groups (default: the largest divisor of C that is at most 4)",
     divides=True,
     activates=True,
 )
 class EvoNormS0(nn.Module):
-    """EvoNorm-S0: a normalization and an activation in one."""
+    """EvoNorm-S0, which combines normalization and activation."""
 
     def __init__(
         self, shape: Shape, groups: int | None = None, *, activate: bool, dropout: float
@@ -211,7 +212,7 @@ class EvoNormS0(nn.Module):
         self.slope = nn.Parameter(torch.ones(shape[0])) if activate else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same."""
+        """N × C × H × W to the same shape."""
         samples, channels = x.shape[:2]
         cells = x.to(self.weight.dtype).reshape(samples, self.groups, -1)
         deviation = (cells.var(2, correction=0) + EPSILON).rsqrt()

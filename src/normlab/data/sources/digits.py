@@ -1,20 +1,33 @@
-"""The handwritten digits that scikit-learn carries: a data set that needs no download."""
+"""The handwritten digits that come with scikit-learn: they need no download."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from normlab.data.dataset import Dataset, Split
+from normlab.data.sources import Request
 from normlab.data.splitting import stratified
+from normlab.errors import UsageError
 
+SPELLING = PUBLIC_NAME = "digits"
+HUB_NAME = None
+MIRRORABLE = False
 TEST_IMAGES = 360  # of 1797, about a fifth
 
 
-def load() -> Dataset:
-    """The digits, 8 × 8 and grey, as 32 × 32 pictures with three equal channels.
+def from_request(request: Request) -> Dataset:
+    """Loads it; UsageError for `skip_unreadable`: there are no files to skip."""
+    if request.skip_unreadable:
+        raise UsageError("--skip-unreadable is for folder:PATH only: leave it out for digits")
+    return load()
 
-    1,437 training and 360 test images in ten classes; the split is always the same one.
+
+def load() -> Dataset:
+    """The digits, 8 × 8 and grey, as 32 × 32 images with three equal channels.
+
+    1,437 training and 360 test images in ten classes; the split is always the same.
     Source: the test part of UCI's "Optical Recognition of Handwritten Digits".
     """
+    from sklearn.datasets import load_digits  # takes seconds
+
     source = load_digits()
     grey = np.rint(source.images * (255 / 16)).astype(np.uint8)  # 0..16 → 0..255
     large = grey.repeat(4, axis=1).repeat(4, axis=2)

@@ -1,9 +1,9 @@
-"""CIFAR-10 in either of its authors' layouts, archived or extracted, from a folder or their page.
+"""CIFAR-10 in either of its published layouts, archived or extracted, from a folder or downloaded.
 
 Source: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky, "Learning Multiple Layers of
 Features from Tiny Images", 2009), which describes both layouts and publishes the archives' MD5.
-Archives are read in memory and pickles by an unpickler that runs nothing: no file's content is
-written to disk or executed.
+Archives are read in memory, and pickles by a restricted unpickler: no file's content is written to
+disk or executed.
 """
 
 import gzip
@@ -24,17 +24,22 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from normlab.data.dataset import Dataset, Split
-from normlab.errors import DataError
+from normlab.data.sources import Request
+from normlab.errors import DataError, UsageError
+
+SPELLING = PUBLIC_NAME = "cifar10"
+HUB_NAME = "uoft-cs/cifar10"
+MIRRORABLE = True
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-TIMEOUT = 30.0  # seconds without a byte after which a try to download has failed
+TIMEOUT = 30.0  # seconds without a byte after which a download attempt fails
 RECORDS = 10_000  # images in each of the six files
 PIXELS = 3 * 32 * 32  # bytes of an image: 1024 red, 1024 green, 1024 blue, row by row
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-# MD5 of the files as published. Of extracted binary files none is known.
+# Published MD5 of the files. For extracted binary files none is published.
 PUBLISHED = {
     "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
     "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
@@ -47,19 +52,26 @@ PUBLISHED = {
 }
 
 
+def from_request(request: Request) -> Dataset:
+    """Loads it; UsageError for `skip_unreadable`: there are no image files to skip."""
+    if request.skip_unreadable:
+        raise UsageError("--skip-unreadable is for folder:PATH only: leave it out for cifar10")
+    return load(request.data_root)
+
+
 def load(data_root: Path | None = None) -> Dataset:
     """CIFAR-10: 50,000 training and 10,000 test images of ten classes, in the files' order.
 
     Args:
-        data_root: Where to look, and nowhere else. Default: $NORMLAB_DATA (likewise), else the
-            user's cache folder, else it is downloaded there.
+        data_root: The only folder to look in. The default is $NORMLAB_DATA (likewise), else the
+            user's cache folder, else a download into that.
 
     Returns:
-        The data set. Files of the user's own that are not the published ones are taken where they
-        are well-formed, and its notes say so.
+        The data set. The user's own files are accepted if they are well-formed; if they are not
+        the published ones, the notes say so.
 
     Raises:
-        DataError: It is not there, is not well-formed, or could not be downloaded.
+        DataError: It is missing, malformed, or could not be downloaded.
     """
     setting = "--data-root" if data_root else "NORMLAB_DATA"
     own = data_root or os.environ.get("NORMLAB_DATA")
@@ -90,8 +102,8 @@ def at_hand() -> bool:
 
 
 # --- The two layouts ----------------------------------------------------------------------------
-# A decoder turns a file's bytes into pixels (uint8, RECORDS × PIXELS) and labels (RECORDS), and
-# raises ValueError with what is wrong.
+# A decoder maps a file's bytes to pixels (uint8, RECORDS × PIXELS) and labels (RECORDS). It raises
+# ValueError if they are malformed.
 
 
 class _Layout(NamedTuple):
@@ -109,7 +121,7 @@ def _binary_batch(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class _Part:
-    """A part of a pickled array, as its arguments and its state: no code of NumPy's is run."""
+    """A part of a pickled array: its arguments and its state. No code of NumPy runs."""
 
     def __init__(self, *arguments: object) -> None:
         self.arguments = arguments
@@ -119,7 +131,7 @@ class _Part:
 
 
 def _as_list(count: int) -> Callable[[Any], None]:
-    """Loads a tuple of so many values as a list."""
+    """Loads a tuple of `count` values as a list."""
 
     def load(reader: Any) -> None:
         reader.stack[-count:] = [reader.stack[-count:]]
@@ -131,14 +143,14 @@ def _no_bytearray(_: object) -> None:
     raise pickle.UnpicklingError("it has a bytearray, which no array needs")
 
 
-# Python's own implementation: the one in C sets aside memory for as many values as a pickle claims.
+# Python's own implementation: the one in C allocates memory for as many values as a pickle claims.
 class _Unpickler(pickle._Unpickler):
-    """Reads plain values and arrays; whatever else a pickle names is refused, not imported."""
+    """Reads plain values and arrays. Any other name in a pickle is refused, not imported."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
-        pickle.BYTEARRAY8[0]: _no_bytearray,  # here too it sets aside what it claims
-        # A list cannot be a key: a tuple of twice a tuple of twice another takes for ever to hash.
+        pickle.BYTEARRAY8[0]: _no_bytearray,  # it too allocates what the pickle claims
+        # Lists cannot be keys: a tuple of twice a tuple of twice another takes forever to hash.
         pickle.TUPLE[0]: pickle._Unpickler.dispatch[pickle.LIST[0]],
         pickle.TUPLE1[0]: _as_list(1),
         pickle.TUPLE2[0]: _as_list(2),
@@ -158,7 +170,7 @@ class _Unpickler(pickle._Unpickler):
 def _unpickle(content: bytes) -> dict[object, Any]:
     try:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
+    except Exception as error:  # a damaged pickle can raise anything
         reason = shorten(str(error), 200)
         raise ValueError(f"a pickle of plain values and arrays was expected: {reason}") from error
     if not isinstance(value, dict):
@@ -259,7 +271,7 @@ def _not_in(root: Path, setting: str) -> str:
 
 
 def _read(source: _Source) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """All 60,000 images and labels, the test images last; one file at a time is in memory."""
+    """All 60,000 images and labels, test images last. One file at a time is in memory."""
     path, layout, _ = source
     images = np.empty((6 * RECORDS, 3, 32, 32), dtype=np.uint8)
     labels = np.empty(6 * RECORDS, dtype=np.int64)
@@ -290,22 +302,22 @@ def _archived(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
                     name = wanted.get(PurePosixPath(member.name))  # without a leading ./
                     if name and member.isreg() and (file := archive.extractfile(member)):
                         yield name, _limited(file.read, f"{name} in {path}")
-            while stream.read(1 << 20):  # to the end, where gzip's own checksum stands
+            while stream.read(1 << 20):  # to the end, where gzip's checksum is
                 pass
     except DataError:
         raise
-    except Exception as error:  # damaged headers raise whatever tarfile runs into
+    except Exception as error:  # damaged headers can raise anything
         reason = shorten(str(error), 200)
         raise DataError(f"{path} is damaged, or is no .tar.gz archive: {reason}") from error
 
 
 class _Unpacked(gzip.GzipFile):
-    """A .gz file that ends in an error after `left` bytes: a few packed ones may be very many."""
+    """A .gz file that raises after `left` bytes: a small file can unpack to a huge one."""
 
     left: int
 
     def read(self, size: int | None = -1) -> bytes:
-        """As any file's."""
+        """As in GzipFile."""
         content = super().read(size)
         self.left -= len(content)
         if self.left < 0:
@@ -321,7 +333,7 @@ def _extracted(path: Path, layout: _Layout) -> Iterator[tuple[str, bytes]]:
 
 
 def _most() -> int:
-    """Bytes that a file may have: a pickle adds file names, about a hundredth."""
+    """Largest size of a file in bytes: a pickle adds file names, about 1%."""
     return 2 * RECORDS * (1 + PIXELS)
 
 
@@ -347,15 +359,15 @@ def _cache() -> Path:
 
 def _cached() -> _Source | None:
     source = _find(_cache())
-    # Nobody put the archive there but normlab: one that is not the published file is damaged.
+    # Only normlab puts the archive there: if it is not the published file, it is damaged.
     return None if source and source.path.is_file() and source.notes else source
 
 
 def _download(folder: Path) -> Path:
-    """Fetches the binary archive: checked, written whole or not at all, tried twice."""
+    """Downloads the binary archive: checked, written whole or not at all, with one retry."""
     import pooch
 
-    pooch.get_logger().setLevel("WARNING")  # it would write its own lines into the progress bar
+    pooch.get_logger().setLevel("WARNING")  # its own lines would break the progress bar
     console = Console(stderr=True)
     start = f"Downloading CIFAR-10 from {URL} into {folder}"
     console.print(start, soft_wrap=True, markup=False, highlight=False)

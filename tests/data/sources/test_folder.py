@@ -238,7 +238,10 @@ ENCODED = [encoded(kind) for kind in ("PNG", "JPEG", "WEBP")]
 
 
 @pytest.mark.filterwarnings("default")  # Pillow may warn of what it then reads
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     content=st.sampled_from(ENCODED),
     share=st.floats(0, 1, exclude_max=True),

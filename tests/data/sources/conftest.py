@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cifar10_files import MadeUp
-from normlab.data import cifar10
+from normlab.data.sources import cifar10
 
 
 @pytest.fixture

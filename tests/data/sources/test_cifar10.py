@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifar10_files import NAMES, python2_pickle, tar, write_all
-from normlab.data import cifar10, load
+from normlab.data import load
+from normlab.data.sources import cifar10
 from normlab.errors import DataError
 
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
@@ -271,7 +272,9 @@ def test_a_file_that_cannot_be_read_is_named(made_up, tmp_path):
 
 
 @pytest.mark.usefixtures("made_up")
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", gzip.compress(b"no tar" * 200)])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", gzip.compress(b"no tar" * 200, mtime=0)]
+)
 def test_what_is_no_archive_is_said_to_be_none(content, tmp_path):
     write_all(tmp_path, {"cifar-10-binary.tar.gz": content})
     text = error_of(tmp_path)
@@ -313,7 +316,8 @@ def test_what_unpacks_to_far_more_than_cifar10_is_not_unpacked(kind, tmp_path):
 
 
 FIXTURES_STAY = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -344,6 +348,7 @@ with_cifar10 = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow(1)
 @with_cifar10
 def test_cifar10_is_what_it_is_known_to_be():
     dataset = load("cifar10")
@@ -358,6 +363,7 @@ def test_cifar10_is_what_it_is_known_to_be():
     assert std.round(4).tolist() == [0.2470, 0.2435, 0.2616]
 
 
+@pytest.mark.slow(3)
 @with_cifar10
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_loading_cifar10_takes_less_than_450_megabytes():

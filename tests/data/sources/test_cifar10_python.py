@@ -91,7 +91,10 @@ def test_a_hostile_pickle_runs_nothing(call, place, made_up, tmp_path):
     assert not marker.exists()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_damaged_pickle_gives_an_error_or_a_whole_batch(share, flip, made_up, tmp_path):
     rest = {b"labels": [1] * 20, b"filenames": [b"x"] * 20, b"data": made_up.pixels[0]}

@@ -1,4 +1,4 @@
-"""Figures and pictures as they stand in a page: inline SVG in the page's colours, PNG data URIs."""
+"""Embeds figures and pictures in a page: inline SVG in the page's colours, PNG as data URIs."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 
 from normlab.report import plots
 
-# The page's own colours, so that one figure reads on light and on dark paper.
+# The page's own colours, so that a figure is readable on a light and on a dark background.
 _VARIABLES = {
     plots.INK: "currentColor",
     plots.PAPER: "var(--paper)",
@@ -29,14 +29,14 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     """A figure as an SVG element for a page.
 
     Args:
-        figure: From `normlab.plots`.
-        name: Unique in the page: what the figure's own ids begin with.
+        figure: A figure in the style of `normlab.plots`.
+        name: Unique in the page: the prefix of the figure's ids.
         alt: What the figure shows, for those who do not see it.
     """
     root = ElementTree.fromstring(plots.svg(figure))
     linked = {m for e in root.iter() for v in e.attrib.values() for m in re.findall(r"#(\w+)", v)}
     for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]  # in HTML, what is inside <svg> is SVG
+        element.tag = element.tag.rpartition("}")[2]  # in HTML, the content of <svg> is SVG
         attributes = element.attrib
         if attributes.get("id") in linked:
             attributes["id"] = f"{name}-{attributes['id']}"
@@ -53,18 +53,9 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
         root.remove(child)
     for parent in root.iter("defs"):
         for child in parent.findall("style"):
-            parent.remove(child)  # its rule would reach the whole page
+            parent.remove(child)  # its rule would apply to the whole page
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alt}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
-
-
-class FigureSet(dict[str, Figure]):
-    """A page's figures by their names, to be written beside it too."""
-
-    def inline(self, figure: Figure, name: str, alt: str) -> Markup:
-        """Keeps a figure, and gives it for the page: see `inline_svg`."""
-        self[name] = figure
-        return inline_svg(figure, name, alt)
 
 
 def picture(image: NDArray[np.uint8]) -> str:

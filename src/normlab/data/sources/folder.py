@@ -1,4 +1,4 @@
-"""A user's own images: train/CLASS/*.png and, where there is one, test/CLASS/*.png."""
+"""The user's own images: train/CLASS/*.png and, if there is one, test/CLASS/*.png."""
 
 from pathlib import Path
 
@@ -9,24 +9,39 @@ from rich.progress import track
 
 from normlab.data.dataset import Dataset, Split
 from normlab.data.images import read_picture
+from normlab.data.sources import Request
 from normlab.data.splitting import stratified
-from normlab.errors import DataError
+from normlab.errors import DataError, UsageError
 
+SPELLING = "folder:PATH"
+PUBLIC_NAME = HUB_NAME = None
+MIRRORABLE = True  # not known: the user chooses the recipe
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")  # by content, whatever the suffix says: Pillow knows many more
 
 
-def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> Dataset:
-    """A folder of images as a data set; see `pictures.to_pixels` for what becomes of an image.
+def from_request(request: Request) -> Dataset:
+    """Loads it; UsageError if the request names a data root beside the path."""
+    if request.data_root is not None:
+        raise UsageError(f"{request.name} says where the pictures are: leave out --data-root")
+    return load(
+        Path(request.path),
+        split_seed=request.split_seed,
+        skip_unreadable=request.skip_unreadable,
+    )
 
-    The classes are the sorted names of train's subfolders; images follow one another by class, then
-    by file name. Hidden files and folders and files with other suffixes are left alone. Where there
-    is no `test` folder, a fifth of the images (one of each class at least) is drawn for it,
-    stratified, and the data set's notes say so.
+
+def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> Dataset:
+    """A folder of images as a data set. `images.to_pixels` says how an image is converted.
+
+    The classes are the sorted names of train's subfolders. Images are ordered by class, then by
+    file name. Hidden files and folders, and files with other suffixes, are ignored. If there is no
+    `test` folder, a stratified fifth of the images (at least one per class) becomes the test split,
+    and the data set's notes say so.
 
     Args:
-        root: The folder that holds `train` and, perhaps, `test`.
-        split_seed: Seed of the split where there is no `test`.
+        root: The folder that holds `train` and, optionally, `test`.
+        split_seed: Seed of the split if there is no `test` folder.
         skip_unreadable: Leave out images that cannot be read, and note how many.
 
     Raises:
@@ -37,7 +52,7 @@ def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> D
     if not (path / "train").is_dir():
         raise DataError(
             f"{path / 'train'} is no folder: a folder of images holds train/CLASS/*.png "
-            "and, perhaps, test/CLASS/*.png; if it lies elsewhere, name its place with --data-root"
+            "and, optionally, test/CLASS/*.png; if it was moved, name its place with --data-root"
         )
     try:
         train_files = _files_by_class(path / "train")
@@ -67,11 +82,11 @@ def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> D
 
 
 def _files_by_class(part: Path) -> dict[str, list[Path]]:
-    """The image files of each class, both sorted by name."""
+    """The image files of each class; classes and files sorted by name."""
     classes = sorted(entry.name for entry in _visible(part) if entry.is_dir())
     files: dict[str, list[Path]] = {}
     for name in classes:
-        if not name.isprintable():  # it will stand in tables, pages and error lines
+        if not name.isprintable():  # it is shown in tables, pages and error lines
             raise DataError(f"{part} has a class {name!r}: rename it, without control characters")
         images = [
             e for e in _visible(part / name) if e.suffix.lower() in SUFFIXES and not e.is_dir()
@@ -116,7 +131,7 @@ def _pixels_of(file: Path) -> NDArray[np.uint8]:
     try:
         return read_picture(file, FORMATS)[0]
     except DataError as error:
-        raise DataError(f"{error}; --skip-unreadable leaves such out") from error
+        raise DataError(f"{error}; --skip-unreadable leaves such images out") from error
 
 
 def _split_off_test(

@@ -1,4 +1,4 @@
-"""The page, in Gradio: a picture, what each run answers, pictures to try, the models' cards."""
+"""The demo page, in Gradio: a picture, each run's prediction, example pictures, model cards."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.errors import DataError, RunError
-from normlab.inference.predict import Picture, Prediction
+from normlab.inference.pictures import Picture
 from normlab.serve.examples import Example
-from normlab.serve.runs import Answer, ServedRun
+from normlab.serve.served_run import PredictionWithHeatMap, ServedRun
 
 SHOWN_CLASSES = 10
-ABOUT = """# What is on the picture?
+ABOUT = """# What is in the picture?
 
-Drop a picture, take one, or choose one to try. The network sees the square at its centre, shrunk to
-32 × 32 pixels. A heat map (Grad-CAM) is bright where the picture speaks for the answer.
+Drop a picture, take one, or choose one to try. The network sees the square at its centre, resized
+to 32 × 32 pixels. A heat map (Grad-CAM) is bright where the picture supports the prediction.
 """
 CSS = """
 .gradio-container { overflow-wrap: anywhere; }
@@ -33,14 +33,14 @@ CSS = """
 .to-try .caption-label { padding: 1px 4px; max-width: 100%; font-size: 10px; right: 0; bottom: 0; }
 .to-try img { image-rendering: pixelated; }
 """
-# On a phone they are below the picture.
-SHOW_ANSWERS = """(picture) => {
+# On a phone the predictions are below the picture.
+SCROLL_TO_ANSWERS = """(picture) => {
   const answers = document.getElementById("answers");
   if (picture && answers.getBoundingClientRect().top > innerHeight / 2)
     answers.scrollIntoView({behavior: "smooth"});
 }"""
-# A heat map's file is deleted after two minutes, which is sooner than some scroll to it: Gradio
-# would load it only then.
+# Gradio loads an image when it is scrolled into view. A heat map's file may be deleted by then: it
+# is kept for two minutes.
 LOAD_AT_ONCE = """() => {
   const load = () => document.querySelectorAll("#answers img[loading=lazy]")
     .forEach((image) => { image.loading = "eager"; });
@@ -55,19 +55,19 @@ THEME = gr.themes.Default(
     font_mono=["ui-monospace", "monospace"],
 )
 
-Explain = Callable[[Picture], Awaitable[list[Answer]]]
+Explain = Callable[[Picture], Awaitable[list[PredictionWithHeatMap]]]
 
 
 def build_page(
-    runs: Sequence[ServedRun], explain: Explain, to_try: Sequence[Example] | str, address: str
+    runs: Sequence[ServedRun], explain: Explain, examples: Sequence[Example] | str, address: str
 ) -> gr.Blocks:
-    """The page.
+    """Builds the page.
 
     Args:
-        runs: One or several, side by side.
-        explain: Asks all of them about a picture.
-        to_try: Pictures and their classes; or why there are none.
-        address: Of this server.
+        runs: One or several, shown side by side.
+        explain: Predicts and explains a picture with all of them.
+        examples: Example pictures and their classes; or why there are none.
+        address: The server's URL.
     """
     title = f"normlab: {', '.join(run.name for run in runs)}"
     with gr.Blocks(title=title, analytics_enabled=False) as page:
@@ -82,43 +82,45 @@ def build_page(
                     elem_classes="picture",
                     webcam_options=gr.WebcamOptions(mirror=False),
                 )
-                if isinstance(to_try, str):
-                    gr.Markdown(f"There are no pictures to try: {to_try}")
+                if isinstance(examples, str):
+                    gr.Markdown(f"There are no pictures to try: {examples}")
                 else:
-                    _gallery(to_try, picture)
+                    _gallery(examples, picture)
             with gr.Column(scale=min(len(runs), 3), min_width=280, elem_id="answers"), gr.Row():
                 outputs = [component for run in runs for component in _column(run)]
         for run in runs:
             with gr.Accordion(f"About {run.name}", open=False):
                 gr.Markdown(run.card)
         with gr.Accordion("From a program", open=False):
-            gr.Markdown(_from_a_program(runs, address))
+            gr.Markdown(_http_usage(runs, address))
 
-        async def answer(shown: dict[str, Any] | None) -> list[Any]:
-            if shown is None:
+        async def answer(uploaded: dict[str, Any] | None) -> list[Any]:
+            if uploaded is None:
                 return [None] * len(outputs)
-            # Gradio's own check passes over a path that comes without its mark.
-            path = Path(shown.get("path") or "").resolve()
+            # Gradio does not check a path that is not marked as a file.
+            path = Path(uploaded.get("path") or "").resolve()
             folder = Path(picture.GRADIO_CACHE).resolve()
             if not (path.is_relative_to(folder) and path.is_file()):
                 raise gr.Error("The picture was not uploaded.", print_exception=False)
             try:
-                answers = await explain(path.read_bytes())
+                results = await explain(path.read_bytes())
             except (DataError, RunError) as error:
-                said = str(error)
-                raise gr.Error(f"{said[0].upper()}{said[1:]}.", print_exception=False) from None
-            return [value for answer in answers for value in _shown(*answer)]
+                message = str(error)
+                raise gr.Error(
+                    f"{message[0].upper()}{message[1:]}.", print_exception=False
+                ) from None
+            return [value for result in results for value in _values(result)]
 
-        # Not preprocessed: Gradio would decode the picture, without our limits and messages.
-        asked = picture.change(answer, picture, outputs, preprocess=False, api_name="answer")
-        asked.success(None, picture, js=SHOW_ANSWERS)
-        asked.failure(None, None, picture, js="() => null")  # what is no picture is not shown
+        # Without preprocessing: Gradio would decode the picture without our limits and messages.
+        event = picture.change(answer, picture, outputs, preprocess=False, api_name="answer")
+        event.success(None, picture, js=SCROLL_TO_ANSWERS)
+        event.failure(None, None, picture, js="() => null")  # removes the unreadable picture
         page.load(None, js=LOAD_AT_ONCE)
     return page
 
 
 def _gallery(pictures: Sequence[Example], picture: gr.Image) -> None:
-    """Pictures to try: who chooses one sees it in the place of an own one."""
+    """A gallery of examples. Choosing one takes it as the picture."""
     gallery = gr.Gallery(
         list(pictures),
         label="Pictures to try",
@@ -131,38 +133,40 @@ def _gallery(pictures: Sequence[Example], picture: gr.Image) -> None:
         elem_classes="to-try",
     )
 
-    def take(chosen: gr.SelectData) -> NDArray[np.uint8]:
-        place: int = chosen.index
-        return pictures[place][0]
+    def choose(selected: gr.SelectData) -> NDArray[np.uint8]:
+        index: int = selected.index
+        return pictures[index][0]
 
-    gallery.select(take, None, picture, api_visibility="private")
+    gallery.select(choose, None, picture, api_visibility="private")
 
 
 def _column(run: ServedRun) -> list[gr.components.Component]:
-    """Where a run's answer stands: what `_shown` fills."""
+    """The components that show a run's prediction; `_values` fills them."""
     with gr.Column(min_width=260):
         label = gr.Label(label=f"{run.name}, {run.norm}", num_top_classes=SHOWN_CLASSES)
         notes = gr.Markdown()
-        heat = gr.Image(
+        heat_map = gr.Image(
             label="Grad-CAM",
             format="png",
             buttons=[],
             interactive=False,
-            visible=not run.without_maps,
+            visible=not run.no_heat_maps,
         )
-        if run.without_maps:
-            gr.Markdown(run.without_maps)
-    return [label, notes, heat]
+        if run.no_heat_maps:
+            gr.Markdown(run.no_heat_maps)
+    return [label, notes, heat_map]
 
 
-def _from_a_program(runs: Sequence[ServedRun], address: str) -> str:
-    places = ["", *(f"?run={quote(run.name)}" for run in runs[1:])]
-    text = "\n".join(f'curl --data-binary @picture.jpg "{address}/predict{p}"' for p in places)
-    return f"The answer is JSON, as that of `normlab predict --json`:\n\n```\n{text}\n```"
+def _http_usage(runs: Sequence[ServedRun], address: str) -> str:
+    queries = ["", *(f"?run={quote(run.name)}" for run in runs[1:])]
+    text = "\n".join(f'curl --data-binary @picture.jpg "{address}/predict{q}"' for q in queries)
+    return f"The response is JSON, as from `normlab predict --json`:\n\n```\n{text}\n```"
 
 
-def _shown(prediction: Prediction, heat: NDArray[np.uint8] | None) -> list[Any]:
-    shares = dict(zip(prediction.classes, map(float, prediction.probabilities), strict=True))
+def _values(result: PredictionWithHeatMap) -> list[Any]:
+    """The values of a run's components, in the order of `_column`."""
+    prediction, heat_map = result
+    probabilities = dict(zip(prediction.classes, map(float, prediction.probabilities), strict=True))
     notes = f"Note: {'; '.join(prediction.notes)}." if prediction.notes else ""
-    image = None if heat is None else np.ascontiguousarray(heat.transpose(1, 2, 0))
-    return [shares, notes, image]
+    image = None if heat_map is None else np.ascontiguousarray(heat_map.transpose(1, 2, 0))
+    return [probabilities, notes, image]

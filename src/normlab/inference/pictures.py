@@ -1,0 +1,136 @@
+"""Pictures to predict: the files that command-line arguments name, and reading them."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from normlab.data.images import SIZE, peculiarities, read_picture, to_pixels
+from normlab.errors import DataError, UsageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+
+Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+
+
+class LoadedPicture(NamedTuple):
+    """A picture as a network sees it.
+
+    Attributes:
+        name: Its file; empty where it has none.
+        pixels: uint8, 3 × size × size.
+        notes: How it differs from usual training images.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    notes: tuple[str, ...]
+
+
+def find_pictures(inputs: Sequence[str]) -> list[str]:
+    """The picture files that inputs name: files, folders and their subfolders, patterns, `-`.
+
+    Raises:
+        UsageError: An input names no picture.
+    """
+    files: list[str] = []
+    for name in inputs:
+        if name == "-":
+            files.append(name)
+            continue
+        try:
+            matches = _matching_files(name)
+        except (OSError, ValueError, NotImplementedError):  # not a valid path or pattern
+            matches = []
+        if not matches:
+            raise UsageError(
+                f"{name or repr(name)}: there is no such picture, nor a folder with pictures"
+            )
+        files += map(str, matches)
+    return files
+
+
+def _matching_files(name: str) -> list[Path]:
+    """The files that one input names, sorted."""
+    path = Path(name)
+    if not name:
+        return []
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if _is_picture_in(path, p))
+    anchor = Path(path.anchor)
+    matches = anchor.glob(str(path.relative_to(anchor)))
+    return sorted(p for p in matches if p.is_file() and _pattern_names_hidden(path, p))
+
+
+def _is_picture_in(folder: Path, path: Path) -> bool:
+    """Whether a path below a folder is a picture and not hidden.
+
+    macOS puts a file named `._NAME` beside each file, and programs hide their thumbnails.
+    """
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+
+
+def _pattern_names_hidden(pattern: Path, path: Path) -> bool:
+    """Whether a pattern names every hidden part of a path, as a shell requires."""
+    named = [part for part in pattern.parts if part.startswith(".")]
+    hidden = (part for part in path.parts if part.startswith("."))
+    return all(any(fnmatch(part, name) for name in named) for part in hidden)
+
+
+def read(picture: Picture, size: int = SIZE) -> LoadedPicture:
+    """Reads a picture and turns it into pixels.
+
+    Args:
+        picture: A path (`-` is the standard input), a file's bytes, a PIL image, or a uint8 array,
+            H × W, H × W × 3 or H × W × 4.
+        size: Height and width of the pixels.
+
+    Raises:
+        DataError: The picture cannot be read.
+        TypeError: The argument is not a picture.
+    """
+    if isinstance(picture, str | os.PathLike):
+        name = os.fspath(picture)
+        source = io.BytesIO(sys.stdin.buffer.read()) if name == "-" else Path(name)
+        return LoadedPicture(name, *read_picture(source, FORMATS, size))
+    if isinstance(picture, bytes):
+        return LoadedPicture("", *read_picture(io.BytesIO(picture), FORMATS, size))
+    if isinstance(picture, np.ndarray):
+        picture = _from_array(picture)
+    if not isinstance(picture, Image.Image):
+        raise TypeError(
+            f"expected a path, bytes, a PIL image or an array, got {type(picture).__name__}"
+        )
+    try:
+        return LoadedPicture("", to_pixels(picture, size), tuple(peculiarities(picture)))
+    except (ValueError, ZeroDivisionError) as error:  # an unsupported mode, or an empty image
+        raise DataError(
+            f"a PIL image of mode {picture.mode}, {picture.width} × {picture.height}, "
+            f"cannot be used ({error})"
+        ) from error
+
+
+def _from_array(array: NDArray[np.uint8]) -> Image.Image:
+    channels = array.shape[2:]
+    if (
+        array.dtype != np.uint8
+        or array.ndim < 2
+        or channels not in ((), (3,), (4,))
+        or not array.size
+    ):
+        raise TypeError(
+            f"expected uint8, H × W, H × W × 3 or H × W × 4, got {array.dtype}, "
+            f"{' × '.join(map(str, array.shape))}"
+        )
+    return Image.fromarray(array)

@@ -1,0 +1,70 @@
+"""Whether a layout can be trained with a batch size: errors and warnings before training starts."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from normlab import notation
+from normlab.layers import norms
+from normlab.network.shapes import infer_shapes, shape_text
+from normlab.notation import Block
+
+SMALL_BATCH = 8
+
+
+def check_trainable(
+    blocks: Sequence[Block], *, norm: str, classes: int, batches: Sequence[int]
+) -> None:
+    """Raises an error if a normalization cannot be trained on batches of these sizes.
+
+    Each normalization is applied in training mode to batches of these sizes. BatchNorm over a 1 × 1
+    map refuses a single image, which gives it one value per channel; a custom normalization may
+    refuse anything.
+
+    Raises:
+        LayoutError: A normalization refuses a batch; a caret shows the first such block.
+    """
+    for index, block_shape in enumerate(infer_shapes(blocks, norm=norm, classes=classes)):
+        for shape, activate in block_shape.normalized:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                module = norms.build(block_shape.norm or "", shape, activate=activate)
+                for batch in batches:
+                    try:
+                        module(torch.zeros(batch, *shape))
+                    except ValueError as error:
+                        problem = (
+                            f"{block_shape.norm} cannot be trained on {shape_text(shape)} and "
+                            f"a batch of {batch}, which every epoch has ({error}): "
+                            "choose another --batch-size"
+                        )
+                        raise notation.error_at(blocks, index, problem) from None
+
+
+def small_batch_warnings(used: Iterable[tuple[str, int]], processes: int = 1) -> Iterator[str]:
+    """Warnings about statistics over fewer than 8 images, and what to expect of them.
+
+    Args:
+        used: The normalizations and the batch sizes that they are trained with.
+        processes: Number of processes that share a batch. Each takes the statistics of its own
+            part, except with `sync-bn`.
+    """
+    small: dict[str, dict[str, set[int]]] = {}
+    for norm, batch_size in used:
+        entry, number = norms.find(norm)
+        axes = entry.axes.replace(",", " ").split()
+        if "N" not in axes:
+            continue
+        shared = processes > 1 and "processes" not in axes
+        images = batch_size // processes if shared else batch_size
+        template = "batches of {} for each process" if shared else "batches of {}"
+        if number is not None and number < images:
+            images, template = number, "virtual batches of {}"
+        if images < SMALL_BATCH:
+            small.setdefault(template, {}).setdefault(norm, set()).add(images)
+    for template, by_norm in small.items():
+        sizes = sorted(set().union(*by_norm.values()))
+        yield (
+            f"{template.format(', '.join(map(str, sizes)))}: {', '.join(by_norm)} will take means "
+            "and variances over so few images. They vary from step to step and differ from the "
+            "running averages used in evaluation; expect lower accuracy than with 32 or more"
+        )

@@ -1,0 +1,59 @@
+"""What a study's page is made from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from normlab.findings.study import Group, group_by_setting, main_group
+from normlab.runs.run import Run
+from normlab.study import predictions
+from normlab.study.plan import settings, varying
+from normlab.study.predictions import Predictions
+from normlab.study.record import Study
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A study with its groups and the files of its runs, each read when it is first used.
+
+    Every property raises RunError if no run is finished, or if a file of a run is missing or
+    damaged.
+    """
+
+    study: Study
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The groups with finished runs."""
+        return group_by_setting(self.study)
+
+    @cached_property
+    def main(self) -> Group:
+        """The group that the page is mostly about."""
+        return main_group(self.groups)
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """The axes along which the study varies."""
+        return varying(settings(self.study.arms))
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The finished runs of the main group."""
+        results = [result for arm in self.main.arms for result in self.study.of(arm)]
+        return [Run.open(self.study.folder(result)) for result in results]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.runs[0].data.classes
+
+    @cached_property
+    def predictions(self) -> dict[str, list[Predictions]]:
+        """For each normalization of the main group the predictions of its runs."""
+        return {
+            arm.norm: [
+                predictions.read(self.study.folder(result) / "answers.npz")
+                for result in self.study.of(arm)
+            ]
+            for arm in self.main.arms
+        }

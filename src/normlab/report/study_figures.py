@@ -1,0 +1,536 @@
+"""The figures of a study's page with their words, in the style of `normlab.plots`.
+
+A new figure is one entry in a list below and the function that draws it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from normlab.findings.calibration import BINS, calibration_bins, expected_calibration_error
+from normlab.findings.statistics import PAIR_TESTS, Difference
+from normlab.findings.study import Group, along
+from normlab.report.plots import (
+    COLORS,
+    FAINT,
+    MUTED,
+    WIDTH,
+    Chart,
+    color_of,
+    marker_of,
+    percent_axis,
+    short,
+    styled,
+)
+from normlab.report.rendering import PageFigure
+from normlab.report.study_data import StudyData
+from normlab.study.plan import AXES, Arm, Setting, settings
+from normlab.study.predictions import Predictions
+from normlab.study.record import Study
+from normlab.study.tuning import FIELDS, Trial, What, best
+from normlab.table import Table
+from normlab.wording import (
+    axis_value,
+    counted,
+    listed,
+    p_cell,
+    percent,
+    points_range,
+    probability,
+    signed_points,
+    spaced,
+)
+
+MAX_PAIRS = 45  # a forest plot of more cannot be read
+
+# Confidences, and which predictions are correct
+Pooled = tuple[NDArray[np.float32], NDArray[np.bool_]]
+
+
+def accuracy(data: StudyData) -> list[PageFigure]:
+    """Accuracy by epoch, and along each axis of the study."""
+    main = data.main
+    return [
+        PageFigure(
+            name="curves",
+            draw=lambda: _draw_curves(data.study, main),
+            alt=_curves_alt(main, data.study.images),
+            title="Accuracy by epoch",
+            caption="Lines: means over the seeds. Bands: from the lowest seed to the highest."
+            if main.seeds > 1
+            else "One run each.",
+        ),
+        *(
+            _along_axis(data, axis, line)
+            for axis in data.axes
+            if len(line := along(data.groups, axis)) > 1
+        ),
+    ]
+
+
+def differences(data: StudyData) -> list[PageFigure]:
+    """The differences of all pairs; empty if there are none."""
+    main = data.main
+    ranked = [arm for arm, _ in main.ranked]
+    pairs = [
+        pair
+        for k, above in enumerate(ranked)
+        for below in ranked[k + 1 :]
+        if (pair := main.better_first(above, below)) is not None and len(pair.differences) > 1
+    ]
+    if not pairs:
+        return []
+    norms = {arm.name: arm.norm for arm in ranked}
+    drawn = pairs[:MAX_PAIRS]
+    return [
+        PageFigure(
+            name="forest",
+            draw=lambda: _draw_forest(drawn, norms),
+            alt=_forest_alt(drawn, norms),
+            title="Differences, seed by seed",
+            caption="Large marks: mean differences with 95% intervals, filled if a difference is "
+            "shown at 5% over all pairs. Dots: the seeds.",
+            table=_pairs_table(drawn, norms, len(pairs), data.study.images),
+        )
+    ]
+
+
+def searches(data: StudyData) -> list[PageFigure]:
+    """Every search of a setting for the arms of a group."""
+    study = data.study
+    return [
+        _search(data, setting, arms, what)
+        for what in study.config.tune
+        for setting, arms in settings(study.arms).items()
+        if any(t.what == what and t.arm in {arm.name for arm in arms} for t in study.trials)
+    ]
+
+
+def predictions(data: StudyData) -> list[PageFigure]:
+    """Accuracy of each class, and calibration."""
+    shares = _class_shares(data.predictions, len(data.classes))
+    pooled = {norm: _pooled(runs) for norm, runs in data.predictions.items()}
+    return [
+        PageFigure(
+            name="classes",
+            draw=lambda: _draw_class_accuracy(shares, data.classes),
+            alt=_classes_alt(shares, data.classes),
+            title="Accuracy of each class",
+        ),
+        PageFigure(
+            name="reliability",
+            draw=lambda: _draw_reliability(pooled),
+            alt=_reliability_alt(pooled),
+            title="Calibration",
+            caption="Below the line a network is overconfident, above it underconfident.",
+            table=_calibration_table(pooled),
+        ),
+    ]
+
+
+# Accuracy by epoch
+
+
+def _curves_alt(main: Group, images: int) -> str:
+    ends = ", ".join(f"{arm.norm} {percent(mean.value, images)}" for arm, mean in main.ranked)
+    return f"Mean accuracy by epoch, with the range of the seeds. It ends at: {ends}."
+
+
+@styled
+def _draw_curves(study: Study, group: Group) -> Figure:
+    """Mean accuracy by epoch, in a band from the lowest seed to the highest."""
+    figure = Chart(figsize=(WIDTH, 3.5))
+    axes = figure.subplots()
+    for k, arm in enumerate(group.arms):
+        runs = [r.accuracies for r in study.of(arm)]
+        shortest = min(map(len, runs))
+        values = np.array([run[:shortest] for run in runs])
+        epochs = np.arange(1, shortest + 1)
+        axes.fill_between(
+            epochs, values.min(0), values.max(0), color=color_of(k), alpha=0.18, linewidth=0
+        )
+        axes.plot(
+            epochs,
+            values.mean(0),
+            color=color_of(k),
+            marker=marker_of(k),
+            markevery=max(1, shortest // 10),
+            label=short(arm.norm, 22),
+        )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy")
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(percent_axis)
+    axes.grid()
+    _legend(figure, axes)
+    return figure
+
+
+# Accuracy along an axis
+
+
+def _along_axis(data: StudyData, axis: str, line: Sequence[Group]) -> PageFigure:
+    others = [other for other in data.axes if other != axis]
+    marks = "Means and their 95% intervals" if any(g.seeds > 1 for g in line) else "One run each"
+    where = f", with {line[0].setting.text(others)}" if others else ""
+    return PageFigure(
+        name=axis.replace("_", "-"),
+        draw=lambda: _draw_along_axis(line, axis),
+        alt=_axis_alt(line, axis, data.study.images),
+        title=f"Accuracy against {AXES[axis].label}",
+        caption=f"{marks}{where}.",
+    )
+
+
+def _axis_alt(line: Sequence[Group], axis: str, images: int) -> str:
+    parts = []
+    for group in line:
+        arm, mean = group.ranked[0]
+        where = group.setting.text([axis])
+        parts.append(f"at {where} {arm.norm} is highest with {percent(mean.value, images)}")
+    return f"Accuracy against {AXES[axis].label}: {'; '.join(parts)}."
+
+
+@styled
+def _draw_along_axis(line: Sequence[Group], axis: str) -> Figure:
+    """Mean accuracy along an axis of the study, with 95% intervals."""
+    figure = Chart(figsize=(WIDTH, 3.5))
+    axes = figure.subplots()
+    values = [getattr(group.setting, axis) for group in line]
+    numeric = all(isinstance(value, int | float) for value in values)
+    places = values if numeric else list(range(len(values)))
+    norms = list(dict.fromkeys(arm.norm for group in line for arm in group.arms))
+    for k, norm in enumerate(norms):
+        xs, estimates = [], []
+        for place, group in zip(places, line, strict=True):
+            for arm in group.arms:
+                if arm.norm == norm:
+                    xs.append(place)
+                    estimates.append(group.mean(arm))
+        means = np.array([e.value for e in estimates])
+        ends = np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
+        ends[np.isinf(ends)] = np.nan  # no bar if the seeds show no spread
+        axes.errorbar(
+            xs,
+            means,
+            yerr=ends,
+            color=color_of(k),
+            marker=marker_of(k),
+            capsize=2.5,
+            elinewidth=1.0,
+            label=short(norm, 22),
+        )
+    if numeric and min(values) > 0 and max(values) / min(values) >= 8:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [axis_value(value) for value in values])
+    axes.minorticks_off()
+    axes.set_xlabel(AXES[axis].label)
+    axes.set_ylabel("accuracy, last epoch")
+    axes.yaxis.set_major_formatter(percent_axis)
+    axes.grid()
+    _legend(figure, axes)
+    return figure
+
+
+# Differences
+
+
+def _forest_alt(pairs: Sequence[Difference], norms: Mapping[str, str]) -> str:
+    shown = [f"{norms[pair.first]} above {norms[pair.second]}" for pair in pairs if pair.shown]
+    text = f"Paired differences: {len(shown)} of {len(pairs)} pairs are shown to differ"
+    return f"{text}: {', '.join(shown)}." if shown else f"{text}."
+
+
+def _pairs_table(
+    pairs: Sequence[Difference], norms: Mapping[str, str], every: int, images: int
+) -> Table:
+    """The pairs with a column for each test that applies; `every` is the number of all pairs."""
+    columns = [(test, [test.p(pair) for pair in pairs]) for test in PAIR_TESTS]
+    columns = [(test, cells) for test, cells in columns if any(p is not None for p in cells)]
+    corrected, plain = (
+        [test.label for test, _ in columns if test.corrected is kind] for kind in (True, False)
+    )
+    number = "All pairs." if every <= MAX_PAIRS else f"The first {MAX_PAIRS} of {every} pairs."
+    return Table(
+        caption=f"{number} Corrected for all pairs of the study: {listed(corrected)}; not "
+        f"corrected: {listed(plain)}. Wins: the probability that the first is above the second "
+        "with a new seed, with its 95% interval (Bouthillier et al. 2021).",
+        head=(
+            *("pair", "difference", "95% interval"),
+            *(test.label for test, _ in columns),
+            "wins",
+        ),
+        kinds=("plain", *["number"] * (3 + len(columns))),
+        rows=[
+            (
+                f"{norms[pair.first]} − {norms[pair.second]}",
+                signed_points(pair.mean.value, images),
+                points_range(pair.mean.low, pair.mean.high, images)
+                if math.isfinite(pair.mean.low)
+                else "unknown",
+                *(p_cell(cells[k]) for _, cells in columns),
+                "unknown"
+                if math.isinf(pair.mean.high)
+                else f"{probability(pair.wins.value)} ({probability(pair.wins.low)} to "
+                f"{probability(pair.wins.high)})",
+            )
+            for k, pair in enumerate(pairs)
+        ],
+    )
+
+
+@styled
+def _draw_forest(pairs: Sequence[Difference], norms: Mapping[str, str]) -> Figure:
+    """Paired differences with their 95% intervals, in points; a line at no difference.
+
+    Args:
+        pairs: The differences; see `MAX_PAIRS`.
+        norms: The normalizations of the arms, by the arms' names.
+    """
+    figure = Chart(figsize=(WIDTH, 0.9 + 0.36 * len(pairs)))
+    axes = figure.subplots()
+    axes.axvline(0, color=MUTED, linewidth=1.0)
+    labels = []
+    for row, pair in enumerate(pairs):
+        color = COLORS[0] if pair.shown else MUTED
+        axes.plot(
+            100 * pair.differences,
+            np.full(len(pair.differences), row) + 0.24,
+            linestyle="",
+            marker=".",
+            markersize=3,
+            color=MUTED,
+        )
+        axes.plot(
+            [100 * pair.mean.low, 100 * pair.mean.high], [row, row], color=color, linewidth=1.8
+        )
+        filled = color if pair.shown else "none"
+        axes.plot(100 * pair.mean.value, row, marker="o", color=color, markerfacecolor=filled)
+        labels.append(f"{short(norms[pair.first], 14)} − {short(norms[pair.second], 14)}")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("difference of accuracies, points")
+    axes.grid(axis="x")
+    return figure
+
+
+# Searches
+
+
+def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], what: What) -> PageFigure:
+    """Every trial for the arms of a group."""
+    name = spaced(FIELDS[what])
+    where = f" at {setting.text(data.axes)}" if data.axes else ""
+    optima = [
+        f"{arm.norm} {trial.value:.3g}" if trial else f"{arm.norm} none"
+        for arm in arms
+        for trial in (best(data.study.trials, arm.name, what),)
+    ]
+    arm_names = {arm.name for arm in arms}
+    trials = [t for t in data.study.trials if t.what == what and t.arm in arm_names]
+    first, *longer = sorted({trial.epochs for trial in trials})
+    caption = f"All trials, of {counted(first, 'epoch')} each."
+    if longer:
+        caption += (
+            " The better half of the values went on to runs of "
+            f"{' and of '.join(map(str, longer))} epochs, drawn with thicker lines."
+        )
+    lost = sum(trial.accuracy is None for trial in trials)
+    crosses = (
+        f" Crosses at the lower edge: {lost} of {len(trials)} trials, whose loss was not finite."
+        if lost
+        else ""
+    )
+    return PageFigure(
+        name=f"search-{what}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
+        draw=lambda: _draw_search(data.study.trials, arms, what),
+        alt=f"Search of the {name}{where}; best: {', '.join(optima)}.{crosses}",
+        title=f"Search of the {name}{where}",
+        caption=caption + crosses,
+    )
+
+
+@styled
+def _draw_search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Figure:
+    """Every trial of a search: accuracy on held-out images by value, one line per rung.
+
+    Trials whose loss was not finite are crosses at the lower edge.
+    """
+    figure = Chart(figsize=(WIDTH, 3.7))
+    axes = figure.subplots()
+    names = {arm.name for arm in arms}
+    shown = [t for t in trials if t.what == what and t.arm in names]
+    rungs = sorted({t.rung for t in shown})
+    for k, arm in enumerate(arms):
+        for rung in rungs:
+            line = sorted(
+                (t for t in shown if (t.arm, t.rung) == (arm.name, rung)), key=lambda t: t.value
+            )
+            axes.plot(
+                [t.value for t in line],
+                [np.nan if t.accuracy is None else t.accuracy for t in line],
+                color=color_of(k),
+                marker=marker_of(k),
+                linewidth=0.8 + 0.6 * rung,
+                markersize=2.5 + 1.2 * rung,
+                alpha=0.5 + 0.5 * rung / max(rungs[-1], 1),
+                label=short(arm.norm, 22) if rung == rungs[-1] else None,
+            )
+        lost = [t.value for t in shown if t.arm == arm.name and t.accuracy is None]
+        axes.plot(
+            lost,
+            [0.02 + 0.03 * k] * len(lost),
+            transform=axes.get_xaxis_transform(),
+            linestyle="",
+            marker="x",
+            color=color_of(k),
+        )
+    values = sorted({t.value for t in shown})
+    if values[0] > 0:
+        axes.set_xscale("log", base=2)
+    else:
+        axes.set_xscale("symlog", linthresh=values[1])
+    ticks = values[:: math.ceil(len(values) / 6)]
+    axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(spaced(FIELDS[what]))
+    axes.set_ylabel("accuracy, held-out images")
+    axes.yaxis.set_major_formatter(percent_axis)
+    axes.grid()
+    _legend(figure, axes)
+    return figure
+
+
+# Classes
+
+
+def _class_shares(
+    by_norm: Mapping[str, Sequence[Predictions]], classes: int
+) -> dict[str, NDArray[np.float64]]:
+    """For each normalization the accuracy of each class, the mean over the seeds."""
+    shares = {}
+    for norm, runs in by_norm.items():
+        images = np.bincount(runs[0].labels, minlength=classes)
+        hits = [np.bincount(run.labels, weights=run.correct, minlength=classes) for run in runs]
+        with np.errstate(invalid="ignore"):
+            shares[norm] = np.mean(hits, axis=0) / images
+    return shares
+
+
+def _classes_alt(shares: Mapping[str, NDArray[np.float64]], classes: Sequence[str]) -> str:
+    spread = np.ptp(np.stack([*shares.values()]), axis=0)
+    widest = int(np.nanargmax(spread))
+    values = ", ".join(f"{norm} {share[widest]:.0%}" for norm, share in shares.items())
+    return f"Accuracy of each class; the normalizations differ most on {classes[widest]}: {values}."
+
+
+@styled
+def _draw_class_accuracy(
+    shares: Mapping[str, NDArray[np.float64]], classes: Sequence[str]
+) -> Figure:
+    """Accuracy of each class, one mark per normalization.
+
+    Args:
+        shares: For each normalization, float64, classes: means over the seeds.
+        classes: The names of the classes.
+    """
+    figure = Chart(figsize=(WIDTH, 1.0 + 0.3 * len(classes)))
+    axes = figure.subplots()
+    for place in range(len(classes)):
+        values = [share[place] for share in shares.values()]
+        axes.plot([min(values), max(values)], [place, place], color=FAINT, linewidth=3, zorder=1)
+    for k, (norm, norm_shares) in enumerate(shares.items()):
+        axes.plot(
+            norm_shares,
+            range(len(classes)),
+            linestyle="",
+            marker=marker_of(k),
+            markersize=6,
+            color=color_of(k),
+            label=short(norm, 22),
+        )
+    axes.set_yticks(range(len(classes)), [short(name) for name in classes])
+    axes.set_ylim(len(classes) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("accuracy of the class, mean over the seeds")
+    axes.xaxis.set_major_formatter(percent_axis)
+    axes.grid(axis="x")
+    _legend(figure, axes)
+    return figure
+
+
+# Calibration
+
+
+def _pooled(runs: Sequence[Predictions]) -> Pooled:
+    """The confidence of every prediction, all seeds together, and whether it is correct."""
+    return (
+        np.concatenate([run.confidences for run in runs]),
+        np.concatenate([run.correct for run in runs]),
+    )
+
+
+def _reliability_alt(by_norm: Mapping[str, Pooled]) -> str:
+    parts = (
+        f"{norm} has accuracy {correct.mean():.1%} and mean confidence {confidences.mean():.1%}"
+        for norm, (confidences, correct) in by_norm.items()
+    )
+    return f"Reliability: {'; '.join(parts)}."
+
+
+def _calibration_table(by_norm: Mapping[str, Pooled]) -> Table:
+    return Table(
+        caption="Expected calibration error: the mean distance between confidence and accuracy "
+        f"over {BINS} bins, all seeds together (Guo et al. 2017).",
+        head=("norm", "calibration error", "mean confidence", "accuracy"),
+        kinds=("name", "number", "number", "number"),
+        rows=[
+            (
+                norm,
+                f"{100 * expected_calibration_error(confidences, correct):.1f} points",
+                f"{confidences.mean():.1%}",
+                f"{correct.mean():.1%}",
+            )
+            for norm, (confidences, correct) in by_norm.items()
+        ],
+    )
+
+
+@styled
+def _draw_reliability(by_norm: Mapping[str, Pooled]) -> Figure:
+    """A reliability diagram: accuracy by confidence, all seeds together, and the ideal line.
+
+    Args:
+        by_norm: For each normalization its confidences, and which predictions are correct.
+    """
+    figure = Chart(figsize=(WIDTH, 3.7))
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0)
+    for k, (norm, (confidences, correct)) in enumerate(by_norm.items()):
+        centers, shares, _ = calibration_bins(confidences, correct)
+        axes.plot(centers, shares, color=color_of(k), marker=marker_of(k), label=short(norm, 22))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+    axes.xaxis.set_major_formatter(percent_axis)
+    axes.yaxis.set_major_formatter(percent_axis)
+    axes.grid()
+    _legend(figure, axes, Line2D([], [], color=MUTED, linewidth=1.0, label="perfect calibration"))
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes, *more: Line2D) -> None:
+    """Above the figure; four entries in two columns, because three would leave one alone."""
+    handles = [*axes.get_legend_handles_labels()[0], *more]
+    columns = 2 if len(handles) == 4 else 3
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns)

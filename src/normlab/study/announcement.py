@@ -1,0 +1,119 @@
+"""What a study prints before it begins: what will be run, and the estimated time."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from normlab.config import StudyConfig
+from normlab.network import zoo
+from normlab.network.shapes import count
+from normlab.notation import parse
+from normlab.study import estimate, tuning
+from normlab.study.plan import Arm, settings, varying, warnings
+from normlab.study.record import Study
+from normlab.table import Table
+from normlab.wording import counted, estimated_duration
+
+
+def announce(
+    study: Study,
+    arms: Sequence[Arm],
+    *,
+    classes: int,
+    estimated_seconds: Mapping[str, float],
+    workers: int,
+    ray: str | None,
+    console: Console,
+) -> None:
+    """Prints the planned arms, and the time that the remaining runs will take.
+
+    Args:
+        study: The study, with its results so far.
+        arms: The planned arms.
+        classes: Number of classes of the data set.
+        estimated_seconds: Time of a whole run, by the arm's name.
+        workers: Number of runs at a time.
+        ray: As in `compare`.
+        console: Where to print.
+    """
+    for warning in warnings(arms):
+        console.print(f"warning: {warning}", soft_wrap=True, highlight=False, markup=False)
+    by_setting = settings(arms)
+    axes = varying(by_setting)
+    previous = ""
+    for setting, compared in by_setting.items():
+        config = compared[0].config
+        line = zoo.find(config.network)
+        if line != previous:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        previous = line
+        caption = [study.config.dataset, f"recipe {config.recipe}"]
+        caption += [setting.text(axes)] if axes else []
+        caption += [counted(study.config.seeds, "seed")]
+        rows = [
+            _row(arm, line, classes, study.config, estimated_seconds[arm.name]) for arm in compared
+        ]
+        console.print(
+            Table(
+                caption=", ".join(caption),
+                head=("norm", "parameters", "epochs", "batch", "rate", "decay", "time per run"),
+                kinds=("name", *["number"] * 6),
+                rows=rows,
+            )
+        )
+    console.print(_total(study, arms, estimated_seconds, workers, ray), highlight=False)
+
+
+def _row(arm: Arm, line: str, classes: int, config: StudyConfig, seconds: float) -> tuple[str, ...]:
+    return (
+        arm.norm,
+        f"{count(parse(line), norm=arm.norm, classes=classes):,}",
+        str(arm.recipe.epochs),
+        str(arm.recipe.batch_size),
+        "searched" if "lr" in config.tune else f"{arm.recipe.learning_rate:.4g}",
+        "searched" if "wd" in config.tune else f"{arm.recipe.weight_decay:.4g}",
+        estimated_duration(seconds),
+    )
+
+
+def _total(
+    study: Study,
+    arms: Sequence[Arm],
+    estimated_seconds: Mapping[str, float],
+    workers: int,
+    ray: str | None,
+) -> str:
+    """How many runs there are, and the time of those that remain."""
+    runs = counted(len(study.results), "run")
+    remaining = [estimated_seconds[r.arm] for r in study.results if r.state != "done"]
+    if not remaining:
+        return f"{runs}, all of them done"
+    done = len(study.results) - len(remaining)
+    trials = [
+        seconds
+        for arm in arms
+        if not tuning.is_searched(study.trials, arm.name, study.config)
+        for seconds in _trial_seconds(study.config, arm, estimated_seconds[arm.name])
+    ]
+    if ray in (None, "local"):
+        where = f"{workers} at a time"
+        time = estimated_duration(estimate.total([*trials, *remaining], workers))
+    else:  # the number of cores is not known yet
+        where, time = "on Ray", f"{estimated_duration(sum([*trials, *remaining]))} of one core"
+    return (
+        f"{runs}{f', {done} of them done' if done else ''}"
+        f"{f', after a search of {len(trials)} more' if trials else ''}, {where}: about {time}"
+    )
+
+
+def _trial_seconds(config: StudyConfig, arm: Arm, whole_run: float) -> list[float]:
+    """The time of each trial of an arm's search."""
+    epochs = arm.recipe.epochs
+    lengths = [tuning.rung_epochs(epochs, rung) for rung in range(len(tuning.SHARES))]
+    return [
+        estimate.part(whole_run, length, epochs)
+        for what in config.tune
+        for rung, length in enumerate(lengths)
+        if length not in lengths[:rung]  # else these are the runs of the previous rung
+        for _ in range(len(tuning.grid(what, config, arm)) // 2**rung)
+    ]

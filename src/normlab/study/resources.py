@@ -1,0 +1,79 @@
+"""What runs are executed with: where their data lies, what executes them, how they are shown."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from normlab.config import RunConfig
+from normlab.data import Dataset, apply_splits, shared
+from normlab.study import local
+from normlab.study.job import Job
+from normlab.study.local import Progress
+
+# Executes jobs and reports on them: `local.run_jobs`, or the one of `cluster`.
+Executor = Callable[[Sequence[Job]], Iterator[Progress]]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What runs are executed with.
+
+    Attributes:
+        data_folder: Gives the folder with the data that a run needs.
+        execute: Executes jobs.
+        estimated_seconds: Estimated time of a whole run, by the arm's name.
+        device: The device of the runs.
+        console: Where progress is shown; None shows nothing.
+    """
+
+    data_folder: Callable[[RunConfig], Path]
+    execute: Executor
+    estimated_seconds: Mapping[str, float]
+    device: torch.device
+    console: Console | None
+
+    def job(self, config: RunConfig, out: Path) -> Job:
+        """The job of a run."""
+        return Job(config=config, out=out, data=self.data_folder(config), device=self.device.type)
+
+
+@contextmanager
+def executor(
+    ray: str | None, workers: int, lock: int | None, device: torch.device
+) -> Iterator[Executor]:
+    """What executes jobs: processes of this machine, or Ray."""
+    if ray is None:
+        yield partial(local.run_jobs, workers=workers, keep_open=lock)
+        return
+    from normlab.study.cluster import on_ray
+
+    gpus = 1 / workers if device.type == "cuda" else 0
+    with on_ray(ray, cores=workers, gpus=gpus) as execute:
+        yield execute
+
+
+@contextmanager
+def shared_data(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig], Path]]:
+    """Gives runs a folder with their data.
+
+    Data is written once for all runs with the same splits, and deleted at the end.
+    """
+
+    def data_folder(config: RunConfig) -> Path:
+        parts = (config.holdout, config.train_images, config.label_noise)
+        own = folder / "-".join(map(str, parts))
+        if not (own / "dataset.json").exists():
+            shared.write(apply_splits(dataset, config), own)
+        return own
+
+    shutil.rmtree(folder, ignore_errors=True)  # left by a study that was killed
+    try:
+        yield data_folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

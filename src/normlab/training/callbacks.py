@@ -1,0 +1,81 @@
+"""Hooks of the training loop: `Callback`, and those that evaluate and save."""
+
+import dataclasses
+import math
+
+from normlab.data import Dataset
+from normlab.inference.evaluate import evaluate
+from normlab.runs import checkpoint
+from normlab.runs.run import Epoch, append_metrics
+from normlab.training.state import TrainingState
+
+
+class Callback:
+    """A hook into training: derive from it, override what you need, pass it to `normlab.train`.
+
+    If a run uses several processes, only the main process calls callbacks. A callback that raises
+    ends the training; the run can be resumed from its last checkpoint.
+    """
+
+    def on_step_end(self, state: TrainingState) -> None:
+        """Called after each training step."""
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        """Called after each epoch, when it was evaluated (`state.run.last`) and saved."""
+
+    def on_run_end(self, state: TrainingState) -> None:
+        """Called after the last epoch, when the weights are saved. Not called if training fails."""
+
+
+class Evaluation(Callback):
+    """Evaluates the network after each epoch and records the epoch.
+
+    Args:
+        dataset: The data, its splits applied.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        """Adds the epoch to `state.run`; DivergedError where a loss or a weight is not finite."""
+        run, split = state.run, state.run.split
+        loss, accuracy = state.train_loss, state.train_accuracy
+        if split != "train":
+            evaluation = evaluate(state.network, self.dataset, split)
+            loss, accuracy = evaluation.loss, evaluation.accuracy
+        state.check_finite()
+        if not math.isfinite(loss):
+            raise state.diverged(loss)
+        epoch = Epoch(
+            epoch=state.epoch,
+            train_loss=state.train_loss,
+            train_accuracy=state.train_accuracy,
+            split=split,
+            loss=loss,
+            accuracy=accuracy,
+            learning_rate=state.learning_rate,
+            seconds=state.seconds,
+        )
+        state.run = dataclasses.replace(run, epochs=(*run.epochs, epoch))
+
+
+class Checkpointing(Callback):
+    """Writes metrics.jsonl and a checkpoint after each epoch, and the weights at the end."""
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        """Writes the epoch's line, then the checkpoint.
+
+        A kill in between leaves a line without its checkpoint: that epoch is trained again. In the
+        other order the line would be lost.
+        """
+        append_metrics(state.run.path / "metrics.jsonl", state.run.last)
+        state.checkpoint().save(state.run.path / "checkpoint.pt")
+
+    def on_run_end(self, state: TrainingState) -> None:
+        """Writes the weights, and removes the checkpoint, which is no longer needed."""
+        if state.epoch < state.epochs:  # in this order: weights make the run finished
+            state.run = dataclasses.replace(state.run, stopped_after=state.epoch)
+            state.run.write_config()
+        checkpoint.save_weights(state.run.path / "model.safetensors", state.network)
+        checkpoint.remove(state.run.path / "checkpoint.pt")

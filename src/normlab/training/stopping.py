@@ -1,0 +1,106 @@
+"""Stop requests: Ctrl-C, SIGTERM, and callbacks that end a run early."""
+
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import torch
+
+from normlab.config import Execution
+from normlab.errors import InterruptedRunError
+from normlab.runs.run import Run, custom_normalizations
+from normlab.training.callbacks import Callback
+from normlab.training.distributed import process_group
+from normlab.training.state import TrainingState
+
+
+class StopRequests(Callback):
+    """Stops a run after a step when Ctrl-C or SIGTERM asked for it: saved, to be resumed.
+
+    All processes of a run have this hook, and all stop after the same step.
+
+    Args:
+        execution: Where the run is computed: the command to resume it says so.
+        device: The device of the run.
+    """
+
+    def __init__(self, execution: Execution, device: torch.device) -> None:
+        self.execution, self.device = execution, device
+        self.requested = threading.Event()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handles SIGINT and SIGTERM: the first asks to stop, the second interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may handle signals
+            return
+        previous = {
+            number: signal.signal(number, self._request)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self.requested.is_set():
+            raise KeyboardInterrupt
+        self.requested.set()
+
+    def on_step_end(self, state: TrainingState) -> None:
+        """Stops the run if a process was asked to. The last step's epoch is finished first."""
+        if state.step < state.steps and self._in_any_process(self.requested.is_set()):
+            self._save_and_stop(state)
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        """Stops the run if a process was asked to; tells all processes of a callback's `stop`."""
+        state.stopping = self._in_any_process(state.stopping)
+        requested = self._in_any_process(self.requested.is_set())
+        if requested and state.epoch < state.epochs and not state.stopping:
+            self._save_and_stop(state)
+
+    def on_run_end(self, state: TrainingState) -> None:
+        """Reports a stop request that came too late: the run is finished."""
+        if self._in_any_process(self.requested.is_set()):
+            raise InterruptedRunError(
+                f"stopped after the last epoch: {state.run.path} is finished. "
+                f"For its page: {shlex.join(['normlab', 'report', str(state.run.path)])}"
+            )
+
+    def _in_any_process(self, flag: bool) -> bool:
+        """Whether a flag is set in any process of the run."""
+        processes = process_group()
+        if processes.size == 1:
+            return flag
+        return bool(processes.sum(torch.tensor(float(flag), device=self.device)))
+
+    def _save_and_stop(self, state: TrainingState) -> NoReturn:
+        checkpoint = state.checkpoint()
+        if process_group().is_main:
+            checkpoint.save(state.run.path / "checkpoint.pt")
+        raise InterruptedRunError(
+            f"stopped in epoch {state.epoch + 1} after step {state.step}. "
+            f"To resume: {_resume_command(state.run, self.execution)}"
+        )
+
+
+def _resume_command(run: Run, execution: Execution) -> str:
+    """The command that resumes a run where, and how, it was computed."""
+    custom = custom_normalizations(run.config.norm, run.layout)
+    modules = " ".join(sorted({name.partition(":")[0] for name in custom}))
+    trusted = f"NORMLAB_NORMS={shlex.quote(modules)} " if custom else ""
+    command = ["normlab", "train", "--resume", str(run.path)]
+    if execution.data_root is not None:
+        command += ["--data-root", str(execution.data_root)]
+    if execution.device != "auto":
+        command += ["--device", execution.device]
+    if execution.threads is not None:
+        command += ["--threads", str(execution.threads)]
+    return trusted + shlex.join(command)

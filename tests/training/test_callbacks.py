@@ -1,0 +1,150 @@
+"""Callbacks: what they are told, and what they cannot break."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import normlab
+from harness import EXECUTION, TINY, ExitAt, assert_equal_runs, measured
+from normlab.errors import RunError
+from normlab.runs.run import Run
+from normlab.training.callbacks import Callback
+from normlab.training.loop import resume, train
+
+CONFIG = dataclasses.replace(TINY, epochs=4)
+STEPS = 4  # of 64 images in batches of 16
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run without callbacks."""
+    return train(CONFIG, tmp_path_factory.mktemp("callbacks") / "whole", EXECUTION, quiet=True)
+
+
+class Log(Callback):
+    """Writes down every call."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_step_end(self, state):
+        self.calls.append(("step", state.epoch, state.step))
+
+    def on_epoch_end(self, state):
+        assert state.run.last == state.run.epochs[-1]
+        assert state.run.last.epoch == state.epoch
+        assert (state.run.path / "checkpoint.pt").exists()
+        self.calls.append(("epoch", state.epoch, state.step))
+
+    def on_run_end(self, state):
+        assert state.run.finished
+        self.calls.append(("run", state.epoch, state.step))
+
+
+class StopAfter(Callback):
+    """Asks to stop in a step of an epoch, both counted from 1."""
+
+    def __init__(self, epoch, step=1):
+        self.place = epoch - 1, step
+
+    def on_step_end(self, state):
+        if (state.epoch, state.step) == self.place:
+            state.stop()
+
+
+def test_each_hook_is_called_when_its_part_is_done_and_changes_nothing(whole, tmp_path):
+    log = Log()
+    run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[log, Callback()], quiet=True)
+    assert log.calls == [
+        call
+        for epoch in range(4)
+        for call in (*(("step", epoch, k + 1) for k in range(STEPS)), ("epoch", epoch + 1, 0))
+    ] + [("run", 4, 0)]
+    assert_equal_runs(run.path, whole.path)
+    assert "stopped_after" not in json.loads((run.path / "config.json").read_text())
+
+
+@pytest.mark.parametrize("step", [1, STEPS])
+def test_a_run_that_a_callback_ends_is_finished_and_says_when(step, whole, tmp_path):
+    stop = StopAfter(2, step)
+    run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[stop], quiet=True)
+    assert measured(run.path) == measured(whole.path)[:2]  # the epoch in progress is finished
+    opened = Run.open(run.path)
+    assert opened.finished
+    assert opened.stopped_after == opened.planned_epochs == opened.last.epoch == 2
+    assert opened.recipe.epochs == 4
+    assert opened.digest == dataclasses.replace(whole, path=run.path).digest
+    assert not list(run.path.glob("*.pt"))
+    assert normlab.evaluate(opened.network(), opened.dataset()).accuracy == opened.last.accuracy
+    with pytest.raises(RunError, match="is finished: there is nothing to resume"):
+        resume(run.path, EXECUTION, quiet=True)
+
+
+def test_stopping_in_the_last_epoch_is_finishing(whole, tmp_path):
+    run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[StopAfter(4)], quiet=True)
+    assert_equal_runs(run.path, whole.path)
+    assert run.stopped_after is None
+
+
+def test_killed_between_the_record_and_the_weights_it_ends_where_it_was_stopped(
+    whole, tmp_path, monkeypatch
+):
+    def killed(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("normlab.runs.checkpoint.save_weights", killed)
+        with pytest.raises(SystemExit):
+            train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[StopAfter(2)], quiet=True)
+    run = resume(tmp_path / "run", EXECUTION, quiet=True)
+    assert run.finished
+    assert measured(run.path) == measured(whole.path)[:2]
+
+
+def test_a_run_that_lost_lines_is_not_taken_for_one_that_was_stopped(tmp_path):
+    run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[StopAfter(3)], quiet=True)
+    metrics = run.path / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(RunError, match="it holds 2 of 3 epochs, and the run is finished"):
+        Run.open(run.path)
+
+
+@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_end"])
+def test_a_callback_that_raises_leaves_a_run_that_can_be_resumed(hook, whole, tmp_path):
+    class Broken(Callback):
+        pass
+
+    def fail(self, state):
+        if state.epoch == 2:
+            raise ZeroDivisionError("a callback's mistake")
+
+    setattr(Broken, hook, fail)
+    with pytest.raises(ZeroDivisionError, match="a callback's mistake"):
+        train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[Broken()], quiet=True)
+    assert_equal_runs(resume(tmp_path / "run", EXECUTION, quiet=True).path, whole.path)
+
+
+def test_resuming_takes_callbacks_too(whole, tmp_path):
+    log = Log()
+    with pytest.raises(SystemExit):
+        train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[ExitAt(1, 2)], quiet=True)
+    run = resume(tmp_path / "run", EXECUTION, callbacks=[log], quiet=True)
+    assert log.calls[0] == ("step", 1, 1)
+    assert log.calls[-1] == ("run", 4, 0)
+    assert_equal_runs(run.path, whole.path)
+
+
+def test_early_stopping_as_the_documentation_has_it(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Callback" in c)
+    definition = code.partition("\nconfig =")[0]
+    names = {}
+    exec(definition, names)  # from our own documentation
+    config = dataclasses.replace(CONFIG, epochs=19, holdout=100, learning_rate=1e-9)
+    stopping = names["EarlyStopping"](patience=2)
+    run = train(config, tmp_path / "run", EXECUTION, callbacks=[stopping], quiet=True)
+    assert run.last.epoch - run.best.epoch == 2
+    assert run.stopped_after == run.last.epoch < 19
