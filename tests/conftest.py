@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,8 +17,15 @@ settings.register_profile(
 settings.load_profile("normlab")
 
 
+SLOW_FIXTURES = {"browser", "finished"}  # tests that use one are slow too
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Puts the slowest first, so that no worker is left with one of them at the end."""
+    for item in items:
+        if not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow(1))  # its own, if it has one, counts
     items.sort(key=seconds, reverse=True)
 
 
@@ -25,6 +33,13 @@ def seconds(item):
     """How long a slow test takes, as its marker says; 0 for all others."""
     marker = item.get_closest_marker("slow")
     return marker.args[0] if marker else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Has every test draw the same numbers, whichever ran before it in this process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

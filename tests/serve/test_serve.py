@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ from peculiar import ANSWERED, REFUSED
 from serving import MAIN, ask_both_ways, png, served, wait_for
 from tampering import rewrite
 
-pytest.importorskip("gradio", reason="gradio is not installed")
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")
 HOSTILE = "gn <img src=x onerror=alert(1)>"
 CLIENTS, REQUESTS = 16, 200
 

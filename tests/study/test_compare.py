@@ -22,7 +22,7 @@ from normlab.study import local, predictions, tuning
 from normlab.study.compare import compare
 from normlab.study.plan import plan
 from normlab.study.record import Result, Study
-from small_study import CONFIG, LINE, content
+from small_study import CONFIG, LINE, content, run_here
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +112,8 @@ def test_the_table_has_the_recipes_the_runs_had(finished, tmp_path, monkeypatch)
     assert re.search(r"weight decay</th><td>\s*0\s*<", page)
 
 
-def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path):
+def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "run_jobs", run_here)
     out = tmp_path / "study"
     shutil.copytree(finished.path, out)
     (out / "runs" / "bn-0" / "answers.npz").write_bytes(b"no archive")
@@ -315,6 +316,7 @@ def test_a_run_that_diverges_fails_alone(tmp_path):
 
 
 def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "run_jobs", run_here)
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     config = dataclasses.replace(CONFIG, seeds=1, tune=("lr",), norms=("ln",))
     whole = compare(config, tmp_path / "whole", quiet=True, workers=2)
@@ -343,13 +345,12 @@ def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, norms=norms, seeds=1, tune=("lr",), learning_rate=1e6)
     rms = plan(config, classes=10, images=1437)[1]
     blocked = tmp_path / "study" / "tuning" / tuning.rung_of("lr", 0, config, rms, ())[0].name
-    run_jobs = local.run_jobs
 
     def with_a_file_in_the_way(*arguments, **options):
         if not blocked.parent.exists():
             blocked.parent.mkdir()
             blocked.touch()
-        return run_jobs(*arguments, **options)
+        return run_here(*arguments, **options)
 
     monkeypatch.setattr(local, "run_jobs", with_a_file_in_the_way)
     study = compare(config, tmp_path / "study", quiet=True, workers=2)
