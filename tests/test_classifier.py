@@ -69,6 +69,7 @@ class OfTables(Classifier):
         return tags
 
 
+@pytest.mark.slow(1)
 @parametrize_with_checks([OfTables("C:4s2 C:4s2 FC", recipe="demo", epochs=3, learning_rate=0.05)])
 def test_it_passes_scikit_learn_s_checks(estimator, check):
     check(estimator)
@@ -77,6 +78,7 @@ def test_it_passes_scikit_learn_s_checks(estimator, check):
 # Fitting
 
 
+@pytest.mark.slow(2)
 def test_it_learns_what_train_learns(trained):
     """The run's network, bit for bit, from the same images: N × H × W × 3 instead."""
     split, config = load("digits").train, trained.config
@@ -310,6 +312,7 @@ def test_cross_validation_finds_more_than_chance(digits):
     np.testing.assert_array_equal(cross_val_score(SMALL, listed, labels, cv=folds), scores)
 
 
+@pytest.mark.slow(6)
 def test_a_grid_is_searched_in_other_processes(digits):
     grid = {"norm": ["bn", "gn"], "learning_rate": np.array([1e-6, 0.05])}
     search = GridSearchCV(SMALL, grid, cv=StratifiedKFold(2), n_jobs=2).fit(*digits)
@@ -319,6 +322,7 @@ def test_a_grid_is_searched_in_other_processes(digits):
     np.testing.assert_array_equal(search.predict_proba(digits[0]), best.predict_proba(digits[0]))
 
 
+@pytest.mark.slow(2)
 def test_it_ends_a_pipeline_of_which_a_grid_sets_its_parameters(digits, fitted):
     images, labels = digits
     pipeline = Pipeline(

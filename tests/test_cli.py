@@ -81,6 +81,7 @@ def test_tab_completion_knows_the_commands(capsys):
     assert all(name in out for name in _COMMANDS)
 
 
+@pytest.mark.slow(10)
 def test_a_train_of_its_own_piped(tmp_path):
     done = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -116,6 +117,7 @@ def test_a_train_of_its_own_piped(tmp_path):
         assert re.search(rf"(?m)^\W*{digit}\W", evaluated.stdout)
 
 
+@pytest.mark.slow(10)
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     hold = tmp_path / "hold"
     process = subprocess.Popen(
@@ -157,6 +159,7 @@ def test_ctrl_c_that_makes_an_import_fail_is_answered_in_a_line(monkeypatch, cap
         main(["data", "--dataset", "digits"])
 
 
+@pytest.mark.slow(6)
 def test_a_live_bar_in_a_terminal(tmp_path):
     primary, secondary = pty.openpty()
     process = subprocess.Popen(
@@ -214,6 +217,7 @@ def test_mistakes_are_answered_in_words_and_with_a_code(arguments, code, message
         assert err.count("\n") == 1
 
 
+@pytest.mark.slow(2)
 def test_no_data_says_in_one_line_what_to_do():
     done = run("train", "seed-bn", "--data-root", "/nowhere")
     assert done.returncode == 1
@@ -222,6 +226,7 @@ def test_no_data_says_in_one_line_what_to_do():
     assert "cifar-10-binary.tar.gz" in done.stderr
 
 
+@pytest.mark.slow(1)
 def test_a_hold_out_is_evaluated_by_its_name(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(capsys, *TRAIN, "--epochs", "1", "--holdout", "100", "--out", "run")
@@ -240,6 +245,7 @@ def test_evaluate_refuses_a_hold_out_that_there_is_not(trained, capsys):
     assert "held no images out" in err
 
 
+@pytest.mark.slow(1)
 def test_several_runs_on_one_page(trained, tmp_path, capsys):
     page = tmp_path / "page.html"
     shutil.copytree(trained.path, tmp_path / "other")
@@ -250,6 +256,7 @@ def test_several_runs_on_one_page(trained, tmp_path, capsys):
     assert page.read_text().count("<svg") >= 3
 
 
+@pytest.mark.slow(1)
 def test_flags_of_the_report_reach_it(trained, tmp_path, capsys):
     page = tmp_path / "page.html"
     published = Path(__file__).parent.parent / "results" / "published-runs.csv"
@@ -264,6 +271,7 @@ def test_flags_of_the_report_reach_it(trained, tmp_path, capsys):
     assert "published seed-bn" in page.read_text()
 
 
+@pytest.mark.slow(1)
 def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
     tmp_path, capsys, monkeypatch
 ):
@@ -305,6 +313,7 @@ def test_folders_of_runs_are_named_by_what_sets_them_apart():
     assert "runs/digits/assignment-bn-0" in names
 
 
+@pytest.mark.slow(1)
 def test_a_file_of_the_students_does_not_stand_in_for_a_library(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('not the library')")
     script = Path(sys.executable).parent / "normlab"
@@ -350,6 +359,7 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, capsys):
     assert Path("data.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow(10)
 def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
     (tmp_path / "halving.py").write_text(
         "from torch import nn\n"
@@ -381,6 +391,7 @@ def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
     assert "the run's folder states" in done.stdout
 
 
+@pytest.mark.slow(10)
 def test_a_stopped_run_with_ones_own_normalization_says_what_to_vouch_for(tmp_path, monkeypatch):
     (tmp_path / "own_slow.py").write_text(
         "import os, signal\n"
@@ -430,6 +441,7 @@ def test_a_network_that_ray_took_for_an_address_is_hinted_at(capsys):
     assert "before --ray, which took micro as an address" in capsys.readouterr().err
 
 
+@pytest.mark.slow(2)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize(
     "command", [["norms"], ["--help"], ["--version"], ["predict", "--model", "nano", "{}", "-"]]
@@ -461,6 +473,7 @@ def test_an_error_of_the_system_elsewhere_is_no_output_s(monkeypatch):
         main(["norms"])
 
 
+@pytest.mark.slow(2)
 def test_an_output_that_knows_ascii_alone_gets_the_rest_escaped():
     ascii_alone = ENVIRONMENT | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*NORMLAB, "norms"], capture_output=True, text=True, env=ascii_alone)
@@ -468,6 +481,7 @@ def test_an_output_that_knows_ascii_alone_gets_the_rest_escaped():
     assert "starts at \\u221a6" in done.stdout
 
 
+@pytest.mark.slow(2)
 def test_a_reader_that_leaves_early_is_no_error():
     command = " ".join([*NORMLAB, "norms", "|", "head", "-n", "1"])
     done = subprocess.run(

@@ -62,6 +62,7 @@ def test_the_notebook_is_kept_without_outputs(written):
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
 
 
+@pytest.mark.slow(30)
 def test_the_notebook_says_what_its_runs_say(executed):
     notebook, folder = executed
     runs = [normlab.Run.open(folder / "runs" / "assignment-digits" / n) for n in ("bn", "gn", "ln")]
@@ -78,6 +79,7 @@ def test_the_notebook_says_what_its_runs_say(executed):
     assert (folder / "runs" / "assignment-digits" / "report.html").exists()
 
 
+@pytest.mark.slow(30)
 def test_the_notebook_shows_its_figures_and_tables_and_nothing_goes_wrong(executed):
     notebook, _ = executed
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

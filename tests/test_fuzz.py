@@ -69,6 +69,7 @@ def test_good_bytes_are_read(name):
         TARGETS[name](seed)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=40)
 @given(st.data())
@@ -76,6 +77,7 @@ def test_damaged_bytes_are_read_or_refused_in_a_line(name, data):
     TARGETS[name](data.draw(damaged(TARGETS[name].seeds) | st.binary(max_size=60)))
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("name", [name for name in TARGETS if name.endswith("resealed")])
 @settings(max_examples=150)
 @given(st.data())

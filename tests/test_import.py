@@ -4,6 +4,8 @@ import importlib
 import subprocess
 import sys
 
+import pytest
+
 import normlab
 
 
@@ -19,6 +21,7 @@ def test_importing_normlab_imports_nothing_heavy():
     assert not loaded & (heavy | {"ray", "gradio", "onnx", "captum"})
 
 
+@pytest.mark.slow(3)
 def test_training_needs_no_extras():
     loaded = modules_after("import normlab; normlab.train; normlab.write_report; normlab.plots")
     assert not loaded & {"ray", "gradio", "onnx", "onnxruntime", "captum", "torchvision"}

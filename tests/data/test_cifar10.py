@@ -347,6 +347,7 @@ with_cifar10 = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow(1)
 @with_cifar10
 def test_cifar10_is_what_it_is_known_to_be():
     dataset = load("cifar10")
@@ -361,6 +362,7 @@ def test_cifar10_is_what_it_is_known_to_be():
     assert std.round(4).tolist() == [0.2470, 0.2435, 0.2616]
 
 
+@pytest.mark.slow(3)
 @with_cifar10
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_loading_cifar10_takes_less_than_450_megabytes():

@@ -125,6 +125,7 @@ def said(capsys):
 # The network
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("norm", REGISTRY)
 def test_in_use_every_normalization_answers_as_in_evaluation(norm, tmp_path):
     run = made(tmp_path, "C:8 D:8s2 C:8+*2 D:8*2 C:8v P P FC", norm)
@@ -158,6 +159,7 @@ def test_the_trained_network_is_left_as_it_was(tmp_path):
 # The files
 
 
+@pytest.mark.slow(5)
 @pytest.mark.parametrize("line", [EVERY_NORM, EVERY_BLOCK], ids=["norms", "blocks"])
 @pytest.mark.parametrize(("to", "ask"), [("onnx", by_onnx_runtime), ("pt2", by_pytorch)])
 def test_every_normalization_and_block_answers_as_the_trained_network(line, to, ask, tmp_path):
@@ -225,6 +227,7 @@ def test_files_are_little_larger_than_the_weights(files):
     assert files["int8"].size < 0.7 * files["onnx"].size
 
 
+@pytest.mark.slow(1)
 def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path):
     config = normlab.RunConfig(
         network="C:6 P C:8/gn GAP FC",
@@ -298,6 +301,7 @@ def test_what_int8_lost_is_said_plainly(right, change):
 # The command line
 
 
+@pytest.mark.slow(6)
 def test_the_command_says_what_it_wrote_and_nothing_else(files, tmp_path):
     out = tmp_path / "new" / "int8.onnx"
     done = subprocess.run(
@@ -401,6 +405,7 @@ def own(tmp_path, monkeypatch):
     return lambda name: made(tmp_path / "run", "C:8 P D:8+ P C:8/bn P FC", f"own_norms:{name}")
 
 
+@pytest.mark.slow(1)
 def test_ones_own_normalization_is_exported(own):
     run = own("Scaling")
     exported = normlab.export_run(run, "onnx")
@@ -411,6 +416,7 @@ def test_ones_own_normalization_is_exported(own):
     )
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("name", "to", "problem"),
     [
@@ -462,6 +468,7 @@ def test_a_run_s_own_files_are_not_written_over(files, said):
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow(2)
 @pytest.mark.skipif(not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA names no CIFAR-10")
 def test_a_model_that_comes_with_normlab_is_exported_by_its_name(said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -488,6 +495,7 @@ def test_a_file_that_was_there_outlives_an_export_that_fails(own, said, tmp_path
 # The page
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("place", [0, 1], ids=["onnx", "pt2"])
 def test_the_page_s_programs_answer_on_a_picture(place, files, tmp_path):
     program = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[place]

@@ -126,6 +126,7 @@ def test_equal_differences_show_nothing_for_they_have_no_spread(difference, seed
     assert (found.wins.value, found.wins.low, found.wins.high) == (1.0, 0.0, 1.0)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_accuracies_of_few_images_show_no_more_than_chance_either(seeds):
     """They are multiples of 1/360, and ties are common."""
@@ -213,6 +214,7 @@ def test_mcnemar_is_the_binomial_test_of_the_images_that_tell_them_apart():
 # Error rates
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_without_a_difference_at_most_a_twentieth_of_studies_shows_one(seeds):
     false = sum(
@@ -239,6 +241,7 @@ def test_the_interval_of_winning_holds_it_as_often_as_it_says(seeds):
     assert abs(held / 1000 - 0.95) <= 0.014
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(("seeds", "difference"), [(3, 1.5), (5, 0.6), (5, 1.0), (10, 0.5)])
 def test_a_planted_difference_is_seen_as_often_as_predicted(seeds, difference):
     """In one pair; Holm's correction can only see more of several than the prediction says."""
@@ -252,6 +255,7 @@ def test_a_planted_difference_is_seen_as_often_as_predicted(seeds, difference):
     assert abs(seen / 1000 - predicted) <= 3 * error
 
 
+@pytest.mark.slow(1)
 def test_of_three_pairs_a_difference_is_seen_at_least_as_often_as_predicted():
     seen = 0
     for study in studies(5, 1000, difference=1.0):

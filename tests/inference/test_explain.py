@@ -139,6 +139,7 @@ def test_what_makes_no_sense_is_said_in_a_line(trained, arguments, problem, caps
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow(1)
 def test_the_report_shows_where_the_network_looks(trained, tmp_path, monkeypatch):
     shutil.copytree(trained.path, tmp_path / "run")  # for the figures
     run = normlab.Run.open(tmp_path / "run")

@@ -30,6 +30,7 @@ def test_a_model_is_what_its_folder_says(model):
     assert normlab.load(model=model).classes[3] == "cat"
 
 
+@pytest.mark.slow(4)
 @pytest.mark.skipif(
     not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA does not say where CIFAR-10 is"
 )

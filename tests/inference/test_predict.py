@@ -311,6 +311,7 @@ def test_json_and_csv_hold_all_probabilities(run, pictures, said):
     assert float(first["3"]) == pytest.approx(answer["probabilities"]["3"], rel=1e-4)
 
 
+@pytest.mark.slow(1)
 def test_the_standard_input_is_a_picture(run, pictures):
     done = subprocess.run(
         [sys.executable, "-m", "normlab", "predict", run.path, "-", "--json"],
@@ -331,6 +332,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, pictures,
     assert errors.splitlines()[-1] == "normlab: 1 of 2 pictures could not be read"
 
 
+@pytest.mark.slow(1)
 def test_of_peculiar_files_each_is_answered_or_named_with_what_is_wrong(run, tmp_path):
     def in_order(table):
         return sorted(((tmp_path / f"{name}.png", *row) for name, row in table.items()))
@@ -412,6 +414,7 @@ def test_two_classes_of_one_name_are_refused(hostile):
         normlab.load(hostile)
 
 
+@pytest.mark.slow(5)
 def test_many_pictures_get_a_progress_bar_and_take_no_more_memory(run, tmp_path):
     """On a terminal, with the answers in a file."""
     picture = io.BytesIO()  # 300 kB unpacked: 700 more that were kept would be 200 MB

@@ -471,6 +471,7 @@ def test_there_is_no_dropout_in_use_and_no_draw(name, grad):
 # Threads, use, other kinds of maps
 
 
+@pytest.mark.slow(1)
 @compiled
 @by_name
 @by_dtype

@@ -114,6 +114,7 @@ def small_run(out):
     return train(config, out, quiet=True)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("script", [None, "exit 1"])
 def test_without_the_library_a_network_trains_by_pytorch_and_the_run_says_so(
     script, fresh, tmp_path, monkeypatch
@@ -212,6 +213,7 @@ def test_the_library_lies_in_the_users_cache(variable, fresh, tmp_path, monkeypa
     assert not fresh.exists()
 
 
+@pytest.mark.slow(3)
 @needs_gcc
 def test_two_processes_that_build_at_the_same_time_both_get_a_working_library(
     fresh, tmp_path, monkeypatch

@@ -45,6 +45,7 @@ def test_it_has_the_statistics(page, data):
     assert data.fingerprint in page.text
 
 
+@pytest.mark.slow(1)
 def test_what_is_shown_is_drawn_from_the_seed(data):
     assert render(data, recipe_steps=STEPS) == render(data, recipe_steps=STEPS)
     assert render(data, recipe_steps=STEPS) != render(data, recipe_steps=STEPS, seed=1)

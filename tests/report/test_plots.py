@@ -43,6 +43,7 @@ def test_curves_draw_every_number():
     assert all(list(line.get_xdata()) == [1, 2, 3] for line in loss.lines)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20, 50, 300])
 def test_ticks_are_whole_epochs(count):
     figure = plots.curves([run(accuracies=rising(count=count) if count > 1 else [0.4])])

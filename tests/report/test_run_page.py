@@ -132,6 +132,7 @@ def test_the_gallery_has_the_most_confident_mistakes(page, answers):
     assert f"{true} → {answer} {answers.probabilities[first].max():.1%}" in page.text
 
 
+@pytest.mark.slow(1)
 def test_pictures_can_be_left_out(answers):
     page = Page(render([run()], [answers], None))
     assert not page.all("img")
@@ -169,6 +170,7 @@ def test_held_out_is_never_called_test(answers):
     assert "test images" not in text
 
 
+@pytest.mark.slow(1)
 def test_hostile_names_are_text():
     matrix = MATRIX[:4, :4] // 20
     answers = evaluation(matrix, classes=HOSTILE)
@@ -194,6 +196,7 @@ def test_names_that_no_file_may_hold_are_shown_without_what_it_may_not():
     assert "a\N{REPLACEMENT CHARACTER}" in content
 
 
+@pytest.mark.slow(1)
 def test_several_runs_are_compared_first(answers):
     runs = [run("bn"), run("gn", norm="gn", accuracies=rising(0.69))]
     page = Page(render(runs, [answers, answers], None))
@@ -239,6 +242,7 @@ def test_write_report_of_one_run(tmp_path):
     assert {p.name for p in figures.iterdir()} == expected
 
 
+@pytest.mark.slow(1)
 def test_write_report_of_several_runs_loads_their_data_once(tmp_path, monkeypatch):
     runs = [finished(tmp_path / "runs" / name, seed=k) for k, name in enumerate("ab")]
     loads = []
@@ -253,6 +257,7 @@ def test_write_report_of_several_runs_loads_their_data_once(tmp_path, monkeypatc
     }
 
 
+@pytest.mark.slow(1)
 def test_with_held_out_images_the_test_images_are_not_looked_at(tmp_path, monkeypatch):
     class Sealed(Split):
         def __getattribute__(self, name):
@@ -279,6 +284,7 @@ def test_an_unfinished_run_is_refused(tmp_path):
     assert not (tmp_path / "bn/report.html").exists()
 
 
+@pytest.mark.slow(1)
 def test_elsewhere_and_over_a_published_curve(tmp_path):
     published = tmp_path / "published.csv"
     published.write_text(PUBLISHED)

@@ -117,6 +117,7 @@ def test_a_minus_is_printed_as_one(tmp_path):
     assert not re.search(r"\s-\d", text)
 
 
+@pytest.mark.slow(1)
 def test_arms_with_fewer_seeds_are_on_the_page(tmp_path):
     study = made_up(tmp_path, seeds=3)
     failed = [
@@ -154,6 +155,7 @@ def test_every_setting_has_its_search_and_every_trial_is_on_it(tmp_path):
     assert page.text.count("8 of 28 trials, whose loss was not finite") == 1
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("epochs", "caption"),
     [
@@ -180,6 +182,7 @@ def test_of_one_run_each_no_intervals_are_spoken_of(tmp_path):
     assert "1 seed, accuracy" in page
 
 
+@pytest.mark.slow(1)
 def test_which_p_values_are_corrected_is_said(tmp_path):
     assert "p, Holm, is corrected for all pairs of the study, p is not" in render(
         made_up(tmp_path / "five"), None
@@ -190,6 +193,7 @@ def test_which_p_values_are_corrected_is_said(tmp_path):
     assert "These 3 p-values are not corrected for their number." in single
 
 
+@pytest.mark.slow(1)
 def test_each_axis_has_its_figure(tmp_path):
     study = made_up(
         tmp_path, seeds=3, batch_sizes=(8, 32), label_noise=(0.0, 0.2), norms=("bn", "gn")
@@ -213,6 +217,7 @@ def test_hostile_class_names_are_text(tmp_path):
     assert all(a["src"].startswith("data:image/png") for t, a in page.tags if t == "img")
 
 
+@pytest.mark.slow(4)
 def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     study = made_up(
         tmp_path,
@@ -229,6 +234,7 @@ def test_a_study_of_a_thousand_runs_makes_its_page_in_time(tmp_path):
     assert page.stat().st_size < 10e6
 
 
+@pytest.mark.slow(1)
 def test_the_figures_stand_beside_the_page_too(tmp_path):
     study = made_up(tmp_path, seeds=2, batch_sizes=(8, 32))
     write_study_report(study, images=False)

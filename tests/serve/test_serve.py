@@ -186,6 +186,7 @@ def test_who_comes_when_too_many_wait_is_turned_away(server, digit):
     wait_for(lambda: server.predict(digit)[0] == 200)
 
 
+@pytest.mark.slow(7)
 def test_who_goes_away_or_does_not_send_keeps_no_place(trained, digit, tmp_path):
     code = "from normlab.serve import limits; limits.PATIENCE = 1; limits.WAITING = 1; " + MAIN
     with served(tmp_path, trained.path, code=code) as server:
@@ -238,6 +239,7 @@ def test_gradio_s_own_api_answers_16_clients_too(server, digit, runs):
 # The command
 
 
+@pytest.mark.slow(7)
 def test_only_uploads_are_read_no_host_is_asked_and_ctrl_c_ends_it(trained, digit, tmp_path):
     outside = tmp_path / "outside.png"
     outside.write_bytes(digit)
@@ -357,6 +359,7 @@ def on(run, folder, dataset):
     return normlab.Run.open(folder)
 
 
+@pytest.mark.slow(10)
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
 def test_100_pictures_leave_nothing_behind(trained, tmp_path):
     code = (
@@ -554,6 +557,7 @@ def test_the_card_and_the_line_for_programs_are_there(visit, server, runs):
     ]
 
 
+@pytest.mark.slow(5)
 def test_a_folder_that_somebody_passed_on_is_served_with_its_card(digit, trained, tmp_path):
     folder = tmp_path / "passed-on"
     folder.mkdir()

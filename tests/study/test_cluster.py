@@ -67,6 +67,7 @@ def lines(run):
     return metrics.read_text().splitlines() if metrics.exists() else []
 
 
+@pytest.mark.slow(25)
 def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
     hold, cluster, here, tmp_path, monkeypatch
 ):
@@ -106,6 +107,7 @@ def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
     assert content(study.path) == content(here.path)
 
 
+@pytest.mark.slow(25)
 def test_a_run_that_fails_fails_alone(cluster, tmp_path):
     config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
     study = compare(config, tmp_path / "study", quiet=True, ray=cluster.address)
@@ -114,6 +116,7 @@ def test_a_run_that_fails_fails_alone(cluster, tmp_path):
     assert "at learning rate" in states["none"].problem
 
 
+@pytest.mark.slow(25)
 def test_a_cluster_started_here_has_the_cores_it_is_given(tmp_path):
     work = Job(config=RunConfig(network=CONFIG.network), out=tmp_path, data=tmp_path / "none")
     (tmp_path / "config.json").touch()  # of a run that was stopped, not of one that has begun
@@ -125,6 +128,7 @@ def test_a_cluster_started_here_has_the_cores_it_is_given(tmp_path):
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow(25)
 def test_a_cluster_without_a_gpu_is_refused_where_runs_need_one():
     with (
         pytest.raises(UsageError, match=r"^the Ray cluster at local has no GPU: "),

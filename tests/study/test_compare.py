@@ -112,6 +112,7 @@ def test_the_table_has_the_recipes_the_runs_had(finished, tmp_path, monkeypatch)
     assert re.search(r"weight decay</th><td>\s*0\s*<", page)
 
 
+@pytest.mark.slow(5)
 def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(local, "run_jobs", run_here)
     out = tmp_path / "study"
@@ -234,6 +235,7 @@ def runs_of(out):
     return len(list(out.glob("runs/*/model.safetensors")))
 
 
+@pytest.mark.slow(20)
 def test_killed_in_the_middle_it_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
     out, hold = tmp_path / "study", tmp_path / "hold"
     process = start(out, **holding(hold, before="checkpoint-before.pt"))
@@ -247,6 +249,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_end(finished, tmp_path, mon
     assert content(out) == content(finished.path)
 
 
+@pytest.mark.slow(15)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
 def test_its_runs_killed_one_by_one_fail_say_why_and_are_tried_again(finished, tmp_path):
     out, hold = tmp_path / "study", tmp_path / "hold"
@@ -268,6 +271,7 @@ def parent_of(path):
     return int((path / "stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow(20)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
 def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
     out, hold = tmp_path / "study", tmp_path / "hold"
@@ -298,6 +302,7 @@ def test_two_at_once_in_a_folder_the_second_is_refused(finished, tmp_path, monke
         os.close(folder)
 
 
+@pytest.mark.slow(4)
 def test_a_run_that_diverges_fails_alone(tmp_path):
     config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
     study = compare(config, tmp_path / "study", quiet=True, workers=2)
@@ -315,6 +320,7 @@ def test_a_run_that_diverges_fails_alone(tmp_path):
 # The search
 
 
+@pytest.mark.slow(5)
 def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "run_jobs", run_here)
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
@@ -338,6 +344,7 @@ def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     assert content(part) == content(whole.path)
 
 
+@pytest.mark.slow(8)
 def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
     """All of none's trials diverge; and one of rms's fails, until what is in its way is gone."""
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
@@ -368,6 +375,7 @@ def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
 # The processes
 
 
+@pytest.mark.slow(3)
 def test_what_is_left_early_stops_its_runs(tmp_path, finished):
     from normlab.data import load, shared
     from normlab.study.job import Job

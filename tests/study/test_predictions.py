@@ -6,6 +6,7 @@ from normlab.errors import RunError
 from normlab.study import predictions
 
 
+@pytest.mark.slow(5)
 def test_any_flipped_bit_is_refused_in_a_line_or_changes_nothing(tmp_path):
     path = tmp_path / "answers.npz"
     whole = predictions.of(evaluation([[3, 1], [0, 2]]), peak_memory=12345)

@@ -109,6 +109,7 @@ assert not [name for name in threads if "gloo" in name], threads
 """
 
 
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_two_processes_compute_what_one_does(name, steps):
     """In float64 but for the loss, so that a wrong gradient cannot pass for rounding."""
@@ -122,6 +123,7 @@ def test_two_processes_compute_what_one_does(name, steps):
         torch.testing.assert_close(two["state"][key], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow(15)
 def test_a_run_on_two_processes_is_one_run(tmp_path):
     output = finish(launch(tmp_path / "two", "--norm", "sync-bn", processes=2))
     assert output.count("epoch 1/1") == 1
@@ -135,6 +137,7 @@ def test_a_run_on_two_processes_is_one_run(tmp_path):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=2e-2)
 
 
+@pytest.mark.slow(15)
 def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     out = tmp_path / "run"
     small = ["--train-images", "100", "--batch-size", "12"]
@@ -158,6 +161,7 @@ def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     assert Run.open(out).finished
 
 
+@pytest.mark.slow(5)
 def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path):
     process = launch(tmp_path / "run", "--batch-size", "1436", processes=2)
     _, errors = process.communicate(timeout=600)

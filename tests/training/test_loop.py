@@ -123,12 +123,14 @@ def test_a_run_learns_and_its_folder_holds_what_it_should(trained):
     assert again.loss == pytest.approx(trained.last.loss)
 
 
+@pytest.mark.slow(1)
 def test_the_same_seed_gives_the_same_numbers_twice_and_another_seed_others(whole, tmp_path):
     assert_equal_runs(whole, train(SMALL, tmp_path / "twice", quiet=True))
     other = train(dataclasses.replace(SMALL, seed=1, epochs=1), tmp_path / "other", quiet=True)
     assert other.epochs[0].train_loss != whole.epochs[0].train_loss
 
 
+@pytest.mark.slow(2)
 def test_with_more_threads_the_numbers_are_the_same_twice_and_nearly_those_of_one(tmp_path):
     """As docs/reliability.md promises; of few steps, for two threads are slow on a busy machine."""
     config = dataclasses.replace(SMALL, epochs=2, train_images=256)
@@ -169,6 +171,7 @@ def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch)
     assert not (out / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow(1)
 def test_ctrl_c_in_the_last_step_ends_the_run_and_says_what_is_left_to_do(
     whole, tmp_path, monkeypatch
 ):
@@ -188,6 +191,7 @@ def test_ctrl_c_in_the_last_step_ends_the_run_and_says_what_is_left_to_do(
     assert not list(out.glob("*.pt"))
 
 
+@pytest.mark.slow(1)
 def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
@@ -199,6 +203,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
+@pytest.mark.slow(1)
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, stopped, tmp_path, capsys):
     out = tmp_path / "killed"
     shutil.copytree(stopped, out)
@@ -211,6 +216,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, stopped, tmp_
     assert not list(out.glob("*.pt"))
 
 
+@pytest.mark.slow(1)
 def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(
     whole, stopped, tmp_path, monkeypatch
 ):
@@ -250,6 +256,7 @@ def test_a_checkpoint_with_another_networks_state_is_refused_in_a_line(tmp_path,
             resume(out, quiet=True)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "other",
     [
@@ -305,6 +312,7 @@ def test_two_at_once_in_a_folder_the_second_is_refused(tmp_path, monkeypatch):
         train(SMALL, tmp_path / "run", quiet=True)
 
 
+@pytest.mark.slow(1)
 def test_a_line_written_before_its_checkpoint_is_done_again(whole, tmp_path, monkeypatch):
     out = tmp_path / "torn"
     save = Checkpoint.save
@@ -322,6 +330,7 @@ def test_a_line_written_before_its_checkpoint_is_done_again(whole, tmp_path, mon
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
+@pytest.mark.slow(1)
 def test_a_run_resumed_on_another_machine_names_both(whole, tmp_path, monkeypatch):
     interrupt_at(monkeypatch, (1, 4))
     out = tmp_path / "moved"
@@ -406,6 +415,7 @@ def test_held_out_images_are_measured_and_the_test_split_is_not_read(tmp_path, m
     assert run.last.accuracy * 100 == pytest.approx(round(run.last.accuracy * 100))
 
 
+@pytest.mark.slow(1)
 def test_without_test_images_nothing_is_evaluated(whole, tmp_path, monkeypatch):
     digits = load("digits")
     nothing = Split(np.empty((0, 3, 32, 32), np.uint8), np.empty(0, np.int64))
@@ -442,6 +452,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert (checkpoint.epoch, checkpoint.step) == (0, 0)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("steps_before", [0, STEPS - 1])
 def test_weights_that_a_step_broke_never_become_the_checkpoint(
     steps_before, whole, tmp_path, monkeypatch
@@ -599,6 +610,7 @@ def not_as_root(folder):
         os.seteuid(0)
 
 
+@pytest.mark.slow(1)
 def test_what_a_kill_left_is_cleared_where_a_run_goes_on(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     out.mkdir()

@@ -34,6 +34,7 @@ def tiny(tmp_path_factory):
     return train(TINY, tmp_path_factory.mktemp("stopping") / "whole", EXECUTION, quiet=True).path
 
 
+@pytest.mark.slow(5)
 def test_killed_before_each_renaming_and_removal_it_ends_the_same(tiny, tmp_path):
     """Until the weights are there, a checkpoint is; and none stays."""
     killed = []
@@ -87,6 +88,7 @@ def test_a_second_process_in_the_folder_is_refused_and_harms_nothing(tiny, tmp_p
     assert_equal_runs(out, tiny)
 
 
+@pytest.mark.slow(3)
 def test_interrupted_at_any_moment_it_says_so_in_a_line_and_ends_the_same(tiny, tmp_path):
     """In a step, in writing, in the page: wherever the moment falls."""
     begun = time.monotonic()
