@@ -1,12 +1,12 @@
-"""What each ingredient of training gives: held-out accuracy with it and without, over seeds.
+"""An ablation of the training ingredients: held-out accuracy with and without each, over seeds.
 
     python benchmarks/ablation.py --out OUT.json [--only TEXT] [--epochs 6] [--seeds 3]
         [--precision bfloat16]
 
-Every variant is BASE and its recipe but for one thing. 5,000 images of the training split are held
-out to judge by; the test split is not read. A run is on one thread, in a process of its own. What
-OUT.json holds already is not run again, so that an interrupted ablation goes on. CIFAR-10 comes
-from $NORMLAB_DATA.
+Every variant changes one thing of BASE and its recipe. Accuracy is on 5,000 images held out of the
+training split; the test split is not read. Each run uses one thread, in a separate process. Runs
+that OUT.json has already are not repeated, so the same command resumes an interrupted ablation.
+CIFAR-10 comes from $NORMLAB_DATA.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from normlab.seeding import generator
 from normlab.training.step import Batches, TrainStep
 
 BASE = "C:16s2 D:20 D:20+ P D:24 D:24+ P D:36 GAP FC"
-SHARED = "C:16s2 D:20 D:20+*2 P D:24 D:24+*2 P D:32 GAP FC"  # a little narrower, so under 5,000
+SHARED = "C:16s2 D:20 D:20+*2 P D:24 D:24+*2 P D:32 GAP FC"  # narrower, to stay under 5,000
 NARROW = "C:16s2 D:16 D:16+ P D:20 D:20+ P D:26 GAP FC"
 TEACHER = "C:32s2 D:56 D:56+ P D:88 D:88+ P D:112 D:112+ GAP FC"
 RECIPE = Recipe(
@@ -49,11 +49,11 @@ RECIPE = Recipe(
 )
 
 
-# --- Ingredients that alter the network ---------------------------------------------------------
+# --- Ingredients that change the network --------------------------------------------------------
 
 
 def replace(network, kind, new):
-    """Puts new(module) in the place of every module of a kind."""
+    """Replaces every module of a kind by new(module)."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, kind):
@@ -61,7 +61,7 @@ def replace(network, kind, new):
 
 
 def activation(make, network):
-    """Another one than ReLU; `make` takes the channels."""
+    """Replaces the ReLUs; `make` takes the number of channels."""
 
     def new(norm):
         if norm.activation is None:
@@ -86,7 +86,7 @@ class SqueezeAndExcitation(nn.Module):
 
 
 def squeeze_and_excitation(network):
-    """After every block's activation."""
+    """Adds it after the activation of every block."""
 
     def new(norm):
         if norm.activation is None:
@@ -97,9 +97,9 @@ def squeeze_and_excitation(network):
 
 
 def weight_standardization(network):
-    """In every convolution that mixes channels."""
+    """Standardizes the weights of every convolution that mixes channels."""
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):  # which leaves depthwise filters as they are
+        if isinstance(layer, nn.Conv2d):  # it leaves depthwise filters unchanged
             layer.__class__ = StandardizedConv2d
 
 
@@ -111,7 +111,7 @@ class MixedPool(nn.Module):
 
 
 def mixed_pooling(network):
-    """In the place of the maximum."""
+    """Replaces max pooling."""
     replace(network, MaxPool, lambda _: MixedPool())
 
 
@@ -123,24 +123,24 @@ def pass_through(network):
                 layer.weight[:, 0, 1, 1] += 1
 
 
-def bias_rate(times, network):
-    """A learning rate of its own for the normalizations' biases."""
+def bias_rate(factor, network):
+    """Multiplies the learning rate of the normalizations' biases."""
     for module in network.modules():
         if isinstance(module, FusedNorm):
-            module.bias.register_hook(lambda gradient: gradient * times)
+            module.bias.register_hook(lambda gradient: gradient * factor)
 
 
-# --- Ingredients that alter the training --------------------------------------------------------
+# --- Ingredients that change the training -------------------------------------------------------
 
 
 class Whitened(TrainStep):
-    """The first layer's filters are the images' components and their opposites, for good.
+    """The first layer's filters are the images' principal components and their negatives, fixed.
 
     Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498, section 3.2.
     """
 
     def whiten(self, images):
-        """Sets the filters by images, uint8 N × 3 × 32 × 32."""
+        """Computes the filters from images, uint8 N × 3 × 32 × 32."""
         network, weight = self.network, self.network.weights[0]
         inputs = images.float() / 255 - network.input_mean[:, None, None]
         inputs /= network.input_std[:, None, None]
@@ -157,13 +157,13 @@ class Whitened(TrainStep):
 
 
 def whitening(training):
-    """Of 5,000 training images."""
-    training.descent = Whitened(training.network, training.recipe, training.precision)
-    training.descent.whiten(training.batches.images[:5000])
+    """Computes the filters from 5,000 training images."""
+    training.train_step = Whitened(training.network, training.recipe, training.precision)
+    training.train_step.whiten(training.batches.images[:5000])
 
 
 class Averaged(TrainStep):
-    """`mean` follows the weights by 1% a step."""
+    """`mean` is an exponential moving average of the weights, 1% per step."""
 
     def step(self, rate, inputs, labels):
         measured = super().step(rate, inputs, labels)
@@ -174,23 +174,23 @@ class Averaged(TrainStep):
 
 
 def mean_of_weights(training):
-    """What is evaluated; BatchNorm's own running means are shorter."""
+    """Evaluates the mean; BatchNorm's own running means average over a shorter time."""
     for module in training.network.modules():
         if isinstance(module, FusedNorm):
             module.momentum = 0.2
-    training.descent = Averaged(training.network, training.recipe, training.precision)
-    training.descent.mean = training.evaluated = copy.deepcopy(training.network)
+    training.train_step = Averaged(training.network, training.recipe, training.precision)
+    training.train_step.mean = training.evaluated = copy.deepcopy(training.network)
 
 
 def replace_batches(kind, training):
-    """Has a subclass of Batches make the batches."""
+    """Makes the batches with a subclass of Batches."""
     training.batches = kind(
         training.dataset, training.recipe, training.seed, training.batches.images.device
     )
 
 
 class MirroredAtRandom(Batches):
-    """Each image is mirrored or not in every epoch anew."""
+    """Each image is mirrored at random in every epoch."""
 
     def __call__(self, epoch, step):
         if epoch != self.ordered_epoch:
@@ -200,12 +200,12 @@ class MirroredAtRandom(Batches):
 
 
 def mirrored_at_random(training):
-    """Instead of in every other epoch."""
+    """Mirrors at random instead of in every other epoch."""
     replace_batches(MirroredAtRandom, training)
 
 
 class SmallFirst(Batches):
-    """Images of 24 × 24 in the first half of the epochs."""
+    """Images are 24 × 24 in the first half of the epochs."""
 
     def __call__(self, epoch, step):
         inputs, labels = super().__call__(epoch, step)
@@ -216,54 +216,62 @@ class SmallFirst(Batches):
 
 
 def small_first(training):
-    """Fewer pixels while the learning rate is high."""
+    """Trains on fewer pixels while the learning rate is high."""
     replace_batches(SmallFirst, training)
 
 
 class Distillation(TrainStep):
-    """Half of the target is a larger network's answer: Hinton et al. 2015, arXiv:1503.02531."""
+    """Half of the target is a teacher's prediction: Hinton et al. 2015, arXiv:1503.02531."""
 
     def step(self, rate, inputs, labels):
         half = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")
         with torch.no_grad(), half:
-            answers = self.teacher(inputs).float().softmax(1)
+            predictions = self.teacher(inputs).float().softmax(1)
         with half:
             logits = self.network(inputs)
-        targets = (F.one_hot(labels, answers.shape[1]) + answers) / 2
+        targets = (F.one_hot(labels, predictions.shape[1]) + predictions) / 2
         self.network.zero_grad()
         F.cross_entropy(logits.float(), targets).backward()
         self.update(rate)
 
 
 def distillation(training):
-    """The teacher is trained by the same recipe on the same images; its time is not counted."""
+    """Trains the teacher with the same recipe on the same images; its time is not measured."""
     recipe = training.recipe
     teacher = Training(TEACHER, training.dataset, recipe, 1, training.precision)
     teacher(recipe.epochs * teacher.batches.steps)
-    training.descent = Distillation(training.network, recipe, training.precision)
-    training.descent.teacher = teacher.network.eval()
+    training.train_step = Distillation(training.network, recipe, training.precision)
+    training.train_step.teacher = teacher.network.eval()
 
 
 # --- The ablation -------------------------------------------------------------------------------
 
 
-def nothing(changed):
-    """As it is."""
+def nothing(_):
+    """Changes nothing."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the base: the layout, settings, and what is done before the first step."""
+    """What differs from the base.
+
+    Attributes:
+        network: The layout.
+        norm: Normalization.
+        settings: Fields of the recipe.
+        alter_network: Called with the network before training.
+        alter_training: Called with the `Trial` before training.
+    """
 
     network: str = BASE
     norm: str = "bn"
     settings: dict = field(default_factory=dict)
-    alter: callable = nothing
-    change: callable = nothing
+    alter_network: callable = nothing
+    alter_training: callable = nothing
 
 
 def setting(**settings):
-    """A variant of the recipe alone."""
+    """A variant that changes only the recipe."""
     return Variant(settings=settings)
 
 
@@ -281,31 +289,33 @@ VARIANTS = {
     "weight decay 5e-4": setting(weight_decay=5e-4),
     "label smoothing 0.1": setting(label_smoothing=0.1),
     "dropout 0.05": setting(dropout=0.05),
-    "mirrored at random": Variant(change=mirrored_at_random),
+    "mirrored at random": Variant(alter_training=mirrored_at_random),
     "never mirrored": setting(mirror=False),
     "upside down at random": setting(augment=("shift", "vertical-flip")),
     "no shift": setting(augment=()),
-    "small images in the first half": Variant(change=small_first),
-    "mean of the weights": Variant(change=mean_of_weights),
-    "whitening first layer": Variant(change=whitening),
-    "biases at 8 times the rate": Variant(alter=partial(bias_rate, 8)),
-    "depthwise filters near the identity": Variant(alter=pass_through),
-    "SiLU": Variant(alter=partial(activation, lambda _: nn.SiLU())),
-    "GELU": Variant(alter=partial(activation, lambda _: nn.GELU())),
-    "PReLU": Variant(alter=partial(activation, nn.PReLU)),
-    "squeeze-and-excitation, narrower": Variant(network=NARROW, alter=squeeze_and_excitation),
-    "mixed pooling": Variant(alter=mixed_pooling),
+    "small images in the first half": Variant(alter_training=small_first),
+    "mean of the weights": Variant(alter_training=mean_of_weights),
+    "whitening first layer": Variant(alter_training=whitening),
+    "biases at 8 times the rate": Variant(alter_network=partial(bias_rate, 8)),
+    "depthwise filters near the identity": Variant(alter_network=pass_through),
+    "SiLU": Variant(alter_network=partial(activation, lambda _: nn.SiLU())),
+    "GELU": Variant(alter_network=partial(activation, lambda _: nn.GELU())),
+    "PReLU": Variant(alter_network=partial(activation, nn.PReLU)),
+    "squeeze-and-excitation, narrower": Variant(
+        network=NARROW, alter_network=squeeze_and_excitation
+    ),
+    "mixed pooling": Variant(alter_network=mixed_pooling),
     "shared weights, applied twice": Variant(network=SHARED),
-    "distillation": Variant(change=distillation),
+    "distillation": Variant(alter_training=distillation),
     "GroupNorm": Variant(norm="gn"),
-    "GroupNorm, weight standardization": Variant(norm="gn", alter=weight_standardization),
+    "GroupNorm, weight standardization": Variant(norm="gn", alter_network=weight_standardization),
     "LayerNorm": Variant(norm="ln"),
-    "LayerNorm, weight standardization": Variant(norm="ln", alter=weight_standardization),
+    "LayerNorm, weight standardization": Variant(norm="ln", alter_network=weight_standardization),
 }
 
 
 class Trial(Training):
-    """A variant's training with a seed; `evaluated` is what is judged in the end."""
+    """The training of a variant with a seed; `evaluated` is the network that is evaluated."""
 
     def __init__(self, variant, recipe, seed, precision):
         dataset = load("cifar10").hold_out(5000, 0)
@@ -314,14 +324,14 @@ class Trial(Training):
             variant.network, dataset, recipe, 1, precision, norm=variant.norm, seed=seed
         )
         self.evaluated = self.network
-        variant.alter(self.network)
+        variant.alter_network(self.network)
         self.network.to(memory_format=torch.channels_last)
-        self.descent = TrainStep(self.network, recipe, self.precision)
-        variant.change(self)
+        self.train_step = TrainStep(self.network, recipe, self.precision)
+        variant.alter_training(self)
 
 
 def run(variant, epochs, seed, precision):
-    """One run: accuracy in percent, parameters, seconds of the steps."""
+    """Does one run; its record has accuracy in percent, parameters, and seconds of the steps."""
     trial = Trial(VARIANTS[variant], dataclasses.replace(RECIPE, epochs=epochs), seed, precision)
     parameters = sum(parameter.numel() for parameter in trial.network.parameters())
     start = perf_counter()
@@ -333,7 +343,7 @@ def run(variant, epochs, seed, precision):
 
 
 def summary(runs, epochs, precision):
-    """A row for each variant: parameters, mean and spread, the mean difference from the base."""
+    """One row per variant: parameters, mean and spread, mean difference from the base, seconds."""
     by_seed = {
         name: {
             r["seed"]: r
@@ -343,15 +353,17 @@ def summary(runs, epochs, precision):
         for name in VARIANTS
     }
     base, rows = by_seed["the base"], []
-    for name, own in by_seed.items():
-        if not own:
+    for name, results in by_seed.items():
+        if not results:
             continue
-        accuracies = [r["accuracy"] for r in own.values()]
-        spread = f"{statistics.stdev(accuracies):.2f}" if len(own) > 1 else "one run"
-        paired = [r["accuracy"] - base[seed]["accuracy"] for seed, r in own.items() if seed in base]
+        accuracies = [r["accuracy"] for r in results.values()]
+        spread = f"{statistics.stdev(accuracies):.2f}" if len(results) > 1 else "one run"
+        paired = [
+            r["accuracy"] - base[seed]["accuracy"] for seed, r in results.items() if seed in base
+        ]
         gain = f"{statistics.mean(paired):+.2f}" if paired else "–"
-        parameters = next(iter(own.values()))["parameters"]
-        seconds = statistics.median(r["seconds"] for r in own.values())
+        parameters = next(iter(results.values()))["parameters"]
+        seconds = statistics.median(r["seconds"] for r in results.values())
         mean = f"{statistics.mean(accuracies):.2f}"
         rows.append((name, f"{parameters:,}", mean, spread, gain, f"{seconds:.0f}"))
     return rows
@@ -359,12 +371,14 @@ def summary(runs, epochs, precision):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", metavar="TEXT", help="variants with this in the name")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only variants whose name contains this"
+    )
     parser.add_argument("--epochs", type=positive, default=RECIPE.epochs)
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; resumed if it exists")
     options = parser.parse_args()
     wanted = [
         {"variant": name, "epochs": options.epochs, "seed": seed, "precision": options.precision}

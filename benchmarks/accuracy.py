@@ -1,10 +1,9 @@
-"""The table of the final runs: test accuracy by network and normalization, mean and spread.
+"""The table of the final runs: test accuracy per network and normalization, mean and spread.
 
     python benchmarks/accuracy.py results/line-5k results/nano … --out results/accuracy.json
 
-Reads studies (`normlab compare`), asks every network about the test split again with flip
-averaging, which the studies do not hold, and prints a table in Markdown. CIFAR-10 comes from
-$NORMLAB_DATA.
+Reads studies (`normlab compare`) and evaluates every network on the test split with flip averaging,
+which the studies do not contain. Prints a table in Markdown. CIFAR-10 comes from $NORMLAB_DATA.
 """
 
 import argparse
@@ -19,15 +18,15 @@ from normlab.study.record import Study
 
 
 def measure(study, arm, datasets):
-    """An arm's accuracies in percent, by seed: as they are, and averaged over each mirror image."""
+    """An arm's accuracies per seed, in percent: plain, and with flip averaging."""
     plain, flipped = [], []
     for result in study.of(arm):
         run = Run.open(study.folder(result))
         if run.data.fingerprint not in datasets:
             datasets[run.data.fingerprint] = run.dataset()
-        answers = evaluate(run.network(), datasets[run.data.fingerprint], tta="flip")
+        evaluation = evaluate(run.network(), datasets[run.data.fingerprint], tta="flip")
         plain.append(100 * result.accuracies[-1])
-        flipped.append(100 * answers.accuracy)
+        flipped.append(100 * evaluation.accuracy)
     return {
         "network": study.config.network,
         "norm": arm.norm,

@@ -1,16 +1,17 @@
-"""How much of the machine training uses: its arithmetic over the best matrix product's.
+"""How well training uses the machine: its operations per second over the best matrix product's.
 
     python benchmarks/against_machine.py [--threads 2] [--repetitions 5] [--out OUT.json]
 
-For each network, the float32 operations a second of whole training steps on CIFAR-10 images from
-$NORMLAB_DATA (batch 128, recipe `seed` without augmentation), over those of torch's float32 matrix
-product at the size where it is fastest. Counted are the multiply-accumulates of convolutions and
-FC, two operations each, once forward and twice backward, though the first convolution needs no
-gradient of its input. Normalization, activation, pooling, the update and making the batch are not
-counted, and their time is in it: the rest to 100% is not all there to be won.
+For each network, this measures the float32 operations per second of whole training steps on
+CIFAR-10 images from $NORMLAB_DATA (batch 128, recipe `seed` without augmentation), and divides them
+by those of torch's float32 matrix product at its fastest size. The count includes the
+multiply-accumulates of convolutions and FC, two operations each, once forward and twice backward
+(although the first convolution needs no gradient of its input). It excludes normalization,
+activation, pooling, the update and making the batch, whose time is measured: so 100% is out of
+reach.
 
-Beside it, images per second of `normlab.evaluate` on the 10,000 test images. Products, training
-and evaluation take turns; of each, a first turn is not counted.
+It also measures the images per second of `normlab.evaluate` on the 10,000 test images. Products,
+training and evaluation alternate; the first turn of each is discarded.
 """
 
 import dataclasses
@@ -28,11 +29,11 @@ from normlab.network.summary import summarize
 NETWORKS = ("seed-bn", "micro", "nano", "C:32s2 D:56 D:56+ P D:88 D:88+ P D:112 D:112+ GAP FC")
 RECIPE = dataclasses.replace(recipes.find("seed"), augment=(), batch_size=128)
 SIZES = (512, 1024, 2048, 4096)
-OPERATIONS = 4e10  # of the products of a turn, at least
+OPERATIONS = 4e10  # at least, in a turn of products
 
 
 def product(size):
-    """The operations per second of float32 products of two matrices, size × size."""
+    """A function for the operations per second of float32 products of size × size matrices."""
     a, b, c = torch.randn(3, size, size).unbind()
 
     def run():
@@ -47,7 +48,7 @@ def product(size):
 
 
 def evaluation(network, dataset):
-    """The test images per second of normlab's evaluation."""
+    """A function for the test images per second of normlab's evaluation."""
 
     def run():
         start = perf_counter()
@@ -60,10 +61,10 @@ def evaluation(network, dataset):
 def main():
     arguments = parser(__doc__, repetitions=5)
     arguments.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="torch's; default 2"
+        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
     )
     arguments.add_argument(
-        "--steps", type=positive, default=20, metavar="N", help="in a turn; default 20"
+        "--steps", type=positive, default=20, metavar="N", help="steps per turn; default 20"
     )
     options = arguments.parse_args()
     dataset = data.load("cifar10")

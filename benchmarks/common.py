@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders in processes of their own, normlab's training, the JSON."""
+"""Shared by the benchmarks: contenders in separate processes, normlab's training, the JSON."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ from normlab.storage.files import write_atomically
 from normlab.table import Table
 from normlab.training.step import Batches, TrainStep
 
-LOAD_BEFORE = os.getloadavg()[0]  # processes that ran beside this one in the last minute
+LOAD_BEFORE = os.getloadavg()[0]  # what else ran in the last minute
 
 
 def positive(text):
@@ -38,25 +38,28 @@ def positive(text):
 
 
 def parser(doc, *, repetitions):
-    """A parser with what every benchmark takes."""
+    """A parser with the arguments that every benchmark takes."""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument(
         "--repetitions",
         type=positive,
         default=repetitions,
         metavar="N",
-        help=f"turns that count; default {repetitions}",
+        help=f"measured turns; default {repetitions}",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
     return parser
 
 
 def alternate(contenders, repetitions):
-    """What each contender gives, they taking turns; a first turn of each warms up, uncounted.
+    """Runs the contenders in alternation; a first turn of each warms up and is discarded.
 
     Args:
         contenders: A function without arguments for each name.
-        repetitions: How many turns count.
+        repetitions: The number of measured turns.
+
+    Returns:
+        For each name, the list of its results.
     """
     results = {name: [] for name in contenders}
     for turn in range(repetitions + 1):
@@ -73,12 +76,12 @@ def medians(results):
 
 
 def median_ratio(over, under):
-    """The median over the repetitions of the ratio of two contenders' turns."""
+    """The ratio of two contenders, turn by turn: its median over the repetitions."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def report(out, packages=(), **measured):
-    """Writes what was measured, with this machine and its software, where a file was asked for."""
+    """Prints the machine and its software; writes them and the measurements to `out`, if given."""
     here = machine.describe(torch.device("cpu"), from_epoch=1)
     content = {
         "machine": {
@@ -119,9 +122,9 @@ sys.exit(code)
 
 
 def watched(command, output=subprocess.DEVNULL):
-    """Runs a command: the most memory in MB that its process held.
+    """Runs a command and returns its peak memory in MB.
 
-    A small process stands between: what a process holds that starts another counts as the other's.
+    A small process starts it: a child's peak includes the memory of the process that started it.
     """
     with tempfile.NamedTemporaryFile() as peak:
         watch = [sys.executable, "-S", "-c", _WATCH, peak.name]
@@ -134,17 +137,18 @@ def watched(command, output=subprocess.DEVNULL):
 
 
 def hold_to(cores):
-    """Holds this process, and those it starts, to so many cores, where the system can do that."""
+    """Pins this process and its children to the first cores, if the system supports that."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 class Worker:
-    """A contender in a process of its own, which sleeps while it is not called.
+    """A contender in a separate process, which sleeps between calls.
 
     Args:
-        build: Makes the contender, a function, in that process; as its arguments can be pickled.
-        cores: To how many cores the process is held, where the system can do that.
+        build: Makes the contender, a function, in that process. It is pickled.
+        arguments: Of `build`; pickled too.
+        cores: The number of cores that the process is pinned to, if the system supports that.
     """
 
     def __init__(self, build, *arguments, cores=None):
@@ -152,11 +156,11 @@ class Worker:
         self.pool.submit(_start, build, arguments, cores).result()
 
     def __call__(self, *arguments):
-        """What the contender gives."""
+        """Calls the contender and returns its result."""
         return self.submit(*arguments).result()
 
     def submit(self, *arguments):
-        """The same as a future: others may work at the same time."""
+        """The same as a future, so that several contenders can work at the same time."""
         return self.pool.submit(_call, *arguments)
 
     def close(self):
@@ -164,18 +168,17 @@ class Worker:
 
 
 def each_once(run, wanted, out, workers, **about):
-    """Does those runs that a file does not hold yet, and writes each into it when it ends.
+    """Does the runs that a file does not have yet, and writes each to it when it ends.
 
     Args:
-        run: A function that gives a run's record, its arguments among it.
-        wanted: The arguments of each, by their names.
+        run: A function that returns a run's record, which includes its arguments.
+        wanted: The keyword arguments of each run.
         out: The JSON file.
-        workers: How many run at a time, each in a process of its own: what one leaves behind must
-            not slow the next.
-        about: What the file says beside them.
+        workers: How many run at a time, each in a new process, so that no run slows the next.
+        about: Further content of the file.
 
     Returns:
-        The records of all, earlier ones first.
+        The records of all runs, earlier ones first.
     """
     processor = machine.describe(torch.device("cpu"), from_epoch=1).processor
     runs = json.loads(out.read_text())["runs"] if out.exists() else []
@@ -190,7 +193,7 @@ def each_once(run, wanted, out, workers, **about):
     return runs
 
 
-_contender = None  # of this process, where it is a worker's
+_contender = None  # in a worker's process
 
 
 def _start(build, arguments, cores):
@@ -208,13 +211,13 @@ def _call(*arguments):
 
 
 class Training:
-    """Steps of training, set up as `normlab.train` does; a call gives their images per second.
+    """Training steps, set up as in `normlab.train`; a call runs some, returns images per second.
 
     Args:
-        line: The network.
-        dataset: Whose training split is learned.
-        recipe: The batch size and the rest.
-        threads: torch's.
+        line: The network's layout.
+        dataset: It is trained on the training split.
+        recipe: The training recipe.
+        threads: torch's CPU threads.
         precision, norm, budget, seed: As in RunConfig.
     """
 
@@ -245,17 +248,17 @@ class Training:
         self.network.input_std.copy_(torch.from_numpy(std))
         self.network.to(memory_format=torch.channels_last)
         self.batches = Batches(dataset, recipe, seed, device)
-        self.descent = TrainStep(self.network, recipe, precision)
+        self.train_step = TrainStep(self.network, recipe, precision)
         self.done = 0
 
     def __call__(self, steps):
         start, images = perf_counter(), 0
-        for place in range(self.done, self.done + steps):
-            epoch, step = divmod(place, self.batches.steps)
-            rate = self.recipe.learning_rate_at(place, self.batches.steps)
+        for done in range(self.done, self.done + steps):
+            epoch, step = divmod(done, self.batches.steps)
+            rate = self.recipe.learning_rate_at(done, self.batches.steps)
             inputs, labels = self.batches(epoch, step)
             torch.manual_seed(seed_for(self.seed, "dropout", epoch, step))
-            self.descent.step(rate, inputs, labels)
+            self.train_step.step(rate, inputs, labels)
             images += len(labels)
         self.done += steps
         return images / (perf_counter() - start)

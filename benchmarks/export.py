@@ -1,22 +1,22 @@
-"""An exported network beside the trained one: size, accuracy, latency, images per second.
+"""Exported networks compared with the trained one: size, accuracy, latency, images per second.
 
     python benchmarks/export.py RUN [--threads 1 2] [--repetitions 7] [--out OUT.json]
 
-From uint8 images, N × 3 × 32 × 32, to probabilities:
+Contenders, from uint8 images, N × 3 × 32 × 32, to probabilities:
 
-    PyTorch         `normlab.load(RUN).probabilities`: eager, normlab's compiled passes where they
-                    are built, channels last
-    torch.compile   the same, its network compiled by Inductor for each shape
-    ONNX Runtime    what `normlab export RUN --to onnx` writes
-    int8            what `--int8` writes
+    PyTorch         `normlab.load(RUN).probabilities`: eager, channels last, with normlab's compiled
+                    passes if they are built
+    torch.compile   the same, with the network compiled by Inductor for each shape
+    ONNX Runtime    the file of `normlab export RUN --to onnx`
+    int8            the file of `normlab export RUN --to onnx --int8`
 
-All are asked in one process, with each number of threads, by turns of half a second: first about
-one image at a time, then about 256 at a time. A first turn of each, which compiles, is not counted,
-nor is a turn's first call, in which the last contender's threads may still spin. Latency and images
-per second are medians of the repetitions.
+All run in one process, with each number of threads, in alternating turns of half a second: first
+one image at a time, then 256 at a time. The first turn of each is discarded, because it compiles.
+So is the first call of each turn, because threads of the previous contender may still spin. Latency
+and images per second are medians of the repetitions.
 
-Size is the file that a network is loaded from (PyTorch: model.safetensors, which needs the layout
-beside it). Accuracy is on the whole test split. Times need an idle machine.
+Size is that of the file that a network is loaded from (PyTorch: model.safetensors, which also needs
+the layout). Accuracy is on the whole test split. Times need an idle machine.
 """
 
 import statistics
@@ -37,21 +37,21 @@ SECONDS = 0.5  # of a turn
 BATCHES = (1, 256)
 
 
-def images_per_second(ask, pixels, threads):
-    torch.set_num_threads(threads)  # ONNX Runtime's are its session's
-    ask(pixels)
+def images_per_second(predict, pixels, threads):
+    torch.set_num_threads(threads)  # ONNX Runtime's are set in its session
+    predict(pixels)
     start, calls = perf_counter(), 0
     while perf_counter() - start < SECONDS:
-        ask(pixels)
+        predict(pixels)
         calls += 1
     return calls * len(pixels) / (perf_counter() - start)
 
 
 def contenders(run, files, threads):
-    """How each is asked, on so many threads."""
+    """Each contender's prediction function, on so many threads."""
     torch.compiler.reset()
     compiled = normlab.load(run.path)
-    compiled.compile(dynamic=False, fullgraph=True)  # else it would go on uncompiled, unnoticed
+    compiled.compile(dynamic=False, fullgraph=True)  # else it may silently run uncompiled
     return {
         "PyTorch": normlab.load(run.path).probabilities,
         "torch.compile": compiled.probabilities,
@@ -64,7 +64,7 @@ def main():
     options = parser(__doc__, repetitions=7)
     options.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
     options.add_argument("--threads", type=positive, nargs="+", default=[1, 2])
-    options.add_argument("--data-root", type=Path, metavar="FOLDER", help="where its data lies")
+    options.add_argument("--data-root", type=Path, metavar="FOLDER", help="the folder of its data")
     options = options.parse_args()
 
     run = normlab.Run.open(options.run)
@@ -85,16 +85,18 @@ def main():
 
     correct, measured, rows = {}, [], []
     for threads in options.threads:
-        asked = contenders(run, files, threads)
+        predictors = contenders(run, files, threads)
         speeds = {}
         for batch in BATCHES:
             turns = {
-                name: partial(images_per_second, ask, test.images[:batch], threads)
-                for name, ask in asked.items()
+                name: partial(images_per_second, predict, test.images[:batch], threads)
+                for name, predict in predictors.items()
             }
             speeds[batch] = alternate(turns, options.repetitions)
-        correct = correct or {name: count_correct(ask, test) for name, ask in asked.items()}
-        for name in asked:
+        correct = correct or {
+            name: count_correct(predict, test) for name, predict in predictors.items()
+        }
+        for name in predictors:
             latencies = [1000 / speed for speed in speeds[1][name]]
             rates = speeds[256][name]
             measured.append(

@@ -1,10 +1,11 @@
-"""What normlab costs before and beside the work: start-up times and memory.
+"""The overhead of normlab: start-up times and memory.
 
     python benchmarks/footprint.py [--repetitions 7] [--out OUT.json]
 
-Each time is the median of so many processes, the commands alternating; what importing normlab and
-its training adds to torch's own import is the median of the differences. Memory is the peak of a
-process that trains one epoch on CIFAR-10 from $NORMLAB_DATA; without that variable it is left out.
+Each time is the median over the repetitions, each in a new process; the commands alternate. The
+time that importing normlab and its training adds to torch's own import is the median of the
+differences. Memory is the peak of a process that trains one epoch on CIFAR-10 from $NORMLAB_DATA;
+without that variable it is not measured.
 """
 
 import os
@@ -47,7 +48,7 @@ def training_memory():
 def main():
     options = parser(__doc__, repetitions=7).parse_args()
     commands = {name: partial(seconds, command) for name, command in COMMANDS.items()}
-    times = alternate(commands, options.repetitions)  # the first turn fills the disk's cache
+    times = alternate(commands, options.repetitions)  # the first turn fills the disk cache
     median_seconds = medians(times)
     beyond_torch = statistics.median(
         whole - torch_alone

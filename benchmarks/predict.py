@@ -1,10 +1,10 @@
-"""What `normlab predict` takes for CIFAR-10's 10,000 test images as PNG files: time and memory.
+"""Time and memory of `normlab predict` for CIFAR-10's 10,000 test images as PNG files.
 
     python benchmarks/predict.py [--repetitions 3] [--out FILE]
 
-The program's start is counted; the files have been read before, in the uncounted first turn. Memory
-is the most that the process held, with 1,000 of the pictures beside it, which are four batches.
-CIFAR-10 comes from $NORMLAB_DATA. Times need an idle machine.
+The time includes the start of the program. The first turn is discarded, so the files are in the
+disk cache. Memory is the peak of the process. For comparison, 1,000 of the pictures, four batches,
+are measured too. CIFAR-10 comes from $NORMLAB_DATA. Times need an idle machine.
 """
 
 import statistics
@@ -23,8 +23,8 @@ from normlab.inference.predict import MODELS
 COUNTS = (10_000, 1_000)
 
 
-def ask(model, folder, answers):
-    """Seconds, and the most memory in MB, of a command that answers on a folder of pictures."""
+def measure(model, folder, answers):
+    """Seconds and peak memory in MB of a prediction for a folder of pictures."""
     command = [sys.executable, "-m", "normlab", "predict", "--model", model, str(folder), "--csv"]
     with answers.open("w") as output:
         start = perf_counter()
@@ -42,7 +42,7 @@ def main():
             for k, image in enumerate(images[:count]):
                 Image.fromarray(image.transpose(1, 2, 0)).save(root / str(count) / f"{k:05}.png")
         contenders = {
-            f"{model}, {count:,}": partial(ask, model, root / str(count), root / "answers.csv")
+            f"{model}, {count:,}": partial(measure, model, root / str(count), root / "answers.csv")
             for model in MODELS
             for count in COUNTS
         }

@@ -1,20 +1,20 @@
-"""What a student writes: the network `seed-bn` and the recipe `seed` in plain PyTorch, timed.
+"""The network `seed-bn` and the recipe `seed` in plain PyTorch, as a student writes it, timed.
 
-    make bench-seed        # builds the environment this needs (several GB) and runs it there
+    make bench-seed        # builds its environment (several GB) and runs it there
     python benchmarks/reference_seed.py [--batches 150] [--epochs 11] [--seeds 3] [--out OUT.json]
 
-The yardstick for normlab's speed, and so without normlab: torchvision's transforms on one picture
-after another, a DataLoader with two workers and PyTorch's defaults otherwise, an eager contiguous
+The baseline for normlab's speed, so it does not use normlab: torchvision's transforms on single
+pictures, a DataLoader with two workers and otherwise PyTorch's defaults, and an eager contiguous
 float32 model on the CPU. CIFAR-10 is read from its binary version in $NORMLAB_DATA.
 
-It does not train until 70%. The published run first passes 70% in epoch 11; what that takes is
-multiplied out from some batches of an epoch (after a few that are not counted), anew for each seed:
+It does not train until 70%. The published run first passes 70% in epoch 11. The time until then is
+extrapolated from some batches of an epoch (after a warm-up), separately for each seed:
 
-    epoch = until the first training batch comes + 781 × a training batch
-          + until the first test batch comes + 156 × a test batch
+    epoch = time to the first training batch + 781 × time per training batch
+          + time to the first test batch + 156 × time per test batch
 
-with the mean seconds of a batch: workers hand out batches in bursts, so a median alone misleads.
-Run it on a machine that does nothing else: its three processes already share the cores.
+The time per batch is the mean: workers deliver batches in bursts, so the median alone misleads. Run
+it on an otherwise idle machine: its three processes already share the cores.
 """
 
 import argparse
@@ -61,7 +61,7 @@ test_transform = transforms.Compose(normalize)
 
 
 class CIFAR10(Dataset):
-    """As torchvision's, but of the binary version: a label's byte, then 3 × 32 × 32 of pixels."""
+    """Like torchvision's, for the binary version: one byte of label, then 3 × 32 × 32 of pixels."""
 
     def __init__(self, files, transform):
         records = np.concatenate([np.fromfile(file, np.uint8).reshape(-1, 3073) for file in files])
@@ -144,13 +144,13 @@ def test(model, loader):
 # --- The timing ---------------------------------------------------------------------------------
 
 PARAMETERS = 48_020
-WARM_UP = 10  # batches not counted: more than the workers load ahead, 2 each
+WARM_UP = 10  # discarded batches: more than the workers prefetch, 2 each
 TEST_BATCHES = 20
 PUBLISHED = Path(__file__).parent.parent / "results" / "published-runs.csv"
 
 
 class Timed:
-    """A loader that ends after so many batches beyond the warm-up, and times them."""
+    """A loader that stops after the warm-up and so many batches, and times them."""
 
     def __init__(self, loader, batches):
         self.loader = loader
@@ -161,7 +161,7 @@ class Timed:
         for batch in islice(self.loader, WARM_UP + self.batches + 1):
             moments.append(time.perf_counter())
             yield batch
-        # From one batch's coming to the next's: the step on it and the wait for the next.
+        # From one batch to the next: the step on it, and the wait for the next.
         self.start_up, *seconds = (after - before for before, after in pairwise(moments))
         self.seconds = seconds[WARM_UP:]
 
@@ -170,7 +170,7 @@ class Timed:
 
 
 def measure(seed, train_set, test_set, batches, epochs):
-    """The seconds of one repetition: as an epoch begins, with a new model and new loaders."""
+    """The seconds of one repetition: the start of an epoch, with a new model and new loaders."""
     torch.manual_seed(seed)
     model = Net()
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -202,7 +202,7 @@ def mean_and_median(seconds):
 
 
 def read_data():
-    """The training and the test set; an archive is extracted for as long as it is read."""
+    """The training and the test set; an archive is extracted into a temporary folder."""
     if not os.environ.get("NORMLAB_DATA"):
         sys.exit("set NORMLAB_DATA to the folder that holds CIFAR-10's binary version")
     root = Path(os.environ["NORMLAB_DATA"])
@@ -234,7 +234,7 @@ def epochs_to_70():
 
 
 def processor():
-    """The CPU's name: Linux keeps it in a file, other systems tell Python."""
+    """The CPU's name: from a file on Linux, from Python elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -247,7 +247,7 @@ def main():
     published_epochs = epochs_to_70()
     most = 50_000 // BATCH_SIZE - WARM_UP - 1
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batches", type=int, default=150, help="training batches timed, a seed")
+    parser.add_argument("--batches", type=int, default=150, help="timed training batches per seed")
     parser.add_argument("--epochs", type=int, default=published_epochs, help="epochs until 70%%")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions")
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -271,7 +271,7 @@ def main():
     }
     threads = torch.get_num_threads()
     print(", ".join(f"{name} {value}" for name, value in (machine | versions).items()))
-    print(f"{threads} threads, {WORKERS} DataLoader workers beside them, batches of {BATCH_SIZE}")
+    print(f"{threads} threads, {WORKERS} DataLoader workers, batches of {BATCH_SIZE}")
 
     data = read_data()
     repetitions = []
@@ -280,16 +280,16 @@ def main():
         repetitions.append(result)
         batch = result["seconds_per_training_batch"]["mean"]
         print(
-            f"seed {seed}: {1e3 * batch:.1f} ms a training batch"
+            f"seed {seed}: {1e3 * batch:.1f} ms per training batch"
             f" ({BATCH_SIZE / batch:.0f} images/s),"
-            f" {1e3 * result['seconds_per_test_batch']['mean']:.1f} ms a test batch,"
-            f" {result['epoch_seconds']:.1f} s an epoch, {result['seconds_to_70']:.0f} s to 70%",
+            f" {1e3 * result['seconds_per_test_batch']['mean']:.1f} ms per test batch,"
+            f" {result['epoch_seconds']:.1f} s per epoch, {result['seconds_to_70']:.0f} s to 70%",
             flush=True,
         )
     median = statistics.median(repetition["seconds_to_70"] for repetition in repetitions)
     method = (
-        f"multiplied out to {options.epochs} epochs from {options.batches} training batches and "
-        f"{TEST_BATCHES} test batches, after {WARM_UP} of each; not trained to 70%"
+        f"extrapolated to {options.epochs} epochs from {options.batches} training batches and "
+        f"{TEST_BATCHES} test batches, after {WARM_UP} of each as a warm-up; not trained to 70%"
     )
     source = "--epochs"
     if options.epochs == published_epochs:

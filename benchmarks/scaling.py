@@ -1,20 +1,20 @@
-"""How normlab's training time and memory grow: with images, batch, width and processes.
+"""How training time and memory scale with images, batch size, width and processes.
 
     python benchmarks/scaling.py [--threads 2] [--repetitions 3] [--out OUT.json]
 
 Training of `seed-bn` (batch 64, recipe `seed` without augmentation) on CIFAR-10 images from
-$NORMLAB_DATA, one thing changed at a time:
+$NORMLAB_DATA. One thing changes at a time:
 
     training images   12,500 to 50,000
     batch size        16 to 1,024
-    budget            5,000 to 100,000 parameters, the layout's widths solved from it
-    processes         one or two with one thread each, at the same time: as a study's workers
+    budget            5,000 to 100,000 parameters, from which the layout's widths are solved
+    processes         one or two at the same time, with one thread each, like a study's workers
 
-Seconds per 1,000 images are the median over turns of 2,048 images, which the points of a row take
-one after the other, a first turn not counted; an epoch is that multiplied out, without evaluation.
-Memory is the peak of a process that has read these images alone and trained so, and that peak once
-it has evaluated a batch of 500 too; reading CIFAR-10's archive is not in it (footprint.py measures
-a whole `normlab train`).
+Seconds per 1,000 images are the median over turns of 2,048 images. The points of a series
+alternate, and the first turn of each is discarded. Seconds per epoch are extrapolated from that,
+without evaluation. Memory is the peak of a process that reads only these images and trains, and the
+peak after it has also evaluated a batch of 500. Reading CIFAR-10's archive is excluded
+(footprint.py measures a whole `normlab train`).
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ from normlab.network import zoo
 
 NETWORK = "seed-bn"
 RECIPE = dataclasses.replace(recipes.find("seed"), augment=())
-OPEN = re.sub(r":\d+", "", zoo.find(NETWORK))  # its widths left to the budget
-IMAGES = 2_048  # of a turn
+OPEN = re.sub(r":\d+", "", zoo.find(NETWORK))  # all widths open, solved from the budget
+IMAGES = 2_048  # per turn
 SERIES = {
     "images": (12_500, 25_000, 50_000),
     "batch_size": (16, 32, 64, 128, 256, 512, 1_024),
@@ -47,15 +47,15 @@ SERIES = {
 
 
 class Point:
-    """A training; a call trains a turn, or evaluates a batch, and gives its process's peak in MB.
+    """A point of a series. A call trains a turn, or evaluates a batch; it returns the peak in MB.
 
     Args:
-        folder: Holds `images` and `labels`: a process that reads but its own share of them peaks
-            at what that takes.
-        threads: torch's.
-        images: How many are trained on.
+        folder: Has the files `images` and `labels`. A process reads only the images that it trains
+            on, so that its peak memory does not include the others.
+        threads: torch's CPU threads.
+        images: The number of training images.
         batch_size: The recipe's.
-        budget: Of the layout with open widths; None: the network as it is.
+        budget: Parameters for the layout with open widths; None: the network unchanged.
     """
 
     def __init__(self, folder, threads, images=50_000, batch_size=RECIPE.batch_size, budget=None):
@@ -82,25 +82,25 @@ class Point:
 
 
 def peak_memory():
-    """Of this process, in MB."""
+    """The peak memory of this process, in MB."""
     status = Path("/proc/self/status")
-    if status.exists():  # there, getrusage counts what the parent had when it made this process
+    if status.exists():  # there, getrusage includes the parent's memory at the fork
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def together(workers):
-    """A turn of all at the same time: seconds per 1,000 images, and the largest peak."""
+    """A turn of all workers at the same time: seconds per 1,000 images, and the largest peak."""
     start = perf_counter()
     peaks = [turn.result() for turn in [worker.submit() for worker in workers]]
     return (perf_counter() - start) / (len(workers) * IMAGES) * 1_000, max(peaks)
 
 
 def measure(name, values, folder, threads, repetitions):
-    """The points of one row."""
+    """The points of one series."""
     if name == "processes":
-        crowd = [Worker(Point, folder, 1) for _ in range(max(values))]
-        workers = {value: crowd[:value] for value in values}
+        pool = [Worker(Point, folder, 1) for _ in range(max(values))]
+        workers = {value: pool[:value] for value in values}
     else:
         workers = {
             value: [Worker(partial(Point, **{name: value}), folder, threads)] for value in values
@@ -128,15 +128,15 @@ def measure(name, values, folder, threads, repetitions):
 def main():
     arguments = parser(__doc__, repetitions=3)
     arguments.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="torch's; default 2"
+        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
     )
     arguments.add_argument(
         "--only",
         choices=SERIES,
         nargs="+",
         default=SERIES,
-        metavar="ROW",
-        help=f"of {', '.join(SERIES)}",
+        metavar="SERIES",
+        help=f"some of {', '.join(SERIES)}",
     )
     options = arguments.parse_args()
     train = data.load("cifar10").train
@@ -149,7 +149,7 @@ def main():
             series[row] = measure(row, SERIES[row], folder, options.threads, options.repetitions)
             threads = 1 if row == "processes" else options.threads
             show(
-                f"{NETWORK}, {threads} thread{'s' * (threads > 1)} a process",
+                f"{NETWORK}, {threads} thread{'s' * (threads > 1)} per process",
                 (
                     row.replace("_", " "),
                     "s/1,000 images",

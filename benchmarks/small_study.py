@@ -1,10 +1,10 @@
-"""How long a small study takes from its command to its page, on local workers and on Ray.
+"""The time of a small study from its command to its page, on local workers and on Ray.
 
     python benchmarks/small_study.py [--repetitions 1] [--out OUT.json]
 
 `normlab compare` on the embedded digits: three normalizations with three seeds, with the recipe
-`demo`, on two cores of this machine; with local workers and with `--ray` in turns, all of which
-count. Both must give the same numbers: `study.json` but for its costs. Ray comes with normlab[ray].
+`demo`, on two cores of this machine. Local workers and `--ray` alternate, without a warm-up. Both
+must give the same `study.json`, except for its costs. Ray comes with normlab[ray].
 """
 
 import json
@@ -19,16 +19,16 @@ from common import hold_to, parser, positive, report
 
 SETTINGS = "--norms bn gn ln --seeds 3 --dataset digits --recipe demo"
 CORES = 2
-LIMIT = 180  # seconds that a study of this size may take
+LIMIT = 180  # seconds, at most
 
 
-def study(network, more):
-    """Seconds of a study, and what it holds but for its costs."""
+def study(network, flags):
+    """The seconds of a study, and its study.json without the costs."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "study"
         start = perf_counter()
         command = [sys.executable, "-m", "normlab", "compare", network, *SETTINGS.split()]
-        subprocess.run([*command, "--out", str(out), *more], check=True)
+        subprocess.run([*command, "--out", str(out), *flags], check=True)
         seconds = perf_counter() - start
         content = json.loads((out / "study.json").read_text())
     del content["costs"]
@@ -45,14 +45,14 @@ def main():
     ways = {"local": ["--workers", str(CORES), *shorter], "ray": [*shorter, "--ray"]}
     seconds, contents = {way: [] for way in ways}, []
     for _ in range(options.repetitions):
-        for way, more in ways.items():
-            taken, content = study(options.network, more)
+        for way, flags in ways.items():
+            taken, content = study(options.network, flags)
             seconds[way].append(taken)
             contents.append(content)
     same = all(content == contents[0] for content in contents)
-    medians = {way: statistics.median(own) for way, own in seconds.items()}
+    medians = {way: statistics.median(times) for way, times in seconds.items()}
     for way, median in medians.items():
-        print(f"{way}: {median:.0f} s, of {LIMIT} s")
+        print(f"{way}: {median:.0f} s, limit {LIMIT} s")
     print(f"the numbers {'are the same' if same else 'DIFFER'}")
     report(
         options.out,

@@ -2,34 +2,36 @@
 
     python benchmarks/throughput.py [--threads 2] [--repetitions 7] [--out OUT.json]
 
-What is compared: whole steps (batch, forward, cross-entropy, backward, update) of one network, at
-batch 64, SGD 0.01 with momentum 0.9, float32, on the same CIFAR-10 images from $NORMLAB_DATA, in
-memory, shuffled, without augmentation; with the dropout of the recipe `seed`, and without any.
+The benchmark compares whole training steps (batch, forward, cross-entropy, backward, update) of one
+network: batch size 64, SGD 0.01 with momentum 0.9, float32, the same CIFAR-10 images from
+$NORMLAB_DATA, in memory, shuffled, without augmentation; once with the dropout of the recipe `seed`
+and once without dropout.
 
     normlab           the step of `normlab train`: its batches, from uint8 images; its compiled
-                      passes; channels last; glibc's malloc set to keep memory
-    normlab bfloat16  the same at --precision bfloat16, where the processor computes in bfloat16:
-                      other arithmetic, so beside the comparison
-    PyTorch           eager torch.nn layers in contiguous memory, and a loop as a student writes it
-    PyTorch           the same in channels_last memory, as one who knows it writes it
+                      passes; channels last; glibc's malloc configured to keep memory
+    normlab bfloat16  the same with --precision bfloat16, if the processor computes in bfloat16;
+                      other arithmetic, so not part of the comparison
+    PyTorch           eager torch.nn layers in contiguous memory, with a loop as a student writes it
+    PyTorch           the same in channels_last memory, as an experienced user writes it
       channels_last
-    Lightning         the same module under Trainer(barebones=True), given ready batches: a
+    Lightning         the same module with Trainer(barebones=True), given ready batches: a
                       DataLoader, which gathers single images, would only slow it down
-    Keras             the same layers and train_on_batch on TensorFlow, on a CPU the fastest of its
-                      back ends; channels last; jit_compile as it defaults
+    Keras             the same layers and train_on_batch on TensorFlow, its fastest back end on a
+                      CPU; channels last; the default of jit_compile
 
-The others than normlab get float32 images that were standardized beforehand, which costs them
-nothing in the step.
+All but normlab get float32 images that were standardized beforehand, so their steps need no time
+for that.
 
-Each contender lives in a process of its own, on as many cores as it has threads: normlab's setting
-of malloc holds for a process. They take turns, a block of steps at a time, after a first block each
-that is not counted, and sleep meanwhile. A ratio is the median of the repetitions' ratios.
+Each contender runs in a separate process, pinned to as many cores as it has threads: the malloc
+setting of normlab applies to a whole process. The contenders alternate in blocks of steps and sleep
+in between. The first block of each is discarded. A ratio is the median of the repetitions' ratios.
 
-Last, that normlab and PyTorch compute the same, from equal weights, on equal batches, without
-dropout: how far the gradients of some batches are from those in float64 (some 1e-6 where only
-rounding differs, up to 1e-2 where it moved a value over a ReLU's zero or another to the maximum of
-a pool), and the largest relative difference of the losses up to a step. Training amplifies every
-difference, so beside it stands by how much PyTorch in channels_last memory differs from itself.
+Finally it checks that normlab and PyTorch compute the same, from equal weights, on equal batches,
+without dropout: the relative error of the gradients of some batches against float64 (about 1e-6 if
+only rounding differs, up to 1e-2 if rounding moved a value across a ReLU's zero or changed the
+maximum of a pool), and the largest relative difference of the losses up to a step. Training
+amplifies every difference, so the difference of PyTorch in channels_last memory from PyTorch is
+given too.
 """
 
 import dataclasses
@@ -63,12 +65,12 @@ from normlab.data.describe import channel_statistics
 
 NETWORK, PARAMETERS = "seed-bn", 48_020
 RECIPE = dataclasses.replace(recipes.find("seed"), augment=())
-IMAGES = 12_800  # of the training split
+IMAGES = 12_800  # from the training split
 LOSSES_AT = (1, 10, 50, 100)
 GRADIENTS = 10
 
 
-# --- The contenders: each is built from the data, the dropout and the threads -------------------
+# --- The contenders, each built from the data, the dropout and the threads ----------------------
 
 
 def normlab(dataset, dropout, threads, precision="float32"):
@@ -176,13 +178,13 @@ class Lightning(PyTorch):
         )
 
     def __call__(self, steps):
-        # A block is an epoch, timed from within: what a Trainer takes to start is not counted.
+        # A block is an epoch, timed inside it, so the start of the Trainer is excluded.
         self.trainer().fit(self.module, Shuffled(self.images, self.labels, steps))
         return steps * RECIPE.batch_size / self.module.seconds
 
 
 class Shuffled:
-    """So many batches of shuffled images."""
+    """Batches of shuffled images, `steps` of them."""
 
     def __init__(self, images, labels, steps):
         self.images, self.labels, self.steps = images, labels, steps
@@ -192,8 +194,8 @@ class Shuffled:
 
     def __iter__(self):
         order = torch.randperm(len(self.labels))
-        for places in order.split(RECIPE.batch_size)[: self.steps]:
-            yield self.images[places], self.labels[places]
+        for indices in order.split(RECIPE.batch_size)[: self.steps]:
+            yield self.images[indices], self.labels[indices]
 
 
 class Keras:
@@ -239,13 +241,13 @@ class Keras:
         start = perf_counter()
         order = self.draw.permutation(len(self.labels))
         for step in range(steps):
-            places = order[step * RECIPE.batch_size : (step + 1) * RECIPE.batch_size]
-            self.model.train_on_batch(self.images[places], self.labels[places])
+            indices = order[step * RECIPE.batch_size : (step + 1) * RECIPE.batch_size]
+            self.model.train_on_batch(self.images[indices], self.labels[indices])
         return steps * RECIPE.batch_size / (perf_counter() - start)
 
 
 def standardized(split):
-    """Images, float32 N × 3 × 32 × 32, by their channels' mean and deviation; labels, int64."""
+    """Images standardized per channel, float32 N × 3 × 32 × 32, and labels, int64."""
     mean, std = (values[:, None, None] for values in channel_statistics(split.images))
     return ((split.images / np.float32(255) - mean) / std).astype(np.float32), split.labels
 
@@ -259,7 +261,7 @@ def check(sizes):
 
 
 def race(dataset, dropout, threads, repetitions, steps):
-    """Images per second of every contender, block by block."""
+    """Images per second of every contender, per block."""
     contenders = {
         "normlab": normlab,
         "PyTorch": PyTorch,
@@ -291,13 +293,13 @@ def race(dataset, dropout, threads, repetitions, steps):
 
 
 def computes_in_bfloat16():
-    """Whether the processor has instructions for products of bfloat16."""
+    """Whether the processor has instructions for bfloat16 products."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class Arithmetic:
-    """normlab beside PyTorch, from its first weights, on its batches, without dropout."""
+    """normlab and PyTorch from the same initial weights, on the same batches, without dropout."""
 
     def __init__(self, dataset, threads):
         self.training = normlab(dataset, 0.0, threads)
@@ -305,7 +307,7 @@ class Arithmetic:
         self.weights = [weights.detach().clone() for weights in self.network.parameters()]
 
     def __call__(self):
-        """The errors of GRADIENTS batches' gradients, then the losses of the steps."""
+        """The gradient errors of GRADIENTS batches, and the losses of the steps."""
         batches = [self.training.batches(0, step) for step in range(max(LOSSES_AT))]
         exact = self.plain(torch.float64)
         plain = {
@@ -319,18 +321,18 @@ class Arithmetic:
                 error = (gradient(network, *batch) - reference).norm() / reference.norm()
                 errors[name].append(error.item())
         rate = RECIPE.learning_rate
-        losses = {"normlab": [self.training.descent.step(rate, *batch)[0] for batch in batches]}
+        losses = {"normlab": [self.training.train_step.step(rate, *batch)[0] for batch in batches]}
         for name, network in plain.items():
             optimizer = sgd(network)
             losses[name] = [step(network, optimizer, *batch) for batch in batches]
         return errors, losses
 
     def plain(self, dtype, memory_format=torch.contiguous_format):
-        """PyTorch's network behind normlab's normalization of the inputs."""
+        """PyTorch's network with normlab's normalization of the inputs."""
         network = SeedBN(0.0)
         with torch.no_grad():
-            for own, first in zip(network.parameters(), self.weights, strict=True):
-                own.copy_(first)
+            for parameter, weights in zip(network.parameters(), self.weights, strict=True):
+                parameter.copy_(weights)
         mean, std = self.network.input_mean[:, None, None], self.network.input_std[:, None, None]
 
         class Standardize(nn.Module):
@@ -342,23 +344,25 @@ class Arithmetic:
 
 
 def gradient(network, inputs, labels):
-    """Of the loss by all weights, float64, in one row."""
+    """The gradient of the loss with respect to all weights, as one float64 vector."""
     network.zero_grad()
     F.cross_entropy(network(inputs), labels).backward()
     return torch.cat([weights.grad.double().flatten() for weights in network.parameters()])
 
 
 def differences(losses, other):
-    """The largest relative difference of two rows of losses, up to some of their steps."""
+    """The largest relative difference of two sequences of losses, up to some of their steps."""
     relative = [abs(a - b) / abs(b) for a, b in zip(losses, other, strict=True)]
     return {step: max(relative[:step]) for step in LOSSES_AT}
 
 
 def main():
     arguments = parser(__doc__, repetitions=7)
-    arguments.add_argument("--threads", type=positive, default=2, metavar="N", help="default 2")
     arguments.add_argument(
-        "--steps", type=positive, default=20, metavar="N", help="in a block; default 20"
+        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
+    )
+    arguments.add_argument(
+        "--steps", type=positive, default=20, metavar="N", help="steps per block; default 20"
     )
     options = arguments.parse_args()
     if options.steps > IMAGES // RECIPE.batch_size:

@@ -1,16 +1,16 @@
-"""How long normlab takes to 70% and to 80% test accuracy on CIFAR-10.
+"""The time to 70% and to 80% test accuracy on CIFAR-10.
 
     python benchmarks/time_to_accuracy.py [--seeds 3] [--threads 2] [--precision bfloat16]
         [--reference .venv-seed/bin/python] [--out OUT.json]
 
 The clock starts after the imports, with the extracted binary files on disk, and stops when the
-last epoch's evaluation is written: loading, the folder's files and an evaluation of the 10,000
-test images after every epoch are in it. Each seed is a process of its own. A run that does not
-reach its accuracy counts as not reached, not as a time.
+evaluation of the last epoch is written. So the time includes loading the data, writing the run's
+folder, and evaluating the 10,000 test images after every epoch. Each seed runs in a new process. A
+run that does not reach the accuracy has no time; it counts as longer than all others.
 
-CIFAR-10 comes from $NORMLAB_DATA; where only the archive is there, it is extracted beforehand.
---reference names the Python of the environment that `make bench-seed` builds: reference_seed.py is
-then measured in turn with every seed, and the ratio is the median of the pairs'.
+CIFAR-10 comes from $NORMLAB_DATA; an archive is extracted beforehand. --reference names the Python
+of the environment that `make bench-seed` builds. Then reference_seed.py is measured after the run
+of every seed, and the ratio is the median over these pairs.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from common import median_ratio, positive, report
 
-GOALS = (  # an accuracy, and a run that passes it
+GOALS = (  # an accuracy, and the settings of a run that reaches it
     (0.70, {"network": "sprint"}),
     (0.80, {"network": "sprint", "recipe": "line", "epochs": 8}),
 )
@@ -34,7 +34,7 @@ GOALS = (  # an accuracy, and a run that passes it
 CHILD = """
 import json, sys, time
 import torch
-import torch._dynamo  # the first optimizer imports it; here it is one of the imports
+import torch._dynamo  # the first optimizer would import it; here it is not timed
 import normlab
 from normlab.training.loop import train
 settings, seed, threads, precision, data, out = sys.argv[1:]
@@ -54,7 +54,7 @@ print(json.dumps({
 
 
 def extracted(root, folder):
-    """The folder with the binary files: as given, or with the archive extracted into `folder`."""
+    """The folder with the binary files: `root`, or `folder` with the archive extracted into it."""
     if list(Path(root).rglob("data_batch_1.bin")):
         return Path(root)
     with tarfile.open(Path(root) / "cifar-10-binary.tar.gz") as archive:
@@ -63,7 +63,7 @@ def extracted(root, folder):
 
 
 def measure(settings, seed, threads, precision, data):
-    """One run, in a new process."""
+    """Does one run in a new process and returns its measurements."""
     settings = json.dumps(settings)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", CHILD, settings, str(seed), str(threads), precision]
@@ -74,7 +74,7 @@ def measure(settings, seed, threads, precision, data):
 
 
 def measured_reference(python, data):
-    """What reference_seed.py says of one repetition: its machine, versions and times."""
+    """The output of reference_seed.py for one repetition: machine, versions and times."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "reference.json"
         command = [python, Path(__file__).with_name("reference_seed.py"), "--seeds", "1"]
@@ -93,12 +93,12 @@ def main():
     parser.add_argument("--reference", type=Path, help="Python to run reference_seed.py with")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    root = os.environ.get("NORMLAB_DATA") or sys.exit("NORMLAB_DATA must name CIFAR-10's folder")
+    root = os.environ.get("NORMLAB_DATA") or sys.exit("set NORMLAB_DATA to the folder of CIFAR-10")
     machine = arguments.threads, arguments.precision
     goals = []
     with tempfile.TemporaryDirectory() as folder:
         data = extracted(root, folder)
-        measure(GOALS[0][1], 0, *machine, data)  # fills the disk's cache, builds the kernels
+        measure(GOALS[0][1], 0, *machine, data)  # fills the disk cache, builds the kernels
         for goal, settings in GOALS:
             name = " ".join(map(str, settings.values()))
             runs, references = [], []
@@ -106,7 +106,7 @@ def main():
                 runs.append(measure(settings, seed, *machine, data))
                 if arguments.reference and goal == 0.70:
                     references.append(measured_reference(arguments.reference, data))
-            # A run that missed the goal is longer than any that reached it.
+            # A run that missed the goal counts as longer than any that reached it.
             times = [r["seconds"] if r["epochs"][-1] >= goal else math.inf for r in runs]
             median = statistics.median_low(times)
             if median == math.inf:
@@ -114,13 +114,13 @@ def main():
             goals.append({"accuracy": goal, **settings, "median_seconds": median})
             goals[-1]["runs"] = runs
             accuracies = ", ".join(f"{run['epochs'][-1]:.2%}" for run in runs)
-            print(f"{goal:.0%} by {name}: {median:.1f} s, median; last epochs {accuracies}")
+            print(f"{goal:.0%} with {name}: median {median:.1f} s; final accuracies {accuracies}")
             if references:
                 seconds = [reference["median_seconds_to_70"] for reference in references]
                 ratio = median_ratio(seconds, times)
                 goals[-1] |= {"references": references, "median_ratio": ratio}
                 print(
-                    f"the reference: {statistics.median(seconds):.0f} s, multiplied out from a "
+                    f"the reference: {statistics.median(seconds):.0f} s, extrapolated from a "
                     f"part of its training; median of the ratios {ratio:.0f}"
                 )
     report(arguments.out, goals=goals, threads=arguments.threads, precision=arguments.precision)

@@ -1,12 +1,12 @@
-"""Tunes a network's recipe for each normalization, by the same trials, on held-out images.
+"""Tunes a network's recipe for each normalization, with the same trials, on held-out images.
 
     python benchmarks/tune.py NETWORK --out OUT.json [--norms bn gn ln] [--epochs 6] [--lines 6]
 
-Every normalization gets the same trials: the settings of SEARCH, line by line, each line at the
-best of the lines before it. 5,000 images of the training split are held out to choose by; the test
-split is not read. The schedule is the recipe's, shortened. A trial is one run with seed 0, on one
-thread, in a process of its own. What OUT.json holds already is not run again, so that an
-interrupted search goes on. CIFAR-10 comes from $NORMLAB_DATA.
+Every normalization gets the same trials: the settings of SEARCH, line by line, each line starting
+from the best settings of the lines before. The choice is made on 5,000 images held out of the
+training split; the test split is not read. The schedule is the recipe's, shortened. A trial is one
+run with seed 0, on one thread, in a separate process. Trials that OUT.json has already are not
+repeated, so the same command resumes an interrupted search. CIFAR-10 comes from $NORMLAB_DATA.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SEARCH = (
 
 
 def trial(network, norm, recipe, precision):
-    """Held-out accuracy after the last epoch; 0 where training diverged."""
+    """Held-out accuracy after the last epoch; 0 if training diverged."""
     recipes.RECIPES["trial"] = recipe
     config = RunConfig(
         network=network, norm=norm, recipe="trial", holdout=5000, precision=precision
@@ -52,7 +52,7 @@ def trial(network, norm, recipe, precision):
 
 
 class Search:
-    """The trials of a network, kept in a file."""
+    """The trials of a network, saved in a file."""
 
     def __init__(self, network, precision, out, pool):
         self.network, self.precision, self.out, self.pool = network, precision, out, pool
@@ -60,17 +60,17 @@ class Search:
         self.trials = json.loads(out.read_text())["trials"] if out.exists() else []
 
     def tune(self, norm, recipe, lines):
-        """The recipe with the best of all settings."""
+        """The recipe with the best settings of the first lines of SEARCH."""
         for line in SEARCH[:lines]:
-            tried = [recipe, *(dataclasses.replace(recipe, **setting) for setting in line)]
-            tried = list(dict.fromkeys(tried))
+            candidates = [recipe, *(dataclasses.replace(recipe, **setting) for setting in line)]
+            candidates = list(dict.fromkeys(candidates))
             with ThreadPoolExecutor(len(line)) as threads:
-                accuracies = list(threads.map(partial(self.measure, norm), tried))
-            recipe = tried[accuracies.index(max(accuracies))]
+                accuracies = list(threads.map(partial(self.measure, norm), candidates))
+            recipe = candidates[accuracies.index(max(accuracies))]
         return recipe
 
     def measure(self, norm, recipe):
-        """The accuracy of a trial, from the file where it is there."""
+        """The accuracy of a trial; it is run only if the file does not have it."""
         key = {
             "network": self.network,
             "norm": norm,
@@ -96,11 +96,11 @@ def main():
     parser.add_argument("--norms", nargs="+", default=["bn", "gn", "ln"])
     parser.add_argument("--epochs", type=positive, default=6)
     parser.add_argument(
-        "--lines", type=positive, default=len(SEARCH), help="of SEARCH, to stop after"
+        "--lines", type=positive, default=len(SEARCH), help="use only the first N lines of SEARCH"
     )
     parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; resumed if it exists")
     arguments = parser.parse_args()
     recipe = dataclasses.replace(recipes.find(arguments.network), epochs=arguments.epochs)
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
@@ -108,8 +108,8 @@ def main():
         with ThreadPoolExecutor(len(arguments.norms)) as threads:
             tune = partial(search.tune, recipe=recipe, lines=arguments.lines)
             best = threads.map(tune, arguments.norms)
-            for norm, found in zip(arguments.norms, best, strict=True):
-                print(f"{norm}: {found}")
+            for norm, tuned in zip(arguments.norms, best, strict=True):
+                print(f"{norm}: {tuned}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How much faster a study's runs are done by two one-thread processes than by one.
+"""The speedup of a study with two one-thread workers over one.
 
     python benchmarks/workers.py [--network nano] [--epochs 2] [--images 25000] [--repetitions 3]
         [--out OUT.json]
 
-A study of six runs on so many CIFAR-10 images from $NORMLAB_DATA, with one worker and with two, in
-turns; a first turn of each is not counted. What one process does for all is in the time: loading
+A study of six runs on CIFAR-10 images from $NORMLAB_DATA, alternating between one worker and two;
+the first turn of each is discarded. The time includes the work that is done once per study: loading
 and writing the data, estimating, recording.
 """
 
@@ -18,7 +18,7 @@ import normlab
 
 
 def study(network, epochs, images, workers):
-    """Seconds of a study."""
+    """The seconds of a study."""
     config = normlab.StudyConfig(
         network=network,
         norms=("bn", "gn", "ln"),
@@ -29,8 +29,8 @@ def study(network, epochs, images, workers):
     )
     with tempfile.TemporaryDirectory() as folder:
         start = perf_counter()
-        made = normlab.compare(config, Path(folder) / "study", workers=workers, quiet=True)
-        assert all(result.state == "done" for result in made.results)
+        done = normlab.compare(config, Path(folder) / "study", workers=workers, quiet=True)
+        assert all(result.state == "done" for result in done.results)
         return perf_counter() - start
 
 
@@ -47,8 +47,8 @@ def main():
     )
     ratio = median_ratio(seconds["1"], seconds["2"])
     for workers, median in medians(seconds).items():
-        print(f"{workers} at a time: {median:.1f} s")
-    print(f"two over one: {ratio:.2f} times as fast")
+        print(f"{workers} worker{'s' * (workers != '1')}: {median:.1f} s")
+    print(f"two workers are {ratio:.2f} times as fast as one")
     report(
         options.out,
         network=options.network,

@@ -1,4 +1,4 @@
-"""The examples: a normalization of one's own, and the assignment's notebook in a real kernel."""
+"""The examples: a custom normalization, and the assignment's notebook in a real kernel."""
 
 import runpy
 from pathlib import Path
@@ -10,18 +10,17 @@ from nbclient import NotebookClient
 import normlab
 from normlab import RunConfig
 from normlab.layers.norms import registry
-from normlab.training.loop import train
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_ones_own_normalization_trains_under_its_name(tmp_path, monkeypatch):
+def test_the_custom_normalization_trains_under_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
     runpy.run_path(str(EXAMPLES / "own_normalization.py"))
     config = RunConfig(
         network="C:6 P C:8/l1 GAP FC", norm="l1", dataset="digits", recipe="demo", epochs=2
     )
-    run = train(config, tmp_path / "run", quiet=True)
+    run = normlab.train(config, tmp_path / "run", quiet=True)
     assert run.last.train_loss < run.epochs[0].train_loss
     assert run.summary.rows[0].normalization == "l1"
     assert run.summary.rows[0].parameters == 27 * 6 + 2 * 6
@@ -29,7 +28,7 @@ def test_ones_own_normalization_trains_under_its_name(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def written():
-    """The notebook as it lies in the repository."""
+    """The notebook in the repository."""
     return nbformat.read(EXAMPLES / "assignment.ipynb", as_version=4)
 
 
@@ -55,7 +54,7 @@ def printed(notebook):
     )
 
 
-def test_the_notebook_is_kept_without_outputs(written):
+def test_the_committed_notebook_has_no_outputs(written):
     nbformat.validate(written)
     code = [cell for cell in written.cells if cell.cell_type == "code"]
     assert code
@@ -63,28 +62,29 @@ def test_the_notebook_is_kept_without_outputs(written):
 
 
 @pytest.mark.slow(30)
-def test_the_notebook_says_what_its_runs_say(executed):
+def test_the_notebook_prints_the_conclusions_of_its_runs(executed):
     notebook, folder = executed
     runs = [normlab.Run.open(folder / "runs" / "assignment-digits" / n) for n in ("bn", "gn", "ln")]
     assert all(run.finished and run.last.accuracy > 0.3 for run in runs)
     evaluations = [normlab.evaluate(run.network(), run.dataset()) for run in runs]
-    said = printed(notebook)
+    output = printed(notebook)
     for sentences in (
         *map(normlab.analysis.analyze, runs, evaluations),
         normlab.analysis.compare(runs, evaluations),
     ):
-        assert "".join(f"- {sentence}\n" for sentence in sentences) in said
+        assert "".join(f"- {sentence}\n" for sentence in sentences) in output
     for run in runs:
-        assert f"- fewer than 5,000 parameters ({run.summary.parameters:,}): yes" in said
+        assert f"- fewer than 5,000 parameters ({run.summary.parameters:,}): yes" in output
     assert (folder / "runs" / "assignment-digits" / "report.html").exists()
 
 
 @pytest.mark.slow(30)
-def test_the_notebook_shows_its_figures_and_tables_and_nothing_goes_wrong(executed):
+def test_the_notebook_shows_its_figures_and_tables_without_warnings(executed):
     notebook, _ = executed
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     shown = [output.data for output in outputs if "data" in output]
-    # grid, means, histograms, two of changes, curves, classes; mistakes, confusion; three digits
+    # Grid, means, histograms, two of augmentations, curves, classes; mistakes and confusion of each
+    # run; three digits.
     assert sum("image/png" in data for data in shown) == 7 + 2 * 3 + 3
     assert sum("<table>" in data.get("text/html", "") for data in shown) == 1 + 2 + 3 + 1 + 3
     assert not [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
