@@ -373,7 +373,10 @@ def on(run, folder, dataset):
 @pytest.mark.slow(10)
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's usage is read from /proc")
 def test_100_pictures_leave_nothing_behind(trained, tmp_path):
-    code = "from normlab.serve import cleanup; cleanup.INTERVAL, cleanup.MAX_AGE = 1, 5; " + MAIN
+    code = (
+        "import signal; from normlab.serve import cleanup; cleanup.INTERVAL = 1; "
+        "signal.signal(signal.SIGUSR1, lambda *_: setattr(cleanup, 'MAX_AGE', 0)); " + MAIN
+    )
     with served(tmp_path, trained.path, code=code) as server:
         at_first = server.usage()["files"]  # the examples
         for k in range(20):
@@ -385,6 +388,7 @@ def test_100_pictures_leave_nothing_behind(trained, tmp_path):
         after = server.usage()
         assert after["threads"] <= before["threads"] + 2
         assert after["open"] <= before["open"] + 2
+        server.process.send_signal(signal.SIGUSR1)  # from now on all uploads are old
         wait_for(lambda: server.usage()["files"] == at_first)
 
 

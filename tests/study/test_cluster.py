@@ -12,9 +12,10 @@ from holding import held, holding, release
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.study import cluster as on_cluster
+from normlab.study import local
 from normlab.study.compare import compare
 from normlab.study.job import Job
-from small_study import CONFIG, content
+from small_study import CONFIG, content, run_here
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 — with its 15 a busy machine starves them
 ray = pytest.importorskip("ray")
@@ -54,8 +55,10 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """The study on this machine's own processes."""
-    return compare(LONGER, tmp_path_factory.mktemp("here") / "study", quiet=True, workers=2)
+    """The study in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "run_jobs", run_here)
+        return compare(LONGER, tmp_path_factory.mktemp("here") / "study", quiet=True)
 
 
 def lines(run):

@@ -113,7 +113,8 @@ def test_the_table_has_the_recipes_the_runs_had(finished, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow(5)
-def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path):
+def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "run_jobs", run_here)
     out = tmp_path / "study"
     shutil.copytree(finished.path, out)
     (out / "runs" / "bn-0" / "answers.npz").write_bytes(b"no archive")
