@@ -61,7 +61,7 @@ def test_card_weights_and_configuration_make_a_folder_that_loads(run, tmp_path, 
     images = run.dataset().test.images[:50]
     expected = normlab.load(run.path).probabilities(images)
     assert (normlab.load(uploaded).probabilities(images) == expected).all()
-    with pytest.raises(RunError, match=r"has no metrics\.jsonl: how accurate it is, is not known"):
+    with pytest.raises(RunError, match=r"has no metrics\.jsonl: its accuracy is not known"):
         model_card([normlab.Run.open(uploaded)])
     capsys.readouterr()
     main(["evaluate", str(uploaded)])
