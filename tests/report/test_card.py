@@ -26,6 +26,7 @@ def with_accuracy(run, path, seed, accuracy):
     return dataclasses.replace(run, path=path, config=config, epochs=(*run.epochs[:-1], last))
 
 
+@pytest.mark.slow(2)
 def test_the_hub_can_read_the_metadata(run):
     card = ModelCard(model_card([run]))
     assert card.data.library_name == "normlab"

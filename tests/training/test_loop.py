@@ -126,6 +126,7 @@ def test_with_more_threads_the_numbers_are_the_same_twice_and_nearly_those_of_on
         assert other.loss == pytest.approx(epoch.loss, rel=1e-5)
 
 
+@pytest.mark.slow(2)
 def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch):
     # In the middle of an epoch, again in the same epoch, and after an epoch's last step.
     hooks = [InterruptAt((0, 7), (0, 15), (1, STEPS))]

@@ -71,6 +71,7 @@ def test_an_interrupt_that_comes_within_a_callback_is_heard():
     assert "KeyboardInterrupt" not in done.stderr
 
 
+@pytest.mark.slow(4)
 def test_a_second_process_in_the_folder_is_refused_and_harms_nothing(tiny, tmp_path):
     out = tmp_path / "run"
     process = start(out, TINY, report=False, halt=(0, 2))
