@@ -77,6 +77,13 @@ def orientation(value):
 
 ENTRY = struct.pack("<HHII", ExifTags.Base.Orientation, 3, 1, 6)
 EXIF = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + ENTRY + bytes(4)
+ODD_EXIF = (
+    EXIF[:14]
+    + struct.pack("<H", 2)
+    + ENTRY
+    + struct.pack("<HHI4s", ExifTags.Base.XResolution, 2, 3, b"72")
+    + bytes(4)
+)
 DAMAGED_EXIF = {
     "lying elsewhere": EXIF[:10] + struct.pack("<I", 2**31) + EXIF[14:],
     "cut short": EXIF[:20],
@@ -117,6 +124,15 @@ ANSWERED = {
     **{
         f"a {kind} on its side": (
             encoded(RGB.transpose(Image.Transpose.ROTATE_90), kind, exif=orientation(6)),
+            RGB,
+            "",
+        )
+        for kind in ("JPEG", "PNG", "WEBP")
+    },
+    # Pillow reads the resolution, and cannot write it.
+    **{
+        f"a {kind} on its side with a resolution in letters": (
+            encoded(RGB.transpose(Image.Transpose.ROTATE_90), kind, exif=ODD_EXIF),
             RGB,
             "",
         )

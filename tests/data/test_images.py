@@ -1,4 +1,4 @@
-"""How files of peculiar kinds are seen."""
+"""How pictures of all kinds are read and converted."""
 
 import io
 import os
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normlab.data.images import read_picture
+from normlab.data.images import peculiarities, read_picture, to_pixels
 from normlab.errors import DataError
 from normlab.inference.pictures import FORMATS
-from peculiar import ANSWERED, REFUSED
+from peculiar import ANSWERED, REFUSED, orientation
 
 
 @pytest.mark.parametrize("name", ANSWERED)
@@ -55,3 +55,113 @@ def test_what_cannot_be_read_is_refused_one_line(name):
     ) as e:
         read_picture(io.BytesIO(content), FORMATS)
     assert problem in str(e.value)
+
+
+# --- From an image to pixels ---
+
+
+def pixels_of(image):
+    pixels = to_pixels(image)
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.dtype == np.uint8
+    return pixels
+
+
+def test_an_image_of_the_right_size_stays_as_it_is():
+    exact = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert (pixels_of(Image.fromarray(exact)) == exact.transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("size", [(96, 32), (32, 96)])
+def test_the_square_at_the_centre_is_kept(size):
+    image = Image.new("RGB", size, "red")
+    image.paste(
+        (0, 0, 255),
+        ((size[0] - 32) // 2, (size[1] - 32) // 2, (size[0] + 32) // 2, (size[1] + 32) // 2),
+    )
+    assert (pixels_of(image) == np.array([0, 0, 255])[:, None, None]).all()
+
+
+def test_resizing_averages_rather_than_picks():
+    checks = (np.indices((512, 512)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    pixels = pixels_of(Image.fromarray(checks)).astype(int)
+    assert np.abs(pixels - 128).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3)])
+def test_any_size_will_do(size):
+    assert (pixels_of(Image.new("RGB", size, (9, 8, 7)))[:, 0, 0] == [9, 8, 7]).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("LA", (77, 255), (77, 77, 77)),
+        ("LA", (77, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 128), (127, 127, 127)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("YCbCr", (128, 128, 128), (128, 128, 128)),
+        ("I;16", 0, (0, 0, 0)),
+        ("I;16", 257 * 77, (77, 77, 77)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16B", 257 * 77, (77, 77, 77)),
+        ("I", 257 * 77, (77, 77, 77)),
+    ],
+)
+def test_any_mode_becomes_rgb(mode, color, expected):
+    assert (pixels_of(Image.new(mode, (40, 40), color))[:, 5, 5] == expected).all()
+
+
+def reopened(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return Image.open(buffer)
+
+
+def test_a_palette_with_a_transparent_colour_is_laid_over_white():
+    image = Image.new("P", (40, 40), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert (pixels_of(reopened(image))[:, 5, 5] == [10, 20, 30]).all()
+    assert (pixels_of(reopened(image, transparency=1)) == 255).all()
+    assert (pixels_of(reopened(image, transparency=b"\xff\x00")) == 255).all()
+
+
+def test_sixteen_bit_greys_of_a_png_are_scaled():
+    ramp = np.tile(np.arange(32, dtype=np.uint16) * 2048, (32, 1))
+    image = Image.fromarray(ramp)
+    expected = np.rint(ramp / 257).astype(np.uint8)
+    assert (pixels_of(reopened(image)) == expected).all()
+    clear = pixels_of(reopened(image, transparency=2048))
+    assert (clear[:, :, 1] == 255).all()
+    assert (clear[:, :, 2:] == expected[:, 2:]).all()
+
+
+# Orientation in EXIF → what shows the stored pixels upright (EXIF 2.3, section 4.6.4).
+TURNS = {
+    1: lambda rows: rows,
+    2: lambda rows: rows[:, ::-1],
+    3: lambda rows: rows[::-1, ::-1],
+    4: lambda rows: rows[::-1],
+    5: lambda rows: rows.swapaxes(0, 1),
+    6: lambda rows: np.rot90(rows, -1),
+    7: lambda rows: rows[::-1, ::-1].swapaxes(0, 1),
+    8: lambda rows: np.rot90(rows),
+}
+
+
+@pytest.mark.parametrize("value", TURNS)
+def test_a_picture_is_turned_upright(value):
+    stored = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image = reopened(Image.fromarray(stored), exif=orientation(value))
+    assert (pixels_of(image) == TURNS[value](stored).transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("value", TURNS)
+def test_width_and_height_are_those_of_the_upright_picture(value):
+    image = reopened(Image.new("RGB", (100, 40)), exif=orientation(value))
+    size = "100 × 40" if value <= 4 else "40 × 100"
+    assert peculiarities(image)[0].startswith(f"of {size} pixels only the square")

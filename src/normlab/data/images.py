@@ -5,9 +5,9 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from normlab.wording import listed
 
 SIZE = 32
 GREY = "it is greyscale"
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _FILTERING = threading.Lock()
 
 
@@ -87,7 +86,7 @@ def peculiarities(image: Image.Image) -> list[str]:
         image: The image as opened, before `to_pixels`.
     """
     width, height = image.size
-    if _is_sideways(image):
+    if _orientation(image) >= 5:
         width, height = height, width
     notes = []
     if max(width, height) > 2 * min(width, height):
@@ -137,24 +136,28 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image, turned upright by its EXIF data; unchanged if they are damaged."""
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 if the data are damaged. 1 is upright, 5 to 8 lie on their side."""
     image.load()  # some files have their EXIF data behind the pixels
     with _quiet():
         try:
-            return ImageOps.exif_transpose(image)
+            orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
         except Exception:  # Pillow raises many kinds of errors; the pixels are fine
-            return image
+            return 1
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
-def _is_sideways(image: Image.Image) -> bool:
-    """Whether turning it upright swaps width and height."""
-    image.load()
-    with _quiet():
-        try:
-            return image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-        except Exception:  # as above
-            return False
+def _upright(image: Image.Image) -> Image.Image:
+    """The image, turned upright by its EXIF orientation."""
+    orientation = _orientation(image)
+    if orientation == 1:
+        return image
+    upright = image.copy()
+    # Pillow turns the pixels first, then rewrites the EXIF data. That can fail, and is not needed.
+    with _quiet(), suppress(Exception):
+        upright.getexif()[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(upright, in_place=True)
+    return upright
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from normlab.data import load
-from normlab.data.images import to_pixels
 from normlab.errors import DataError, UsageError
 
 
@@ -270,96 +269,3 @@ def test_a_large_folder_shows_a_bar_in_a_terminal_only(tmp_path, capsys, monkeyp
     monkeypatch.setenv("FORCE_COLOR", "1")
     load_from(tmp_path)
     assert "Reading images" in capsys.readouterr().err
-
-
-# --- What becomes of an image ---
-
-
-def pixels_of(image):
-    pixels = to_pixels(image)
-    assert pixels.shape == (3, 32, 32)
-    assert pixels.dtype == np.uint8
-    return pixels
-
-
-def test_an_image_of_the_right_size_stays_as_it_is():
-    exact = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert (pixels_of(Image.fromarray(exact)) == exact.transpose(2, 0, 1)).all()
-
-
-@pytest.mark.parametrize("size", [(96, 32), (32, 96)])
-def test_the_square_at_the_centre_is_kept(size):
-    image = Image.new("RGB", size, "red")
-    image.paste(
-        (0, 0, 255),
-        ((size[0] - 32) // 2, (size[1] - 32) // 2, (size[0] + 32) // 2, (size[1] + 32) // 2),
-    )
-    assert (pixels_of(image) == np.array([0, 0, 255])[:, None, None]).all()
-
-
-def test_resizing_averages_rather_than_picks():
-    checks = (np.indices((512, 512)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    pixels = pixels_of(Image.fromarray(checks)).astype(int)
-    assert np.abs(pixels - 128).max() <= 2
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3)])
-def test_any_size_will_do(size):
-    assert (pixels_of(Image.new("RGB", size, (9, 8, 7)))[:, 0, 0] == [9, 8, 7]).all()
-
-
-@pytest.mark.parametrize(
-    ("mode", "color", "expected"),
-    [
-        ("1", 1, (255, 255, 255)),
-        ("L", 77, (77, 77, 77)),
-        ("LA", (77, 255), (77, 77, 77)),
-        ("LA", (77, 0), (255, 255, 255)),
-        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
-        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
-        ("RGBA", (0, 0, 0, 128), (127, 127, 127)),
-        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
-        ("YCbCr", (128, 128, 128), (128, 128, 128)),
-        ("I;16", 0, (0, 0, 0)),
-        ("I;16", 257 * 77, (77, 77, 77)),
-        ("I;16", 65535, (255, 255, 255)),
-        ("I;16B", 257 * 77, (77, 77, 77)),
-        ("I", 257 * 77, (77, 77, 77)),
-    ],
-)
-def test_any_mode_becomes_rgb(mode, color, expected):
-    assert (pixels_of(Image.new(mode, (40, 40), color))[:, 5, 5] == expected).all()
-
-
-def reopened(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return Image.open(buffer)
-
-
-def test_a_palette_with_a_transparent_colour_is_laid_over_white():
-    image = Image.new("P", (40, 40), 1)
-    image.putpalette([0, 0, 0, 10, 20, 30])
-    assert (pixels_of(reopened(image))[:, 5, 5] == [10, 20, 30]).all()
-    assert (pixels_of(reopened(image, transparency=1)) == 255).all()
-    assert (pixels_of(reopened(image, transparency=b"\xff\x00")) == 255).all()
-
-
-def test_sixteen_bit_greys_of_a_png_are_scaled():
-    ramp = np.tile(np.arange(32, dtype=np.uint16) * 2048, (32, 1))
-    image = Image.fromarray(ramp)
-    expected = np.rint(ramp / 257).astype(np.uint8)
-    assert (pixels_of(reopened(image)) == expected).all()
-    clear = pixels_of(reopened(image, transparency=2048))
-    assert (clear[:, :, 1] == 255).all()
-    assert (clear[:, :, 2:] == expected[:, 2:]).all()
-
-
-def test_a_photograph_is_turned_as_its_camera_was_held():
-    image = Image.new("RGB", (40, 40), "red")
-    image.paste((0, 0, 255), (0, 0, 40, 20))  # blue above red
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90° clockwise: what is above goes to the right
-    pixels = pixels_of(reopened(image, "JPEG", exif=exif, quality=95))
-    assert (pixels[0, :, 5] > 200).all()
-    assert (pixels[2, :, -5] > 200).all()
