@@ -124,8 +124,8 @@ class Study:
         content = add_checksum(
             {
                 "schema": SCHEMA,
-                "study": self.config.to_dict(),
-                "arms": [_to_dict(arm) for arm in self.arms],
+                "study": dataclasses.asdict(self.config),
+                "arms": [dataclasses.asdict(arm) for arm in self.arms],
                 "images": self.images,
                 "fingerprint": self.fingerprint,
                 "trials": [dataclasses.asdict(trial) for trial in self.trials],
@@ -223,10 +223,6 @@ def _measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, 
     )
     memory = predictions.read(folder / "answers.npz").peak_memory
     return done, Costs(seconds=run.seconds, peak_memory=memory)
-
-
-def _to_dict(arm: Arm) -> dict[str, Any]:
-    return dataclasses.asdict(arm) | {"config": arm.config.to_dict()}
 
 
 def _arm(content: dict[str, Any]) -> Arm:
