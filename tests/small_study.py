@@ -4,7 +4,7 @@ import json
 
 from normlab.config import StudyConfig
 from normlab.errors import DivergedError, NormlabError
-from normlab.study.job import in_a_line, run_job
+from normlab.study.job import one_line, run_job
 from normlab.study.local import Outcome, Progress
 
 LINE = "C:4 P C:6 P GAP FC"
@@ -20,12 +20,12 @@ CONFIG = StudyConfig(
 
 
 def run_here(jobs, workers, keep_open=None):
-    """As `local.run_jobs`, but in this process: a process for each takes its seconds to begin."""
+    """Like `local.run_jobs`, but in this process: starting a process per job takes seconds."""
     for job in jobs:
         try:
             run_job(job)
         except NormlabError as error:
-            outcome = Outcome(in_a_line(error), isinstance(error, DivergedError))
+            outcome = Outcome(one_line(error), isinstance(error, DivergedError))
         else:
             outcome = Outcome()
         yield Progress((), {job: outcome})
