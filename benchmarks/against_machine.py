@@ -7,7 +7,7 @@ CIFAR-10 images from $NORMLAB_DATA (batch 128, recipe `seed` without augmentatio
 by those of torch's float32 matrix product at its fastest size. The count includes the
 multiply-accumulates of convolutions and FC, two operations each, once forward and twice backward
 (although the first convolution needs no gradient of its input). It excludes normalization,
-activation, pooling, the update and making the batch, whose time is measured: so 100% is out of
+activation, pooling, the update and making the batch. Their time is included, so 100% is out of
 reach.
 
 It also measures the images per second of `normlab.evaluate` on the 10,000 test images. Products,

@@ -17,7 +17,7 @@ settings.register_profile(
 settings.load_profile("normlab")
 
 
-SLOW_FIXTURES = {"browser", "finished"}  # tests that use one are slow too
+SLOW_FIXTURES = {"browser", "files", "finished", "server"}  # tests that use one are slow too
 
 
 @pytest.hookimpl(tryfirst=True)

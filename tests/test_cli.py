@@ -140,7 +140,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_ctrl_c_that_makes_an_import_fail_is_answered_in_a_line(monkeypatch, capsys):
+def test_ctrl_c_that_makes_an_import_fail_is_answered_one_line(monkeypatch, capsys):
     """As where it meets a library's C++ module, which makes another error of it."""
 
     def load(*_):
@@ -446,7 +446,7 @@ def test_a_network_that_ray_took_for_an_address_is_hinted_at(capsys):
 @pytest.mark.parametrize(
     "command", [["norms"], ["--help"], ["--version"], ["predict", "--model", "nano", "{}", "-"]]
 )
-def test_an_output_that_cannot_be_written_is_said_in_a_line(command, tmp_path):
+def test_an_output_that_cannot_be_written_is_said_one_line(command, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     buffered = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:

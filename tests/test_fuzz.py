@@ -73,7 +73,7 @@ def test_good_bytes_are_read(name):
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=40)
 @given(st.data())
-def test_damaged_bytes_are_read_or_refused_in_a_line(name, data):
+def test_damaged_bytes_are_read_or_refused_one_line(name, data):
     TARGETS[name](data.draw(damaged(TARGETS[name].seeds) | st.binary(max_size=60)))
 
 
@@ -81,5 +81,5 @@ def test_damaged_bytes_are_read_or_refused_in_a_line(name, data):
 @pytest.mark.parametrize("name", [name for name in TARGETS if name.endswith("resealed")])
 @settings(max_examples=150)
 @given(st.data())
-def test_other_json_is_read_or_refused_in_a_line(name, data):
+def test_other_json_is_read_or_refused_one_line(name, data):
     TARGETS[name](data.draw(edited(TARGETS[name].seeds)))

@@ -48,7 +48,7 @@ def test_a_picture_comes_through_a_pipe(tmp_path):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_is_refused_in_a_line(name):
+def test_what_cannot_be_read_is_refused_one_line(name):
     content, problem = REFUSED[name]
     with pytest.raises(
         DataError, match=r"^the picture cannot be read as an image \([^\n]*\)$"

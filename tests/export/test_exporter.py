@@ -280,6 +280,7 @@ FORMAT = Format(
 """
 
 
+@pytest.mark.slow(7)
 def test_a_format_is_one_file(files, tmp_path):
     folder = tmp_path / "formats"
     folder.mkdir()

@@ -108,6 +108,7 @@ def layouts(draw):
     return " ".join([*tokens, end])
 
 
+@pytest.mark.slow(1)
 @settings(max_examples=60)
 @given(layouts(), st.sampled_from([*FORMULAS]), st.integers(0, 2**31))
 def test_any_network_and_its_gradients_agree_with_the_notation(line, norm, seed):

@@ -26,6 +26,7 @@ def with_accuracy(run, path, seed, accuracy):
     return dataclasses.replace(run, path=path, config=config, epochs=(*run.epochs[:-1], last))
 
 
+@pytest.mark.slow(2)
 def test_the_hub_can_read_the_metadata(run):
     card = ModelCard(model_card([run]))
     assert card.data.library_name == "normlab"
@@ -61,7 +62,7 @@ def test_card_weights_and_configuration_make_a_folder_that_loads(run, tmp_path, 
     images = run.dataset().test.images[:50]
     expected = normlab.load(run.path).probabilities(images)
     assert (normlab.load(uploaded).probabilities(images) == expected).all()
-    with pytest.raises(RunError, match=r"has no metrics\.jsonl: how accurate it is, is not known"):
+    with pytest.raises(RunError, match=r"has no metrics\.jsonl: its accuracy is not known"):
         model_card([normlab.Run.open(uploaded)])
     capsys.readouterr()
     main(["evaluate", str(uploaded)])

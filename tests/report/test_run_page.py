@@ -207,6 +207,7 @@ def test_several_runs_are_compared_first(answers):
     assert len(page.all("svg")) == 3 + 2 * 4
 
 
+@pytest.mark.slow(1)
 def test_runs_of_different_classes_can_share_a_page(answers):
     other = evaluation([[9, 1], [2, 8]], classes=("x", "y"))
     runs = [run("a"), run("b", classes=("x", "y"), test=20, fingerprint="00")]
@@ -221,6 +222,7 @@ def test_the_page_of_a_run_on_ten_thousand_images_is_small():
     assert len(render([run()], [answers], [split(answers.labels)])) < 500_000
 
 
+@pytest.mark.slow(1)
 def test_write_report_of_one_run(tmp_path):
     trained = finished(tmp_path / "bn")
     path = write_report([trained])

@@ -59,6 +59,7 @@ def test_the_tables_have_the_measured_numbers(study, page):
         assert f"{result.accuracies[-1]:.2%}" in text
 
 
+@pytest.mark.slow(1)
 def test_the_settings_name_the_processor_of_each_normalization(tmp_path):
     study = made_up(tmp_path, seeds=2, norms=("bn", "ln"))
     assert "processor A processor @ 2.40GHz (AVX2)" in Page(render(study, None)).text

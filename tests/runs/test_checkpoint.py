@@ -98,7 +98,7 @@ def test_a_newer_or_older_checkpoint_is_refused(tmp_path):
 
 
 @given(data=st.data())
-def test_a_damaged_checkpoint_is_refused_in_a_line(data, tmp_path_factory):
+def test_a_damaged_checkpoint_is_refused_one_line(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "checkpoint.pt"
     Checkpoint(run="", model={"weight": torch.arange(6.0)}, optimizer=[]).save(path)
     damage(data, path)

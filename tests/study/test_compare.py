@@ -65,6 +65,7 @@ def test_the_table_has_a_row_a_run(finished):
     assert float(first["last_accuracy"]) == finished.results[0].accuracies[-1]
 
 
+@pytest.mark.slow(4)
 def test_what_a_kill_in_the_first_writing_left_does_not_stand_in_the_way(tmp_path):
     config = dataclasses.replace(CONFIG, norms=("ln",), seeds=1, epochs=1)
     out = tmp_path / "study"

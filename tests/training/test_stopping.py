@@ -53,7 +53,8 @@ def test_killed_before_each_renaming_and_removal_it_ends_the_same(tiny, tmp_path
 def test_an_interrupt_that_comes_within_a_callback_is_heard():
     """Python swallows what a callback raises; an error of another kind is said as ever."""
     code = """if True:
-        import time, normlab.__main__
+        import signal, time, normlab.__main__
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
         class Raises:
             def __init__(self, kind): self.kind = kind
             def __del__(self): raise self.kind("lost")
@@ -70,6 +71,7 @@ def test_an_interrupt_that_comes_within_a_callback_is_heard():
     assert "KeyboardInterrupt" not in done.stderr
 
 
+@pytest.mark.slow(4)
 def test_a_second_process_in_the_folder_is_refused_and_harms_nothing(tiny, tmp_path):
     out = tmp_path / "run"
     process = start(out, TINY, report=False, halt=(0, 2))

@@ -4,9 +4,10 @@ import inspect
 import reprlib
 from typing import Any, TypeVar, get_type_hints
 
-from typeguard import TypeCheckError, check_type
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 T = TypeVar("T")
+EVERY_ITEM = CollectionCheckStrategy.ALL_ITEMS
 
 
 class MalformedError(ValueError):
@@ -48,7 +49,7 @@ def build(kind: type[T], content: Any) -> T:
         if name not in hints:
             raise MalformedError(f"{kind.__name__} has no {reprlib.repr(name)}")
         try:
-            check_type(value, hints[name])
+            check_type(value, hints[name], collection_check_strategy=EVERY_ITEM)
         except TypeCheckError:
             wanted = inspect.formatannotation(hints[name])
             raise MalformedError(f"{name} must be {wanted}, not {reprlib.repr(value)}") from None

@@ -321,6 +321,7 @@ FIXTURES_STAY = settings(
 )
 
 
+@pytest.mark.slow(1)
 @FIXTURES_STAY
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_archive_is_never_read(share, made_up, tmp_path):

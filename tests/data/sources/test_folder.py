@@ -257,6 +257,7 @@ def test_a_damaged_image_is_read_or_left_out(content, share, junk, tmp_path):
     assert len(dataset.train) + len(dataset.notes) == 5
 
 
+@pytest.mark.slow(1)
 def test_a_large_folder_shows_a_bar_in_a_terminal_only(tmp_path, capsys, monkeypatch):
     fill(tmp_path, "train", {"a": 2, "b": 2})
     fill(tmp_path, "test", {"a": 1, "b": 1})
