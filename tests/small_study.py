@@ -20,7 +20,7 @@ CONFIG = StudyConfig(
 
 
 def run_here(jobs, workers, keep_open=None):
-    """As `local.run_jobs`, but in this process: a process for each takes its seconds to begin."""
+    """Like `local.run_jobs`, but in this process: starting a process per job takes seconds."""
     for job in jobs:
         try:
             run_job(job)

@@ -90,7 +90,7 @@ def test_another_study_in_the_folder_is_refused_with_what_differs(finished):
     other = dataclasses.replace(CONFIG, norms=("bn",), epochs=3)
     with pytest.raises(RunError) as caught:
         compare(other, finished.path, quiet=True)
-    assert "norms was ('bn', 'ln'), is ('bn',); epochs was 2, is 3" in str(caught.value)
+    assert "epochs was 2, is 3; norms was ('bn', 'ln'), is ('bn',)" in str(caught.value)
 
 
 def test_a_recipe_that_has_changed_since_is_refused_with_what_differs(finished, monkeypatch):

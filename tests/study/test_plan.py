@@ -1,6 +1,7 @@
 """From a study's configuration to its arms."""
 
 import dataclasses
+from typing import Annotated
 
 import pytest
 import torch
@@ -218,28 +219,73 @@ def test_at_a_seed_arms_share_their_first_convolutions_and_their_batches():
     assert not torch.equal(*firsts)
 
 
+# A new axis
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WithDecay(Setting):
+class DecayStudy(StudyConfig):
+    """A study's configuration with one more flag."""
+
+    weight_decays: tuple[float, ...] = ()
+
+
+def check_decay(value, _):
+    if value is not None and value < 0:
+        raise UsageError(f"--weight-decays must be at least 0, not {value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecaySetting(Setting):
     """A setting with one more axis."""
 
-    weight_decay: float | None
+    weight_decay: Annotated[
+        float | None,
+        Axis(
+            label="weight decay",
+            values=lambda study: study.weight_decays or (None,),
+            spell=lambda value: f"decay{value}",
+            check=check_decay,
+            apply=lambda config, value, _: dataclasses.replace(config, weight_decay=value),
+        ),
+    ] = None
 
 
-def test_a_new_axis_is_one_entry_of_the_table(monkeypatch):
-    decay = Axis(
-        label="weight decay",
-        values=lambda study: (None, 0.5),
-        spell=lambda value: f"decay{value}",
-        check=lambda value, images: None,
-        apply=lambda config, value, images: dataclasses.replace(config, weight_decay=value),
-    )
-    monkeypatch.setitem(plan_module.AXES, "weight_decay", decay)
-    monkeypatch.setattr(plan_module, "Setting", WithDecay)
-    arms = planned(norms=("bn",), batch_sizes=(16, 64))
+@pytest.fixture
+def decay_axis(monkeypatch):
+    monkeypatch.setattr(plan_module, "Setting", DecaySetting)
+    monkeypatch.setattr(plan_module, "AXES", plan_module.axes_of(DecaySetting))
+
+    def planned_decays(*decays, **options):
+        study = DecayStudy(
+            **{"network": LINE, "dataset": "digits", "recipe": "demo", "norms": ("bn",)},
+            **{"weight_decays": decays, **options},
+        )
+        return plan(study, classes=10, images=1437)
+
+    return planned_decays
+
+
+def test_a_new_axis_is_a_flag_and_one_field_of_the_setting(decay_axis):
+    arms = decay_axis(0.0, 0.5, batch_sizes=(16, 64))
     assert [arm.name for arm in arms] == [
-        *("bn-batch16-decayNone", "bn-batch16-decay0.5"),
-        *("bn-batch64-decayNone", "bn-batch64-decay0.5"),
+        *("bn-batch16-decay0.0", "bn-batch16-decay0.5"),
+        *("bn-batch64-decay0.0", "bn-batch64-decay0.5"),
     ]
     assert [arm.recipe.weight_decay for arm in arms] == [0, 0.5, 0, 0.5]
     assert varying(arm.setting for arm in arms) == ["batch_size", "weight_decay"]
     assert arms[1].setting.text(["weight_decay"]) == "weight decay 0.5"
+    assert len(settings(arms)) == 4
+
+
+def test_the_values_of_a_new_axis_are_checked(decay_axis):
+    with pytest.raises(UsageError, match=r"^--weight-decays must be at least 0, not -1$"):
+        decay_axis(-1)
+    with pytest.raises(UsageError, match="a value is given twice"):
+        decay_axis(0.5, 0.5)
+
+
+def test_a_new_axis_that_is_not_used_changes_nothing(decay_axis):
+    (arm,) = decay_axis()
+    assert arm.name == "bn"
+    assert arm.config == RunConfig(network=LINE, dataset="digits", recipe="demo", norm="bn")
+    assert arm.setting.weight_decay is None
