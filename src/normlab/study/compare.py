@@ -96,7 +96,7 @@ def compare(
             return _run_all(record, resources)
         except KeyboardInterrupt:
             raise InterruptedRunError(
-                f"stopped; what was done is in {out}. To resume, repeat the command"
+                f"stopped; finished work is kept in {out}. To resume, repeat the command"
             ) from None
 
 
