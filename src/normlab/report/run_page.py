@@ -263,6 +263,11 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
     return [
         *((spaced(name), setting_value(value), False) for name, value in config.items()),
         *((spaced(k), setting_value(v), False) for k, v in recipe.items()),
+        *(
+            [("stopped after", f"{counted(run.stopped_after, 'epoch')}, by a callback", False)]
+            if run.stopped_after
+            else []
+        ),
         ("layout", run.layout, True),
         (
             "images",
