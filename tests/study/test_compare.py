@@ -90,7 +90,7 @@ def test_another_study_in_the_folder_is_refused_with_the_differences(finished):
     other = dataclasses.replace(CONFIG, norms=("bn",), epochs=3)
     with pytest.raises(RunError) as caught:
         compare(other, finished.path, quiet=True)
-    assert "epochs was 2, is 3; norms was ('bn', 'ln'), is ('bn',)" in str(caught.value)
+    assert "norms was ('bn', 'ln'), is ('bn',); epochs was 2, is 3" in str(caught.value)
 
 
 def test_a_recipe_that_has_changed_is_refused_with_the_differences(finished, monkeypatch):
