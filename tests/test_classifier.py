@@ -103,7 +103,9 @@ def test_fit_sets_classes_network_and_history(digits, fitted):
     assert probabilities.shape == (400, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     predictions = fitted.trained_.predict(list(images[:20]))
-    assert [prediction.label for prediction in predictions] == [str(k) for k in fitted.predict(images[:20])]
+    assert [prediction.label for prediction in predictions] == [
+        str(k) for k in fitted.predict(images[:20])
+    ]
     assert fitted.score(images, labels) == (fitted.predict(images) == labels).mean()
 
 

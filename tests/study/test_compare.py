@@ -114,7 +114,9 @@ def test_the_table_and_the_page_have_the_recorded_recipes(finished, tmp_path, mo
 
 
 @pytest.mark.slow(5)
-def test_a_damaged_run_or_another_studys_run_does_not_stop_the_others(finished, tmp_path, monkeypatch):
+def test_a_damaged_run_or_another_studys_run_does_not_stop_the_others(
+    finished, tmp_path, monkeypatch
+):
     monkeypatch.setattr(local, "run_jobs", run_here)
     out = tmp_path / "study"
     shutil.copytree(finished.path, out)

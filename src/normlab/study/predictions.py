@@ -79,6 +79,6 @@ def read(path: Path) -> Predictions:
             f"{path} cannot be read: {reason}; without this file, normlab compare makes it again"
         ) from None
     arrays = (predictions.predictions, predictions.confidences, predictions.labels)
-    if len(set(map(len, arrays))) > 1:
+    if len({len(array) for array in arrays}) > 1:
         raise RunError(f"{path} is damaged: its arrays differ in length")
     return predictions
