@@ -144,7 +144,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return labels
 
     def _settings(self) -> tuple[RunConfig, Execution]:
-        """The parameters as a run's configuration; checked here, because `__init__` only stores them."""
+        """The parameters as a run's configuration. They are checked here, not in `__init__`."""
         # A grid from NumPy holds NumPy scalars instead of Python numbers.
         given = {
             name: value.item() if isinstance(value, np.generic) else value
