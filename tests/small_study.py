@@ -1,4 +1,4 @@
-"""A small study on the embedded digits, and what of it does not depend on the clock."""
+"""A small study on the embedded digits, and the part of its record that is reproducible."""
 
 import json
 
@@ -20,7 +20,7 @@ CONFIG = StudyConfig(
 
 
 def run_here(jobs, workers, keep_open=None):
-    """As `local.run_jobs`, but in this process: a process for each takes its seconds to begin."""
+    """Like `local.run_jobs`, but in this process: starting a process per job takes seconds."""
     for job in jobs:
         try:
             run_job(job)
@@ -32,6 +32,6 @@ def run_here(jobs, workers, keep_open=None):
 
 
 def content(path):
-    """study.json without what depends on the clock."""
+    """study.json without the costs, which depend on the clock."""
     read = json.loads((path / "study.json").read_text())
     return {key: value for key, value in read.items() if key != "costs"}

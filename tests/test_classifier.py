@@ -1,4 +1,4 @@
-"""The network as scikit-learn's estimator: its own checks, and what it does with images."""
+"""The scikit-learn estimator: scikit-learn's own checks, and its handling of images."""
 
 import pickle
 import signal
@@ -43,12 +43,12 @@ def fitted(digits):
 
 
 class OfTables(Classifier):
-    """A table's rows drawn as pictures: stripes, a column each, as light as its value is high.
+    """A table's rows drawn as pictures: one stripe per column, brighter for higher values.
 
-    scikit-learn's checks know tables alone and skip what takes images. Drawn so, all of them hold
-    for the classifier, but those of what X may be: here `validate_data` and the scaler answer
-    them, and for images the tests below do. One is skipped by itself, where SCIPY_ARRAY_API is not
-    set: other arrays than NumPy's are not supported.
+    scikit-learn's checks use tables only and skip estimators of images. With this, the classifier
+    passes all of them. Here `validate_data` and the scaler handle the checks of X; the tests below
+    check X for images. One check skips itself unless SCIPY_ARRAY_API is set: only NumPy arrays are
+    supported.
     """
 
     def fit(self, X, y):  # noqa: N803
@@ -79,8 +79,8 @@ def test_it_passes_scikit_learn_s_checks(estimator, check):
 
 
 @pytest.mark.slow(2)
-def test_it_learns_what_train_learns(trained):
-    """The run's network, bit for bit, from the same images: N × H × W × 3 instead."""
+def test_it_trains_the_same_network_as_train(trained):
+    """Bit-equal to the run's network, from the same images as N × H × W × 3."""
     split, config = load("digits").train, trained.config
     classifier = Classifier(
         config.network, recipe="demo", epochs=config.epochs, learning_rate=config.learning_rate
@@ -92,7 +92,7 @@ def test_it_learns_what_train_learns(trained):
     assert [e.train_loss for e in classifier.history_] == [e.train_loss for e in trained.epochs]
 
 
-def test_after_fitting_it_knows_its_classes_network_and_history(digits, fitted):
+def test_fit_sets_classes_network_and_history(digits, fitted):
     images, labels = digits
     assert fitted.classes_.tolist() == list(range(10))
     assert fitted.trained_.classes == tuple("0123456789")
@@ -102,8 +102,10 @@ def test_after_fitting_it_knows_its_classes_network_and_history(digits, fitted):
     probabilities = fitted.predict_proba(images)
     assert probabilities.shape == (400, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    answers = fitted.trained_.predict(list(images[:20]))
-    assert [answer.label for answer in answers] == [str(k) for k in fitted.predict(images[:20])]
+    predictions = fitted.trained_.predict(list(images[:20]))
+    assert [prediction.label for prediction in predictions] == [
+        str(k) for k in fitted.predict(images[:20])
+    ]
     assert fitted.score(images, labels) == (fitted.predict(images) == labels).mean()
 
 
@@ -116,7 +118,7 @@ def test_after_fitting_it_knows_its_classes_network_and_history(digits, fitted):
         np.arange(10, dtype=np.int8) - 5,
     ],
 )
-def test_labels_of_any_kind_are_mapped_and_mapped_back(names, digits, fitted):
+def test_labels_of_any_kind_are_predicted_as_they_were_given(names, digits, fitted):
     images, labels = digits
     classifier = clone(SMALL).fit(images, names[labels])
     assert classifier.classes_.tolist() == sorted(names.tolist())
@@ -125,7 +127,7 @@ def test_labels_of_any_kind_are_mapped_and_mapped_back(names, digits, fitted):
     assert classifier.trained_.classes == tuple(map(str, sorted(names.tolist())))
 
 
-def test_labels_may_be_booleans_and_a_list(digits):
+def test_labels_may_be_a_list_of_booleans(digits):
     images, labels = digits
     classifier = clone(SMALL).fit(list(images), [bool(k == 0) for k in labels])
     assert classifier.predict(images).dtype == bool
@@ -133,7 +135,7 @@ def test_labels_may_be_booleans_and_a_list(digits):
     assert classifier.score(images, labels == 0) > 0.9
 
 
-def test_an_equal_seed_gives_equal_answers_and_another_seed_others(digits, fitted):
+def test_the_same_seed_gives_the_same_predictions_and_another_seed_others(digits, fitted):
     images, labels = digits
     again = clone(fitted).fit(images, labels)
     np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
@@ -141,7 +143,7 @@ def test_an_equal_seed_gives_equal_answers_and_another_seed_others(digits, fitte
     assert (other.predict_proba(images) != fitted.predict_proba(images)).any()
 
 
-def test_fitting_twice_starts_afresh(digits, fitted):
+def test_a_second_fit_starts_from_new_weights(digits, fitted):
     images, labels = digits
     classifier = clone(SMALL).fit(images, labels % 3)
     assert classifier.predict_proba(images).shape == (400, 3)
@@ -149,7 +151,7 @@ def test_fitting_twice_starts_afresh(digits, fitted):
     np.testing.assert_array_equal(classifier.predict_proba(images), fitted.predict_proba(images))
 
 
-def test_a_fit_that_fails_leaves_what_was_fitted(digits, fitted):
+def test_a_failed_fit_keeps_the_fitted_network(digits, fitted):
     images, labels = digits
     classifier = clone(SMALL).fit(images, labels)
     with pytest.raises(DivergedError):
@@ -168,18 +170,18 @@ def test_it_is_pickled_with_its_network(digits, fitted, tmp_path):
         assert copy.history_ == fitted.history_
 
 
-def test_it_speaks_when_it_is_asked_to(digits, capsys):
+def test_it_prints_only_if_verbose(digits, capsys):
     clone(SMALL).fit(*digits)
     assert capsys.readouterr() == ("", "")
     clone(SMALL).set_params(verbose=True).fit(*digits)
-    said = capsys.readouterr().out
-    assert "the images given: 400 training" in said
-    (line,) = (line for line in said.splitlines() if line.startswith("epoch"))
+    output = capsys.readouterr().out
+    assert "the images given: 400 training" in output
+    (line,) = (line for line in output.splitlines() if line.startswith("epoch"))
     assert line.startswith("epoch 1/1  train loss ")
     assert line.count("loss") == 1
 
 
-def test_ctrl_c_ends_it_and_leaves_no_folder(digits, tmp_path, monkeypatch):
+def test_ctrl_c_stops_it_and_leaves_no_folder(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(Evaluation, "on_step_end", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -187,10 +189,10 @@ def test_ctrl_c_ends_it_and_leaves_no_folder(digits, tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == []
 
 
-# What images may be
+# Images
 
 
-def test_images_of_all_kinds_are_answered_alike(digits, fitted, tmp_path):
+def test_images_in_any_form_get_the_same_predictions(digits, fitted, tmp_path):
     grey = digits[0][:5]
     colours = grey[..., None].repeat(3, axis=3)
     opaque = np.concatenate([colours, np.full_like(grey[..., None], 255)], axis=3)
@@ -225,7 +227,7 @@ def test_a_list_may_hold_images_of_different_sizes(fitted):
         (np.zeros((0, 8, 8), np.uint8), "X is uint8, 0 × 8 × 8, expected"),
         (np.zeros((9, 0, 8), np.uint8), "X is uint8, 9 × 0 × 8, expected"),
         (np.zeros((9, 1, 8, 8, 3), np.uint8), "expected uint8, N × H × W × 3"),
-        ([], "X has no image"),
+        ([], "X is empty"),
         (np.zeros(0, np.uint8), "X is uint8, 0, expected"),
         (np.zeros(9, np.uint8), r"X\[0\]: expected a path, .* or an array, got int"),
         ([[0, 1], [1, 0]], r"X\[0\]: expected a path, .* got list"),
@@ -235,16 +237,16 @@ def test_a_list_may_hold_images_of_different_sizes(fitted):
         (Path("cat.png"), "X is one picture"),
         (b"a file's bytes", "X is one picture"),
         (Image.new("RGB", (8, 8)), "X is one picture"),
-        (None, "X is object, no array, expected"),
-        (7, "X is int64, no array, expected"),
+        (None, "X is object, not an array, expected"),
+        (7, "X is int64, not an array, expected"),
     ],
 )
-def test_what_is_no_images_is_refused_in_one_line(given, problem, fitted):
+def test_anything_but_images_is_refused_in_one_line(given, problem, fitted):
     count = len(given) if isinstance(given, list | np.ndarray) else 1
     labels = range(count)
-    for ask in (fitted.predict, fitted.predict_proba, lambda given: SMALL.fit(given, labels)):
+    for call in (fitted.predict, fitted.predict_proba, lambda given: SMALL.fit(given, labels)):
         with pytest.raises(ValueError, match=problem) as error:
-            ask(given)
+            call(given)
         assert "\n" not in str(error.value)
 
 
@@ -254,12 +256,12 @@ def test_a_file_that_cannot_be_read_is_named(fitted, tmp_path):
         fitted.predict([tmp_path / "x.png"])
 
 
-def test_labels_that_are_none_are_refused(digits):
+def test_invalid_labels_are_refused(digits):
     images, labels = digits
     for y, problem in (
         (labels[:-1], "inconsistent numbers of samples: .*400, 399"),
         (None, "requires y to be passed"),
-        (np.zeros(400), "y has one class, 0.0: there must be two or more"),
+        (np.zeros(400), "y has one class, 0.0: two or more are needed"),
         (np.linspace(0, 1, 400), "Unknown label type"),
         (np.full((400, 2), 1), "y should be a 1d array"),
         ([*labels[:-1], np.nan], "NaN"),
@@ -268,17 +270,17 @@ def test_labels_that_are_none_are_refused(digits):
             clone(SMALL).fit(images, y)
 
 
-def test_nothing_is_answered_before_fitting(digits):
-    for ask in (SMALL.predict, SMALL.predict_proba):
+def test_predicting_before_fitting_is_refused(digits):
+    for call in (SMALL.predict, SMALL.predict_proba):
         with pytest.raises(NotFittedError):
-            ask(digits[0])
+            call(digits[0])
 
 
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
-        ({"random_state": None}, "random_state must be a whole number, not None"),
-        ({"random_state": np.random.RandomState(0)}, "random_state must be a whole number"),
+        ({"random_state": None}, "random_state must be an integer, not None"),
+        ({"random_state": np.random.RandomState(0)}, "random_state must be an integer"),
         ({"epochs": 2.5}, r"epochs must be int \| None, not 2\.5"),
         ({"learning_rate": "high"}, "learning_rate must be float"),
         ({"device": "gpu"}, "device must be Literal"),
@@ -289,7 +291,7 @@ def test_nothing_is_answered_before_fitting(digits):
         ({"threads": 0}, "threads must be at least 1"),
     ],
 )
-def test_parameters_are_checked_by_fit_and_not_before(setting, problem, digits):
+def test_parameters_are_checked_by_fit(setting, problem, digits):
     classifier = clone(SMALL).set_params(**setting)
     with pytest.raises(UsageError, match=problem):
         classifier.fit(*digits)
@@ -300,10 +302,10 @@ def test_a_loss_that_is_not_finite_says_what_to_change(digits):
         clone(SMALL).set_params(norm="none", learning_rate=1e6).fit(*digits)
 
 
-# In scikit-learn's company
+# With other parts of scikit-learn
 
 
-def test_cross_validation_finds_more_than_chance(digits):
+def test_cross_validation_is_above_chance(digits):
     images, labels = digits
     folds = StratifiedKFold(2)
     scores = cross_val_score(SMALL, images, labels, cv=folds)
@@ -313,7 +315,7 @@ def test_cross_validation_finds_more_than_chance(digits):
 
 
 @pytest.mark.slow(6)
-def test_a_grid_is_searched_in_other_processes(digits):
+def test_grid_search_works_in_several_processes(digits):
     grid = {"norm": ["bn", "gn"], "learning_rate": np.array([1e-6, 0.05])}
     search = GridSearchCV(SMALL, grid, cv=StratifiedKFold(2), n_jobs=2).fit(*digits)
     assert search.best_params_["learning_rate"] == 0.05
@@ -323,7 +325,7 @@ def test_a_grid_is_searched_in_other_processes(digits):
 
 
 @pytest.mark.slow(2)
-def test_it_ends_a_pipeline_of_which_a_grid_sets_its_parameters(digits, fitted):
+def test_it_works_in_a_pipeline_and_its_grid_search(digits, fitted):
     images, labels = digits
     pipeline = Pipeline(
         [

@@ -22,7 +22,7 @@ def printed(thing, width=60):
     return [line.rstrip() for line in console.file.getvalue().splitlines() if line.strip()]
 
 
-def test_it_prints_every_cell_in_one_line_and_as_text():
+def test_every_cell_is_printed_on_one_line_as_plain_text():
     assert [line.strip() for line in printed(HOSTILE) if "──" not in line] == [
         "<i>what</i>",
         "name           number",
@@ -33,7 +33,7 @@ def test_it_prints_every_cell_in_one_line_and_as_text():
     ]
 
 
-def test_a_narrow_terminal_folds_cells_and_loses_nothing():
+def test_a_narrow_terminal_wraps_cells_and_loses_nothing():
     narrow, wide = (
         sorted(c for c in "".join(printed(summarize("seed-ln"), width)) if c.isalnum())
         for width in (40, 120)
@@ -41,7 +41,7 @@ def test_a_narrow_terminal_folds_cells_and_loses_nothing():
     assert narrow == wide
 
 
-def test_it_is_escaped_html_in_a_notebook():
+def test_a_notebook_shows_escaped_html():
     text = HOSTILE._repr_html_()
     assert "<caption>&lt;i&gt;what&lt;/i&gt;</caption>" in text
     assert "<th>name</th><th>number</th>" in text
@@ -49,7 +49,7 @@ def test_it_is_escaped_html_in_a_notebook():
     assert text.count("<tr>") == 5
 
 
-def test_runs_stand_beside_one_another(trained):
+def test_runs_are_listed_row_by_row(trained):
     table = runs_table([trained])
     name, norm, parameters, _, last, best, passed, _ = table.rows[0]
     assert (name, norm) == ("trained", "bn")

@@ -1,4 +1,4 @@
-"""Networks as scikit-learn knows classifiers."""
+"""A network as a scikit-learn classifier."""
 
 import os
 import tempfile
@@ -27,32 +27,34 @@ Pictures = Sequence[Picture] | NDArray[np.uint8]
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A network as a scikit-learn estimator: for `Pipeline`, `cross_val_score`, `GridSearchCV`.
 
-    `X` is images: uint8, 0 to 255, N × H × W × 3, N × H × W × 4 or N × H × W (grey), of any size;
-    or a list of paths, files' bytes, PIL images and such arrays. The networks see them as
-    3 × 32 × 32 (`normlab.pictures.to_pixels`). Rows of a table are refused: reshape them.
+    `X` holds images: a uint8 array with values from 0 to 255, of shape N × H × W × 3,
+    N × H × W × 4 or N × H × W (grey), of any size; or a list of paths, file contents as bytes, PIL
+    images and such arrays. The network sees them as 3 × 32 × 32 (`normlab.pictures.to_pixels`).
+    Rows of a table are refused: reshape them.
 
-    `y` is one label an image, of any kind that scikit-learn's classifiers take.
+    `y` has one label per image, of any kind that scikit-learn's classifiers take.
 
     Args:
-        network: A name of the zoo, or a layout; its last width is the number of classes.
+        network: A name that `normlab zoo` lists, or a layout. Its last width is the number of
+            classes.
         norm: Normalization.
-        budget: Parameters to stay below, where widths are open.
-        recipe: Training recipe; None: the network's own where it has one, else `seed`.
-        epochs: Passes over the images; None: the recipe's. So with the next three.
-        batch_size: Images a step.
+        budget: Number of parameters to stay below. Open widths are solved from it.
+        recipe: Training recipe. None: the network's own if it has one, else `seed`.
+        epochs: Passes over the images. None: the recipe's; the same holds for the next three.
+        batch_size: Images per step.
         learning_rate: Peak learning rate.
-        weight_decay: Of convolutions' and `FC`'s weights.
-        precision: Of activations and convolutions in training.
-        random_state: The run's seed, a whole number: with an equal one and as many threads, the
-            same machine trains the same network.
-        device: Where it is trained. The trained network is on the CPU.
-        threads: torch's CPU threads, set for the whole process; None leaves them as they are.
-        verbose: Show the training.
+        weight_decay: Weight decay of convolutions and `FC`. Weights that Muon trains have none.
+        precision: Precision of activations and convolutions in training.
+        random_state: The run's seed, an integer. The same seed and number of threads give the same
+            network on the same machine.
+        device: Device for training. The trained network is on the CPU.
+        threads: torch's CPU threads, set for the whole process; None does not change them.
+        verbose: Print the progress of training.
 
     Attributes:
-        classes_: The labels, sorted: probabilities are in this order.
-        trained_: The network as `normlab.load` gives one, its classes' names the labels as text.
-        history_: A `normlab.run.Epoch` an epoch: loss and accuracy of the training.
+        classes_: The labels, sorted: the order of the probabilities.
+        trained_: The network as `normlab.load` returns it. Its class names are the labels as text.
+        history_: One `normlab.run.Epoch` per epoch: loss and accuracy on the training images.
     """
 
     def __init__(
@@ -87,11 +89,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
 
     def fit(self, X: Pictures, y: ArrayLike) -> Self:  # noqa: N803
-        """Trains a network from its first weights, whatever was fitted before.
+        """Trains a new network; an earlier fit has no influence.
 
         Raises:
-            ValueError: `X` is no images, `y` no labels, they differ in number, or all labels are
-                the same.
+            ValueError: `X` does not hold images, `y` does not hold labels, they differ in number,
+                or all labels are equal.
             DataError: A file cannot be read.
             UsageError: A parameter makes no sense.
             DivergedError: The loss was not finite.
@@ -106,7 +108,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_consistent_length(pictures, y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"y has one class, {classes[0]}: there must be two or more")
+            raise ValueError(f"y has one class, {classes[0]}: two or more are needed")
         dataset = Dataset(
             config.dataset,
             classes=tuple(map(str, classes)),
@@ -116,7 +118,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with tempfile.TemporaryDirectory(prefix="normlab-") as folder:
             try:
                 run = train(config, folder, execution, dataset=dataset, quiet=not self.verbose)
-            except InterruptedRunError:  # there will be no folder to go on with
+            except InterruptedRunError:  # the folder is deleted: there is nothing to resume
                 raise KeyboardInterrupt from None
             except DivergedError as error:
                 raise DivergedError("the loss was not finite: lower learning_rate") from error
@@ -129,22 +131,21 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Probabilities, float32, N × classes, in the order of `classes_`.
 
         Raises:
-            NotFittedError: `fit` comes first.
-            ValueError: `X` is no images.
+            NotFittedError: `fit` was not called before.
+            ValueError: `X` does not hold images.
             DataError: A file cannot be read.
         """
         check_is_fitted(self)
         return self.trained_.probabilities(_pixels(_pictures(X)))
 
     def predict(self, X: Pictures) -> NDArray[Any]:  # noqa: N803
-        """The most probable labels, N. Raises what `predict_proba` raises."""
-        answers = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[answers]
+        """The most probable label of each image, N. Raises what `predict_proba` raises."""
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return labels
 
     def _settings(self) -> tuple[RunConfig, Execution]:
-        """The parameters as a run takes them. They are checked here: `__init__` only keeps them."""
-        # A grid made by NumPy holds its scalars, which are no Python numbers.
+        """The parameters as a run's configuration. They are checked here, not in `__init__`."""
+        # A grid from NumPy holds NumPy scalars instead of Python numbers.
         given = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in self.get_params(deep=False).items()
@@ -153,7 +154,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         execution = {name: given.pop(name) for name in ("device", "threads")}
         seed = given.pop("random_state")
         if not isinstance(seed, int):
-            raise UsageError(f"random_state must be a whole number, not {seed!r}")
+            raise UsageError(f"random_state must be an integer, not {seed!r}")
         try:
             config = build(RunConfig, {"dataset": "the images given", "seed": seed, **given})
             return config, build(Execution, execution)
@@ -168,39 +169,39 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _pictures(given: Pictures) -> Pictures:
-    """The pictures one by one; ValueError with what to do where they are none."""
+    """The pictures, one by one; ValueError with what to do if `X` does not hold pictures."""
     if isinstance(given, str | os.PathLike | bytes | Image.Image):
-        raise ValueError("X is one picture, expected several: put it into a list")
+        raise ValueError("X is one picture, expected several: put it in a list")
     if isinstance(given, list | tuple):
         if not given:
-            raise ValueError("X has no image: at least one is needed")
+            raise ValueError("X is empty: at least one image is needed")
         return given
     X: NDArray[Any] = np.asarray(given)  # noqa: N806
-    got = f"X is {X.dtype}, {' × '.join(map(str, X.shape)) or 'no array'}"
+    actual = f"X is {X.dtype}, {' × '.join(map(str, X.shape)) or 'not an array'}"
     if X.ndim == 1 and X.size:
         paths: list[Picture] = X.tolist()
         return paths
     if X.ndim == 2:
-        raise ValueError(f"{got}, a table: reshape its rows, X.reshape(-1, height, width)")
+        raise ValueError(f"{actual}, a table: reshape its rows, X.reshape(-1, height, width)")
     if X.ndim == 3 and X.shape[2] in (3, 4):
-        raise ValueError(f"{got}, one picture: make it several, X[None]")
+        raise ValueError(f"{actual}, one picture: make it several, X[None]")
     if X.ndim == 4 and X.shape[3] not in (3, 4) and X.shape[1] in (3, 4):
-        raise ValueError(f"{got}, channels first: put them last, X.transpose(0, 2, 3, 1)")
+        raise ValueError(f"{actual}, channels first: put them last, X.transpose(0, 2, 3, 1)")
     if X.ndim == 4 and X.shape[3] == 1:
-        raise ValueError(f"{got}: grey is N × H × W, X[..., 0]")
+        raise ValueError(f"{actual}: grey is N × H × W, X[..., 0]")
     if X.ndim not in (3, 4) or X.shape[3:] not in ((), (3,), (4,)) or not X.size:
-        raise ValueError(f"{got}, expected uint8, N × H × W × 3, N × H × W × 4 or N × H × W")
+        raise ValueError(f"{actual}, expected uint8, N × H × W × 3, N × H × W × 4 or N × H × W")
     if X.dtype != np.uint8:
-        raise ValueError(f"{got}, expected uint8: scale to 0–255 and X.round().astype('uint8')")
+        raise ValueError(f"{actual}, expected uint8: scale to 0–255 and X.round().astype('uint8')")
     return X
 
 
 def _pixels(pictures: Pictures) -> NDArray[np.uint8]:
-    """The images as the networks see them: uint8, N × 3 × 32 × 32."""
+    """The images as the network sees them: uint8, N × 3 × 32 × 32."""
     pixels = []
-    for place, picture in enumerate(pictures):
+    for index, picture in enumerate(pictures):
         try:
             pixels.append(read(picture).pixels)
         except TypeError as error:
-            raise ValueError(f"X[{place}]: {error}") from None
+            raise ValueError(f"X[{index}]: {error}") from None
     return np.stack(pixels)

@@ -5,11 +5,11 @@
 differ when the run is resumed or evaluated on another machine.
 """
 
-import dataclasses
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -17,6 +17,23 @@ import tyro
 def default_is(text: str) -> object:
     """Shows in a flag's help what the default, None, means."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+C = TypeVar("C", bound=type[Any])
+
+
+def field_order(*names: str) -> Callable[[C], C]:
+    """Puts a dataclass's fields, the inherited ones too, into this order. Others come last.
+
+    Help lists the fields in this order and files record them in it. A run's digest depends on it.
+    """
+
+    def reorder(kind: C) -> C:
+        declared = kind.__dataclass_fields__
+        kind.__dataclass_fields__ = {name: declared[name] for name in (*names, *declared)}
+        return kind
+
+    return reorder
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -69,15 +86,12 @@ class TrainingConfig(DataConfig):
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
     has instructions for it. Weights, their updates and evaluation stay in float32."""
 
-    # The order of the fields in files: checksums and digests depend on it.
-    RECORDED: ClassVar[tuple[str, ...]] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, in the order in which files record them."""
-        content = dataclasses.asdict(self)
-        return {name: content.pop(name) for name in self.RECORDED} | content
-
-
+@field_order(
+    *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
+    *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
+    *("train_images", "label_noise", "precision", "seed"),
+)
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainingConfig):
     """All settings that decide a run's numbers."""
@@ -103,13 +117,12 @@ class RunConfig(TrainingConfig):
     seed: int = 0
     """Seed of every random draw: weights, batches, augmentation, dropout."""
 
-    RECORDED: ClassVar[tuple[str, ...]] = (
-        *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
-        *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
-        *("train_images", "label_noise", "precision", "seed"),
-    )
 
-
+@field_order(
+    *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
+    *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
+    *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "precision"),
+)
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TrainingConfig):
     """What is compared: every normalization with every seed, in every setting."""
@@ -147,22 +160,15 @@ class StudyConfig(TrainingConfig):
     """Search the learning rate, the weight decay, or both on held-out images before the runs, with
     the same trials for every normalization."""
 
-    RECORDED: ClassVar[tuple[str, ...]] = (
-        *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
-        *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
-        *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "precision"),
-    )
-
     @property
     def command(self) -> str:
         """The command that makes the study."""
-        defaults = {field.name: field.default for field in fields(self)}
         words = ["normlab", "compare", self.network]
-        for name in self.RECORDED:
-            value = getattr(self, name)
-            stated = name in ("norms", "seeds")  # always: they are what is compared
-            if name != "network" and (stated or value != defaults[name]):
-                words.append(f"--{name.replace('_', '-')}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            stated = field.name in ("norms", "seeds")  # always: they are what is compared
+            if field.name != "network" and (stated or value != field.default):
+                words.append(f"--{field.name.replace('_', '-')}")
                 values = value if isinstance(value, tuple) else (value,)
                 words += [str(each) for each in values if each is not True]
         return shlex.join(words)

@@ -1,4 +1,4 @@
-"""One kind of table for the terminal, notebooks and pages."""
+"""Tables of text, for the terminal, notebooks and pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Table:
     """A table of text. Prints with rich; shows as HTML in a notebook.
 
     Attributes:
-        caption: What it shows.
+        caption: The table's caption.
         head: The columns' headings.
-        kinds: Of each column: `name` (may be long), `plain` or `number` (set to the right).
+        kinds: The columns' kinds: `name` (may be long), `plain` or `number` (right-aligned).
         rows: The cells, row by row.
-        foot: A last row that sums up; empty where there is none.
+        foot: A last row with totals; empty if there is none.
     """
 
     caption: str
@@ -52,5 +52,5 @@ class Table:
 
 
 def _line(cell: str) -> Text:
-    """A cell in one line; as Text, for a name with [brackets] is no markup."""
+    """A cell on one line. It is Text because [brackets] in a name are not markup."""
     return Text(" ".join(cell.split()))

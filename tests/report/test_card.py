@@ -53,6 +53,12 @@ def test_the_text_agrees_with_the_run(run):
         assert fact in text
 
 
+def test_a_run_that_a_callback_ended_says_after_how_many_epochs(run):
+    assert "stopped after" not in model_card([run])
+    stopped = dataclasses.replace(run, stopped_after=1)
+    assert f": {run.recipe.epochs} epochs (stopped after 1), batch " in model_card([stopped])
+
+
 def test_card_weights_and_configuration_make_a_folder_that_loads(run, tmp_path, capsys):
     write_card([run])
     uploaded = tmp_path / "uploaded"

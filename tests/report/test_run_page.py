@@ -138,6 +138,12 @@ def test_pictures_can_be_left_out(answers):
     assert "The pictures were left out of this page." in page.text
 
 
+def test_a_run_that_a_callback_ended_says_after_how_many_epochs(answers, page):
+    assert "stopped after" not in page.text
+    stopped = dataclasses.replace(run(), stopped_after=8)
+    assert "stopped after 8 epochs, by a callback" in Page(render([stopped], [answers], None)).text
+
+
 def test_no_mistakes_and_one_epoch():
     perfect = evaluation([[9, 0], [0, 9]])
     text = Page(

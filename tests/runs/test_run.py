@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -173,3 +174,20 @@ def test_a_mistake_in_the_program_is_not_taken_for_damage(mistake, copy, monkeyp
         with pytest.raises(mistake, match="a mistake in the program"):
             Run.open(copy)
     assert Run.open(copy)
+
+
+def test_a_configuration_nested_too_deeply_is_damaged_whatever_the_depth(copy):
+    """Near the limit of recursion, json.loads still reads what json.dumps no longer writes."""
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 150, limit + 50):
+        nested = "[" * depth + "]" * depth
+        (copy / "config.json").write_text(f'{{"schema": {SCHEMA}, "run": {nested}}}')
+        with pytest.raises(RunError, match=r"config\.json is damaged[^\n]*$"):
+            Run.open(copy)
+
+
+@pytest.mark.parametrize("epoch", [0, -1, 3, 4, True, "2"])
+def test_a_run_can_be_stopped_only_before_its_last_epoch(copy, epoch):
+    rewrite(copy / "config.json", stopped_after=epoch)
+    with pytest.raises(RunError, match=r"config\.json is damaged: .*stopped.after"):
+        Run.open(copy)

@@ -1,4 +1,4 @@
-"""The same study on Ray: on a real cluster of two nodes on this machine, one of which dies."""
+"""A study on Ray: on a real cluster of two nodes on this machine, one of which dies."""
 
 import dataclasses
 import fcntl
@@ -17,17 +17,18 @@ from normlab.study.compare import compare
 from normlab.study.job import Job
 from small_study import CONFIG, content, run_here
 
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 — with its 15 a busy machine starves them
+# With the default, 15, workers starve on a busy machine.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 
-LONGER = dataclasses.replace(CONFIG, epochs=3)  # so that a node dies in the middle of a run
+LONGER = dataclasses.replace(CONFIG, epochs=3)  # a node dies in the middle of a run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def alone(tmp_path_factory):
-    """One cluster at a time on this machine: the suite's other workers wait for this one's end."""
+    """One cluster at a time on this machine: the suite's other workers wait."""
     with (tmp_path_factory.getbasetemp().parent / "cluster.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -35,7 +36,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture
 def hold(tmp_path, monkeypatch):
-    """Runs of the cluster wait after their second epoch, one of which has its checkpoint."""
+    """The cluster's runs wait while they write the checkpoint of their second epoch."""
     folder = tmp_path / "hold"
     environment = holding(folder, before="checkpoint-before.pt", turn=2, stdin=False)
     for name, value in environment.items():
@@ -45,7 +46,7 @@ def hold(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cluster():
-    """A node with a core."""
+    """A cluster of one node with one core."""
     head = {"num_cpus": 1, "wait": False}
     nodes = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     nodes.wait_for_nodes(timeout=600)
@@ -55,20 +56,20 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """The study in this process."""
+    """The same study, run in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "run_jobs", run_here)
         return compare(LONGER, tmp_path_factory.mktemp("here") / "study", quiet=True)
 
 
 def lines(run):
-    """Of the metrics of a run's folder."""
+    """The lines of a run's metrics.jsonl."""
     metrics = run / "metrics.jsonl"
     return metrics.read_text().splitlines() if metrics.exists() else []
 
 
 @pytest.mark.slow(25)
-def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
+def test_a_study_survives_the_death_of_a_node_with_the_same_numbers(
     hold, cluster, here, tmp_path, monkeypatch
 ):
     second = cluster.add_node(num_cpus=1, wait=False)
@@ -77,19 +78,19 @@ def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
     on_ray = on_cluster.on_ray
 
     @contextmanager
-    def and_kill(address, **resources):
-        """Kills the second node while two runs, one of them its own, are held."""
-        with on_ray(address, **resources) as carry:
+    def on_ray_with_a_kill(address, **resources):
+        """Kills the second node while two runs are held, one of them on that node."""
+        with on_ray(address, **resources) as execute:
 
-            def watched(works):
-                for look in carry(works):
+            def watched(jobs):
+                for progress in execute(jobs):
                     if len(held(hold)) == 2 and not killed:
-                        first.update({w.out: lines(w.out)[0] for w in works if lines(w.out)})
+                        first.update({j.out: lines(j.out)[0] for j in jobs if lines(j.out)})
                         assert len(first) == 2
                         cluster.remove_node(second, allow_graceful=False)
                         killed.append(second)
                         release(hold)
-                    yield look
+                    yield progress
                 end = time.monotonic() + 600
                 while len([node for node in ray.nodes() if node["Alive"]]) > 1:
                     assert time.monotonic() < end
@@ -97,10 +98,10 @@ def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
 
             yield watched
 
-    monkeypatch.setattr(on_cluster, "on_ray", and_kill)
+    monkeypatch.setattr(on_cluster, "on_ray", on_ray_with_a_kill)
     study = compare(LONGER, tmp_path / "study", quiet=True, ray=cluster.address)
     assert killed
-    for folder, line in first.items():  # with the seconds that it took: it was not trained again
+    for folder, line in first.items():  # seconds included: the epoch was not trained again
         assert lines(folder)[0] == line
     assert not ray.is_initialized()
     assert [result.state for result in study.results] == ["done"] * 4
@@ -108,7 +109,7 @@ def test_a_study_gives_the_same_numbers_and_survives_the_death_of_a_node(
 
 
 @pytest.mark.slow(25)
-def test_a_run_that_fails_fails_alone(cluster, tmp_path):
+def test_a_failed_run_does_not_stop_the_others(cluster, tmp_path):
     config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
     study = compare(config, tmp_path / "study", quiet=True, ray=cluster.address)
     states = {result.arm: result for result in study.results}
@@ -117,19 +118,19 @@ def test_a_run_that_fails_fails_alone(cluster, tmp_path):
 
 
 @pytest.mark.slow(25)
-def test_a_cluster_started_here_has_the_cores_it_is_given(tmp_path):
-    work = Job(config=RunConfig(network=CONFIG.network), out=tmp_path, data=tmp_path / "none")
-    (tmp_path / "config.json").touch()  # of a run that was stopped, not of one that has begun
-    with on_cluster.on_ray("local", cores=1) as carry:
+def test_a_cluster_started_here_has_the_given_number_of_cores(tmp_path):
+    job = Job(config=RunConfig(network=CONFIG.network), out=tmp_path, data=tmp_path / "none")
+    (tmp_path / "config.json").touch()  # from an earlier start: the run has not started again
+    with on_cluster.on_ray("local", cores=1) as execute:
         assert ray.cluster_resources()["CPU"] == 1
-        looks = list(carry([work]))
-    assert not any(look.running for look in looks)
-    assert "none holds no data set" in looks[-1].ended[work].problem
+        reports = list(execute([job]))
+    assert not any(progress.running for progress in reports)
+    assert "none holds no data set" in reports[-1].ended[job].problem
     assert not ray.is_initialized()
 
 
 @pytest.mark.slow(25)
-def test_a_cluster_without_a_gpu_is_refused_where_runs_need_one():
+def test_a_cluster_without_a_gpu_is_refused_if_runs_need_one():
     with (
         pytest.raises(UsageError, match=r"^the Ray cluster at local has no GPU: "),
         on_cluster.on_ray("local", cores=1, gpus=0.5),
@@ -138,7 +139,7 @@ def test_a_cluster_without_a_gpu_is_refused_where_runs_need_one():
     assert not ray.is_initialized()
 
 
-def test_no_cluster_at_an_address_is_one_line(tmp_path):
+def test_an_address_without_a_cluster_is_refused_in_one_line(tmp_path):
     config = StudyConfig(network="C:4 GAP FC", dataset="digits", recipe="demo")
     with pytest.raises(UsageError, match=r"^no Ray cluster can be reached at nowhere:1: [^\n]*$"):
         compare(config, tmp_path / "study", quiet=True, ray="nowhere:1")
@@ -146,8 +147,8 @@ def test_no_cluster_at_an_address_is_one_line(tmp_path):
         compare(config, tmp_path / "study", quiet=True, ray="micro")
 
 
-def test_a_work_goes_through_json(tmp_path):
+def test_a_job_survives_json(tmp_path):
     config = RunConfig(network="C:4 GAP FC", train_images=5, label_noise=0.5)
-    work = Job(config=config, out=tmp_path / "a b", data=tmp_path)
-    assert Job.from_json(work.to_json()) == work
-    assert "\n" not in work.to_json()
+    job = Job(config=config, out=tmp_path / "a b", data=tmp_path)
+    assert Job.from_json(job.to_json()) == job
+    assert "\n" not in job.to_json()

@@ -1,4 +1,4 @@
-"""Whole studies, in real processes: finished, stopped, killed and gone on with."""
+"""Whole studies in real processes: finished, stopped, killed and resumed."""
 
 import dataclasses
 import os
@@ -27,12 +27,12 @@ from small_study import CONFIG, LINE, content, run_here
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A study that nothing disturbed."""
+    """A study that ran without a disturbance."""
     out = tmp_path_factory.mktemp("study") / "whole"
     return compare(CONFIG, out, quiet=True, workers=2)
 
 
-def test_a_study_holds_every_run_as_training_alone_makes_it(finished):
+def test_a_study_records_every_run_as_training_measured_it(finished):
     assert [(r.arm, r.seed, r.state) for r in finished.results] == [
         (arm, seed, "done") for arm in ("bn", "ln") for seed in (0, 1)
     ]
@@ -51,12 +51,12 @@ def test_a_study_holds_every_run_as_training_alone_makes_it(finished):
     assert not (finished.path / "data").exists()
 
 
-def test_it_is_read_as_it_was_written(finished):
+def test_an_opened_study_equals_the_written_one(finished):
     again = Study.open(finished.path)
     assert again == dataclasses.replace(finished, path=again.path)
 
 
-def test_the_table_has_a_row_a_run(finished):
+def test_the_table_has_one_row_per_run(finished):
     head, *rows = (finished.path / "study.csv").read_text().splitlines()
     assert head.startswith("arm,norm,network")
     first = dict(zip(head.split(","), rows[0].split(","), strict=True))
@@ -66,7 +66,7 @@ def test_the_table_has_a_row_a_run(finished):
 
 
 @pytest.mark.slow(4)
-def test_what_a_kill_in_the_first_writing_left_does_not_stand_in_the_way(tmp_path):
+def test_a_temporary_file_left_by_a_kill_is_removed_but_other_files_are_refused(tmp_path):
     config = dataclasses.replace(CONFIG, norms=("ln",), seeds=1, epochs=1)
     out = tmp_path / "study"
     out.mkdir()
@@ -86,21 +86,21 @@ def test_finished_runs_are_kept(finished):
     assert {path: path.stat().st_mtime_ns for path in finished.path.glob("runs/*/*")} == before
 
 
-def test_another_study_in_the_folder_is_refused_with_what_differs(finished):
+def test_another_study_in_the_folder_is_refused_with_the_differences(finished):
     other = dataclasses.replace(CONFIG, norms=("bn",), epochs=3)
     with pytest.raises(RunError) as caught:
         compare(other, finished.path, quiet=True)
     assert "norms was ('bn', 'ln'), is ('bn',); epochs was 2, is 3" in str(caught.value)
 
 
-def test_a_recipe_that_has_changed_since_is_refused_with_what_differs(finished, monkeypatch):
+def test_a_recipe_that_has_changed_is_refused_with_the_differences(finished, monkeypatch):
     changed = dataclasses.replace(recipes.find("demo"), momentum=0.5)
     monkeypatch.setitem(recipes.RECIPES, "demo", changed)
     with pytest.raises(RunError, match=r"bn's momentum was 0\.9, is 0\.5; ln's momentum"):
         compare(CONFIG, finished.path, quiet=True)
 
 
-def test_the_table_has_the_recipes_the_runs_had(finished, tmp_path, monkeypatch):
+def test_the_table_and_the_page_have_the_recorded_recipes(finished, tmp_path, monkeypatch):
     shutil.copytree(finished.path, tmp_path / "study")
     study = Study.open(tmp_path / "study")
     before = (finished.path / "study.csv").read_text()
@@ -114,7 +114,9 @@ def test_the_table_has_the_recipes_the_runs_had(finished, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow(5)
-def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path, monkeypatch):
+def test_a_damaged_run_or_another_studys_run_does_not_stop_the_others(
+    finished, tmp_path, monkeypatch
+):
     monkeypatch.setattr(local, "run_jobs", run_here)
     out = tmp_path / "study"
     shutil.copytree(finished.path, out)
@@ -142,7 +144,7 @@ def test_a_run_that_is_damaged_or_another_s_fails_alone(finished, tmp_path, monk
     assert compare(CONFIG, out, quiet=True).results == finished.results
 
 
-def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.bin").touch()
     with pytest.raises(RunError, match="holds something other than a study"):
@@ -152,33 +154,33 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("epochs", "trials"), [(16, 28), (2, 20)]
-)  # of 2, the first two rungs are one
-def test_a_dry_run_says_what_would_run_and_writes_nothing(epochs, trials, tmp_path, capsys):
+)  # with 2 epochs, the first two rungs are the same runs
+def test_a_dry_run_prints_the_plan_and_writes_nothing(epochs, trials, tmp_path, capsys):
     config = dataclasses.replace(CONFIG, tune=("lr",), epochs=epochs)
     compare(config, tmp_path / "study", dry_run=True, workers=3)
-    said = capsys.readouterr().out
-    assert f"4 runs, after a search of {trials} more, 3 at a time: about " in said
-    assert "searched" in said
+    output = capsys.readouterr().out
+    assert f"4 runs, after a search of {trials} more, 3 at a time: about " in output
+    assert "searched" in output
     assert not (tmp_path / "study").exists()
 
 
 def test_a_dry_run_names_each_setting_and_warns(tmp_path, capsys):
     more = dataclasses.replace(CONFIG, batch_sizes=(4, 32), label_noise=(0.0, 0.2), seeds=1)
     compare(more, tmp_path / "study", dry_run=True, workers=1)
-    said = capsys.readouterr().out
-    assert said.startswith("warning: batches of 4: bn will take")
-    assert said.count(LINE) == 1
-    assert "digits, recipe demo, batch size 4, label noise 0.2, 1 seed\n" in said
-    assert len(re.findall(r"^ +bn +\d", said, re.MULTILINE)) == 4
-    assert "\n8 runs, 1 at a time: about " in said
+    output = capsys.readouterr().out
+    assert output.startswith("warning: batches of 4: bn will take")
+    assert output.count(LINE) == 1
+    assert "digits, recipe demo, batch size 4, label noise 0.2, 1 seed\n" in output
+    assert len(re.findall(r"^ +bn +\d", output, re.MULTILINE)) == 4
+    assert "\n8 runs, 1 at a time: about " in output
 
 
-def test_of_a_cluster_whose_cores_are_not_known_the_time_is_that_of_one(tmp_path, capsys):
+def test_a_dry_run_on_a_remote_cluster_estimates_the_time_of_one_core(tmp_path, capsys):
     compare(CONFIG, tmp_path / "study", dry_run=True, ray="10.0.0.5:6379")
     assert re.search(r"4 runs, on Ray: about \d+ (s|min) of one core\n", capsys.readouterr().out)
 
 
-def test_a_dry_run_counts_what_is_done_already(finished, tmp_path, capsys):
+def test_a_dry_run_counts_finished_runs(finished, tmp_path, capsys):
     compare(CONFIG, finished.path, dry_run=True)
     assert "4 runs, all of them done\n" in capsys.readouterr().out
     out = tmp_path / "study"
@@ -197,7 +199,16 @@ def test_a_damaged_record_is_refused_in_one_line(damage, finished, tmp_path):
         Study.open(tmp_path / "study")
 
 
-def test_its_page_can_be_made_again(finished, capsys):
+def test_a_programming_error_is_not_reported_as_damage(finished, monkeypatch):
+    def build(*_):
+        raise TypeError("a mistake in the program")
+
+    monkeypatch.setattr("normlab.study.record.build", build)
+    with pytest.raises(TypeError, match="a mistake in the program"):
+        Study.open(finished.path)
+
+
+def test_report_renders_the_page_again(finished, capsys):
     main(["report", str(finished.path), "--no-images"])
     assert capsys.readouterr().out == f"report: {finished.path / 'report.html'}\n"
     page = (finished.path / "report.html").read_text()
@@ -211,7 +222,7 @@ def test_its_page_can_be_made_again(finished, capsys):
 
 
 def start(out, *more, **environment):
-    """The command line's compare, in a process of its own, which is told by its environment."""
+    """Starts `normlab compare` in a new process; its environment identifies it."""
     command = [sys.executable, "-m", "normlab", "compare", LINE, "--dataset", "digits"]
     settings = "--recipe demo --seeds 2 --epochs 2 --batch-sizes 32 --norms bn ln --workers 2"
     return subprocess.Popen(
@@ -237,22 +248,22 @@ def runs_of(out):
 
 
 @pytest.mark.slow(20)
-def test_killed_in_the_middle_it_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+def test_a_killed_study_resumes_to_the_same_result(finished, tmp_path, monkeypatch):
     out, hold = tmp_path / "study", tmp_path / "hold"
     process = start(out, **holding(hold, before="checkpoint-before.pt"))
-    wait_for(lambda: len(held(hold)) == 2, process)  # each in its first epoch of two
+    wait_for(lambda: len(held(hold)) == 2, process)  # both in their first epoch of two
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert runs_of(out) < 4
-    monkeypatch.setattr("normlab.study.compare.PATIENCE", 600)  # a busy machine takes its time
-    again = compare(CONFIG, out, quiet=True, workers=1)  # waits until its processes have stopped
+    monkeypatch.setattr("normlab.study.compare.PATIENCE", 600)  # a busy machine is slow
+    again = compare(CONFIG, out, quiet=True, workers=1)  # waits for the killed study's runs
     assert [r.state for r in again.results] == ["done"] * 4
     assert content(out) == content(finished.path)
 
 
 @pytest.mark.slow(15)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
-def test_its_runs_killed_one_by_one_fail_say_why_and_are_tried_again(finished, tmp_path):
+def test_a_killed_run_fails_with_the_reason_and_is_tried_again(finished, tmp_path):
     out, hold = tmp_path / "study", tmp_path / "hold"
     process = start(out, **holding(hold, before="bn-0/checkpoint-before.pt"))
     wait_for(lambda: held(hold), process)
@@ -274,15 +285,15 @@ def parent_of(path):
 
 @pytest.mark.slow(20)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
-def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
+def test_ctrl_c_stops_a_study_and_the_same_command_resumes_it(finished, tmp_path):
     out, hold = tmp_path / "study", tmp_path / "hold"
     process = start(out, **holding(hold, before="checkpoint-before.pt"))
-    wait_for(lambda: len(held(hold)) == 2, process)  # each in its first epoch of two
+    wait_for(lambda: len(held(hold)) == 2, process)  # both in their first epoch of two
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert re.fullmatch(r"normlab: stopped; [^\n]* repeat the command\n", errors)
-    assert not processes_of(f"STUDY={out}")  # neither run goes on alone
+    assert not processes_of(f"STUDY={out}")  # no run continues alone
     assert {r.state for r in Study.open(out).results} <= {"stopped", "waiting", "done"}
     process = start(out)
     _, errors = process.communicate(timeout=600)
@@ -290,7 +301,7 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(finished, tmp_path):
     assert content(out) == content(finished.path)
 
 
-def test_two_at_once_in_a_folder_the_second_is_refused(finished, tmp_path, monkeypatch):
+def test_a_second_study_in_the_same_folder_is_refused(finished, tmp_path, monkeypatch):
     import fcntl
 
     monkeypatch.setattr("normlab.study.compare.PATIENCE", 0.5)
@@ -304,7 +315,7 @@ def test_two_at_once_in_a_folder_the_second_is_refused(finished, tmp_path, monke
 
 
 @pytest.mark.slow(4)
-def test_a_run_that_diverges_fails_alone(tmp_path):
+def test_a_run_that_diverges_does_not_stop_the_others(tmp_path):
     config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
     study = compare(config, tmp_path / "study", quiet=True, workers=2)
     states = {result.arm: result.state for result in study.results}
@@ -315,14 +326,14 @@ def test_a_run_that_diverges_fails_alone(tmp_path):
         "--learning-rate may train it, and --tune lr looks for one",
         failed.problem,
     )
-    assert str(tmp_path) not in (study.path / "study.json").read_text()  # it may be moved
+    assert str(tmp_path) not in (study.path / "study.json").read_text()  # the folder may be moved
 
 
 # The search
 
 
 @pytest.mark.slow(5)
-def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
+def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "run_jobs", run_here)
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     config = dataclasses.replace(CONFIG, seeds=1, tune=("lr",), norms=("ln",))
@@ -332,7 +343,7 @@ def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     for arm in whole.arms:
         last = [t for t in whole.trials if t.arm == arm.name and t.rung == 2]
         assert arm.config.learning_rate == max(last, key=lambda t: t.accuracy).value
-    # As if it had been killed in the second rung.
+    # As if the study had been killed in the second rung.
     part = tmp_path / "part"
     shutil.copytree(whole.path, part)
     shutil.rmtree(part / "runs")
@@ -346,21 +357,21 @@ def test_a_search_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow(8)
-def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
-    """All of none's trials diverge; and one of rms's fails, until what is in its way is gone."""
+def test_an_arm_whose_search_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    """All trials of none diverge. A file blocks one trial of rms, until it is deleted."""
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     norms = ("none", "rms", "ln")
     config = dataclasses.replace(CONFIG, norms=norms, seeds=1, tune=("lr",), learning_rate=1e6)
     rms = plan(config, classes=10, images=1437)[1]
     blocked = tmp_path / "study" / "tuning" / tuning.rung_of("lr", 0, config, rms, ())[0].name
 
-    def with_a_file_in_the_way(*arguments, **options):
+    def with_a_blocked_trial(*arguments, **options):
         if not blocked.parent.exists():
             blocked.parent.mkdir()
             blocked.touch()
         return run_here(*arguments, **options)
 
-    monkeypatch.setattr(local, "run_jobs", with_a_file_in_the_way)
+    monkeypatch.setattr(local, "run_jobs", with_a_blocked_trial)
     study = compare(config, tmp_path / "study", quiet=True, workers=2)
     none, second, third = study.results
     assert (none.state, second.state, third.state) == ("failed", "failed", "done")
@@ -377,24 +388,24 @@ def test_an_arm_that_cannot_be_searched_fails_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow(3)
-def test_what_is_left_early_stops_its_runs(tmp_path, finished):
+def test_closing_run_jobs_stops_the_runs(tmp_path, finished):
     from normlab.data import load, shared
     from normlab.study.job import Job
 
     shared.write(load("digits"), tmp_path / "data")
     config = dataclasses.replace(finished.arms[0].run_config(5), epochs=500)
-    work = Job(config=config, out=tmp_path / "run", data=tmp_path / "data")
-    looks = local.run_jobs([work], 1)
-    for _ in looks:
+    job = Job(config=config, out=tmp_path / "run", data=tmp_path / "data")
+    reports = local.run_jobs([job], 1)
+    for _ in reports:
         if (tmp_path / "run" / "metrics.jsonl").exists():
             break
-    looks.close()
+    reports.close()
     run = Run.open(tmp_path / "run")
     assert not run.finished
     assert (run.path / "checkpoint.pt").exists()
 
 
-def test_answers_that_cannot_be_read_are_refused(tmp_path, finished):
+def test_damaged_predictions_are_refused(tmp_path, finished):
     path = tmp_path / "answers.npz"
     with pytest.raises(RunError, match="cannot be read"):
         predictions.read(path)

@@ -1,4 +1,4 @@
-"""What one sees of a study in a terminal and in a pipe."""
+"""The progress display of a study, in a terminal and in a pipe."""
 
 import io
 
@@ -13,37 +13,37 @@ from normlab.study.local import Outcome, Progress
 
 
 @pytest.fixture
-def works(tmp_path):
-    """Twelve runs of 20 epochs: four that ended, two on their way, six that wait."""
+def jobs(tmp_path):
+    """Twelve runs of 20 epochs: four ended, two running, six waiting."""
     names = [f"bn-{seed}" for seed in range(12)]
-    made = [
+    created = [
         Job(config=RunConfig(network="nano"), out=tmp_path / name, data=tmp_path) for name in names
     ]
-    for k, work in enumerate(made[:6]):
-        work.out.mkdir()
+    for k, job in enumerate(created[:6]):
+        job.out.mkdir()
         count = 20 if k < 4 else 5
-        run(work.out, curve=epochs([0.7 + 0.001 * k] * count)).write_metrics()
-    return made
+        run(job.out, curve=epochs([0.7 + 0.001 * k] * count)).write_metrics()
+    return created
 
 
-def shown(works, terminal):
-    """What is on the screen, or in the pipe, after three looks."""
+def shown(jobs, terminal):
+    """The output to a terminal or a pipe after three reports."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=100, height=40)
-    thought = dict.fromkeys(works, 1060.0)
-    display = StudyDisplay(console, dict.fromkeys(works, 20), thought, images=10_000)
+    seconds = dict.fromkeys(jobs, 1060.0)
+    display = StudyDisplay(console, dict.fromkeys(jobs, 20), seconds, images=10_000)
     with display:
-        display.update(Progress(tuple(works[:4])))
-        ended = {work: Outcome() for work in works[:3]}
-        display.update(Progress(tuple(works[3:5]), ended | {works[3]: Outcome("no space")}))
+        display.update(Progress(tuple(jobs[:4])))
+        ended = {job: Outcome() for job in jobs[:3]}
+        display.update(Progress(tuple(jobs[3:5]), ended | {jobs[3]: Outcome("no space")}))
         file.truncate(0)
-        display.update(Progress(tuple(works[4:6])))
+        display.update(Progress(tuple(jobs[4:6])))
         display.live.refresh()
         return file.getvalue()
 
 
-def test_the_live_table_has_each_runs_state_epoch_accuracy_and_time_left(works):
-    lines = [" ".join(line.split()) for line in shown(works, True).splitlines()]
+def test_the_live_table_shows_state_epoch_accuracy_and_time_left(jobs):
+    lines = [" ".join(line.split()) for line in shown(jobs, True).splitlines()]
     table = [line for line in lines if line.startswith("bn-") or " more " in line]
     rows = table[-len(set(table)) :]
     assert rows == [
@@ -58,16 +58,16 @@ def test_the_live_table_has_each_runs_state_epoch_accuracy_and_time_left(works):
         "bn-8 waiting 0/20 – 18 min",
         "3 more waiting",
     ]
-    said = "3 done, 1 failed, 2 running, 6 waiting; about 71 min left"
-    assert any(said in line for line in lines)
+    caption = "3 done, 1 failed, 2 running, 6 waiting; about 71 min left"
+    assert any(caption in line for line in lines)
 
 
-def test_in_a_pipe_it_is_a_line_a_run(works):
-    assert "waiting" not in shown(works, False)
+def test_a_pipe_gets_no_live_table(jobs):
+    assert "waiting" not in shown(jobs, False)
 
 
-def test_a_run_that_ended_has_its_line(works):
+def test_a_run_that_ended_gets_one_line(jobs):
     console = Console(file=io.StringIO(), width=100)
-    with StudyDisplay(console, {works[0]: 20}, {works[0]: 9.0}, images=10_000) as display:
-        display.update(Progress((), {works[0]: Outcome()}))
+    with StudyDisplay(console, {jobs[0]: 20}, {jobs[0]: 9.0}, images=10_000) as display:
+        display.update(Progress((), {jobs[0]: Outcome()}))
     assert console.file.getvalue() == "[1/1] bn-0  test accuracy 70.00%  1060 s\n"

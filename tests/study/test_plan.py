@@ -1,6 +1,7 @@
 """From a study's configuration to its arms."""
 
 import dataclasses
+from typing import Annotated
 
 import pytest
 import torch
@@ -23,19 +24,19 @@ def planned(network=LINE, *, images=1437, **options):
     return plan(study, classes=10, images=images)
 
 
-def test_every_normalization_in_every_setting():
+def test_every_normalization_is_planned_in_every_setting():
     arms = planned(norms=("bn", "gn"), batch_sizes=(16, 64), label_noise=(0.0, 0.2))
     assert [arm.name for arm in arms] == [
         *("bn-batch16-noise0", "gn-batch16-noise0", "bn-batch16-noise0.2", "gn-batch16-noise0.2"),
         *("bn-batch64-noise0", "gn-batch64-noise0", "bn-batch64-noise0.2", "gn-batch64-noise0.2"),
     ]
-    for setting, alike in settings(arms).items():
-        assert [arm.norm for arm in alike] == ["bn", "gn"]
-        assert {arm.config.batch_size for arm in alike} == {setting.batch_size}
-        assert {arm.config.label_noise for arm in alike} == {setting.label_noise}
+    for setting, compared in settings(arms).items():
+        assert [arm.norm for arm in compared] == ["bn", "gn"]
+        assert {arm.config.batch_size for arm in compared} == {setting.batch_size}
+        assert {arm.config.label_noise for arm in compared} == {setting.label_noise}
 
 
-def test_an_axis_that_is_not_asked_for_leaves_the_recipes_setting():
+def test_an_unused_axis_leaves_the_recipes_setting():
     (arm,) = planned(norms=("ln",))
     assert arm.name == "ln"
     assert arm.config == RunConfig(network=LINE, dataset="digits", recipe="demo", norm="ln")
@@ -48,7 +49,7 @@ def test_normalizations_whose_recipes_differ_are_still_compared():
     assert len(settings(arms)) == 1
 
 
-def test_arms_of_a_setting_differ_in_the_normalization_alone():
+def test_arms_of_a_setting_differ_only_in_the_normalization():
     arms = planned("assignment", norms=tuple(set(REGISTRY) - {"ln-full"}), budgets=(5000,))
     configs = {dataclasses.replace(arm.config, norm="") for arm in arms}
     assert len(configs) == 1
@@ -57,18 +58,18 @@ def test_arms_of_a_setting_differ_in_the_normalization_alone():
 def test_widths_are_solved_once_and_every_arm_stays_below_the_budget():
     norms = ("bn", "frn", "rms")
     arms = planned("C P C P C GAP FC", norms=norms, budgets=(3000, 20_000))
-    for setting, alike in settings(arms).items():
-        (line,) = {arm.config.network for arm in alike}
+    for setting, compared in settings(arms).items():
+        (line,) = {arm.config.network for arm in compared}
         parameters = {
             arm.norm: sum(p.numel() for p in Network(line, norm=arm.norm).parameters())
-            for arm in alike
+            for arm in compared
         }
         assert max(parameters.values()) == parameters["frn"] < setting.budget
         alone = Network("C P C P C GAP FC", norm="frn", budget=setting.budget)
         assert line == alone.layout
 
 
-def test_a_name_of_the_zoo_stays_a_name():
+def test_a_named_network_keeps_its_name():
     (arm,) = planned("nano", norms=("bn",))
     assert arm.config.network == "nano"
 
@@ -79,7 +80,7 @@ def test_the_networks_own_recipe_is_taken():
     assert [arm.name for arm in arms[:4]] == ["bn-nano", "gn-nano", "ln-nano", "bn-micro"]
 
 
-def test_the_learning_rate_goes_with_the_square_root_of_the_batch():
+def test_the_learning_rate_scales_with_the_square_root_of_the_batch_size():
     arms = planned(norms=("bn",), batch_sizes=(4, 16, 64))
     rates = [recipes.resolve(arm.config).learning_rate for arm in arms]
     assert rates == pytest.approx([0.005, 0.01, 0.02])
@@ -87,18 +88,18 @@ def test_the_learning_rate_goes_with_the_square_root_of_the_batch():
     assert arms[0].config.learning_rate == pytest.approx(0.2)
 
 
-def test_groups_take_the_place_of_gn():
+def test_groups_replace_gn():
     arms = planned(norms=("bn", "gn", "ln"), groups=(1, 2, 4))
     assert [arm.norm for arm in arms] == ["bn", "gn=1", "gn=2", "gn=4", "ln"]
 
 
-def test_with_groups_the_widths_are_those_that_all_of_them_divide():
+def test_all_numbers_of_groups_divide_the_solved_widths():
     arms = planned("assignment", norms=("bn", "gn"), groups=(1, 2, 4), budgets=(5000,))
     assert len(arms) == 4
     assert len({arm.config.network for arm in arms}) == 1
 
 
-def test_what_was_found_for_some_normalizations_alone_is_left_out():
+def test_settings_tuned_for_only_some_of_the_normalizations_are_not_used():
     alone = plan(StudyConfig(network="line-5k", norms=("gn",)), classes=10, images=50_000)
     both = plan(StudyConfig(network="line-5k", norms=("gn", "in")), classes=10, images=50_000)
     assert recipes.resolve(alone[0].config).augment == ()
@@ -127,13 +128,13 @@ def test_what_was_found_for_some_normalizations_alone_is_left_out():
         ({"network": "C:4 P P P P P GAP FC", "batch_sizes": (0,)}, "must be above 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, problem):
+def test_invalid_configurations_are_refused(options, problem):
     network = options.pop("network", LINE)
     with pytest.raises(UsageError, match=problem):
         planned(network, **options)
 
 
-def test_groups_that_do_not_divide_are_shown_in_their_block():
+def test_groups_that_do_not_divide_a_width_are_shown_with_their_block():
     with pytest.raises(UsageError) as caught:
         planned("C:4 P C:6 P GAP FC", groups=(4,))
     problem, line, caret = str(caught.value).splitlines()
@@ -143,7 +144,7 @@ def test_groups_that_do_not_divide_are_shown_in_their_block():
 
 
 @pytest.mark.parametrize("kept", [None, 8])
-def test_batch_norm_of_a_single_value_is_refused_before_anything_runs(kept):
+def test_batch_norm_of_a_single_value_is_refused_in_advance(kept):
     images = {"images": 8} if kept is None else {"train_images": (kept,)}
     with pytest.raises(UsageError) as caught:
         planned("C:4 P P P P P C:8 GAP FC", norms=("bn",), batch_sizes=(1,), **images)
@@ -153,14 +154,14 @@ def test_batch_norm_of_a_single_value_is_refused_before_anything_runs(kept):
 
 
 @pytest.mark.parametrize("batch", [1436, 1293])  # of 1,437 images, of 1,294 in the search
-def test_the_last_batches_of_the_runs_and_of_the_search_are_tried(batch):
+def test_the_last_batch_of_an_epoch_is_checked_for_runs_and_trials(batch):
     line = "C:4 P P P P P C:8 GAP FC"
     with pytest.raises(UsageError, match="a batch of 1, which every epoch has"):
         planned(line, norms=("bn",), batch_sizes=(batch,), tune=("lr",))
     assert planned(line, norms=("bn",), batch_sizes=(1293,))
 
 
-def test_all_images_are_a_number_of_training_images_too():
+def test_the_number_of_all_training_images_means_all():
     some, every = planned(norms=("bn",), train_images=(1000, 1437), tune=("lr",))
     assert (some.config.train_images, every.config.train_images) == (1000, None)
     assert (every.name, every.setting.train_images) == ("bn-images1437", 1437)
@@ -177,7 +178,7 @@ def test_untuned_all_normalizations_have_the_same_recipe():
     assert recipe_of[True] == {recipes.find("micro")}
 
 
-def test_small_batches_get_a_warning_that_says_what_to_expect():
+def test_small_batches_get_a_warning():
     (warning,) = warnings(planned(norms=("bn", "gn", "brn"), batch_sizes=(2, 4, 8)))
     assert warning.startswith("batches of 2, 4: bn, brn will take means")
     assert "expect lower accuracy" in warning
@@ -197,7 +198,7 @@ def test_small_batches_get_a_warning_that_says_what_to_expect():
 # Pairing
 
 
-def test_at_a_seed_arms_share_their_first_convolutions_and_their_batches():
+def test_arms_share_initial_convolutions_and_batches_at_each_seed():
     arms = planned("C:6 P D:8 P C:8+ GAP FC", norms=("bn", "gn", "ln", "none", "gn-ws"))
     dataset = load("digits")
     firsts = []
@@ -218,28 +219,73 @@ def test_at_a_seed_arms_share_their_first_convolutions_and_their_batches():
     assert not torch.equal(*firsts)
 
 
+# A new axis
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WithDecay(Setting):
+class DecayStudy(StudyConfig):
+    """A study's configuration with one more flag."""
+
+    weight_decays: tuple[float, ...] = ()
+
+
+def check_decay(value, _):
+    if value is not None and value < 0:
+        raise UsageError(f"--weight-decays must be at least 0, not {value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecaySetting(Setting):
     """A setting with one more axis."""
 
-    weight_decay: float | None
+    weight_decay: Annotated[
+        float | None,
+        Axis(
+            label="weight decay",
+            values=lambda study: study.weight_decays or (None,),
+            spell=lambda value: f"decay{value}",
+            check=check_decay,
+            apply=lambda config, value, _: dataclasses.replace(config, weight_decay=value),
+        ),
+    ] = None
 
 
-def test_a_new_axis_is_one_entry_of_the_table(monkeypatch):
-    decay = Axis(
-        label="weight decay",
-        values=lambda study: (None, 0.5),
-        spell=lambda value: f"decay{value}",
-        check=lambda value, images: None,
-        apply=lambda config, value, images: dataclasses.replace(config, weight_decay=value),
-    )
-    monkeypatch.setitem(plan_module.AXES, "weight_decay", decay)
-    monkeypatch.setattr(plan_module, "Setting", WithDecay)
-    arms = planned(norms=("bn",), batch_sizes=(16, 64))
+@pytest.fixture
+def decay_axis(monkeypatch):
+    monkeypatch.setattr(plan_module, "Setting", DecaySetting)
+    monkeypatch.setattr(plan_module, "AXES", plan_module.axes_of(DecaySetting))
+
+    def planned_decays(*decays, **options):
+        study = DecayStudy(
+            **{"network": LINE, "dataset": "digits", "recipe": "demo", "norms": ("bn",)},
+            **{"weight_decays": decays, **options},
+        )
+        return plan(study, classes=10, images=1437)
+
+    return planned_decays
+
+
+def test_a_new_axis_is_a_flag_and_one_field_of_the_setting(decay_axis):
+    arms = decay_axis(0.0, 0.5, batch_sizes=(16, 64))
     assert [arm.name for arm in arms] == [
-        *("bn-batch16-decayNone", "bn-batch16-decay0.5"),
-        *("bn-batch64-decayNone", "bn-batch64-decay0.5"),
+        *("bn-batch16-decay0.0", "bn-batch16-decay0.5"),
+        *("bn-batch64-decay0.0", "bn-batch64-decay0.5"),
     ]
     assert [arm.recipe.weight_decay for arm in arms] == [0, 0.5, 0, 0.5]
     assert varying(arm.setting for arm in arms) == ["batch_size", "weight_decay"]
     assert arms[1].setting.text(["weight_decay"]) == "weight decay 0.5"
+    assert len(settings(arms)) == 4
+
+
+def test_the_values_of_a_new_axis_are_checked(decay_axis):
+    with pytest.raises(UsageError, match=r"^--weight-decays must be at least 0, not -1$"):
+        decay_axis(-1)
+    with pytest.raises(UsageError, match="a value is given twice"):
+        decay_axis(0.5, 0.5)
+
+
+def test_a_new_axis_changes_nothing_while_it_is_unused(decay_axis):
+    (arm,) = decay_axis()
+    assert arm.name == "bn"
+    assert arm.config == RunConfig(network=LINE, dataset="digits", recipe="demo", norm="bn")
+    assert arm.setting.weight_decay is None

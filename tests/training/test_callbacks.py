@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import normlab
 from harness import EXECUTION, TINY, ExitAt, assert_equal_runs, measured
@@ -65,6 +66,26 @@ def test_each_hook_is_called_when_its_part_is_done_and_changes_nothing(whole, tm
     ] + [("run", 4, 0)]
     assert_equal_runs(run.path, whole.path)
     assert "stopped_after" not in json.loads((run.path / "config.json").read_text())
+
+
+def test_a_callback_may_draw_random_numbers_and_evaluate(tmp_path):
+    """Of a run that draws too: its augmentation and its dropout stay the same."""
+
+    class Meddling(Callback):
+        def on_step_end(self, state):
+            torch.rand(7)
+
+        def on_epoch_end(self, state):
+            torch.rand(7)
+            normlab.evaluate(state.network, digits)
+
+    digits = normlab.data.load("digits")
+    config = dataclasses.replace(CONFIG, recipe="seed", epochs=2)
+    runs = [
+        train(config, tmp_path / name, EXECUTION, callbacks=callbacks, quiet=True)
+        for name, callbacks in (("alone", []), ("meddled with", [Meddling()]))
+    ]
+    assert_equal_runs(runs[1].path, runs[0].path)
 
 
 @pytest.mark.parametrize("step", [1, STEPS])

@@ -161,6 +161,44 @@ def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
     assert Run.open(out).finished
 
 
+CALLBACKS = """
+import sys
+from pathlib import Path
+import normlab
+from normlab.training.distributed import distributed
+
+out = Path(sys.argv[1])
+execution = normlab.Execution(device="cpu", threads=1)
+config = normlab.RunConfig(
+    network="C:6 P C:8 GAP FC", dataset="digits", recipe="demo", epochs=3, train_images=64
+)
+
+class Stop(normlab.Callback):
+    def on_epoch_end(self, state):
+        with (out / "calls").open("a") as file:
+            file.write(f"{state.epoch}\\n")
+        if state.epoch == 2:
+            state.stop()
+
+out.mkdir(exist_ok=True)
+with distributed("cpu"):
+    normlab.train(config, out / "run", execution, callbacks=[Stop()], quiet=True)
+"""
+
+
+@pytest.mark.slow(10)
+def test_the_main_process_calls_callbacks_and_all_processes_stop(tmp_path):
+    script, out = tmp_path / "script.py", tmp_path / "out"
+    script.write_text(CALLBACKS)
+    command = [sys.executable, *TORCHRUN, "2", str(script), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (out / "calls").read_text() == "1\n2\n"
+    run = Run.open(out / "run")
+    assert run.finished
+    assert run.stopped_after == run.last.epoch == 2
+
+
 @pytest.mark.slow(5)
 def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path):
     process = launch(tmp_path / "run", "--batch-size", "1436", processes=2)

@@ -1,5 +1,6 @@
 """A model card: the README.md with which a run's folder can be put on the Hugging Face Hub."""
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ def _check_repeats(runs: Sequence[Run]) -> None:
     """UsageError if runs are not repeats of the first."""
     first = runs[0]
     for other in runs[1:]:
-        config, other_config = (run.config.to_dict() for run in (first, other))
+        config, other_config = (dataclasses.asdict(run.config) for run in (first, other))
         differing = [k for k, value in config.items() if other_config[k] != value and k != "seed"]
         if first.layout != other.layout:
             differing.append("layout")

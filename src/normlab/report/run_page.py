@@ -256,13 +256,18 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
     """Name, value, whether it is code: the configuration, the resolved recipe, the data."""
     recipe = dataclasses.asdict(run.recipe)
     data_fields = DataConfig.__annotations__
-    own_fields = [name for name in RunConfig.RECORDED if name not in data_fields]
-    order = [*own_fields, *data_fields]
+    own_fields = [field.name for field in dataclasses.fields(RunConfig)]
+    order = [*(name for name in own_fields if name not in data_fields), *data_fields]
     config = {name: getattr(run.config, name) for name in order if name not in recipe}
     numbers = {"mean": run.data.mean, "standard deviation": run.data.std}
     return [
         *((spaced(name), setting_value(value), False) for name, value in config.items()),
         *((spaced(k), setting_value(v), False) for k, v in recipe.items()),
+        *(
+            [("stopped after", f"{counted(run.stopped_after, 'epoch')}, by a callback", False)]
+            if run.stopped_after
+            else []
+        ),
         ("layout", run.layout, True),
         (
             "images",

@@ -175,7 +175,7 @@ class Run:
         """The part of config.json that decides the numbers; the digest depends on its order."""
         return {
             "schema": SCHEMA,
-            "run": self.config.to_dict(),
+            "run": dataclasses.asdict(self.config),
             "recipe": dataclasses.asdict(self.recipe),
             "layout": self.layout,
             "data": dataclasses.asdict(self.data),
@@ -331,18 +331,22 @@ def _parse_config(file: Path) -> dict[str, Any]:
     try:
         content = verify_checksum(content)
         line = entry(content, "layout", str)
+        recipe = build(recipes.Recipe, entry(content, "recipe", dict))
         data = build(DataCard, entry(content, "data", dict))
         if len(set(data.classes)) < len(data.classes):
             raise MalformedError("two of its classes have one name")
+        stopped_after = None
+        if "stopped_after" in content:
+            stopped_after = entry(content, "stopped_after", int)
+            if not 0 < stopped_after < recipe.epochs:
+                raise MalformedError(f"stopped after {stopped_after} of {recipe.epochs} epochs")
         return {
             "config": build(RunConfig, entry(content, "run", dict)),
-            "recipe": build(recipes.Recipe, entry(content, "recipe", dict)),
+            "recipe": recipe,
             "layout": notation.format(notation.parse(line)),
             "data": data,
             "machines": tuple(build(Machine, m) for m in entry(content, "machines", list)),
-            "stopped_after": entry(content, "stopped_after", int)
-            if "stopped_after" in content
-            else None,
+            "stopped_after": stopped_after,
         }
     except notation.LayoutError as error:
         raise RunError(f"{file} is damaged: {error.problem}") from None

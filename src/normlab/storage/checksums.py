@@ -46,7 +46,12 @@ def verify_checksum(content: dict[str, Any]) -> dict[str, Any]:
         MalformedError: The checksum is missing or does not match.
     """
     content = dict(content)
-    if content.pop("checksum", None) != _checksum(content):
+    stated = content.pop("checksum", None)
+    try:
+        expected = _checksum(content)
+    except RecursionError:  # json.dumps allows a little less depth than json.loads
+        raise MalformedError("it is nested too deeply") from None
+    if stated != expected:
         raise MalformedError("checksum mismatch: it was changed since normlab wrote it")
     return content
 

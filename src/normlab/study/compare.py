@@ -1,7 +1,8 @@
 """A study from its configuration to its record: planned, searched, run."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -14,8 +15,8 @@ from normlab.runs import machine
 from normlab.storage.files import leftovers, locked, remove_leftovers
 from normlab.study import estimate, tuning
 from normlab.study.announcement import announce
-from normlab.study.display import StudyDisplay
 from normlab.study.job import PATIENCE, Job, differences
+from normlab.study.local import Outcome
 from normlab.study.plan import Arm, held_out, plan, settings
 from normlab.study.record import Result, Study, collect
 from normlab.study.resources import Resources, executor, shared_data
@@ -95,7 +96,7 @@ def compare(
             return _run_all(record, resources)
         except KeyboardInterrupt:
             raise InterruptedRunError(
-                f"stopped; what was done is in {out}. To resume, repeat the command"
+                f"stopped; finished work is kept in {out}. To resume, repeat the command"
             ) from None
 
 
@@ -112,6 +113,17 @@ def _open_previous(
             raise RunError(f"{out} holds something other than a study: choose another --out")
         return None
     previous = Study.open(out)
+    if changes := _changes(previous, study, arms, dataset):
+        raise RunError(
+            f"{out} holds another study: {'; '.join(changes)}. Choose another --out, or delete it"
+        )
+    return previous
+
+
+def _changes(
+    previous: Study, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset
+) -> list[str]:
+    """How a recorded study differs from the one that is asked for."""
     changes = differences(previous.config, study)
     if not changes:  # but recipes may have changed since; each run refuses a changed layout
         for old, arm in zip(previous.arms, arms, strict=True):
@@ -128,11 +140,7 @@ def _open_previous(
         changes.append(
             f"the data had fingerprint {previous.fingerprint[:12]}, has {dataset.fingerprint[:12]}"
         )
-    if changes:
-        raise RunError(
-            f"{out} holds another study: {'; '.join(changes)}. Choose another --out, or delete it"
-        )
-    return previous
+    return changes
 
 
 def _new_record(out: Path, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset) -> Study:
@@ -163,33 +171,44 @@ def _estimate_seconds(
 
 def _run_all(record: Study, resources: Resources) -> Study:
     """The study with all its runs executed, except for arms whose search failed."""
-    by_job: dict[Job, Result] = {}
-    for seed in range(record.config.seeds):  # the first seed of every arm, then the second, …
-        for result in record.results:
-            arm = record.arm(result.arm)
-            if result.seed == seed and tuning.is_searched(record.trials, arm.name, record.config):
-                by_job[resources.job(arm.run_config(seed), record.folder(result))] = result
-    for job, result in by_job.items():
+    jobs = _jobs(record, resources)
+    for job, result in jobs.items():
         if job.done:
             record = record.with_result(*collect(record, result, job.out, job.config))
     record.write()
-    waiting = [job for job in by_job if not job.done]
-    epochs = {job: record.arm(by_job[job].arm).recipe.epochs for job in waiting}
-    seconds = {job: resources.estimated_seconds[by_job[job].arm] for job in waiting}
+    waiting = [job for job in jobs if not job.done]
+    epochs = {job: record.arm(jobs[job].arm).recipe.epochs for job in waiting}
+    seconds = {job: resources.estimated_seconds[jobs[job].arm] for job in waiting}
     try:
-        with StudyDisplay(resources.console, epochs, seconds, images=record.images) as display:
-            for progress in resources.execute(waiting):
-                for job, outcome in progress.ended.items():
-                    result = by_job[job]
-                    if outcome.problem:
-                        record = record.with_result(record.failed(result, outcome.problem))
-                    else:
-                        record = record.with_result(*collect(record, result, job.out, job.config))
-                    record.write()
-                display.update(progress)
+        with closing(resources.run(epochs, seconds, images=record.images)) as ended:
+            for job, outcome in ended:
+                record = _with_outcome(record, jobs[job], job, outcome)
+                record.write()
     finally:
-        for job, result in by_job.items():
-            if (job.out / "checkpoint.pt").exists() and record.state_of(result) == "waiting":
-                record = record.with_result(dataclasses.replace(result, state="stopped"))
+        record = _with_stopped_runs(record, jobs)
         record.write()
+    return record
+
+
+def _jobs(record: Study, resources: Resources) -> dict[Job, Result]:
+    """The jobs of all runs: the first seed of every arm, then the second, and so on."""
+    jobs = {}
+    for result in sorted(record.results, key=lambda result: result.seed):
+        arm = record.arm(result.arm)
+        if tuning.is_searched(record.trials, arm.name, record.config):
+            jobs[resources.job(arm.run_config(result.seed), record.folder(result))] = result
+    return jobs
+
+
+def _with_outcome(record: Study, result: Result, job: Job, outcome: Outcome) -> Study:
+    if outcome.problem:
+        return record.with_result(record.failed(result, outcome.problem))
+    return record.with_result(*collect(record, result, job.out, job.config))
+
+
+def _with_stopped_runs(record: Study, jobs: Mapping[Job, Result]) -> Study:
+    """The study after Ctrl-C: a run that has a checkpoint can be resumed."""
+    for job, result in jobs.items():
+        if (job.out / "checkpoint.pt").exists() and record.state_of(result) == "waiting":
+            record = record.with_result(dataclasses.replace(result, state="stopped"))
     return record

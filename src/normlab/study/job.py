@@ -20,11 +20,12 @@ from normlab.config import Execution, RunConfig
 from normlab.errors import DivergedError, NormlabError, RunError
 from normlab.storage.files import locked
 from normlab.study import predictions
+from normlab.wording import spaced
 
 if TYPE_CHECKING:
     from normlab.runs.run import Run
 
-DIVERGED = 3  # exit code, beside the command line's
+DIVERGED = 3  # exit code, in addition to the command line's
 
 PATIENCE = 30  # seconds that runs may take to stop after their study was killed
 
@@ -70,7 +71,7 @@ class Job:
 def differences(before: object, now: object) -> list[str]:
     """The differences of two dataclasses of one type: `epochs was 2, is 3`."""
     return [
-        f"{field.name.replace('_', ' ')} was {old!r}, is {new!r}"
+        f"{spaced(field.name)} was {old!r}, is {new!r}"
         for field in dataclasses.fields(now)  # type: ignore[arg-type]
         if (old := getattr(before, field.name)) != (new := getattr(now, field.name))
     ]

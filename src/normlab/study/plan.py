@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 from normlab import notation, recipes
 from normlab.config import RunConfig, StudyConfig
@@ -16,29 +16,6 @@ from normlab.network.checks import check_trainable, small_batch_warnings
 from normlab.network.shapes import count, norms_of
 from normlab.network.widths import solve
 from normlab.wording import axis_value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What the normalizations of one comparison have in common: a value on each axis.
-
-    Attributes:
-        network: A name or a layout, as it was asked for.
-        budget: Parameters to stay below, or None.
-        batch_size: Images per step, or None for each recipe's own.
-        train_images: Training images, or None for all.
-        label_noise: Share of wrong training labels.
-    """
-
-    network: str
-    budget: int | None
-    batch_size: int | None
-    train_images: int | None
-    label_noise: float
-
-    def text(self, axes: Iterable[str]) -> str:
-        """Its values on some axes: `batch size 8, label noise 0.2`."""
-        return ", ".join(f"{AXES[axis].label} {axis_value(getattr(self, axis))}" for axis in axes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +40,7 @@ class Axis:
         values: Its values, from the study's configuration.
         spell: A value in an arm's name.
         check: Raises UsageError for a value that makes no sense.
-        apply: A run's configuration with a value.
+        apply: A run's configuration with a value; the default leaves it as it is.
     """
 
     label: str
@@ -107,40 +84,83 @@ def _apply_label_noise(config: RunConfig, share: float, _: Images) -> RunConfig:
     return dataclasses.replace(config, label_noise=share)
 
 
-# By the fields of `Setting`. Networks and budgets are applied by solving the layout's widths.
-AXES = {
-    "network": Axis(
-        label="network",
-        values=lambda study: (study.network, *study.layouts),
-        spell=zoo.short_name,
-    ),
-    "budget": Axis(
-        label="budget",
-        values=lambda study: study.budgets or (None,),
-        spell=str,
-    ),
-    "batch_size": Axis(
-        label="batch size",
-        values=lambda study: study.batch_sizes or (None,),
-        spell=lambda size: f"batch{size}",
-        check=_check_batch_size,
-        apply=_apply_batch_size,
-    ),
-    "train_images": Axis(
-        label="training images",
-        values=lambda study: study.train_images or (None,),
-        spell=lambda number: f"images{number}",
-        check=_check_train_images,
-        apply=_apply_train_images,
-    ),
-    "label_noise": Axis(
-        label="label noise",
-        values=lambda study: study.label_noise or (0.0,),
-        spell=lambda share: f"noise{share:g}",
-        check=_check_label_noise,
-        apply=_apply_label_noise,
-    ),
-}
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the normalizations of one comparison have in common: a value on each axis.
+
+    This is the table of a study's axes: each field is one of them. study.json has its fields in
+    this order.
+    """
+
+    # Networks and budgets are applied together, by solving the layout's widths.
+    network: Annotated[
+        str,
+        Axis(
+            label="network",
+            values=lambda study: (study.network, *study.layouts),
+            spell=zoo.short_name,
+        ),
+    ]
+    """A name or a layout, as it was asked for."""
+
+    budget: Annotated[
+        int | None,
+        Axis(
+            label="budget",
+            values=lambda study: study.budgets or (None,),
+            spell=str,
+        ),
+    ]
+    """Number of parameters to stay below, or None."""
+
+    batch_size: Annotated[
+        int | None,
+        Axis(
+            label="batch size",
+            values=lambda study: study.batch_sizes or (None,),
+            spell=lambda size: f"batch{size}",
+            check=_check_batch_size,
+            apply=_apply_batch_size,
+        ),
+    ]
+    """Images per step, or None for each recipe's own."""
+
+    train_images: Annotated[
+        int | None,
+        Axis(
+            label="training images",
+            values=lambda study: study.train_images or (None,),
+            spell=lambda number: f"images{number}",
+            check=_check_train_images,
+            apply=_apply_train_images,
+        ),
+    ]
+    """Number of training images, or None for all."""
+
+    label_noise: Annotated[
+        float,
+        Axis(
+            label="label noise",
+            values=lambda study: study.label_noise or (0.0,),
+            spell=lambda share: f"noise{share:g}",
+            check=_check_label_noise,
+            apply=_apply_label_noise,
+        ),
+    ]
+    """Share of wrong training labels, 0 to 1."""
+
+    def text(self, axes: Iterable[str]) -> str:
+        """Its values on some axes: `batch size 8, label noise 0.2`."""
+        return ", ".join(f"{AXES[axis].label} {axis_value(getattr(self, axis))}" for axis in axes)
+
+
+def axes_of(setting: type[Setting]) -> dict[str, Axis]:
+    """The axes of a class of settings, by the names of its fields."""
+    hints = get_type_hints(setting, include_extras=True)
+    return {field: hint.__metadata__[0] for field, hint in hints.items()}
+
+
+AXES = axes_of(Setting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +208,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     compared = _normalizations(study)
     values = {field: axis.values(study) for field, axis in AXES.items()}
     _refuse_repeated_values([*values.values(), study.tune])
-    if not 0 <= study.holdout < images:
-        raise UsageError(
-            f"--holdout must be 0 or more and below {images:,}, the training images, not "
-            f"{study.holdout:,}"
-        )
-    whole = images - study.holdout
-    searched = images - held_out(study, images) if study.tune else whole
-    available = Images(whole=whole, searched=searched)
+    available = _available_images(study, images)
     for field, axis in AXES.items():
         for value in values[field]:
             axis.check(value, available)
@@ -273,6 +286,18 @@ def _refuse_repeated_values(axes: Iterable[tuple[Any, ...]]) -> None:
     for values in axes:
         if len(set(values)) < len(values):
             raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
+
+
+def _available_images(study: StudyConfig, images: int) -> Images:
+    """The images that runs and trials can train on, of a training split of a size."""
+    if not 0 <= study.holdout < images:
+        raise UsageError(
+            f"--holdout must be 0 or more and below {images:,}, the training images, not "
+            f"{study.holdout:,}"
+        )
+    whole = images - study.holdout
+    searched = images - held_out(study, images) if study.tune else whole
+    return Images(whole=whole, searched=searched)
 
 
 def _solve_layouts(

@@ -46,38 +46,39 @@ def of(evaluation: Evaluation, peak_memory: int) -> Predictions:
     )
 
 
-def write(answers: Predictions, path: Path) -> None:
-    """Writes them as a compressed NumPy archive."""
+def write(predictions: Predictions, path: Path) -> None:
+    """Writes predictions as a compressed NumPy archive."""
     file = io.BytesIO()
     np.savez_compressed(
         file,
-        predictions=answers.predictions.astype(np.uint16),
-        confidences=answers.confidences,
-        labels=answers.labels.astype(np.uint16),
-        peak_memory=np.int64(answers.peak_memory),
+        predictions=predictions.predictions.astype(np.uint16),
+        confidences=predictions.confidences,
+        labels=predictions.labels.astype(np.uint16),
+        peak_memory=np.int64(predictions.peak_memory),
     )
     write_atomically(path, file.getvalue())
 
 
 def read(path: Path) -> Predictions:
-    """Reads them.
+    """Reads predictions.
 
     Raises:
-        RunError: They are not there, or damaged.
+        RunError: The file is missing or damaged.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as arrays:
-            answers = Predictions(
-                predictions=arrays["predictions"].astype(np.int64),
-                confidences=arrays["confidences"].astype(np.float32),
-                labels=arrays["labels"].astype(np.int64),
-                peak_memory=int(arrays["peak_memory"]),
+        with np.load(io.BytesIO(path.read_bytes())) as file:
+            predictions = Predictions(
+                predictions=file["predictions"].astype(np.int64),
+                confidences=file["confidences"].astype(np.float32),
+                labels=file["labels"].astype(np.int64),
+                peak_memory=int(file["peak_memory"]),
             )
-    except Exception as error:  # a damaged archive can ask for a password, or for any compression
-        said = shorten(printable(str(error)), 100) or type(error).__name__
+    except Exception as error:  # damage can look like a password or any compression
+        reason = shorten(printable(str(error)), 100) or type(error).__name__
         raise RunError(
-            f"{path} cannot be read: {said}. Without it, normlab compare makes it again"
+            f"{path} cannot be read: {reason}; without this file, normlab compare makes it again"
         ) from None
-    if not len(answers.predictions) == len(answers.confidences) == len(answers.labels):
+    arrays = (predictions.predictions, predictions.confidences, predictions.labels)
+    if len({len(array) for array in arrays}) > 1:
         raise RunError(f"{path} is damaged: its arrays differ in length")
-    return answers
+    return predictions

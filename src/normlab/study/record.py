@@ -124,8 +124,8 @@ class Study:
         content = add_checksum(
             {
                 "schema": SCHEMA,
-                "study": self.config.to_dict(),
-                "arms": [_to_dict(arm) for arm in self.arms],
+                "study": dataclasses.asdict(self.config),
+                "arms": [dataclasses.asdict(arm) for arm in self.arms],
                 "images": self.images,
                 "fingerprint": self.fingerprint,
                 "trials": [dataclasses.asdict(trial) for trial in self.trials],
@@ -175,10 +175,11 @@ class Study:
         )
 
     def _rows(self) -> Iterator[list[object]]:
-        # The setting's batch size is among the recipe's fields.
-        settings = [f.name for f in dataclasses.fields(Setting) if f.name != "batch_size"]
+        recipe = [f.name for f in dataclasses.fields(Recipe)]
+        # The batch size, for one, has its column as the recipe's.
+        settings = [f.name for f in dataclasses.fields(Setting) if f.name not in recipe]
         yield [
-            *("arm", "norm", *settings, *(f.name for f in dataclasses.fields(Recipe))),
+            *("arm", "norm", *settings, *recipe),
             *("seed", "state"),
             *("parameters", "epochs_done", "last_accuracy", "best_accuracy", "seconds", "problem"),
         ]
@@ -212,7 +213,8 @@ def _measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, 
     refuse_other_run(run, config)
     if not run.epochs:
         raise RunError(
-            f"{folder} has no metrics.jsonl: delete it, and normlab compare trains the run again"
+            f"{folder} has no metrics.jsonl: delete the folder, and normlab compare trains the run "
+            "again"
         )
     done = dataclasses.replace(
         result,
@@ -223,10 +225,6 @@ def _measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, 
     )
     memory = predictions.read(folder / "answers.npz").peak_memory
     return done, Costs(seconds=run.seconds, peak_memory=memory)
-
-
-def _to_dict(arm: Arm) -> dict[str, Any]:
-    return dataclasses.asdict(arm) | {"config": arm.config.to_dict()}
 
 
 def _arm(content: dict[str, Any]) -> Arm:

@@ -1,7 +1,7 @@
 """What runs are executed with: where their data lies, what executes them, how they are shown."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +13,9 @@ from rich.console import Console
 from normlab.config import RunConfig
 from normlab.data import Dataset, apply_splits, shared
 from normlab.study import local
+from normlab.study.display import StudyDisplay
 from normlab.study.job import Job
-from normlab.study.local import Progress
+from normlab.study.local import Outcome, Progress
 
 # Executes jobs and reports on them: `local.run_jobs`, or the one of `cluster`.
 Executor = Callable[[Sequence[Job]], Iterator[Progress]]
@@ -41,6 +42,24 @@ class Resources:
     def job(self, config: RunConfig, out: Path) -> Job:
         """The job of a run."""
         return Job(config=config, out=out, data=self.data_folder(config), device=self.device.type)
+
+    def run(
+        self, epochs: Mapping[Job, int], seconds: Mapping[Job, float], *, images: int
+    ) -> Generator[tuple[Job, Outcome]]:
+        """Runs jobs and shows their progress. If it is closed early, the runs stop.
+
+        Args:
+            epochs: The jobs, with their numbers of epochs.
+            seconds: The estimated time of each job.
+            images: Number of images that accuracy is measured on.
+
+        Yields:
+            Each job when it has ended, with its outcome.
+        """
+        with StudyDisplay(self.console, epochs, seconds, images=images) as display:
+            for progress in self.execute(list(epochs)):
+                display.update(progress)
+                yield from progress.ended.items()
 
 
 @contextmanager

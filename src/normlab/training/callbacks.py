@@ -13,8 +13,10 @@ from normlab.training.state import TrainingState
 class Callback:
     """A hook into training: derive from it, override what you need, pass it to `normlab.train`.
 
-    If a run uses several processes, only the main process calls callbacks. A callback that raises
-    ends the training; the run can be resumed from its last checkpoint.
+    Each method gets the state of the training, whose attributes `TrainingState` lists; its `stop()`
+    ends the run after the epoch in progress. If a run uses several processes, only the main process
+    calls callbacks. A callback that raises ends the training; the run can be resumed from its last
+    finished epoch.
     """
 
     def on_step_end(self, state: TrainingState) -> None:

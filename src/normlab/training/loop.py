@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,10 +11,8 @@ from rich.console import Console
 from normlab import notation, recipes
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, apply_splits, load_for
-from normlab.data.describe import channel_statistics
-from normlab.errors import RunError, UsageError
+from normlab.errors import RunError
 from normlab.network import zoo
-from normlab.network.checks import check_trainable
 from normlab.network.model import Network
 from normlab.runs import machine
 from normlab.runs.checkpoint import (
@@ -25,14 +22,21 @@ from normlab.runs.checkpoint import (
     remove,
     restore_previous,
 )
-from normlab.runs.run import DataCard, Run
+from normlab.runs.run import Run
 from normlab.seeding import seed_for
-from normlab.storage.files import exists, locked, remove_leftovers
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
 from normlab.training.progress import ProgressDisplay, announce
+from normlab.training.setup import (
+    data_card,
+    first_checkpoint,
+    locked_run,
+    new_network,
+    refuse_existing_run,
+    restore_state,
+)
 from normlab.training.state import TrainingState
-from normlab.training.step import Batches, TrainStep
+from normlab.training.step import Batches
 from normlab.training.stopping import StopRequests
 
 
@@ -65,57 +69,20 @@ def train(
     """
     out = Path(out)
     execution = execution or Execution()
-    if process_group().is_main:
-        _refuse_existing_run(out)
+    refuse_existing_run(out)
     config = dataclasses.replace(config, recipe=recipes.name_of(config))
     recipe = recipes.resolve(config)
-    line = zoo.find(config.network)
-    notation.parse(line)  # reports a misspelt layout before a download
+    notation.parse(zoo.find(config.network))  # reports a misspelt layout before a download
     device = machine.prepare(execution)
     if dataset is None:
         dataset = apply_splits(load_for(config, execution.data_root), config)
-    network = Network(
-        line,
-        norm=config.norm,
-        classes=len(dataset.classes),
-        budget=config.budget,
-        dropout=recipe.dropout,
-        seed=config.seed,
-    )
-    check_trainable(
-        notation.parse(network.layout),
-        norm=config.norm,
-        classes=len(dataset.classes),
-        batches=_batch_sizes(len(dataset.train), recipe.batch_size),
-    )
-    mean, std = channel_statistics(dataset.train.images)
-    std[std == 0] = 1.0  # a channel without contrast stays as it is
-    network.input_mean.copy_(torch.from_numpy(mean))
-    network.input_std.copy_(torch.from_numpy(std))
-    run = Run(
-        path=out,
-        config=config,
-        recipe=recipe,
-        layout=network.layout,
-        data=DataCard(
-            fingerprint=dataset.fingerprint,
-            classes=dataset.classes,
-            train=len(dataset.train),
-            holdout=config.holdout,
-            test=len(dataset.test),
-            mean=tuple(mean.tolist()),
-            std=tuple(std.tolist()),
-            notes=dataset.notes,
-        ),
-        machines=(),
-    )
-    train_step = TrainStep(network, recipe, config.precision)
-    checkpoint = Checkpoint(
-        run=run.digest, model=network.state_dict(), optimizer=train_step.state_dict()
-    )
-    with _locked_run(out):
+    data = data_card(dataset, holdout=config.holdout)
+    network = new_network(config, recipe, data)
+    run = Run(path=out, config=config, recipe=recipe, layout=network.layout, data=data, machines=())
+    checkpoint = first_checkpoint(run, network)
+    with locked_run(out):
+        refuse_existing_run(out)  # another process may have started one meanwhile
         if process_group().is_main:
-            _refuse_existing_run(out)  # another process may have started one meanwhile
             checkpoint.save(out / "checkpoint.pt")
         return _fit(run, network, checkpoint, dataset, device, execution, callbacks, quiet=quiet)
 
@@ -144,7 +111,7 @@ def resume(
         DataError, DivergedError, InterruptedRunError: As in `train`.
     """
     execution = execution or Execution()
-    with _locked_run(Run.open(path).path):
+    with locked_run(Run.open(path).path):
         run = Run.open(path)  # read again, now that no other process works on it
         if run.finished:
             remove(run.path / "checkpoint.pt")  # a kill may have left it
@@ -184,28 +151,16 @@ def _fit(
     *,
     quiet: bool,
 ) -> Run:
-    """Sets a run up from a checkpoint, which may be the first, and trains it to its end."""
-    network.load_state_dict(checkpoint.model)
-    network.to(device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_step = TrainStep(network, run.recipe, run.config.precision)
-    try:
-        train_step.load_state_dict(checkpoint.optimizer)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, of wrong content
-        raise RunError(
-            f"{run.path / 'checkpoint.pt'} is another recipe's: {error}. "
-            "Put the run's own in its place, or train anew into another --out"
-        ) from None
+    """Trains a run from a checkpoint, which may be the first, to its end."""
     batches = Batches(dataset, run.recipe, run.config.seed, device)
-    run = _record_machine(run, device, checkpoint.epoch + 1)
+    state = restore_state(run, network, checkpoint, batches.steps, device)
     is_main = process_group().is_main  # only the main process evaluates, writes and prints
     console = None if quiet or not is_main else Console()
     if is_main:
-        run.write_config()
-        run.write_metrics()
+        state.run.write_config()
+        state.run.write_metrics()
     if console is not None:
-        announce(run, console)
-    state = TrainingState.resume(run, train_step, batches.steps, checkpoint)
+        announce(state.run, console)
     display = ProgressDisplay(console, state)
     stop_requests = StopRequests(execution, device)
     hooks = [Evaluation(dataset), Checkpointing(), display, *callbacks] if is_main else []
@@ -245,46 +200,3 @@ def _train_on_next_batch(state: TrainingState, batches: Batches) -> None:
     state.record_step(loss, correct, len(labels))
     if not math.isfinite(loss):
         raise state.diverged(loss)
-
-
-@contextmanager
-def _locked_run(folder: Path) -> Iterator[None]:
-    """Locks a run's folder and removes what a kill left there. Only the main process does."""
-    if not process_group().is_main:
-        yield
-        return
-    with locked(folder):
-        for name in ("checkpoint.pt", "config.json", "metrics.jsonl", "model.safetensors"):
-            remove_leftovers(folder / name)
-        yield
-
-
-def _batch_sizes(images: int, batch_size: int) -> tuple[int, int]:
-    """The smallest shard that a process gets of an epoch's first batch and of its last one.
-
-    Raises:
-        UsageError: A process would get no image.
-    """
-    first, last = min(images, batch_size), images % batch_size or min(images, batch_size)
-    processes = process_group().size
-    if last < processes:
-        raise UsageError(
-            f"an epoch's last batch has {last} images, too few for {processes} processes: "
-            "choose another --batch-size"
-        )
-    return first // processes, last // processes
-
-
-def _refuse_existing_run(out: Path) -> None:
-    if exists(out / "model.safetensors"):
-        raise RunError(f"{out} holds a finished run: choose another --out, or delete it")
-    if exists(out / "config.json"):
-        raise RunError(f"{out} holds a run that can be resumed: normlab train --resume {out}")
-
-
-def _record_machine(run: Run, device: torch.device, epoch: int) -> Run:
-    """The run with this machine in its record, unless it was the last one already."""
-    here = machine.describe(device, from_epoch=epoch)
-    if run.machines and here == dataclasses.replace(run.machines[-1], from_epoch=epoch):
-        return run
-    return dataclasses.replace(run, machines=(*run.machines, here))

@@ -1,0 +1,141 @@
+"""What a run needs before its first step: its folder, its network, its record, its state."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from normlab import notation
+from normlab.config import RunConfig
+from normlab.data import Dataset
+from normlab.data.describe import channel_statistics
+from normlab.errors import RunError, UsageError
+from normlab.network import zoo
+from normlab.network.checks import check_trainable
+from normlab.network.model import Network
+from normlab.recipes import Recipe
+from normlab.runs import machine
+from normlab.runs.checkpoint import Checkpoint
+from normlab.runs.run import DataCard, Run
+from normlab.storage.files import exists, locked, remove_leftovers
+from normlab.training.distributed import process_group
+from normlab.training.state import TrainingState
+from normlab.training.step import TrainStep
+
+
+def refuse_existing_run(out: Path) -> None:
+    """Raises RunError if a folder holds a run. Only the main process checks it."""
+    if not process_group().is_main:
+        return
+    if exists(out / "model.safetensors"):
+        raise RunError(f"{out} holds a finished run: choose another --out, or delete it")
+    if exists(out / "config.json"):
+        raise RunError(f"{out} holds a run that can be resumed: normlab train --resume {out}")
+
+
+@contextmanager
+def locked_run(folder: Path) -> Iterator[None]:
+    """Locks a run's folder and removes what a kill left there. Only the main process does."""
+    if not process_group().is_main:
+        yield
+        return
+    with locked(folder):
+        for name in ("checkpoint.pt", "config.json", "metrics.jsonl", "model.safetensors"):
+            remove_leftovers(folder / name)
+        yield
+
+
+def data_card(dataset: Dataset, *, holdout: int) -> DataCard:
+    """What a run records of its data set, whose splits are applied."""
+    mean, std = channel_statistics(dataset.train.images)
+    std[std == 0] = 1.0  # a channel without contrast stays as it is
+    return DataCard(
+        fingerprint=dataset.fingerprint,
+        classes=dataset.classes,
+        train=len(dataset.train),
+        holdout=holdout,
+        test=len(dataset.test),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        notes=dataset.notes,
+    )
+
+
+def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
+    """The network with its first weights, on the CPU.
+
+    Raises:
+        UsageError: The layout and the normalization cannot be trained on batches of this size.
+    """
+    network = Network(
+        zoo.find(config.network),
+        norm=config.norm,
+        classes=len(data.classes),
+        budget=config.budget,
+        dropout=recipe.dropout,
+        seed=config.seed,
+    )
+    check_trainable(
+        notation.parse(network.layout),
+        norm=config.norm,
+        classes=len(data.classes),
+        batches=_batch_sizes(data.train, recipe.batch_size),
+    )
+    network.input_mean.copy_(torch.tensor(data.mean, dtype=torch.float64))
+    network.input_std.copy_(torch.tensor(data.std, dtype=torch.float64))
+    return network
+
+
+def _batch_sizes(images: int, batch_size: int) -> tuple[int, int]:
+    """The smallest shard that a process gets of an epoch's first batch and of its last one.
+
+    Raises:
+        UsageError: A process would get no image.
+    """
+    first, last = min(images, batch_size), images % batch_size or min(images, batch_size)
+    processes = process_group().size
+    if last < processes:
+        raise UsageError(
+            f"an epoch's last batch has {last} images, too few for {processes} processes: "
+            "choose another --batch-size"
+        )
+    return first // processes, last // processes
+
+
+def first_checkpoint(run: Run, network: Network) -> Checkpoint:
+    """The checkpoint before the first step."""
+    train_step = TrainStep(network, run.recipe, run.config.precision)
+    return Checkpoint(run=run.digest, model=network.state_dict(), optimizer=train_step.state_dict())
+
+
+def restore_state(
+    run: Run, network: Network, checkpoint: Checkpoint, steps: int, device: torch.device
+) -> TrainingState:
+    """The training state that a checkpoint holds, on a device, which the run then records.
+
+    Raises:
+        RunError: The checkpoint belongs to another recipe.
+    """
+    network.load_state_dict(checkpoint.model)
+    network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train_step = TrainStep(network, run.recipe, run.config.precision)
+    try:
+        train_step.load_state_dict(checkpoint.optimizer)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, of wrong content
+        raise RunError(
+            f"{run.path / 'checkpoint.pt'} is another recipe's: {error}. "
+            "Put the run's own in its place, or train anew into another --out"
+        ) from None
+    run = _record_machine(run, device, checkpoint.epoch + 1)
+    return TrainingState.resume(run, train_step, steps, checkpoint)
+
+
+def _record_machine(run: Run, device: torch.device, epoch: int) -> Run:
+    """The run with this machine in its record, unless it was the last one already."""
+    here = machine.describe(device, from_epoch=epoch)
+    if run.machines and here == dataclasses.replace(run.machines[-1], from_epoch=epoch):
+        return run
+    return dataclasses.replace(run, machines=(*run.machines, here))
