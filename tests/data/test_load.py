@@ -30,7 +30,7 @@ def test_a_far_miss_is_told_the_three():
 
 @pytest.mark.parametrize("name", ["cifar10", "digits"])
 def test_what_has_no_files_of_ones_own_skips_none(name):
-    with pytest.raises(UsageError, match=f"folder:PATH only: leave it out for {name}$"):
+    with pytest.raises(UsageError, match=f"^{name} has no image files to skip: leave out --skip"):
         load(name, skip_unreadable=True)
 
 
@@ -52,9 +52,9 @@ import numpy as np
 from normlab.data.dataset import Dataset, Split
 SPELLING = "noise:SEED"
 PUBLIC_NAME = HUB_NAME = None
-MIRRORABLE = False
+MIRRORABLE = HAS_IMAGE_FILES = False
 
-def from_request(request):
+def load(request):
     draws = np.random.default_rng(int(request.path))
     images = draws.integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
     half = Split(images[:10], np.arange(10) % 2)

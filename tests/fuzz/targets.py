@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from made_up import study
-from normlab.data import images
-from normlab.data.sources import cifar10, folder
+from normlab.data import images, load
+from normlab.data.sources import cifar10
 from normlab.errors import NormlabError
 from normlab.inference import pictures
 from normlab.network.model import Network
@@ -116,7 +116,7 @@ def image_folder(path):
     for name in ("a/other.png", "b/one.png", "b/other.png"):
         (train / name).parent.mkdir(exist_ok=True)
         (train / name).write_bytes(PICTURES[0])
-    folder.load(train.parent)
+    load(f"folder:{train.parent}")
 
 
 def encoded(kind, mode="RGB", size=(20, 12), **options):
@@ -138,7 +138,7 @@ def pickled_batch():
 def images_of(folder):
     """Reads a CIFAR-10 that has a single image a file; of other images, nothing may be read."""
     with patch.object(cifar10, "RECORDS", 1):
-        dataset = cifar10.load(folder)
+        dataset = load("cifar10", data_root=folder)
     assert dataset.train.images.shape == (5, 3, 32, 32)
     assert dataset.test.labels.shape == (1,)
     assert dataset.train.labels.max() < 10

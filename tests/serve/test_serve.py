@@ -355,7 +355,7 @@ def test_missing_data_is_not_downloaded(trained, tmp_path, monkeypatch):
     monkeypatch.delenv("NORMLAB_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     run = on(trained, tmp_path / "run", "cifar10")
-    reason = "CIFAR-10 is not on this machine; give its folder with --data-root."
+    reason = "cifar10 is not on this machine; give its folder with --data-root."
     assert load_examples(run) == reason
     assert load_examples(on(trained, tmp_path / "moved", "folder:/nowhere")).startswith("/nowhere")
     with pytest.raises(DataError, match="no CIFAR-10 in"):
@@ -592,7 +592,7 @@ def test_without_captum_and_data_the_page_says_so_and_predicts(visit, picture, t
     with served(tmp_path, run.path, code=code, XDG_CACHE_HOME=str(tmp_path)) as server:
         page = visit(url=server.url)
         page.get_by_text("There is no heat map: heat maps need captum").wait_for()
-        page.get_by_text("There are no pictures to try: CIFAR-10 is not on").wait_for()
+        page.get_by_text("There are no pictures to try: cifar10 is not on").wait_for()
         upload(page, picture)
         assert len(probabilities(page, "run, bn")) == 10
         assert page.locator("#answers img").count() == 0

@@ -3,7 +3,7 @@
 import difflib
 import importlib
 from pathlib import Path
-from types import ModuleType
+from typing import cast
 
 from normlab.config import DataConfig, RunConfig
 from normlab.data import sources
@@ -30,13 +30,15 @@ def load(
         skip_unreadable: `folder:` only: leave out images that cannot be read instead of stopping.
 
     Raises:
-        UsageError: There is no such data set, or it does not take one of the arguments.
+        UsageError: There is no such data set, or it cannot be loaded with these arguments.
         DataError: The data is missing or malformed.
     """
     source = source_of(name)
     if source is None:
         raise _unknown(name)
-    return source.from_request(  # type: ignore[no-any-return]
+    if skip_unreadable and not source.HAS_IMAGE_FILES:
+        raise UsageError(f"{name} has no image files to skip: leave out --skip-unreadable")
+    return source.load(
         sources.Request(
             name=name,
             path=name.partition(":")[2],
@@ -72,24 +74,23 @@ def apply_splits(dataset: Dataset, config: RunConfig) -> Dataset:
     return dataset
 
 
-def source_of(name: str) -> ModuleType | None:
-    """The module of a data set; None if there is no such data set.
-
-    It is imported when it is needed: each needs a library that takes time to import.
-    """
+def source_of(name: str) -> sources.Source | None:
+    """The module that defines a data set; None if there is no such data set."""
     kind, _, path = name.partition(":")
     if kind not in sources.names():
         return None
-    source = importlib.import_module(f"normlab.data.sources.{kind}")
+    source = _import(kind)
     takes_path = ":" in source.SPELLING
     return source if takes_path == bool(path) and (takes_path or kind == name) else None
 
 
 def _unknown(name: str) -> UsageError:
-    spellings = {
-        kind: importlib.import_module(f"normlab.data.sources.{kind}").SPELLING
-        for kind in sources.names()
-    }
+    spellings = {kind: _import(kind).SPELLING for kind in sources.names()}
     near = difflib.get_close_matches(name.partition(":")[0].lower(), spellings, n=1)
     hint = f"; did you mean {spellings[near[0]]}?" if near else ""
     return UsageError(f"no data set {name!r}: there are {', '.join(spellings.values())}{hint}")
+
+
+def _import(kind: str) -> sources.Source:
+    """Imports a source only when it is needed: each needs a library that takes time to import."""
+    return cast(sources.Source, importlib.import_module(f"normlab.data.sources.{kind}"))

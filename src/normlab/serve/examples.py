@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.data.dataset import Split
-from normlab.data.sources import cifar10
+from normlab.data import Split, source_of
 from normlab.errors import DataError, RunError
 from normlab.runs.run import Run
 
@@ -24,8 +23,9 @@ def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | st
         DataError: There is no such data in `data_root`.
         RunError: It is not the data that the run was trained on.
     """
-    if run.config.dataset == "cifar10" and data_root is None and not cifar10.at_hand():
-        return "CIFAR-10 is not on this machine; give its folder with --data-root."
+    source = source_of(run.config.dataset)
+    if source is not None and data_root is None and source.needs_download():
+        return f"{run.config.dataset} is not on this machine; give its folder with --data-root."
     try:
         dataset = run.dataset(data_root)
     except (DataError, RunError) as error:

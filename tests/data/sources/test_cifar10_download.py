@@ -192,14 +192,14 @@ def test_a_terminal_gets_a_bar(server, capfd, monkeypatch):
     assert f"{size}/{size} kB" in err
 
 
-def test_what_needs_no_download_is_at_hand(server, monkeypatch, tmp_path):
-    assert not cifar10.at_hand()
+def test_what_is_cached_or_in_a_named_folder_needs_no_download(server, monkeypatch, tmp_path):
+    assert cifar10.needs_download()
     server.answers("whole")
     load("cifar10")
-    assert cifar10.at_hand()
+    assert not cifar10.needs_download()
     archive = next(tmp_path.rglob(ARCHIVE))
     archive.write_bytes(archive.read_bytes()[:-1])
-    assert not cifar10.at_hand()  # `load` would fetch it anew
+    assert cifar10.needs_download()  # `load` would fetch it anew
     monkeypatch.setenv("NORMLAB_DATA", str(tmp_path))
-    assert cifar10.at_hand()  # `load` looks there alone
+    assert not cifar10.needs_download()  # `load` looks there alone
     assert server.asked == 1

@@ -1,19 +1,14 @@
 """The data sets, one module each: the module's name is the data set's.
 
-A module defines
-
-    SPELLING         its name on the command line: `digits`, `folder:PATH`
-    PUBLIC_NAME      its name on model cards; None where every user has other data
-    HUB_NAME         its name on the Hugging Face Hub, or None
-    MIRRORABLE       whether a mirrored image shows the same class
-    from_request     loads it
-
-and nothing else has to change to add one.
+A module defines what `Source` lists. Nothing else has to change to add one.
 """
 
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from normlab.data.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +18,7 @@ class Request:
     Attributes:
         name: The whole name: `folder:pictures`.
         path: What follows the colon.
-        data_root: Where the data lies, or None.
+        data_root: Where the data is, or None.
         split_seed: Seed of the splits that normlab draws.
         skip_unreadable: Whether to leave out images that cannot be read.
     """
@@ -33,6 +28,27 @@ class Request:
     data_root: Path | None = None
     split_seed: int = 0
     skip_unreadable: bool = False
+
+
+class Source(Protocol):
+    """A module that defines a data set."""
+
+    SPELLING: str
+    """Its name on the command line: `digits`, `folder:PATH`."""
+    PUBLIC_NAME: str | None
+    """Its name on model cards; None if every user has other data."""
+    HUB_NAME: str | None
+    """Its name on the Hugging Face Hub, if it is there."""
+    MIRRORABLE: bool
+    """Whether a mirrored or flipped image shows the same class."""
+    HAS_IMAGE_FILES: bool
+    """Whether it reads image files, which `skip_unreadable` may leave out."""
+
+    def load(self, request: Request) -> Dataset:
+        """Loads it. Raises UsageError or DataError."""
+
+    def needs_download(self) -> bool:
+        """Whether `load` would download it, without a data root."""
 
 
 def names() -> list[str]:

@@ -25,11 +25,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from normlab.data.dataset import Dataset, Split
 from normlab.data.sources import Request
-from normlab.errors import DataError, UsageError
+from normlab.errors import DataError
 
 SPELLING = PUBLIC_NAME = "cifar10"
 HUB_NAME = "uoft-cs/cifar10"
 MIRRORABLE = True
+HAS_IMAGE_FILES = False
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 TIMEOUT = 30.0  # seconds without a byte after which a download attempt fails
@@ -52,29 +53,18 @@ PUBLISHED = {
 }
 
 
-def from_request(request: Request) -> Dataset:
-    """Loads it; UsageError for `skip_unreadable`: there are no image files to skip."""
-    if request.skip_unreadable:
-        raise UsageError("--skip-unreadable is for folder:PATH only: leave it out for cifar10")
-    return load(request.data_root)
-
-
-def load(data_root: Path | None = None) -> Dataset:
+def load(request: Request) -> Dataset:
     """CIFAR-10: 50,000 training and 10,000 test images of ten classes, in the files' order.
 
-    Args:
-        data_root: The only folder to look in. The default is $NORMLAB_DATA (likewise), else the
-            user's cache folder, else a download into that.
-
-    Returns:
-        The data set. The user's own files are accepted if they are well-formed; if they are not
-        the published ones, the notes say so.
+    The data root is the only folder that is searched. The default is $NORMLAB_DATA (likewise),
+    else the user's cache folder, else a download into that. The user's own files are accepted if
+    they are well-formed; if they are not the published ones, the notes say so.
 
     Raises:
         DataError: It is missing, malformed, or could not be downloaded.
     """
-    setting = "--data-root" if data_root else "NORMLAB_DATA"
-    own = data_root or os.environ.get("NORMLAB_DATA")
+    setting = "--data-root" if request.data_root else "NORMLAB_DATA"
+    own = request.data_root or os.environ.get("NORMLAB_DATA")
     root = Path(own).expanduser() if own else None
     try:
         if root is None:
@@ -96,9 +86,9 @@ def load(data_root: Path | None = None) -> Dataset:
     )
 
 
-def at_hand() -> bool:
-    """Whether `load` needs no download."""
-    return bool(os.environ.get("NORMLAB_DATA")) or _cached() is not None
+def needs_download() -> bool:
+    """Whether neither $NORMLAB_DATA is set nor the cache folder holds it."""
+    return not os.environ.get("NORMLAB_DATA") and _cached() is None
 
 
 # --- The two layouts ----------------------------------------------------------------------------

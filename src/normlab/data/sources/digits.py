@@ -5,22 +5,14 @@ import numpy as np
 from normlab.data.dataset import Dataset, Split
 from normlab.data.sources import Request
 from normlab.data.splitting import stratified
-from normlab.errors import UsageError
 
 SPELLING = PUBLIC_NAME = "digits"
 HUB_NAME = None
-MIRRORABLE = False
+MIRRORABLE = HAS_IMAGE_FILES = False
 TEST_IMAGES = 360  # of 1797, about a fifth
 
 
-def from_request(request: Request) -> Dataset:
-    """Loads it; UsageError for `skip_unreadable`: there are no files to skip."""
-    if request.skip_unreadable:
-        raise UsageError("--skip-unreadable is for folder:PATH only: leave it out for digits")
-    return load()
-
-
-def load() -> Dataset:
+def load(_: Request) -> Dataset:
     """The digits, 8 × 8 and grey, as 32 × 32 images with three equal channels.
 
     1,437 training and 360 test images in ten classes; the split is always the same.
@@ -41,3 +33,8 @@ def load() -> Dataset:
         train=whole.take(train),
         test=whole.take(test),
     )
+
+
+def needs_download() -> bool:
+    """Never: scikit-learn brings them."""
+    return False

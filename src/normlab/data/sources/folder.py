@@ -16,22 +16,12 @@ from normlab.errors import DataError, UsageError
 SPELLING = "folder:PATH"
 PUBLIC_NAME = HUB_NAME = None
 MIRRORABLE = True  # not known: the user chooses the recipe
+HAS_IMAGE_FILES = True
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")  # by content, whatever the suffix says: Pillow knows many more
 
 
-def from_request(request: Request) -> Dataset:
-    """Loads it; UsageError if the request names a data root beside the path."""
-    if request.data_root is not None:
-        raise UsageError(f"{request.name} says where the pictures are: leave out --data-root")
-    return load(
-        Path(request.path),
-        split_seed=request.split_seed,
-        skip_unreadable=request.skip_unreadable,
-    )
-
-
-def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> Dataset:
+def load(request: Request) -> Dataset:
     """A folder of images as a data set. `images.to_pixels` says how an image is converted.
 
     The classes are the sorted names of train's subfolders. Images are ordered by class, then by
@@ -39,15 +29,14 @@ def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> D
     `test` folder, a stratified fifth of the images (at least one per class) becomes the test split,
     and the data set's notes say so.
 
-    Args:
-        root: The folder that holds `train` and, optionally, `test`.
-        split_seed: Seed of the split if there is no `test` folder.
-        skip_unreadable: Leave out images that cannot be read, and note how many.
-
     Raises:
+        UsageError: A data root is given beside the path.
         DataError: A folder is missing or empty, there are fewer than two classes, the two parts
             differ in their classes, or an image cannot be read.
     """
+    if request.data_root is not None:
+        raise UsageError(f"{request.name} says where the pictures are: leave out --data-root")
+    root = Path(request.path)
     path = root.expanduser()
     if not (path / "train").is_dir():
         raise DataError(
@@ -69,16 +58,21 @@ def load(root: Path, *, split_seed: int = 0, skip_unreadable: bool = False) -> D
             raise DataError(f"{path / present} has a class {name!r} that {path / absent} lacks")
 
     notes = []
-    train, skipped = _read(train_files, skip_unreadable)
+    train, skipped = _read(train_files, request.skip_unreadable)
     if has_test:
-        test, skipped_test = _read(test_files, skip_unreadable)
+        test, skipped_test = _read(test_files, request.skip_unreadable)
         skipped += skipped_test
     else:
-        train, test = _split_off_test(train, classes, split_seed, path)
+        train, test = _split_off_test(train, classes, request.split_seed, path)
         notes.append(f"there is no test folder: {len(test)} images were drawn for the test split")
     if skipped:
         notes.append(f"images that could not be read and were left out: {skipped}")
     return Dataset(f"folder:{root}", classes, train, test, notes=tuple(notes))
+
+
+def needs_download() -> bool:
+    """Never: the images are the user's."""
+    return False
 
 
 def _files_by_class(part: Path) -> dict[str, list[Path]]:
