@@ -111,7 +111,7 @@ def compare(
     config: _Study = _NO_STUDY,
     *,
     out: Annotated[Path | None, default_is("studies/DATASET/NETWORK")] = None,
-    workers: Annotated[int | None, default_is("one a core, or one on a GPU")] = None,
+    workers: Annotated[int | None, default_is("one per core, or one on a GPU")] = None,
     ray: Annotated[str | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     dry_run: bool = False,
     data_root: DataRoot = None,
@@ -153,8 +153,7 @@ def compare(
     if dry_run:
         return
     if any(result.state == "done" for result in study.results):
-        found = group_by_setting(study)
-        for sentence in headline(study, found):
+        for sentence in headline(study, group_by_setting(study)):
             print(sentence)
         print(f"report: {write_study_report(study, data_root=data_root)}")
     failed = [result for result in study.results if result.state == "failed"]
