@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import jinja2
 from markupsafe import Markup
@@ -40,10 +41,15 @@ class PageFigure:
     caption: str = ""
     table: Table | None = None
 
+    @cached_property
+    def figure(self) -> Figure:
+        """The figure, drawn when it is first used."""
+        return self.draw()
+
     @property
     def svg(self) -> Markup:
-        """The figure as an SVG element, drawn now."""
-        return inline_svg(self.draw(), self.name, self.alt)
+        """The figure as an SVG element."""
+        return inline_svg(self.figure, self.name, self.alt)
 
 
 @dataclass(frozen=True)

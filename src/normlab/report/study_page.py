@@ -63,7 +63,7 @@ def write_study_report(study: Study, *, data_root: Path | None = None, images: b
     write_atomically(page, _render(data, figures, dataset))
     for section in figures.values():
         for figure in section:
-            plots.save(figure.draw(), study.path / "figures" / f"{figure.name}.png")
+            plots.save(figure.figure, study.path / "figures" / f"{figure.name}.png")
     return page
 
 
