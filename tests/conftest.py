@@ -58,6 +58,23 @@ def trained(tmp_path_factory):
     return train(config, tmp_path_factory.mktemp("runs") / "trained", quiet=True)
 
 
+@pytest.fixture
+def cli(capsys):
+    """Runs a command and returns its exit code, output and errors."""
+
+    from normlab.cli import main
+
+    def command(*arguments):
+        code = 0
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as error:
+            code = error.code or 0
+        return code, *capsys.readouterr()
+
+    return command
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, with a camera that shows a moving circle."""

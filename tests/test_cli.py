@@ -39,44 +39,33 @@ def run(*arguments, **options):
     )
 
 
-def call(capsys, *arguments):
-    """Runs a command in this process: its exit code, output and errors."""
-    code = 0
-    try:
-        main(arguments)
-    except SystemExit as stop:
-        code = stop.code or 0
-    output = capsys.readouterr()
-    return code, output.out, output.err
-
-
-def test_names_with_control_characters_leave_the_terminal_alone(capsys, tmp_path):
+def test_names_with_control_characters_leave_the_terminal_alone(cli, tmp_path):
     (tmp_path / "a\x1b[31m\nb").mkdir()
-    code, _, errors = call(capsys, "report", str(tmp_path / "a\x1b[31m\nb"))
+    code, _, errors = cli("report", str(tmp_path / "a\x1b[31m\nb"))
     assert code == 1
     assert errors == (
         f"normlab: {tmp_path}/a\ufffd[31m\ufffdb is not a run's folder: it has no config.json\n"
     )
-    _, _, errors = call(capsys, "summary", "C:8 P\x1b[31m GAP")
+    _, _, errors = cli("summary", "C:8 P\x1b[31m GAP")
     assert errors.splitlines()[1:] == ["  C:8 P\ufffd[31m GAP", "       ^"]
 
 
-def test_help_lists_the_commands_and_each_has_help_with_an_example(capsys):
-    code, out, _ = call(capsys, "--help")
+def test_help_lists_the_commands_and_each_has_help_with_an_example(cli):
+    code, out, _ = cli("--help")
     assert code == 0
     for name in _COMMANDS:
         assert f"• {name}" in out
-        code, text, _ = call(capsys, name, "--help")
+        code, text, _ = cli(name, "--help")
         assert code == 0
         assert f"$ normlab {name}" in text
 
 
-def test_the_version(capsys):
-    assert call(capsys, "--version") == (0, f"normlab {__version__}\n", "")
+def test_the_version(cli):
+    assert cli("--version") == (0, f"normlab {__version__}\n", "")
 
 
-def test_tab_completion_knows_the_commands(capsys):
-    code, out, _ = call(capsys, "--tyro-print-completion", "bash")
+def test_tab_completion_knows_the_commands(cli):
+    code, out, _ = cli("--tyro-print-completion", "bash")
     assert code == 0
     assert all(name in out for name in _COMMANDS)
 
@@ -207,8 +196,8 @@ def test_a_live_bar_in_a_terminal(tmp_path):
         (["summary", "seed-bn", "--budget", "many"], 2, "many"),
     ],
 )  # fmt: skip
-def test_wrong_usage_gives_a_message_and_an_exit_code(arguments, code, message, capsys):
-    got, out, err = call(capsys, *arguments)
+def test_wrong_usage_gives_a_message_and_an_exit_code(arguments, code, message, cli):
+    got, out, err = cli(*arguments)
     assert got == code
     assert message in err
     assert out == ""
@@ -227,53 +216,53 @@ def test_missing_data_gives_one_line_that_says_what_to_do():
 
 
 @pytest.mark.slow(1)
-def test_held_out_images_can_be_evaluated(tmp_path, capsys, monkeypatch):
+def test_held_out_images_can_be_evaluated(tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(capsys, *TRAIN, "--epochs", "1", "--holdout", "100", "--out", "run")
+    code, out, err = cli(*TRAIN, "--epochs", "1", "--holdout", "100", "--out", "run")
     assert code == 0, err
     assert "holdout loss" in out
-    code, out, err = call(capsys, "evaluate", "run", "--split", "holdout", "--tta", "flip")
+    code, out, err = cli("evaluate", "run", "--split", "holdout", "--tta", "flip")
     assert code == 0, err
     assert "states" not in out  # the folder has no figure with test-time augmentation
-    code, out, err = call(capsys, "evaluate", "run", "--split", "holdout")
+    code, out, err = cli("evaluate", "run", "--split", "holdout")
     assert "the same" in out
 
 
-def test_evaluate_refuses_a_hold_out_that_the_run_lacks(trained, capsys):
-    code, _, err = call(capsys, "evaluate", str(trained.path), "--split", "holdout")
+def test_evaluate_refuses_a_hold_out_that_the_run_lacks(trained, cli):
+    code, _, err = cli("evaluate", str(trained.path), "--split", "holdout")
     assert code == 2
     assert "held no images out" in err
 
 
 @pytest.mark.slow(1)
-def test_several_runs_on_one_page(trained, tmp_path, capsys):
+def test_several_runs_on_one_page(trained, tmp_path, cli):
     page = tmp_path / "page.html"
     shutil.copytree(trained.path, tmp_path / "other")
     runs = [str(trained.path), str(tmp_path / "other")]
-    code, out, err = call(capsys, "report", *runs, "--out", str(page))
+    code, out, err = cli("report", *runs, "--out", str(page))
     assert code == 0, err
     assert f"report: {page}" in out
     assert page.read_text().count("<svg") >= 3
 
 
 @pytest.mark.slow(1)
-def test_the_flags_of_report_take_effect(trained, tmp_path, capsys):
+def test_the_flags_of_report_take_effect(trained, tmp_path, cli):
     page = tmp_path / "page.html"
     published = Path(__file__).parent.parent / "results" / "published-runs.csv"
     shutil.copytree(trained.path, tmp_path / "run")
     arguments = ["report", str(tmp_path / "run"), "--out", str(page)]
-    assert call(capsys, *arguments)[0] == 0
+    assert cli(*arguments)[0] == 0
     left_out = "The pictures were left out of this page"
     assert left_out not in page.read_text()
     assert "published seed-bn" not in page.read_text()
-    assert call(capsys, *arguments, "--no-images", "--published", str(published))[0] == 0
+    assert cli(*arguments, "--no-images", "--published", str(published))[0] == 0
     assert left_out in page.read_text()
     assert "published seed-bn" in page.read_text()
 
 
 @pytest.mark.slow(1)
 def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
-    tmp_path, capsys, monkeypatch
+    tmp_path, cli, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NORMLAB_DATA", raising=False)
@@ -286,18 +275,18 @@ def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
         records[:, 0] = np.arange(40) % 10
         (root / f"{name}.bin").write_bytes(records.tobytes())
     place = ["--data-root", "somewhere"]
-    code, out, err = call(capsys, "train", "c:2 GAP FC", "--epochs", "1", *place)
+    code, out, err = cli("train", "c:2 GAP FC", "--epochs", "1", *place)
     assert code == 0, err
     assert "cifar10: 200 training and 40 test images" in out
     (folder,) = (tmp_path / "runs" / "cifar10").iterdir()
     assert (folder / "report.html").exists()
-    code, out, err = call(capsys, "evaluate", str(folder), *place, "--tta", "flip")
+    code, out, err = cli("evaluate", str(folder), *place, "--tta", "flip")
     assert code == 0, err
     run = Run.open(folder)
     expected = evaluate(run.network(), run.dataset(Path("somewhere")), tta="flip")
     assert expected.headline in out
     assert "averaged over test-time augmentation (flip)" in out
-    assert call(capsys, "evaluate", str(folder))[0] == 1
+    assert cli("evaluate", str(folder))[0] == 1
 
 
 def test_the_default_folders_of_different_runs_differ():
@@ -323,9 +312,9 @@ def test_a_file_in_the_current_folder_does_not_shadow_a_library(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_summary_is_a_table_that_fits_80_columns(monkeypatch, capsys):
+def test_the_summary_is_a_table_that_fits_80_columns(monkeypatch, cli):
     monkeypatch.setenv("COLUMNS", "80")
-    code, out, _ = call(capsys, "summary", "seed-ln")
+    code, out, _ = cli("summary", "seed-ln")
     assert code == 0
     layout, *table = out.splitlines()
     assert layout == ZOO["seed-ln"].layout
@@ -335,12 +324,12 @@ def test_the_summary_is_a_table_that_fits_80_columns(monkeypatch, capsys):
     assert re.search(r"C:32vs2/ln-full +ln-full +32 × 3 × 3 +6,336 +51,840 +30", out)
 
 
-def test_zoo_and_norms_list_their_entries(capsys):
-    code, out, _ = call(capsys, "zoo")
+def test_zoo_and_norms_list_their_entries(cli):
+    code, out, _ = cli("zoo")
     assert code == 0
     assert "seed-ln" in out
     assert "C1 C2 c3 P1" in out
-    code, out, _ = call(capsys, "norms")
+    code, out, _ = cli("norms")
     assert code == 0
     assert re.search(r"(?m)^ln-channel$", out)
     with_scale = re.findall(
@@ -350,9 +339,9 @@ def test_zoo_and_norms_list_their_entries(capsys):
     assert "arXiv:1803.08494" in out
 
 
-def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, capsys):
+def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(capsys, "data", "--dataset", "digits", "--recipe", "demo")
+    code, out, err = cli("data", "--dataset", "digits", "--recipe", "demo")
     assert code == 0, err
     assert "uint8" in out
     assert "page: data.html" in out

@@ -21,7 +21,6 @@ from torch import nn
 
 import made_up
 import normlab
-from normlab.cli import main
 from normlab.data import load
 from normlab.errors import RunError, UsageError
 from normlab.export import exporter
@@ -113,21 +112,6 @@ def files(trained, tmp_path_factory):
         "int8": normlab.export_run(run, "onnx", int8=True),
         "pt2": normlab.export_run(run, "pt2"),
     }
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command and returns its exit code, output and errors."""
-
-    def command(*arguments):
-        code = 0
-        try:
-            main([*map(str, arguments)])
-        except SystemExit as error:
-            code = error.code
-        return code, *capsys.readouterr()
-
-    return command
 
 
 # The network

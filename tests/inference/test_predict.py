@@ -18,7 +18,6 @@ from PIL import ExifTags, Image
 from rich.cells import cell_len
 
 import normlab
-from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, RunError, UsageError
 from normlab.inference.pictures import find_pictures
@@ -54,21 +53,6 @@ def pictures(tmp_path_factory):
         options = {"lossless": True} if suffix == "webp" else {"quality": 100}
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{k:02}.{suffix}", **options)
     return folder
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command and returns its exit code, output and errors."""
-
-    def command(*arguments):
-        code = 0
-        try:
-            main([*map(str, arguments)])
-        except SystemExit as error:
-            code = error.code
-        return code, *capsys.readouterr()
-
-    return command
 
 
 # Python
