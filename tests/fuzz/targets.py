@@ -16,7 +16,7 @@ from PIL import Image
 
 from made_up import study
 from normlab.data import images, load
-from normlab.data.sources import cifar10
+from normlab.data.sources.cifar10 import layouts
 from normlab.errors import NormlabError
 from normlab.inference import pictures
 from normlab.network.model import Network
@@ -137,7 +137,7 @@ def pickled_batch():
 
 def images_of(folder):
     """Reads a CIFAR-10 that has a single image a file; of other images, nothing may be read."""
-    with patch.object(cifar10, "RECORDS", 1):
+    with patch.object(layouts, "RECORDS", 1):
         dataset = load("cifar10", data_root=folder)
     assert dataset.train.images.shape == (5, 3, 32, 32)
     assert dataset.test.labels.shape == (1,)
@@ -177,7 +177,7 @@ def with_checksums(read):
 def decoded_pickle(content):
     """A file of CIFAR-10's Python layout."""
     with contextlib.suppress(ValueError):  # the reader's word for a damaged file
-        cifar10._python_batch(content)
+        layouts.decode_python(content)
 
 
 def npz():
@@ -223,7 +223,7 @@ def study_json():
         return Path(place, "study.json").read_bytes()
 
 
-BINARY = {f"{name}.bin": bytes([5]) + bytes(range(256)) * 12 for name in cifar10._BATCHES}
+BINARY = {f"{name}.bin": bytes([5]) + bytes(range(256)) * 12 for name in layouts.BATCHES}
 ARCHIVES = (
     archive(),
     archive(

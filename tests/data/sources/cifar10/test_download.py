@@ -8,6 +8,8 @@ import pytest
 from cifar10_files import tar, write_all
 from normlab.data import load
 from normlab.data.sources import cifar10
+from normlab.data.sources.cifar10 import download
+from normlab.data.sources.cifar10.files import PUBLISHED
 from normlab.errors import DataError
 
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -69,8 +71,8 @@ def server(made_up, monkeypatch):
     server = Server(content)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setattr(cifar10, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}")
-    monkeypatch.setitem(cifar10.PUBLISHED, ARCHIVE, hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(download, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}")
+    monkeypatch.setitem(PUBLISHED, ARCHIVE, hashlib.md5(content).hexdigest())
     monkeypatch.setattr("time.sleep", lambda _: None)  # between two tries
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
@@ -114,13 +116,13 @@ def test_a_second_try_is_made(trouble, server, cache):
     [
         ("error", "the server answered 503"),
         ("short", "no full answer"),
-        ("other", "not the published checksum"),
+        ("other", "checksum mismatch"),
         ("hang", "no full answer: ReadTimeout"),
     ],
 )
 def test_after_two_tries_one_line_says_what_to_do(trouble, reason, server, cache, monkeypatch):
     if trouble == "hang":
-        monkeypatch.setattr(cifar10, "TIMEOUT", 0.2)
+        monkeypatch.setattr(download, "TIMEOUT", 0.2)
     server.answers(trouble, trouble)
     with pytest.raises(DataError) as caught:
         load("cifar10")
@@ -129,7 +131,7 @@ def test_after_two_tries_one_line_says_what_to_do(trouble, reason, server, cache
         threading.Event().wait(0.01)
     assert server.asked == 2
     assert "\n" not in text
-    for hint in (reason, cifar10.URL, str(cache), "--data-root", "--dataset digits"):
+    for hint in (reason, download.URL, str(cache), "--data-root", "--dataset digits"):
         assert hint in text
     assert content_of(cache) == []
 
@@ -178,7 +180,7 @@ def test_a_pipe_gets_one_plain_line(server, capfd, monkeypatch):
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert err.startswith(f"Downloading CIFAR-10 from {cifar10.URL}")
+    assert err.startswith(f"Downloading CIFAR-10 from {download.URL}")
 
 
 def test_a_terminal_gets_a_bar(server, capfd, monkeypatch):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cifar10_files import NAMES, python2_pickle, tar, write_all
 from normlab.data import load
-from normlab.data.sources import cifar10
+from normlab.data.sources.cifar10 import download, layouts
+from normlab.data.sources.cifar10.files import PUBLISHED
 from normlab.errors import DataError
 
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
@@ -75,7 +76,7 @@ def test_every_layout_gives_the_same_images(put, made_up, tmp_path):
     dataset = load("cifar10", data_root=root)
     expected = made_up.pixels.reshape(6, 20, 3, 32, 32)
     assert dataset.name == "cifar10"
-    assert dataset.classes == cifar10.CLASSES
+    assert dataset.classes == layouts.CLASSES
     assert dataset.train.images.dtype == dataset.test.images.dtype == np.uint8
     assert dataset.train.labels.dtype == dataset.test.labels.dtype == np.int64
     assert (dataset.train.images == expected[:5].reshape(100, 3, 32, 32)).all()
@@ -144,7 +145,7 @@ def test_an_empty_folder_and_none_at_all_say_what_to_do(tmp_path, monkeypatch):
             "cifar-10-python.tar.gz",
             "cifar-10-batches-bin",
             "cifar-10-batches-py",
-            cifar10.URL,
+            download.URL,
             "leave out --data-root",
             "--dataset digits",
         ):
@@ -181,7 +182,7 @@ def test_only_an_archive_that_is_not_the_published_one_is_noted(
     (note,) = load("cifar10", data_root=tmp_path).notes
     assert "not the published" in note
     assert archive in note
-    monkeypatch.setitem(cifar10.PUBLISHED, archive, md5((tmp_path / archive).read_bytes()))
+    monkeypatch.setitem(PUBLISHED, archive, md5((tmp_path / archive).read_bytes()))
     assert load("cifar10", data_root=tmp_path).notes == ()
 
 
@@ -191,7 +192,7 @@ def test_only_python_files_that_are_not_the_published_ones_are_noted(
     files = made_up.python()
     put_python_folder(tmp_path, made_up)
     for name in NAMES:
-        monkeypatch.setitem(cifar10.PUBLISHED, name, md5(files[name]))
+        monkeypatch.setitem(PUBLISHED, name, md5(files[name]))
     assert load("cifar10", data_root=tmp_path).notes == ()
     other = python2_pickle({**made_up.batch(3), b"batch_label": b"another"})
     (tmp_path / PYTHON / "data_batch_4").write_bytes(other)
