@@ -7,7 +7,7 @@ from normlab.data.sources.cifar10 import download, layouts
 
 @pytest.fixture
 def made_up(monkeypatch, tmp_path):
-    """Twenty images a file, and a user without settings, cache, or CIFAR-10 anywhere."""
+    """Twenty images per file, and a user without settings, cache or CIFAR-10."""
     monkeypatch.setattr(layouts, "RECORDS", 20)
     monkeypatch.setattr(download, "URL", "http://127.0.0.1:9/nothing-listens-here")
     monkeypatch.delenv("NORMLAB_DATA", raising=False)
