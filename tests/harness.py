@@ -1,4 +1,4 @@
-"""A small run in a process of its own, which may be killed, and what becomes of it."""
+"""Small runs in processes of their own, which may be killed, and checks of what is left."""
 
 import contextlib
 import dataclasses
@@ -31,12 +31,12 @@ TRAIN = (
     *("--seed", "3", "--train-images", "64", "--device", "cpu", "--threads", "1", "--out"),
 )  # TINY on the command line
 
-# A process takes a moment: what it needs is imported once, in the server that it is forked from.
+# Imports take a moment: the server that the processes are forked from does them once.
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         *("normlab.report.run_page", "normlab.training.loop"),
-        *("captum.attr", "sklearn.datasets", "torch._dynamo"),  # which these import where needed
+        *("captum.attr", "sklearn.datasets", "torch._dynamo"),  # imported late by the modules above
     ]
 )
 
@@ -60,7 +60,7 @@ class InterruptAt(Callback):
 
 
 class ExitAt(Callback):
-    """Ends the run after a step of an epoch: nothing is saved on the way out."""
+    """Ends the run after a step of an epoch (from 0; steps from 1). Nothing is saved then."""
 
     def __init__(self, epoch, step):
         self.place = epoch, step
@@ -71,7 +71,7 @@ class ExitAt(Callback):
 
 
 def work(out, config=CONFIG, *, report=True, callbacks=()):
-    """A run and its page, from wherever the folder's files allow."""
+    """Trains or resumes a run, as its folder allows, and writes its page."""
     if not (out / "config.json").exists():
         run = train(config, out, EXECUTION, callbacks=callbacks, quiet=True)
     else:
@@ -124,7 +124,7 @@ def kill_everywhere(folder, config, calls, *, report=True):
 
 
 def _kill_before(number, calls, log):
-    """Has this process kill itself before its call of such a number, and write down which it is."""
+    """Makes this process kill itself before a call, given by its number, and log that call."""
     numbers = count(1)
 
     def watched(name):
@@ -133,9 +133,9 @@ def _kill_before(number, calls, log):
         def instead(*arguments, **options):
             target = arguments[-1]
             path = Path(f"/proc/self/fd/{target}").readlink() if name == "fsync" else Path(target)
-            # What is not there is removed without a change.
+            # Removing a missing file changes nothing.
             if (name != "unlink" or path.exists()) and next(numbers) == number:
-                file = re.sub(r"^\.(.+)-.{8}(\.\w+)$", r"\1\2", path.name)  # what it will be
+                file = re.sub(r"^\.(.+)-.{8}(\.\w+)$", r"\1\2", path.name)  # its final name
                 log.write_text(f"{name} {'folder' if path.is_dir() else file}")
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*arguments, **options)
@@ -164,9 +164,9 @@ def wait_until_it_stands_still(process):
 
 
 def start_command(log, *arguments):
-    """The command line in a process of its own, from where on it answers SIGINT.
+    """Starts a command in a process of its own; returns once it handles SIGINT.
 
-    What it says on standard error is in the log.
+    The log gets its standard error.
     """
     process = FORKS.Process(target=_command, args=(log, arguments))
     process.start()
@@ -192,28 +192,28 @@ def _command(log, arguments):
     cli.main(arguments)
 
 
-def assert_interrupted(code, said):
-    """The command was stopped by Ctrl-C, and said so in a line; whether it was before its end."""
+def assert_interrupted(code, message):
+    """Checks that Ctrl-C stopped a command with one line. False if it had finished before."""
     if code == 0:
-        assert not said
+        assert not message
         return False
-    assert code == 130, (code, said)
-    assert re.fullmatch(r"normlab: (interrupted|stopped\b[^\n]*)\n", said), said
+    assert code == 130, (code, message)
+    assert re.fullmatch(r"normlab: (interrupted|stopped\b[^\n]*)\n", message), message
     return True
 
 
 def processes_of(mark):
-    """The processes that have a variable in their environment, and those that they started."""
-    found = []
+    """The processes with a variable in their environment, and the processes that they started."""
+    processes = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
             if mark.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+                processes.append(int(path.parent.name))
+    return processes
 
 
 def problem(out, config=CONFIG, **options):
-    """Does the work; what is said where it cannot be done, in a line."""
+    """Does the work. Returns the error in one line if that fails, else None."""
     try:
         work(out, config, **options)
     except NormlabError as error:
@@ -223,13 +223,13 @@ def problem(out, config=CONFIG, **options):
 
 
 def measured(out):
-    """What a run measured, but for the time it took."""
+    """The epochs of a run, without their times."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     return [{k: v for k, v in line.items() if k not in ("seconds", "checksum")} for line in lines]
 
 
 def assert_equal_runs(out, whole):
-    """Two finished runs are equal, bit for bit, and nothing is left over."""
+    """Checks that two finished runs are equal bit for bit and that no checkpoint is left."""
     assert measured(out) == measured(whole)
     weights, expected = (load_file(path / "model.safetensors") for path in (out, whole))
     assert weights.keys() == expected.keys()

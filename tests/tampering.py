@@ -1,4 +1,4 @@
-"""Files changed as a forger would change them: with a checksum that fits."""
+"""Files changed as a forger would change them: with a valid checksum."""
 
 import json
 
@@ -6,7 +6,7 @@ from normlab.storage.checksums import add_checksum
 
 
 def rewrite(path, **values):
-    """A sealed JSON file with other values."""
+    """Changes values in a JSON file and updates its checksum."""
     content = json.loads(path.read_text())
     content.pop("checksum", None)
     path.write_text(json.dumps(add_checksum(content | values)))

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: in a process of their own where that matters."""
+"""The commands as a person runs them, in a process of their own if that matters."""
 
 import os
 import pty
@@ -55,7 +55,7 @@ def test_names_with_control_characters_leave_the_terminal_alone(capsys, tmp_path
     code, _, errors = call(capsys, "report", str(tmp_path / "a\x1b[31m\nb"))
     assert code == 1
     assert errors == (
-        f"normlab: {tmp_path}/a\ufffd[31m\ufffdb is no run's folder: it has no config.json\n"
+        f"normlab: {tmp_path}/a\ufffd[31m\ufffdb is not a run's folder: it has no config.json\n"
     )
     _, _, errors = call(capsys, "summary", "C:8 P\x1b[31m GAP")
     assert errors.splitlines()[1:] == ["  C:8 P\ufffd[31m GAP", "       ^"]
@@ -82,7 +82,7 @@ def test_tab_completion_knows_the_commands(capsys):
 
 
 @pytest.mark.slow(10)
-def test_a_train_of_its_own_piped(tmp_path):
+def test_train_with_piped_output(tmp_path):
     done = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
@@ -118,7 +118,7 @@ def test_a_train_of_its_own_piped(tmp_path):
 
 
 @pytest.mark.slow(10)
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_saves_the_run_and_says_how_to_resume_it(tmp_path):
     hold = tmp_path / "hold"
     process = subprocess.Popen(
         [*NORMLAB, *TRAIN, "--epochs", "4", "--out", "run"],
@@ -140,8 +140,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_ctrl_c_that_makes_an_import_fail_is_answered_one_line(monkeypatch, capsys):
-    """As where it meets a library's C++ module, which makes another error of it."""
+def test_ctrl_c_that_makes_an_import_fail_is_reported_in_one_line(monkeypatch, capsys):
+    """As when it interrupts a C++ module, which turns it into another error."""
 
     def load(*_):
         try:
@@ -173,7 +173,7 @@ def test_a_live_bar_in_a_terminal(tmp_path):
     while time.monotonic() < deadline:
         try:
             piece = os.read(primary, 65536)
-        except OSError:  # Linux's way to say that the other side is closed
+        except OSError:  # on Linux: the other side is closed
             break
         if not piece:
             break
@@ -194,12 +194,12 @@ def test_a_live_bar_in_a_terminal(tmp_path):
         (["summary", "assignment", "--norm", "ln-full", "--budget", "5000"], 2, "1,119 too many"),
         (["train"], 2, "expected a network"),
         (["train", "seed-bn", "--resume", "x"], 2, "--resume takes the settings from the run"),
-        (["train", "--resume", "nowhere"], 1, "nowhere is no run's folder"),
+        (["train", "--resume", "nowhere"], 1, "nowhere is not a run's folder"),
         (["train", "seed-bn", "--data-root", "/nowhere"], 1, "/nowhere"),
         (["train", "seed-bn", "--dataset", "digit"], 2, "digits"),
         (["train", "seed-bn", "--dataset", "digits", "--recipe", "x"], 2, "no recipe 'x'"),
-        (["evaluate", "nowhere"], 1, "nowhere is no run's folder"),
-        (["report", "nowhere"], 1, "nowhere is no run's folder"),
+        (["evaluate", "nowhere"], 1, "nowhere is not a run's folder"),
+        (["report", "nowhere"], 1, "nowhere is not a run's folder"),
         (["report"], 2, "expected one run's folder or more"),
         (["data", "--recipe", "x", "--dataset", "digits"], 2, "no recipe 'x'"),
         (["data", "--dataset", "folder:/nowhere"], 1, "/nowhere"),
@@ -207,7 +207,7 @@ def test_a_live_bar_in_a_terminal(tmp_path):
         (["summary", "seed-bn", "--budget", "many"], 2, "many"),
     ],
 )  # fmt: skip
-def test_mistakes_are_answered_in_words_and_with_a_code(arguments, code, message, capsys):
+def test_wrong_usage_gives_a_message_and_an_exit_code(arguments, code, message, capsys):
     got, out, err = call(capsys, *arguments)
     assert got == code
     assert message in err
@@ -218,7 +218,7 @@ def test_mistakes_are_answered_in_words_and_with_a_code(arguments, code, message
 
 
 @pytest.mark.slow(2)
-def test_no_data_says_in_one_line_what_to_do():
+def test_missing_data_gives_one_line_that_says_what_to_do():
     done = run("train", "seed-bn", "--data-root", "/nowhere")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -227,19 +227,19 @@ def test_no_data_says_in_one_line_what_to_do():
 
 
 @pytest.mark.slow(1)
-def test_a_hold_out_is_evaluated_by_its_name(tmp_path, capsys, monkeypatch):
+def test_held_out_images_can_be_evaluated(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(capsys, *TRAIN, "--epochs", "1", "--holdout", "100", "--out", "run")
     assert code == 0, err
     assert "holdout loss" in out
     code, out, err = call(capsys, "evaluate", "run", "--split", "holdout", "--tta", "flip")
     assert code == 0, err
-    assert "states" not in out  # the folder states no figure with test-time augmentation
+    assert "states" not in out  # the folder has no figure with test-time augmentation
     code, out, err = call(capsys, "evaluate", "run", "--split", "holdout")
     assert "the same" in out
 
 
-def test_evaluate_refuses_a_hold_out_that_there_is_not(trained, capsys):
+def test_evaluate_refuses_a_hold_out_that_the_run_lacks(trained, capsys):
     code, _, err = call(capsys, "evaluate", str(trained.path), "--split", "holdout")
     assert code == 2
     assert "held no images out" in err
@@ -257,7 +257,7 @@ def test_several_runs_on_one_page(trained, tmp_path, capsys):
 
 
 @pytest.mark.slow(1)
-def test_flags_of_the_report_reach_it(trained, tmp_path, capsys):
+def test_the_flags_of_report_take_effect(trained, tmp_path, capsys):
     page = tmp_path / "page.html"
     published = Path(__file__).parent.parent / "results" / "published-runs.csv"
     shutil.copytree(trained.path, tmp_path / "run")
@@ -300,7 +300,7 @@ def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
     assert call(capsys, "evaluate", str(folder))[0] == 1
 
 
-def test_folders_of_runs_are_named_by_what_sets_them_apart():
+def test_the_default_folders_of_different_runs_differ():
     names = {
         str(_default_out(RunConfig(network=network, **settings)))
         for network in ("seed-bn", "assignment", "C:8 GAP FC", "C:9 GAP FC")
@@ -314,7 +314,7 @@ def test_folders_of_runs_are_named_by_what_sets_them_apart():
 
 
 @pytest.mark.slow(1)
-def test_a_file_of_the_students_does_not_stand_in_for_a_library(tmp_path):
+def test_a_file_in_the_current_folder_does_not_shadow_a_library(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('not the library')")
     script = Path(sys.executable).parent / "normlab"
     done = subprocess.run(
@@ -335,7 +335,7 @@ def test_the_summary_is_a_table_that_fits_80_columns(monkeypatch, capsys):
     assert re.search(r"C:32vs2/ln-full +ln-full +32 × 3 × 3 +6,336 +51,840 +30", out)
 
 
-def test_zoo_and_norms_list_what_there_is(capsys):
+def test_zoo_and_norms_list_their_entries(capsys):
     code, out, _ = call(capsys, "zoo")
     assert code == 0
     assert "seed-ln" in out
@@ -360,7 +360,7 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow(10)
-def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
+def test_a_custom_normalization_from_the_current_folder(tmp_path):
     (tmp_path / "halving.py").write_text(
         "from torch import nn\n"
         "print('imported')\n"
@@ -375,7 +375,7 @@ def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
     (folder,) = (tmp_path / "runs" / "digits").iterdir()
     assert folder.name.endswith("-halving.Halve-0")
     assert (folder / "model.safetensors").exists()
-    # The folder may have come from anybody: what it names is not run unless its user says so.
+    # The folder can come from anyone: the code that it names is not run unless the user allows it.
     refused = run("evaluate", str(folder), cwd=tmp_path)
     assert refused.returncode == 1
     assert refused.stdout == ""
@@ -392,7 +392,7 @@ def test_ones_own_normalization_from_the_folder_one_is_in(tmp_path):
 
 
 @pytest.mark.slow(10)
-def test_a_stopped_run_with_ones_own_normalization_says_what_to_vouch_for(tmp_path, monkeypatch):
+def test_a_stopped_run_says_which_custom_module_to_trust(tmp_path, monkeypatch):
     (tmp_path / "own_slow.py").write_text(
         "import os, signal\n"
         "from torch import nn\n"
@@ -422,20 +422,20 @@ def test_a_stopped_run_with_ones_own_normalization_says_what_to_vouch_for(tmp_pa
         StudyConfig(network="nano", seeds=3, tune=("lr", "wd"), epochs=2, label_noise=(0.0, 0.2)),
     ],
 )
-def test_a_studys_command_asks_for_it(config, monkeypatch):
-    asked = []
+def test_a_studys_command_gives_its_configuration(config, monkeypatch):
+    configs = []
 
     def compare(config, *arguments, **options):
-        asked.append(config)
+        configs.append(config)
         raise UsageError("enough")
 
     monkeypatch.setattr("normlab.study.compare.compare", compare)
     with pytest.raises(SystemExit):
         main(shlex.split(config.command)[1:])
-    assert asked == [config]
+    assert configs == [config]
 
 
-def test_a_network_that_ray_took_for_an_address_is_hinted_at(capsys):
+def test_a_network_taken_for_a_ray_address_gets_a_hint(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "--ray", "micro"])
     assert "before --ray, which took micro as an address" in capsys.readouterr().err
@@ -446,13 +446,13 @@ def test_a_network_that_ray_took_for_an_address_is_hinted_at(capsys):
 @pytest.mark.parametrize(
     "command", [["norms"], ["--help"], ["--version"], ["predict", "--model", "nano", "{}", "-"]]
 )
-def test_an_output_that_cannot_be_written_is_said_one_line(command, tmp_path):
+def test_an_unwritable_output_is_reported_in_one_line(command, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     buffered = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*NORMLAB, *(a.format(tmp_path / "a.png") for a in command)],
-            stdin=subprocess.DEVNULL,  # which is no picture
+            stdin=subprocess.DEVNULL,  # not a picture
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -464,7 +464,7 @@ def test_an_output_that_cannot_be_written_is_said_one_line(command, tmp_path):
     assert "Exception" not in done.stderr
 
 
-def test_an_error_of_the_system_elsewhere_is_no_output_s(monkeypatch):
+def test_another_os_error_is_not_taken_for_an_unwritable_output(monkeypatch):
     def fail():
         raise OSError("libcudart.so.99: cannot open shared object file")
 
@@ -474,7 +474,7 @@ def test_an_error_of_the_system_elsewhere_is_no_output_s(monkeypatch):
 
 
 @pytest.mark.slow(2)
-def test_an_output_that_knows_ascii_alone_gets_the_rest_escaped():
+def test_an_ascii_output_gets_other_characters_escaped():
     ascii_alone = ENVIRONMENT | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*NORMLAB, "norms"], capture_output=True, text=True, env=ascii_alone)
     assert (done.returncode, done.stderr) == (0, "")
@@ -482,7 +482,7 @@ def test_an_output_that_knows_ascii_alone_gets_the_rest_escaped():
 
 
 @pytest.mark.slow(2)
-def test_a_reader_that_leaves_early_is_no_error():
+def test_a_reader_that_closes_the_pipe_is_not_an_error():
     command = " ".join([*NORMLAB, "norms", "|", "head", "-n", "1"])
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=ENVIRONMENT

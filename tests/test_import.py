@@ -1,4 +1,4 @@
-"""What importing normlab costs, and that the public names are there."""
+"""What importing normlab loads, and its public names."""
 
 import importlib
 import subprocess
@@ -30,8 +30,8 @@ def test_training_needs_no_extras():
 def test_every_public_name_is_what_its_module_defines():
     for name, home in normlab._PUBLIC.items():
         module, _, attribute = home.partition(":")
-        found = importlib.import_module(f"normlab.{module}")
-        assert getattr(normlab, name) is (getattr(found, attribute) if attribute else found)
+        imported = importlib.import_module(f"normlab.{module}")
+        assert getattr(normlab, name) is (getattr(imported, attribute) if attribute else imported)
     assert set(normlab._PUBLIC) == set(normlab.__all__)
     assert callable(normlab.train)
     assert callable(normlab.evaluate)

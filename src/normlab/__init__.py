@@ -139,8 +139,8 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'normlab' has no attribute {name!r}")
     module, _, attribute = _PUBLIC[name].partition(":")
-    found = importlib.import_module(f"normlab.{module}")
-    return getattr(found, attribute) if attribute else found
+    imported = importlib.import_module(f"normlab.{module}")
+    return getattr(imported, attribute) if attribute else imported
 
 
 def __dir__() -> list[str]:

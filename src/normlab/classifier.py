@@ -140,11 +140,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Pictures) -> NDArray[Any]:  # noqa: N803
         """The most probable label of each image, N. Raises what `predict_proba` raises."""
-        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        predictions = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[predictions]
         return labels
 
     def _settings(self) -> tuple[RunConfig, Execution]:
-        """The parameters as a run's configuration. They are checked here, not in `__init__`."""
+        """The parameters as configurations, checked here: `__init__` only stores them."""
         # A grid from NumPy holds NumPy scalars instead of Python numbers.
         given = {
             name: value.item() if isinstance(value, np.generic) else value

@@ -76,7 +76,7 @@ def train(
 
     Args:
         config: What to train, on what data, how.
-        execution: Where.
+        execution: Where to train.
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
     """
@@ -111,7 +111,7 @@ def compare(
     config: _Study = _NO_STUDY,
     *,
     out: Annotated[Path | None, default_is("studies/DATASET/NETWORK")] = None,
-    workers: Annotated[int | None, default_is("one a core, or one on a GPU")] = None,
+    workers: Annotated[int | None, default_is("one per core, or one on a GPU")] = None,
     ray: Annotated[str | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     dry_run: bool = False,
     data_root: DataRoot = None,
@@ -126,14 +126,14 @@ def compare(
     If it was stopped, the same command resumes it. Each run uses one thread.
 
     Args:
-        config: What is compared.
+        config: What to compare.
         out: The study's folder.
         workers: Number of runs at a time.
         ray: Execute the runs on Ray: on a cluster of this machine's cores, or on the cluster at
             ADDRESS, whose nodes must all see the study's folder.
         dry_run: Print what would be run and the estimated time, and stop there.
-        data_root: Where the data lies, as `normlab train` takes it.
-        device: As `normlab train` takes it.
+        data_root: Folder of the data, as in `normlab train`.
+        device: As in `normlab train`.
     """
     from normlab.findings.study import group_by_setting, headline
     from normlab.report.study_page import write_study_report
@@ -153,8 +153,7 @@ def compare(
     if dry_run:
         return
     if any(result.state == "done" for result in study.results):
-        found = group_by_setting(study)
-        for sentence in headline(study, found):
+        for sentence in headline(study, group_by_setting(study)):
             print(sentence)
         print(f"report: {write_study_report(study, data_root=data_root)}")
     failed = [result for result in study.results if result.state == "failed"]
@@ -180,7 +179,7 @@ def evaluate(
 
     Args:
         run: A run's folder.
-        execution: Where.
+        execution: Where to evaluate.
         split: The images to evaluate on; `holdout` if the run held images out.
         tta: Test-time augmentation: `flip` averages over each image and its mirror image.
     """
@@ -234,7 +233,7 @@ def predict(
         model: A network that comes with normlab, instead of a run's folder.
         json: One line of JSON per picture, with the probabilities of all classes.
         csv: A table with the probabilities of all classes.
-        device: As `normlab train` takes it.
+        device: As in `normlab train`.
     """
     from normlab.inference.pictures import find_pictures
     from normlab.inference.predict import predict_files
@@ -328,7 +327,7 @@ def export(
         to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
         out: The file. With --model it is named after the model, in this folder.
-        data_root: Where the data lies, as `normlab train` takes it.
+        data_root: Folder of the data, as in `normlab train`.
     """
     from normlab.export.exporter import export_run
     from normlab.runs.run import Run
@@ -361,7 +360,7 @@ def report(
     Args:
         runs: Runs' folders, or a study's.
         out: The page.
-        data_root: Where the data lies, as `normlab train` takes it.
+        data_root: Folder of the data, as in `normlab train`.
         no_images: Leave out the pictures of the data.
         published: A table of published curves, drawn beside the runs' curves.
     """
@@ -436,7 +435,7 @@ def serve(
         host: The address to listen on. By default only this machine can reach the page; 0.0.0.0
             opens it to the whole network.
         port: The port; 0 takes a free one.
-        data_root: Where the data lies, for example pictures. Nothing is downloaded.
+        data_root: Folder of the data, for example pictures. Nothing is downloaded.
     """
     from normlab.runs.run import Run
     from normlab.serve import serve as serve_runs
@@ -461,8 +460,8 @@ def data(
         $ normlab data --dataset digits --recipe demo --out digits.html
 
     Args:
-        config: Which images.
-        data_root: Where the data lies, as `normlab train` takes it.
+        config: The data set and its splits.
+        data_root: Folder of the data, as in `normlab train`.
         recipe: The recipe whose augmentation is shown, step by step.
         out: The page.
     """
@@ -498,7 +497,7 @@ def summary(
     Args:
         network: A name that `normlab zoo` lists, or a layout.
         norm: Normalization, as `normlab norms` lists them, or your `module:Class`.
-        budget: Parameters to stay below; open widths are solved from it.
+        budget: Number of parameters to stay below. Open widths are solved from it.
         classes: Number of classes.
     """
     from rich.console import Console

@@ -66,8 +66,8 @@ class TrainingConfig(DataConfig):
     """The training settings that a run and a study share."""
 
     recipe: Annotated[str | None, default_is("the network's own if it has one, else seed")] = None
-    """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), or the
-    recipe of the named network with the same name."""
+    """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), or that of a
+    network, by the network's name, such as `micro`."""
 
     untuned: bool = False
     """Use the recipe as it is, without the settings that a search on held-out images found for

@@ -5,7 +5,7 @@ from harness import start
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
-    """The run that nothing disturbs."""
+    """A run without faults."""
     out = tmp_path_factory.mktemp("faults") / "whole"
     process = start(out)
     process.join()

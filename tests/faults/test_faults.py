@@ -1,7 +1,7 @@
-"""What can happen to a run, and what comes of it: docs/reliability.md has the table.
+"""Faults that can happen to a run, and their outcomes: docs/reliability.md has the table.
 
-Run by `make faults`. After each fault the run goes on to the same end, bit for bit, or a line says
-what is damaged; a wrong number or a traceback fails the test.
+Run by `make faults`. After each fault the run resumes to the same end, bit for bit, or one line
+says what is damaged. A wrong number or a traceback fails the test.
 """
 
 import dataclasses
@@ -55,8 +55,8 @@ def seconds_of_a_run(tmp_path):
     return time.monotonic() - begun
 
 
-def test_killed_at_a_hundred_moments_it_ends_the_same(whole, tmp_path):
-    """In a step, in a checkpoint's writing, in the report: wherever the moment falls."""
+def test_a_run_killed_at_a_hundred_moments_ends_the_same(whole, tmp_path):
+    """In a step, while a checkpoint is written, in the report: wherever the moment falls."""
     length = seconds_of_a_run(tmp_path)
     moments = random.Random(0)
     seen = set()
@@ -75,8 +75,8 @@ def test_killed_at_a_hundred_moments_it_ends_the_same(whole, tmp_path):
     assert len(seen) >= 4  # not begun, begun, two checkpoints, finished
 
 
-def test_killed_before_each_change_that_is_to_last_it_ends_the_same(tmp_path):
-    """Before each file is synced, renamed, and its folder synced: the page and its figures too."""
+def test_a_run_killed_before_each_lasting_change_ends_the_same(tmp_path):
+    """Before each sync and rename of a file, and each sync of its folder; page and figures too."""
     whole = tmp_path / "whole"
     work(whole, TINY)
     figures = {path.name for path in (whole / "figures").iterdir()}
@@ -92,12 +92,12 @@ def test_killed_before_each_change_that_is_to_last_it_ends_the_same(tmp_path):
     for name in ("config.json", "model.safetensors", "report.html", "checkpoint.pt", *figures):
         assert {f"fsync {name}", f"replace {name}"} <= set(killed)
     assert "fsync metrics.jsonl" in killed
-    # One is that of checkpoint.pt into checkpoint-before.pt, a moment before the next.
+    # Not counted: checkpoint.pt to checkpoint-before.pt, just before the next rename.
     renamings = sum(call.startswith("replace") for call in killed) - 1
     assert killed.count("fsync folder") == renamings
 
 
-def test_killed_again_and_again_it_ends_the_same(whole, tmp_path):
+def test_a_run_killed_again_and_again_ends_the_same(whole, tmp_path):
     out = tmp_path / "run"
     length = seconds_of_a_run(tmp_path)
     moments = random.Random(1)
@@ -124,8 +124,8 @@ def stopped(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file_is_named_or_done_without(whole, stopped, tmp_path, name, kind):
-    """Of a finished run and of a stopped one, ten places each."""
+def test_a_damaged_file_is_named_or_not_needed(whole, stopped, tmp_path, name, kind):
+    """Ten places in each file, of a finished run and of a stopped one."""
     draw = random.Random(f"{name} {kind}")
     for source in (whole, stopped):
         if not (source / name).exists():
@@ -134,13 +134,13 @@ def test_a_damaged_file_is_named_or_done_without(whole, stopped, tmp_path, name,
             out = tmp_path / "damaged"
             shutil.copytree(source, out)
             damage(out / name, kind, draw)
-            said = problem(out, report=source == whole)
-            if said is None:
+            message = problem(out, report=source == whole)
+            if message is None:
                 assert_equal_runs(out, whole)
                 page = out / "report.html"
                 assert not page.exists() or page.read_text().rstrip().endswith("</html>")
             else:
-                assert name in said or str(out) in said
+                assert name in message or str(out) in message
             shutil.rmtree(out)
 
 
@@ -157,7 +157,7 @@ STUDY = StudyConfig(
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """One that nothing disturbs, with its page."""
+    """A study without faults, with its page."""
     study = compare(STUDY, tmp_path_factory.mktemp("faults") / "study", EXECUTION, quiet=True)
     write_study_report(study)
     return study
@@ -171,8 +171,8 @@ def study(tmp_path_factory):
         *("runs/bn-0/config.json", "runs/bn-0/metrics.jsonl", "runs/bn-0/model.safetensors"),
     ],
 )
-def test_a_damaged_file_of_a_study_is_named_or_made_anew(study, tmp_path, name, kind):
-    """Three places each."""
+def test_a_damaged_file_of_a_study_is_named_or_written_again(study, tmp_path, name, kind):
+    """Three places in each file."""
     draw = random.Random(f"{name} {kind}")
     for _ in range(3 if kind in ("cut short", "a bit flipped") else 1):
         out = tmp_path / "damaged"
@@ -180,7 +180,7 @@ def test_a_damaged_file_of_a_study_is_named_or_made_anew(study, tmp_path, name, 
         damage(out / name, kind, draw)
         try:
             again = compare(STUDY, out, EXECUTION, quiet=True)
-            if name in ("report.html", "runs/bn-0/answers.npz"):  # what the page is made of, and it
+            if name in ("report.html", "runs/bn-0/answers.npz"):  # the page and its source
                 write_study_report(again)
         except NormlabError as error:
             assert re.fullmatch(rf".*({Path(name).name}|{re.escape(str(out))}).*", str(error))
@@ -190,8 +190,8 @@ def test_a_damaged_file_of_a_study_is_named_or_made_anew(study, tmp_path, name, 
             for result, expected in zip(again.results, study.results, strict=True):
                 if result.state == "failed":
                     if (Path(name).name, kind) == ("model.safetensors", "deleted"):
-                        said = "runs/bn-0 cannot be resumed: it has no checkpoint.pt"
-                        assert result.problem == said
+                        message = "runs/bn-0 cannot be resumed: it has no checkpoint.pt"
+                        assert result.problem == message
                     else:
                         assert Path(name).name in result.problem
                     assert result.arm == "bn"
@@ -220,7 +220,7 @@ def damage(path, kind, draw):
 
 @contextmanager
 def small_disk(folder, size):
-    """A file system of so many bytes, where one may be mounted."""
+    """Mounts a file system of a given size; skips the test where that is not allowed."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
@@ -231,25 +231,25 @@ def small_disk(folder, size):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_and_once_there_is_room_it_goes_on(whole, tmp_path):
-    page = 4096  # tmpfs gives room by pages
+def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_room(whole, tmp_path):
+    page = 4096  # tmpfs allocates pages
     with small_disk(tmp_path / "disk", 500 * page) as disk:
         out, ballast = disk / "run", disk / "ballast"
-        said = []
-        for pages in range(2, 40, 3):  # from nothing fits to all but the report does
+        messages = []
+        for pages in range(2, 40, 3):  # from no room at all to room for all but the report
             shutil.rmtree(out, ignore_errors=True)
             ballast.write_bytes(bytes((498 - pages) * page))
             trouble = problem(out)
             ballast.unlink()
             if trouble is not None:
-                said.append(trouble)
+                messages.append(trouble)
                 assert "No space left on device" in trouble
             assert problem(out) is None
             assert_equal_runs(out, whole)
-        assert len({line.partition(" ")[0] for line in said}) > 2  # in different files' writing
+        assert len({line.partition(" ")[0] for line in messages}) > 2  # different files
 
 
-def test_a_read_only_folder_is_said_and_nothing_is_lost(whole, stopped, tmp_path):
+def test_a_read_only_folder_is_reported_and_nothing_is_lost(whole, stopped, tmp_path):
     with small_disk(tmp_path / "disk", 4_000_000) as disk:
         out = disk / "run"
         shutil.copytree(stopped, out)
@@ -272,7 +272,7 @@ def test_a_clock_that_goes_back_changes_nothing(whole, tmp_path, monkeypatch):
     assert all(epoch.seconds > 0 for epoch in Run.open(tmp_path / "run").epochs)
 
 
-def test_data_deleted_in_the_middle_are_missed_when_they_are_needed(tmp_path, monkeypatch):
+def test_data_deleted_during_training_is_reported_once_it_is_needed(tmp_path, monkeypatch):
     for split in ("train", "test"):
         for label in ("dark", "light"):
             folder = tmp_path / "pictures" / split / label
@@ -294,10 +294,8 @@ def test_data_deleted_in_the_middle_are_missed_when_they_are_needed(tmp_path, mo
         resume(tmp_path / "run", EXECUTION, quiet=True)
     (tmp_path / "again").touch()
     shutil.copytree(tmp_path / "kept", tmp_path / "pictures")
-    again = [AtStep(delete)]
-    run = resume(
-        tmp_path / "run", EXECUTION, callbacks=again, quiet=True
-    )  # deleted anew: they are in memory
+    # Deleted again while the run is resumed: by then the pictures are in memory.
+    run = resume(tmp_path / "run", EXECUTION, callbacks=[AtStep(delete)], quiet=True)
     assert len(measured(run.path)) == CONFIG.epochs
     with pytest.raises(NormlabError, match="pictures"):
         work(tmp_path / "run")

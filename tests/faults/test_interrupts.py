@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment: in a line, with code 130, and nothing is left running."""
+"""Ctrl-C at any moment gives one line and exit code 130, and no process is left running."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from harness import (
     work,
 )
 
-# As the command does it, with a word from where on Ctrl-C is its own to answer, not Python's.
+# The command, with a line of output once it handles Ctrl-C itself.
 MAIN = "print('begun', flush=True); from normlab.__main__ import main; main()"
 
 COMPARE = (
@@ -31,7 +31,7 @@ COMPARE = (
 
 
 class Command:
-    """The command line in a process of its own, whose processes can be told."""
+    """A command in a process of its own, which knows all processes that it started."""
 
     def __init__(self, *arguments, **environment):
         self.mark = f"MARK={uuid.uuid4()}"
@@ -49,13 +49,13 @@ class Command:
         return processes_of(self.mark)
 
     def interrupt(self):
-        """Whether that was before its end; nothing is left running."""
+        """Interrupts it; False if it had finished. Checks that no process is left running."""
         self.process.send_signal(signal.SIGINT)
-        output, said = self.process.communicate()
-        if self.process.returncode == -signal.SIGINT:  # Python was at its own end
+        output, message = self.process.communicate()
+        if self.process.returncode == -signal.SIGINT:  # Python was shutting down
             assert "report: " in output
             self.process.returncode = 0
-        interrupted = assert_interrupted(self.process.returncode, said)
+        interrupted = assert_interrupted(self.process.returncode, message)
         end = time.monotonic() + 60
         while left := self.processes():
             assert time.monotonic() < end, left
@@ -66,13 +66,13 @@ class Command:
 def seconds_of(*arguments):
     command = Command(*arguments)
     begun = time.monotonic()
-    _, said = command.process.communicate()
-    assert command.process.returncode == 0, said
+    _, message = command.process.communicate()
+    assert command.process.returncode == 0, message
     return time.monotonic() - begun
 
 
 def test_training_interrupted_at_twenty_moments_ends_the_same(tmp_path):
-    """While libraries are imported, in a step, in a file's writing, in the page."""
+    """During imports, in a step, while a file is written, while the page is made."""
     whole = tmp_path / "whole"
     length = seconds_of(*TRAIN, whole)
     moments = random.Random(0)
@@ -87,10 +87,10 @@ def test_training_interrupted_at_twenty_moments_ends_the_same(tmp_path):
     assert interrupted > 10
 
 
-def test_interrupted_while_the_passes_are_compiled_nothing_is_left(tmp_path):
+def test_an_interrupt_during_compilation_leaves_nothing_behind(tmp_path):
     work(tmp_path / "whole", TINY)
     command = Command(*TRAIN, tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "cache"))
-    while not any((tmp_path / "cache" / "normlab").glob("tmp*")):  # where the compiler works
+    while not any((tmp_path / "cache" / "normlab").glob("tmp*")):  # while the compiler runs
         if command.process.poll() is not None:
             pytest.skip("there is no gcc here")
         time.sleep(0.01)
@@ -101,7 +101,7 @@ def test_interrupted_while_the_passes_are_compiled_nothing_is_left(tmp_path):
 
 
 def results(out):
-    """study.json without what depends on the clock."""
+    """study.json without the parts that depend on the clock."""
     content = json.loads((out / "study.json").read_text())
     return {key: value for key, value in content.items() if key != "costs"}
 

@@ -1,4 +1,4 @@
-"""What a long run and a long study hold: no more at their end than soon after their beginning."""
+"""Long runs and long studies use no more memory, threads or files at their end than early on."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what
 
 
 def held(process="self"):
-    """What a process holds: MB of memory, threads, open files."""
+    """What a process uses: MB of memory, threads, open files."""
     folder = Path("/proc") / str(process)
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
     return {
@@ -30,8 +30,8 @@ def held(process="self"):
     }
 
 
-# Narrow where the maps are large, wide where they are small: half a second an epoch, and a
-# checkpoint, 39,000 parameters with their momentum, that would be missed if it were kept.
+# Narrow where the maps are large, wide where they are small: half a second per epoch, and a
+# checkpoint (39,000 parameters with their momentum) large enough to be noticed if it leaked.
 LONG = dataclasses.replace(CONFIG, network="C:4s2 P C:32 P C:128 GAP FC", epochs=200, batch_size=64)
 
 
@@ -55,7 +55,7 @@ def test_200_epochs_do_not_make_a_run_grow(tmp_path):
 
 
 def _watched(out, log):
-    """A run that writes down what its process holds after each epoch."""
+    """A run that logs what its process uses after each epoch."""
     epochs = []
     watch = Callback()
     watch.on_epoch_end = lambda state: epochs.append(held())
@@ -76,9 +76,9 @@ compare(config, "study", workers={WORKERS}, quiet=True)
 """
 
 
-def test_a_study_of_200_runs_holds_no_more_at_its_end(tmp_path):
+def test_a_study_of_200_runs_does_not_grow(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", STUDY], cwd=tmp_path)
-    seen = {}  # by the number of runs that are done, what was held at some moment then
+    seen = {}  # number of finished runs: the most that was used then
     while process.poll() is None:
         done = len(list(tmp_path.glob("study/runs/*/answers.npz")))
         try:
@@ -97,19 +97,19 @@ def test_a_study_of_200_runs_holds_no_more_at_its_end(tmp_path):
     assert len(early) > 5
     assert len(late) > 5
     assert max(s["processes"] for s in (*early, *late)) <= WORKERS
-    # A moment's file may have been missed early; one that each run left would be 160.
+    # A short-lived file may have been missed early. One leaked file per run would be 160.
     for name, more in (("open", 3), ("threads", 1), ("memory", 10)):
         assert max(s[name] for s in late) <= max(s[name] for s in early) + more
 
 
 def children_of(process):
-    """The processes that a process started and that run still, or wait for it."""
-    found = []
+    """The child processes that still run or wait to be collected."""
+    children = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:  # it has just ended
             continue
         if parent == process:
-            found.append(int(path.parent.name))
-    return found
+            children.append(int(path.parent.name))
+    return children

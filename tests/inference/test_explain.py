@@ -128,7 +128,7 @@ def test_the_command_draws_a_figure(trained, picture, capsys, tmp_path, monkeypa
         (["{run}", "a.png", "b.png"], "expected one picture, got 2"),
         (["{run}", "a.png", "--out", "why.jpg"], "--out why.jpg: the figure is a PNG"),
         (["{run}", "none.png"], "none.png cannot be read"),
-        (["none", "a.png"], "none is no run's folder"),
+        (["none", "a.png"], "none is not a run's folder"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(trained, arguments, problem, capsys):

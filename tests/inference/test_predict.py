@@ -162,7 +162,7 @@ def test_a_file_that_is_not_a_picture_is_refused(run, tmp_path):
 
 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
-    with pytest.raises(RunError, match="is no run's folder"):
+    with pytest.raises(RunError, match="is not a run's folder"):
         normlab.load(tmp_path)
 
 

@@ -28,7 +28,7 @@ def network():
     return Network(LAYOUT)
 
 
-def test_a_checkpoint_comes_back_as_it_was(network, tmp_path):
+def test_a_loaded_checkpoint_equals_the_saved_one(network, tmp_path):
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     network(torch.rand(2, 3, 32, 32)).sum().backward()
     optimizer.step()
@@ -58,7 +58,7 @@ class Hostile:
 
 
 def written(path, content, schema=3):
-    """A file as a forger would write it: with a checksum that fits."""
+    """Writes a file as a forger would: with a valid checksum."""
     head = f"normlab-checkpoint {schema} {hashlib.sha256(content).hexdigest()}\n"
     path.write_bytes(head.encode() + content)
 
@@ -79,7 +79,7 @@ def test_a_hostile_checkpoint_is_refused_and_not_executed(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"epochs": 3}, "text"])
-def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_refused(content, tmp_path):
     written(tmp_path / "checkpoint.pt", saved(content))
     with pytest.raises(RunError, match="is damaged"):
         Checkpoint.load(tmp_path / "checkpoint.pt")
@@ -98,7 +98,7 @@ def test_a_newer_or_older_checkpoint_is_refused(tmp_path):
 
 
 @given(data=st.data())
-def test_a_damaged_checkpoint_is_refused_one_line(data, tmp_path_factory):
+def test_a_damaged_checkpoint_is_refused_in_one_line(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "checkpoint.pt"
     Checkpoint(run="", model={"weight": torch.arange(6.0)}, optimizer=[]).save(path)
     damage(data, path)
@@ -118,7 +118,7 @@ def damage(data, path):
     path.write_bytes(content)
 
 
-def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path):
+def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path):
     path = tmp_path / "checkpoint.pt"
     for epoch in (1, 2, 3):
         Checkpoint(run="own", model={}, optimizer=[], epoch=epoch).save(path)
@@ -126,10 +126,10 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path):
     assert load_latest(path, "own")[1] == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-before.pt", "checkpoint.pt"]
     path.write_bytes(path.read_bytes()[:-1])
-    checkpoint, said = load_latest(path, "own")
+    checkpoint, note = load_latest(path, "own")
     assert checkpoint.epoch == 2
-    assert said.startswith(f"{path} is damaged")
-    assert said.endswith("resuming from checkpoint-before.pt")
+    assert note.startswith(f"{path} is damaged")
+    assert note.endswith("resuming from checkpoint-before.pt")
     assert load_latest(path, "own")[0].run == "own"
     with pytest.raises(RunError, match=r"pt is damaged.*; and .*-before\.pt is another run's"):
         load_latest(path, "another")
@@ -144,7 +144,7 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path):
         load_latest(path, "own")
 
 
-def test_the_checkpoint_before_can_be_put_in_its_place(tmp_path):
+def test_the_previous_checkpoint_can_be_restored(tmp_path):
     path = tmp_path / "checkpoint.pt"
     for epoch in (1.0, 2.0):
         Checkpoint(run="own", model={"weight": torch.tensor(epoch)}, optimizer=[]).save(path)
@@ -155,8 +155,8 @@ def test_the_checkpoint_before_can_be_put_in_its_place(tmp_path):
     assert (tmp_path / "checkpoint-before.pt").exists()
 
 
-def test_what_cannot_be_read_is_named(network, tmp_path):
-    """A folder of that name; so would a file that one may not read be."""
+def test_an_unreadable_file_is_named(network, tmp_path):
+    """Here a folder has its name; a file without read permission is reported in the same way."""
     path = tmp_path / "model.safetensors"
     path.mkdir()
     for read in (Checkpoint.load, lambda place: load_weights(place, network)):
@@ -169,12 +169,12 @@ def test_weights_that_are_not_finite_are_refused(network, tmp_path):
     with torch.no_grad():
         network.blocks[0].conv.weight[0, 0, 0, 0] = torch.nan
     save_weights(path, network)
-    said = r"is damaged: blocks\.0\.conv\.weight has values that are not finite$"
-    with pytest.raises(RunError, match=said):
+    message = r"is damaged: blocks\.0\.conv\.weight has values that are not finite$"
+    with pytest.raises(RunError, match=message):
         load_weights(path, Network(LAYOUT))
 
 
-def test_weights_come_back_into_an_equal_network(network, tmp_path):
+def test_weights_are_loaded_into_an_equal_network(network, tmp_path):
     network.to(memory_format=torch.channels_last)
     save_weights(tmp_path / "model.safetensors", network)
     other = Network(LAYOUT, seed=1)
@@ -214,7 +214,7 @@ def test_weights_that_changed_on_the_disk_are_refused(data, tmp_path_factory):
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_or_missing_weights_are_said_in_one_line(network, tmp_path):
+def test_damaged_or_missing_weights_are_reported_in_one_line(network, tmp_path):
     with pytest.raises(RunError, match="is its training finished"):
         load_weights(tmp_path / "model.safetensors", network)
     save_weights(tmp_path / "model.safetensors", network)

@@ -1,4 +1,4 @@
-"""What a process may use of a machine."""
+"""The memory and the cores that a process may use."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_without_a_limit_the_memory_is_the_machines(container):
     assert machine.available_memory() == 8000 * 1024
 
 
-def test_the_memory_is_a_containers_and_what_files_hold_of_it_is_free(container):
+def test_in_a_container_its_limit_counts_and_cached_files_are_free(container):
     held = "anon 2000\ninactive_file 400"
     container("pod", memory_max="3000", memory_current="2500", memory_stat=held)
     assert machine.available_memory() == 900
@@ -39,12 +39,12 @@ def test_the_memory_is_a_containers_and_what_files_hold_of_it_is_free(container)
     assert workers_for(None, torch.device("cpu")) == 1
 
 
-def test_as_many_at_a_time_as_is_asked_for_and_one_on_a_gpu():
+def test_workers_are_as_many_as_asked_for_and_one_on_a_gpu():
     assert workers_for(3, torch.device("cuda")) == 3
     assert workers_for(None, torch.device("cuda")) == 1
 
 
-def test_the_cores_are_a_containers_share(container):
+def test_the_cores_are_the_containers_share(container):
     bound = machine.cores()
     assert bound >= 1
     container("pod", cpu_max="max 100000")
@@ -53,7 +53,7 @@ def test_the_cores_are_a_containers_share(container):
     assert machine.cores() == 1
 
 
-def test_where_there_are_no_such_files_nothing_is_known(tmp_path, monkeypatch):
+def test_without_these_files_the_memory_is_unknown(tmp_path, monkeypatch):
     for name in ("MEMINFO", "OWN_GROUP"):
         monkeypatch.setattr(machine, name, tmp_path / name)
     assert machine.available_memory() is None

@@ -17,7 +17,7 @@ def copy(trained, tmp_path):
     return tmp_path / "copy"
 
 
-def test_a_run_answers_for_itself(trained):
+def test_a_run_gives_its_epochs_network_and_data(trained):
     assert trained.name == "trained"
     assert trained.split == "test"
     assert trained.last is trained.epochs[-1]
@@ -39,21 +39,21 @@ def test_a_run_answers_for_itself(trained):
         json.dumps(add_checksum({"schema": SCHEMA, "run": 3})),
     ],
 )
-def test_a_damaged_configuration_is_said_in_one_line(copy, content):
+def test_a_damaged_configuration_is_reported_in_one_line(copy, content):
     (copy / "config.json").write_text(content)
     with pytest.raises(RunError, match=r"config\.json is damaged[^\n]*$"):
         Run.open(copy)
 
 
-def test_a_configuration_with_a_field_unknown_or_a_layout_that_does_not_parse(copy):
+def test_an_unknown_field_or_an_invalid_layout_is_damage(copy):
     content = json.loads((copy / "config.json").read_text())
-    for name, said in (
+    for name, message in (
         ("colour", "'colour'"),
         ("a\nb", r"'a\\nb'"),
         ("x" * 5000, "'x+\\.\\.\\.x+'"),
     ):
         rewrite(copy / "config.json", run=content["run"] | {name: 1})
-        with pytest.raises(RunError, match=rf"is damaged: RunConfig has no {said}$"):
+        with pytest.raises(RunError, match=rf"is damaged: RunConfig has no {message}$"):
             Run.open(copy)
     rewrite(copy / "config.json", run=content["run"], layout="C:12 Q")
     with pytest.raises(RunError, match=r"config\.json is damaged: unknown block 'Q'"):
@@ -78,7 +78,7 @@ def test_a_field_of_the_wrong_type_is_damage(copy, part, field, value):
         Run.open(copy)
 
 
-def test_metrics_that_cannot_be_read(copy):
+def test_unreadable_metrics_are_refused(copy):
     metrics = copy / "metrics.jsonl"
     lines = metrics.read_text()
     metrics.write_text(lines.replace('"accuracy": 0', '"accuracy": "a", "x": 0', 1))
@@ -91,7 +91,7 @@ def test_metrics_that_cannot_be_read(copy):
     metrics.mkdir()
     with pytest.raises(RunError, match="cannot be read"):
         Run.open(copy)
-    with pytest.raises(RunError, match="is no run's folder"):
+    with pytest.raises(RunError, match="is not a run's folder"):
         Run.open(copy / "config.json")
 
 
@@ -106,13 +106,13 @@ def test_another_schema_is_refused_in_one_line(copy):
         Run.open(copy)
 
 
-def test_what_was_changed_by_hand_is_refused(copy):
+def test_files_edited_by_hand_are_refused(copy):
     config = copy / "config.json"
     text = config.read_text()
     config.write_text(text.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(RunError, match=r"config\.json is damaged: checksum mismatch"):
         Run.open(copy)
-    config.write_text(json.dumps(json.loads(text)))  # other spaces are no other content
+    config.write_text(json.dumps(json.loads(text)))  # whitespace does not change the content
     metrics = copy / "metrics.jsonl"
     line = metrics.read_text().splitlines()[1]
     better = line.replace('"accuracy": 0.', '"accuracy": 0.9')
@@ -129,18 +129,18 @@ def test_a_finished_run_without_its_last_lines_is_refused(copy):
         Run.open(copy)
 
 
-def test_a_finished_runs_emptied_metrics_are_refused_but_without_any_its_weights_are_read(copy):
+def test_emptied_metrics_are_refused_but_weights_without_metrics_can_be_read(copy):
     metrics = copy / "metrics.jsonl"
     line = metrics.read_text().partition("\n")[0]
     for content in ("", line[:20], line):
         metrics.write_text(content)
         with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: it holds 0 of 3 epochs"):
             Run.open(copy)
-    metrics.unlink()  # as a folder for the Hub may be
+    metrics.unlink()  # as in a folder for the Hub
     assert Run.open(copy).network()
 
 
-def test_a_damaged_line_of_metrics_is_named_but_a_cut_off_last_one_is_left_out(copy):
+def test_a_damaged_line_of_metrics_is_named_but_an_incomplete_last_one_is_ignored(copy):
     (copy / "model.safetensors").unlink()
     metrics = copy / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
@@ -165,7 +165,7 @@ def test_other_data_is_refused(copy):
 
 
 @pytest.mark.parametrize("mistake", [TypeError, KeyError, AttributeError, ValueError])
-def test_a_mistake_in_the_program_is_not_taken_for_damage(mistake, copy, monkeypatch):
+def test_a_programming_error_is_not_taken_for_damage(mistake, copy, monkeypatch):
     def wrong(*_):
         raise mistake("a mistake in the program")
 

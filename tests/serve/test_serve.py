@@ -296,7 +296,7 @@ def test_a_port_in_use_is_refused_in_one_line(trained, capsys):
     ("arguments", "problem"),
     [
         ([], "expected one run's folder or more, or --model NAME"),
-        (["nowhere"], "nowhere is no run's folder"),
+        (["nowhere"], "nowhere is not a run's folder"),
         (["{run}", "{run}"], "is given twice: leave one out"),
         (["{run}", "--port", "70000"], "--port must be from 0 to 65535, not 70000"),
         (["{run}", "--host", "no.such.host.invalid"], "choose another --port or --host"),

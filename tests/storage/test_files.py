@@ -31,13 +31,13 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_what_cannot_be_written_is_said_in_one_line(tmp_path):
+def test_a_file_that_cannot_be_written_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("a file, not a folder")
     with pytest.raises(NormlabError, match=r"cannot be written: \S[^\n]*$"):
         write_atomically(tmp_path / "file" / "below.txt", "x")
 
 
-def test_a_file_gets_the_permissions_that_any_new_file_gets(tmp_path):
+def test_a_file_gets_the_permissions_of_any_new_file(tmp_path):
     write_atomically(tmp_path / "one", "x")
     (tmp_path / "other").write_text("x")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("one", "other")]

@@ -1,4 +1,4 @@
-"""Callbacks: what they are told, and what they cannot break."""
+"""Callbacks: when they are called, what they can do, and what they cannot break."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ def whole(tmp_path_factory):
 
 
 class Log(Callback):
-    """Writes down every call."""
+    """Records every call."""
 
     def __init__(self):
         self.calls = []
@@ -46,7 +46,7 @@ class Log(Callback):
 
 
 class StopAfter(Callback):
-    """Asks to stop in a step of an epoch, both counted from 1."""
+    """Calls `stop` in a step of an epoch, both counted from 1."""
 
     def __init__(self, epoch, step=1):
         self.place = epoch - 1, step
@@ -56,7 +56,7 @@ class StopAfter(Callback):
             state.stop()
 
 
-def test_each_hook_is_called_when_its_part_is_done_and_changes_nothing(whole, tmp_path):
+def test_hooks_are_called_in_order_and_change_nothing(whole, tmp_path):
     log = Log()
     run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[log, Callback()], quiet=True)
     assert log.calls == [
@@ -69,7 +69,7 @@ def test_each_hook_is_called_when_its_part_is_done_and_changes_nothing(whole, tm
 
 
 def test_a_callback_may_draw_random_numbers_and_evaluate(tmp_path):
-    """Of a run that draws too: its augmentation and its dropout stay the same."""
+    """The run has random draws of its own: augmentation and dropout."""
 
     class Meddling(Callback):
         def on_step_end(self, state):
@@ -89,7 +89,7 @@ def test_a_callback_may_draw_random_numbers_and_evaluate(tmp_path):
 
 
 @pytest.mark.parametrize("step", [1, STEPS])
-def test_a_run_that_a_callback_ends_is_finished_and_says_when(step, whole, tmp_path):
+def test_a_run_that_a_callback_stops_is_finished_and_records_the_epoch(step, whole, tmp_path):
     stop = StopAfter(2, step)
     run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[stop], quiet=True)
     assert measured(run.path) == measured(whole.path)[:2]  # the epoch in progress is finished
@@ -104,13 +104,13 @@ def test_a_run_that_a_callback_ends_is_finished_and_says_when(step, whole, tmp_p
         resume(run.path, EXECUTION, quiet=True)
 
 
-def test_stopping_in_the_last_epoch_is_finishing(whole, tmp_path):
+def test_a_stop_in_the_last_epoch_changes_nothing(whole, tmp_path):
     run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[StopAfter(4)], quiet=True)
     assert_equal_runs(run.path, whole.path)
     assert run.stopped_after is None
 
 
-def test_killed_between_the_record_and_the_weights_it_ends_where_it_was_stopped(
+def test_a_stopped_run_killed_before_its_weights_are_written_ends_at_the_same_epoch(
     whole, tmp_path, monkeypatch
 ):
     def killed(*_):
@@ -125,7 +125,7 @@ def test_killed_between_the_record_and_the_weights_it_ends_where_it_was_stopped(
     assert measured(run.path) == measured(whole.path)[:2]
 
 
-def test_a_run_that_lost_lines_is_not_taken_for_one_that_was_stopped(tmp_path):
+def test_lost_metrics_lines_are_not_taken_for_an_early_stop(tmp_path):
     run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[StopAfter(3)], quiet=True)
     metrics = run.path / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
@@ -158,12 +158,12 @@ def test_resuming_takes_callbacks_too(whole, tmp_path):
     assert_equal_runs(run.path, whole.path)
 
 
-def test_early_stopping_as_the_documentation_has_it(tmp_path):
+def test_early_stopping_as_documented(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
     (code,) = (c for c in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Callback" in c)
     definition = code.partition("\nconfig =")[0]
     names = {}
-    exec(definition, names)  # from our own documentation
+    exec(definition, names)  # the documentation's code
     config = dataclasses.replace(CONFIG, epochs=19, holdout=100, learning_rate=1e-9)
     stopping = names["EarlyStopping"](patience=2)
     run = train(config, tmp_path / "run", EXECUTION, callbacks=[stopping], quiet=True)

@@ -1,4 +1,4 @@
-"""One run on two real processes, against the same on one."""
+"""A run on two real processes, compared with the same run on one."""
 
 import dataclasses
 import signal
@@ -19,12 +19,12 @@ OPTIONS = ["--dataset", "digits", "--recipe", "demo", "--threads", "1", "--epoch
 OPTIONS += ["--batch-size", "61"]
 
 
-# On a port that is free: other tests may be on two processes too.
+# On a free port: other tests may use two processes at the same time.
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 def launch(out, *options, processes, resume=False):
-    """normlab train on so many processes."""
+    """Starts `normlab train` on some processes."""
     what = ["--resume", str(out)] if resume else [LINE, *OPTIONS, *options, "--out", str(out)]
     torchrun = [*TORCHRUN, str(processes), "-m"]
     command = [sys.executable, *(torchrun if processes > 1 else ["-m"]), "normlab", "train"]
@@ -103,7 +103,7 @@ with distributed("cpu") as processes:
         }
     if processes.is_main:
         torch.save(results, out)
-# A thread of the group's that outlived it could meet Python at its end, and abort the process.
+# A thread that outlives the process group could abort the process when Python shuts down.
 threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
 assert not [name for name in threads if "gloo" in name], threads
 """
@@ -112,7 +112,7 @@ assert not [name for name in threads if "gloo" in name], threads
 @pytest.mark.slow(15)
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_two_processes_compute_what_one_does(name, steps):
-    """In float64 but for the loss, so that a wrong gradient cannot pass for rounding."""
+    """In float64, except for the loss: a wrong gradient cannot be taken for rounding."""
     one, two = (result[name] for result in steps)
     for (loss, right), (other_loss, other_right) in zip(
         one["measured"], two["measured"], strict=True
@@ -124,7 +124,7 @@ def test_two_processes_compute_what_one_does(name, steps):
 
 
 @pytest.mark.slow(15)
-def test_a_run_on_two_processes_is_one_run(tmp_path):
+def test_a_run_on_two_processes_agrees_with_a_run_on_one(tmp_path):
     output = finish(launch(tmp_path / "two", "--norm", "sync-bn", processes=2))
     assert output.count("epoch 1/1") == 1
     assert output.count("report: ") == 1
@@ -138,7 +138,7 @@ def test_a_run_on_two_processes_is_one_run(tmp_path):
 
 
 @pytest.mark.slow(15)
-def test_stopped_it_can_go_on_with_two_or_one(tmp_path):
+def test_a_run_stopped_on_two_processes_resumes_on_one(tmp_path):
     out = tmp_path / "run"
     small = ["--train-images", "100", "--batch-size", "12"]
     process = launch(out, *small, "--epochs", "100000", processes=2)  # hours
@@ -200,9 +200,9 @@ def test_the_main_process_calls_callbacks_and_all_processes_stop(tmp_path):
 
 
 @pytest.mark.slow(5)
-def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path):
+def test_a_batch_too_small_for_the_processes_is_refused_once(tmp_path):
     process = launch(tmp_path / "run", "--batch-size", "1436", processes=2)
     _, errors = process.communicate(timeout=600)
     assert process.returncode != 0
-    said = "an epoch's last batch has 1 images, too few for 2 processes"
-    assert errors.count(said) == 1
+    message = "an epoch's last batch has 1 images, too few for 2 processes"
+    assert errors.count(message) == 1

@@ -49,12 +49,12 @@ STEPS = 23  # of an epoch: 1,437 images in batches of 64
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing interrupted, with every kind of draw: augmentation and dropout too."""
+    """A run without interruption, with every kind of random draw: also augmentation and dropout."""
     return train(SMALL, tmp_path_factory.mktemp("runs") / "whole", quiet=True)
 
 
 def pictures(folder):
-    """A data set of one's own: two classes of ten pictures."""
+    """Writes an image folder: two classes of ten pictures."""
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / "train" / name).mkdir(parents=True)
@@ -82,7 +82,7 @@ def stopped(tmp_path_factory):
     return out
 
 
-def test_a_run_learns_and_its_folder_holds_what_it_should(trained):
+def test_a_run_learns_and_writes_its_folder(trained):
     assert trained.last.accuracy > 0.6
     assert trained.last.train_loss < trained.epochs[0].train_loss
     assert sorted(p.name for p in trained.path.iterdir()) == [
@@ -101,15 +101,15 @@ def test_a_run_learns_and_its_folder_holds_what_it_should(trained):
 
 
 @pytest.mark.slow(1)
-def test_the_same_seed_gives_the_same_numbers_twice_and_another_seed_others(whole, tmp_path):
+def test_equal_seeds_give_equal_runs_and_another_seed_does_not(whole, tmp_path):
     assert_equal_runs(whole, train(SMALL, tmp_path / "twice", quiet=True))
     other = train(dataclasses.replace(SMALL, seed=1, epochs=1), tmp_path / "other", quiet=True)
     assert other.epochs[0].train_loss != whole.epochs[0].train_loss
 
 
 @pytest.mark.slow(2)
-def test_with_more_threads_the_numbers_are_the_same_twice_and_nearly_those_of_one(tmp_path):
-    """As docs/reliability.md promises; of few steps, for two threads are slow on a busy machine."""
+def test_runs_on_two_threads_are_equal_and_close_to_a_run_on_one(tmp_path):
+    """As docs/reliability.md promises. Few steps: two threads are slow on a busy machine."""
     config = dataclasses.replace(SMALL, epochs=2, train_images=256)
     before = torch.get_num_threads()
     try:
@@ -127,7 +127,7 @@ def test_with_more_threads_the_numbers_are_the_same_twice_and_nearly_those_of_on
 
 
 @pytest.mark.slow(2)
-def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_bit_equal(whole, tmp_path, monkeypatch):
     # In the middle of an epoch, again in the same epoch, and after an epoch's last step.
     hooks = [InterruptAt((0, 7), (0, 15), (1, STEPS))]
     out = tmp_path / "stopped"
@@ -150,9 +150,7 @@ def test_an_interrupted_run_ends_equal_bit_for_bit(whole, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow(1)
-def test_ctrl_c_in_the_last_step_ends_the_run_and_says_what_is_left_to_do(
-    whole, tmp_path, monkeypatch
-):
+def test_ctrl_c_in_the_last_step_lets_the_run_finish(whole, tmp_path, monkeypatch):
     out = tmp_path / "a run"
     hooks = [InterruptAt((2, STEPS))]
     with pytest.raises(
@@ -169,7 +167,7 @@ def test_ctrl_c_in_the_last_step_ends_the_run_and_says_what_is_left_to_do(
 
 
 @pytest.mark.slow(1)
-def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_from_its_last_epoch(whole, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     hooks = [ExitAt(1, 3)]
     with pytest.raises(SystemExit):
@@ -180,23 +178,21 @@ def test_a_killed_run_goes_on_from_its_last_epoch(whole, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow(1)
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole, stopped, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(whole, stopped, tmp_path, capsys):
     out = tmp_path / "killed"
     shutil.copytree(stopped, out)
     checkpoint = out / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
     assert_equal_runs(whole, resume(out, quiet=True))
-    said = capsys.readouterr().err
-    assert f"{checkpoint} is damaged" in said
-    assert "resuming from checkpoint-before.pt" in said
+    message = capsys.readouterr().err
+    assert f"{checkpoint} is damaged" in message
+    assert "resuming from checkpoint-before.pt" in message
     assert not list(out.glob("*.pt"))
 
 
 @pytest.mark.slow(1)
-def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(
-    whole, stopped, tmp_path, monkeypatch
-):
-    """In the first save's writing, between the two renamings."""
+def test_a_kill_after_a_damaged_checkpoint_leaves_a_good_one(whole, stopped, tmp_path, monkeypatch):
+    """The kill comes during the first save, between its two renames."""
 
     def kill_between(path, target):
         renamed = rename(path, target)
@@ -214,8 +210,8 @@ def test_a_kill_after_a_damaged_checkpoint_leaves_one_that_is_whole(
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
-def test_a_checkpoint_with_another_networks_state_is_refused_one_line(tmp_path, monkeypatch):
-    """As nobody but a forger makes one."""
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path, monkeypatch):
+    """Only a forger makes such a file."""
     hooks = [InterruptAt((0, 2))]
     out = tmp_path / "run"
     with pytest.raises(InterruptedRunError):
@@ -244,10 +240,10 @@ def test_a_checkpoint_with_another_networks_state_is_refused_one_line(tmp_path, 
     ],
     ids=lambda other: " ".join(other),
 )
-def test_another_runs_checkpoint_is_not_gone_on_from(
+def test_another_runs_checkpoint_is_not_resumed(
     other, whole, stopped, tmp_path, monkeypatch, capsys
 ):
-    """The network is the same: every tensor of it would fit."""
+    """The network is the same, so every tensor would fit."""
     hooks = [InterruptAt((0, 2))]
     with pytest.raises(InterruptedRunError):
         train(dataclasses.replace(SMALL, **other), tmp_path / "other", callbacks=hooks, quiet=True)
@@ -268,17 +264,19 @@ def test_another_runs_checkpoint_is_not_gone_on_from(
     shutil.copy(stopped / "checkpoint-before.pt", out)
     capsys.readouterr()
     assert_equal_runs(whole, resume(out, quiet=True))
-    said = capsys.readouterr().err
-    assert re.search(r"checkpoint\.pt is another run's: .*; resuming from checkpoint-before", said)
+    message = capsys.readouterr().err
+    assert re.search(
+        r"checkpoint\.pt is another run's: .*; resuming from checkpoint-before", message
+    )
     assert not list(out.glob("*.pt"))
 
 
-def test_a_copy_of_a_run_elsewhere_is_the_same_run(whole, stopped, tmp_path):
+def test_a_copy_of_a_run_can_be_resumed(whole, stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "copy")
     assert_equal_runs(whole, resume(tmp_path / "copy", Execution(threads=1), quiet=True))
 
 
-def test_two_at_once_in_a_folder_the_second_is_refused(tmp_path, monkeypatch):
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     def resume_too(state):
         with ThreadPoolExecutor(1) as other:
             other.submit(resume, tmp_path / "run", quiet=True).result()
@@ -288,7 +286,7 @@ def test_two_at_once_in_a_folder_the_second_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow(1)
-def test_a_line_written_before_its_checkpoint_is_done_again(whole, tmp_path, monkeypatch):
+def test_an_epoch_without_its_checkpoint_is_trained_again(whole, tmp_path, monkeypatch):
     out = tmp_path / "torn"
     save = Checkpoint.save
 
@@ -306,7 +304,7 @@ def test_a_line_written_before_its_checkpoint_is_done_again(whole, tmp_path, mon
 
 
 @pytest.mark.slow(1)
-def test_a_run_resumed_on_another_machine_names_both(whole, tmp_path, monkeypatch):
+def test_a_run_resumed_on_another_machine_records_both(whole, tmp_path, monkeypatch):
     hooks = [InterruptAt((1, 4))]
     out = tmp_path / "moved"
     with pytest.raises(InterruptedRunError):
@@ -328,7 +326,7 @@ def test_a_run_resumed_on_another_machine_names_both(whole, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["seed", "demo"])
 def test_the_loop_is_sgd_on_the_drawn_batches(name, tmp_path, monkeypatch):
-    """The first steps of a run, written out with PyTorch alone, and what the epoch's line says."""
+    """The first steps of a run are repeated with PyTorch alone; the epoch's line is checked."""
     config = dataclasses.replace(SMALL, recipe=name, batch_size=64, epochs=1)
     recipe, digits = resolve(config), load("digits")
     network = Network(SMALL.network, norm="bn", dropout=recipe.dropout)
@@ -359,7 +357,7 @@ def test_the_loop_is_sgd_on_the_drawn_batches(name, tmp_path, monkeypatch):
     assert run.last.learning_rate == recipe.learning_rate_at(STEPS - 1, STEPS)
 
 
-def test_the_last_batch_is_what_is_left_and_every_image_is_seen_once(tmp_path, monkeypatch):
+def test_every_image_is_seen_once_and_the_last_batch_is_the_rest(tmp_path, monkeypatch):
     sizes = []
     watch = AtStep(lambda state: sizes.append(state.images))
     config = dataclasses.replace(SMALL, network="c:2 GAP FC", epochs=1)
@@ -368,7 +366,7 @@ def test_the_last_batch_is_what_is_left_and_every_image_is_seen_once(tmp_path, m
     assert run.recipe.epochs == 1
 
 
-def test_held_out_images_are_measured_and_the_test_split_is_not_read(tmp_path, monkeypatch):
+def test_held_out_images_are_evaluated_and_the_test_split_is_not_read(tmp_path, monkeypatch):
     real = loop.load_for
 
     def without_test_images(*args, **kwargs):
@@ -425,10 +423,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
 
 @pytest.mark.slow(1)
 @pytest.mark.parametrize("steps_before", [0, STEPS - 1])
-def test_weights_that_a_step_broke_never_become_the_checkpoint(
-    steps_before, whole, tmp_path, monkeypatch
-):
-    """In the second epoch's first step and, worse to see, in its last."""
+def test_broken_weights_never_become_the_checkpoint(steps_before, whole, tmp_path, monkeypatch):
+    """In the first step of the second epoch and in its last, which is harder to notice."""
     out = tmp_path / "run"
     rate = Recipe.learning_rate_at
 
@@ -445,7 +441,7 @@ def test_weights_that_a_step_broke_never_become_the_checkpoint(
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
-def test_ctrl_c_does_not_save_weights_that_the_last_step_broke(tmp_path, monkeypatch):
+def test_ctrl_c_does_not_save_broken_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(Recipe, "learning_rate_at", lambda *_: math.inf)
     hooks = [InterruptAt((0, 1))]
     with pytest.raises(DivergedError):
@@ -469,7 +465,7 @@ def test_an_interrupted_epochs_seconds_are_added_up(tmp_path, monkeypatch):
     assert 3600 < resume(out, callbacks=hooks, quiet=True).last.seconds < 3600 + 600
 
 
-def test_a_channel_without_contrast_is_no_division_by_zero(tmp_path, monkeypatch):
+def test_a_channel_without_contrast_is_not_divided_by_zero(tmp_path, monkeypatch):
     real = loop.load_for
 
     def without_red(*args, **kwargs):
@@ -502,7 +498,7 @@ def test_a_batch_of_one_over_a_single_pixel_is_refused_with_its_block(tmp_path):
     train(dataclasses.replace(config, batch_size=500, epochs=1), tmp_path / "run", quiet=True)
 
 
-def test_batches_of_few_images_are_warned_of(tmp_path, capsys):
+def test_small_batches_give_a_warning(tmp_path, capsys):
     for norm, warned in (("bn", True), ("ln", False)):
         config = RunConfig(
             network="C:4 P P GAP FC",
@@ -517,12 +513,12 @@ def test_batches_of_few_images_are_warned_of(tmp_path, capsys):
         assert ("warning: batches of 4: bn will take" in capsys.readouterr().out) == warned
 
 
-def test_folders_that_hold_a_run_are_not_written_over(whole, tmp_path):
+def test_a_folder_with_a_run_is_not_overwritten(whole, tmp_path):
     with pytest.raises(RunError, match="holds a finished run"):
         train(SMALL, whole.path, quiet=True)
     with pytest.raises(RunError, match="is finished: there is nothing to resume"):
         resume(whole.path, quiet=True)
-    with pytest.raises(RunError, match="is no run's folder"):
+    with pytest.raises(RunError, match="is not a run's folder"):
         resume(tmp_path, quiet=True)
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
@@ -532,8 +528,8 @@ def test_folders_that_hold_a_run_are_not_written_over(whole, tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o111, 0o444])
-def test_a_folder_that_may_not_be_looked_into_is_refused_one_line(whole, mode):
-    with TemporaryDirectory() as folder:  # not below tmp_path, which its owner alone may enter
+def test_an_unreadable_folder_is_refused_in_one_line(whole, mode):
+    with TemporaryDirectory() as folder:  # tmp_path is open to its owner only
         out = Path(folder) / "run"
         out.mkdir()
         out.chmod(mode)
@@ -542,11 +538,14 @@ def test_a_folder_that_may_not_be_looked_into_is_refused_one_line(whole, mode):
             pytest.raises(NormlabError, match=r"run.* cannot be (read|written): \S[^\n]*$"),
         ):
             train(SMALL, out, quiet=True)
-        with not_as_root(out), pytest.raises(NormlabError, match=r"cannot be read|no run's folder"):
+        with (
+            not_as_root(out),
+            pytest.raises(NormlabError, match=r"cannot be read|not a run's folder"),
+        ):
             resume(out, quiet=True)
 
 
-def test_weights_that_cannot_be_read_are_not_said_to_be_missing(whole):
+def test_unreadable_weights_are_not_reported_as_missing(whole):
     with TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         shutil.copytree(whole.path, out)
@@ -568,7 +567,7 @@ def test_weights_that_cannot_be_read_are_not_said_to_be_missing(whole):
 
 @contextmanager
 def not_as_root(folder):
-    """As the folder's owner, who may be refused what root may not."""
+    """Acts as the folder's owner: permissions do not bind root."""
     if os.geteuid():
         yield
         return
@@ -582,7 +581,7 @@ def not_as_root(folder):
 
 
 @pytest.mark.slow(1)
-def test_what_a_kill_left_is_cleared_where_a_run_goes_on(whole, tmp_path, monkeypatch):
+def test_leftovers_of_a_kill_are_removed_when_a_run_is_resumed(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     out.mkdir()
     ours = [".checkpoint-abcd_123.pt", ".config-abcd_123.json"]
@@ -599,7 +598,7 @@ def test_what_a_kill_left_is_cleared_where_a_run_goes_on(whole, tmp_path, monkey
     assert {path.name for path in out.glob(".*")} == others
 
 
-def test_other_data_than_the_runs_is_refused(tmp_path, monkeypatch):
+def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch):
     pictures(tmp_path / "here")
     config = dataclasses.replace(SMALL, dataset=f"folder:{tmp_path / 'here'}", batch_size=4)
     hooks = [InterruptAt((0, 2))]
@@ -628,15 +627,13 @@ def test_other_data_than_the_runs_is_refused(tmp_path, monkeypatch):
         ({"holdout": -1}, "cannot be set apart"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_before_anything_is_written(
-    settings, problem, tmp_path
-):
+def test_invalid_settings_are_refused_before_anything_is_written(settings, problem, tmp_path):
     with pytest.raises(NormlabError, match=problem):
         train(dataclasses.replace(SMALL, **settings), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path):
+def test_an_unavailable_device_is_refused(tmp_path):
     for device in ("cuda", "mps"):
         if not {"cuda": torch.cuda, "mps": torch.backends.mps}[device].is_available():
             with pytest.raises(UsageError, match=f"torch finds no {device} device"):
@@ -664,7 +661,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, monkeypatch):
         train(SMALL, tmp_path / "run", callbacks=[AtStep(press_twice)], quiet=True)
 
 
-def test_pictures_that_moved_are_found_by_the_data_root(tmp_path):
+def test_moved_pictures_are_found_through_the_data_root(tmp_path):
     pictures(tmp_path / "here")
     config = RunConfig(network="c GAP", dataset=f"folder:{tmp_path / 'here'}", epochs=1)
     run = train(config, tmp_path / "run", quiet=True)

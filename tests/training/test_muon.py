@@ -8,7 +8,7 @@ from normlab.training.muon import Muon, orthogonalize
 
 
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), seed=st.integers(0, 2**31))
-def test_singular_values_come_near_one_and_the_directions_stay(rows, columns, seed):
+def test_orthogonalizing_brings_singular_values_near_one_and_keeps_directions(rows, columns, seed):
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(rows, columns, generator=generator)
     u, s, v = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
@@ -37,7 +37,7 @@ def test_a_step_is_momentum_orthogonalized_on_weights_of_norm_root_outputs():
 
 
 def test_a_tall_matrix_moves_further():
-    """By √(outputs / inputs), so that its outputs change as much as a wide one's."""
+    """By √(outputs / inputs): its outputs then change as much as a wide matrix's."""
     moved = {}
     for rows, columns in ((4, 16), (16, 4)):
         weight = torch.nn.Parameter(torch.randn(rows, columns))
@@ -49,7 +49,7 @@ def test_a_tall_matrix_moves_further():
     assert moved[16] / moved[4] == pytest.approx(2, rel=0.4)
 
 
-def test_the_state_goes_on_where_it_was_saved():
+def test_the_state_is_restored():
     def run(steps, optimizer, weight, start=0):
         for step in range(start, start + steps):
             weight.grad = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))

@@ -1,4 +1,4 @@
-"""Batches, and a step of descent against its formulas."""
+"""Batches, and a training step compared with its formulas."""
 
 import math
 
@@ -27,7 +27,7 @@ def recipe(**own):
 
 
 def dataset(count):
-    """Noise; each image has a label of its own."""
+    """Noise; each image has its own label."""
     pixels = np.random.default_rng(count).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
     split = Split(pixels, np.arange(count, dtype=np.int64))
     return Dataset(name="noise", classes=tuple(map(str, range(count))), train=split, test=split)
@@ -38,7 +38,7 @@ def batches(data, seed=0, **own):
 
 
 def epoch_of(drawn, epoch):
-    """An epoch's images in the order of their labels, and these as they came."""
+    """An epoch's images sorted by label, and the labels in the order of the batches."""
     parts = [drawn(epoch, step) for step in range(drawn.steps)]
     inputs, labels = (torch.cat(both) for both in zip(*parts, strict=True))
     return inputs[labels.argsort()], labels
@@ -46,7 +46,7 @@ def epoch_of(drawn, epoch):
 
 @settings(max_examples=20)
 @given(st.integers(1, 90), st.integers(1, 40), st.integers(0, 3))
-def test_an_epoch_sees_every_image_once_and_its_last_batch_is_what_is_left(count, size, epoch):
+def test_an_epoch_sees_every_image_once_and_its_last_batch_is_the_rest(count, size, epoch):
     data = dataset(count)
     drawn = batches(data, batch_size=size)
     labels = [drawn(epoch, step)[1] for step in range(drawn.steps)]
@@ -59,7 +59,7 @@ def test_an_epoch_sees_every_image_once_and_its_last_batch_is_what_is_left(count
     assert torch.equal(inputs, torch.from_numpy(data.train.images) / 255)
 
 
-def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+def test_each_epoch_and_each_seed_has_its_own_order():
     data = dataset(60)
     orders = [epoch_of(batches(data, seed), epoch)[1] for seed in (0, 1) for epoch in (0, 1, 2)]
     assert len({tuple(order.tolist()) for order in orders}) == 6
@@ -79,7 +79,7 @@ def test_batches_are_float32_from_0_to_1_and_channels_last(mirror, augment):
 
 @settings(max_examples=10)
 @given(st.permutations([(epoch, step) for epoch in range(3) for step in range(3)]))
-def test_a_batch_depends_on_its_seed_epoch_and_step_alone(order):
+def test_a_batch_depends_only_on_its_seed_epoch_and_step(order):
     own = {"mirror": True, "augment": ("shift", "color-jitter")}
     data = dataset(40)
     drawn = batches(data, 3, **own)
@@ -97,7 +97,7 @@ def test_batches_leave_torchs_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_another_seed_epoch_or_step_is_augmented_otherwise():
+def test_another_seed_epoch_or_step_gets_another_augmentation():
     data = dataset(16)
     data.train.images[:] = data.train.images[0]  # so that only augmentation tells batches apart
     drawn = [
@@ -111,7 +111,7 @@ def test_another_seed_epoch_or_step_is_augmented_otherwise():
 
 
 def mirrored(data, drawn, epoch):
-    """Which images came mirrored in an epoch; each came in one of the two ways."""
+    """The images that were mirrored in an epoch. Each is the original or its mirror image."""
     inputs, _ = epoch_of(drawn, epoch)
     plain = torch.from_numpy(data.train.images) / 255
     as_it_is = (inputs == plain).flatten(1).all(1)
@@ -136,7 +136,7 @@ def test_without_mirroring_no_image_is_mirrored():
     assert not any(mirrored(data, batches(data), epoch).any() for epoch in range(3))
 
 
-# Descent
+# The training step
 
 
 def descend(network, precision="float32", **own):
@@ -195,7 +195,7 @@ def test_weights_of_convolutions_and_of_fc_decay_and_nothing_else(norm):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.35])
-def test_label_smoothing_is_the_formula(share):
+def test_label_smoothing_matches_the_formula(share):
     net, (inputs, labels) = network(), batch()
     with torch.no_grad():
         logits = net(inputs)
@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were(value, muon, 
 
 
 def types_inside(net, precision):
-    """A step; the types of what convolutions, normalizations and `FC` give."""
+    """The loss of a step, and the output types of convolutions, normalizations and `FC`."""
     types = {}
     for name, module in net.named_modules():
         if not list(module.children()) or ".norms." in name:
@@ -289,8 +289,8 @@ def test_steps_on_one_batch_bring_its_loss_down(norm, precision):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_network_without_normalizations_has_a_step_too():
-    """One linear convolution: there is nothing but weights that decay."""
+def test_a_network_without_normalizations_can_be_trained():
+    """One linear convolution: all its parameters decay."""
     net = network(layout="c GAP")
     before = state(net)
     descend(net, weight_decay=0.1).step(0.1, *batch())
@@ -298,7 +298,7 @@ def test_a_network_without_normalizations_has_a_step_too():
     assert not any(torch.equal(start, state(net)[name]) for name, start in before.items())
 
 
-def test_matrices_inside_a_normalization_of_ones_own_do_not_decay(monkeypatch):
+def test_matrices_in_a_custom_normalization_do_not_decay(monkeypatch):
     monkeypatch.setattr(norms.registry, "REGISTRY", dict(norms.REGISTRY))
 
     @norms.register("mixed", formula="", paper="", axes="", parameters="")

@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, or begun twice: in real processes. `make faults` does more."""
+"""Runs killed, interrupted or started twice, in real processes. `make faults` does more."""
 
 import contextlib
 import os
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """The run that nothing disturbs."""
+    """A run without faults."""
     return train(TINY, tmp_path_factory.mktemp("stopping") / "whole", EXECUTION, quiet=True).path
 
 
 @pytest.mark.slow(5)
-def test_killed_before_each_renaming_and_removal_it_ends_the_same(tiny, tmp_path):
-    """Until the weights are there, a checkpoint is; and none stays."""
+def test_a_run_killed_before_each_rename_and_removal_ends_the_same(tiny, tmp_path):
+    """There is a checkpoint until the weights are written, and none is left afterwards."""
     killed = []
     for out, call in kill_everywhere(tmp_path, TINY, ("replace", "unlink"), report=False):
         killed.append(call)
@@ -50,8 +50,8 @@ def test_killed_before_each_renaming_and_removal_it_ends_the_same(tiny, tmp_path
     ]
 
 
-def test_an_interrupt_that_comes_within_a_callback_is_heard():
-    """Python swallows what a callback raises; an error of another kind is said as ever."""
+def test_an_interrupt_within_a_python_callback_is_not_lost():
+    """Python swallows what a callback raises. Other errors are reported as usual."""
     code = """if True:
         import signal, time, normlab.__main__
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
@@ -72,7 +72,7 @@ def test_an_interrupt_that_comes_within_a_callback_is_heard():
 
 
 @pytest.mark.slow(4)
-def test_a_second_process_in_the_folder_is_refused_and_harms_nothing(tiny, tmp_path):
+def test_a_second_process_in_the_folder_is_refused_and_changes_nothing(tiny, tmp_path):
     out = tmp_path / "run"
     process = start(out, TINY, report=False, halt=(0, 2))
     wait_until_it_stands_still(process)
@@ -91,8 +91,8 @@ def test_a_second_process_in_the_folder_is_refused_and_harms_nothing(tiny, tmp_p
 
 
 @pytest.mark.slow(3)
-def test_interrupted_at_any_moment_it_says_so_in_a_line_and_ends_the_same(tiny, tmp_path):
-    """In a step, in writing, in the page: wherever the moment falls."""
+def test_a_run_interrupted_at_any_moment_says_so_in_one_line_and_ends_the_same(tiny, tmp_path):
+    """In a step, while a file is written, in the page: wherever the moment falls."""
     begun = time.monotonic()
     process = start_command(tmp_path / "log", *TRAIN, str(tmp_path / "timed"))
     process.join()
@@ -104,7 +104,7 @@ def test_interrupted_at_any_moment_it_says_so_in_a_line_and_ends_the_same(tiny, 
         out, log = tmp_path / f"run {k}", tmp_path / f"log {k}"
         process = start_command(log, *TRAIN, str(out))
         time.sleep(moment)
-        with contextlib.suppress(ProcessLookupError):  # this one was faster
+        with contextlib.suppress(ProcessLookupError):  # it had finished
             os.kill(process.pid, signal.SIGINT)
         process.join()
         interrupted.append(assert_interrupted(process.exitcode, log.read_text()))

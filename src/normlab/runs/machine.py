@@ -103,9 +103,9 @@ def available_memory() -> int | None:
         limit = (group / "memory.max").read_text().strip()
         if limit != "max":
             used = int((group / "memory.current").read_text())
-            kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             # The system drops cached files before it refuses memory.
-            free.append(max(0, int(limit) - used + int(kept["inactive_file"])))
+            free.append(max(0, int(limit) - used + int(stat["inactive_file"])))
     return min(free, default=None)
 
 

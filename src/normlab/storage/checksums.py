@@ -21,11 +21,11 @@ def read_json(file: Path, schema: int, kind: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(file.read_text())
         written = entry(content, "schema", object)
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{file.parent} is no {kind}'s folder: it has no {file.name}") from None
+        raise RunError(f"{file.parent} is not a {kind}'s folder: it has no {file.name}") from None
     except OSError as error:
         raise RunError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{file} is damaged or no {kind}'s: {error}") from None
+        raise RunError(f"{file} is damaged, or not a {kind}'s: {error}") from None
     if written != schema:
         raise RunError(
             f"{file} has schema {written!r}, this normlab reads schema {schema}: "

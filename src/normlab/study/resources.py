@@ -1,4 +1,4 @@
-"""What runs are executed with: where their data lies, what executes them, how they are shown."""
+"""What a study's runs need: their data, an executor, and the progress display."""
 
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -86,10 +86,10 @@ def shared_data(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig]
 
     def data_folder(config: RunConfig) -> Path:
         parts = (config.holdout, config.train_images, config.label_noise)
-        own = folder / "-".join(map(str, parts))
-        if not (own / "dataset.json").exists():
-            shared.write(apply_splits(dataset, config), own)
-        return own
+        subfolder = folder / "-".join(map(str, parts))
+        if not (subfolder / "dataset.json").exists():
+            shared.write(apply_splits(dataset, config), subfolder)
+        return subfolder
 
     shutil.rmtree(folder, ignore_errors=True)  # left by a study that was killed
     try:

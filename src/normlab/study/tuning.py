@@ -118,13 +118,13 @@ def best(trials: Sequence[Trial], arm: str, what: What) -> Trial | None:
     return min(last, key=_rank, default=None)
 
 
-def on_edge(found: Trial, trials: Sequence[Trial]) -> bool:
-    """Whether a value is the smallest or largest tried, so that a better one may lie beyond.
+def on_edge(trial: Trial, trials: Sequence[Trial]) -> bool:
+    """Whether a trial's value is the smallest or largest tried: a better one may lie beyond.
 
     Never for 0.
     """
-    values = [t.value for t in trials if (t.arm, t.what) == (found.arm, found.what)]
-    return found.value in (min(values), max(values)) and found.value > 0
+    values = [t.value for t in trials if (t.arm, t.what) == (trial.arm, trial.what)]
+    return trial.value in (min(values), max(values)) and trial.value > 0
 
 
 def _rank(trial: Trial) -> tuple[float, float]:

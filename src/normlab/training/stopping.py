@@ -19,12 +19,12 @@ from normlab.training.state import TrainingState
 
 
 class StopRequests(Callback):
-    """Stops a run after a step when Ctrl-C or SIGTERM asked for it: saved, to be resumed.
+    """Stops a run after a step if Ctrl-C or SIGTERM asks for it. The run is saved, to be resumed.
 
     All processes of a run have this hook, and all stop after the same step.
 
     Args:
-        execution: Where the run is computed: the command to resume it says so.
+        execution: Where the run is computed: the command that resumes it says the same.
         device: The device of the run.
     """
 
