@@ -1,4 +1,4 @@
-"""A made-up CIFAR-10 of a few images a file, in the authors' layouts."""
+"""An invented CIFAR-10 with a few images per file, in the published layouts."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ NAMES = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes what Python 2 wrote, as the published files were: byte strings, NumPy's old names."""
+    """Writes as Python 2 did for the published files: byte strings, NumPy's old names."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 

@@ -1,7 +1,7 @@
-"""Picture files of peculiar kinds, and what is none, made in code: what strangers may hand in.
+"""Unusual, damaged and hostile picture files, made in code: what anyone may upload.
 
-`ANSWERED` are read, each as the image beside it, with a note that begins as said where it needs
-one; `REFUSED` are not, and the line says why.
+Those in `ANSWERED` can be read: beside each stand the image it shows and the beginning of its note,
+if it gets one. Those in `REFUSED` cannot: beside each stands a part of the error.
 """
 
 import io
@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 from PIL import ExifTags, Image
 
-# Smooth, so that what lossy formats change is little; no edge is like another.
+# Smooth, so that lossy formats change little. The four edges differ.
 Y, X = np.mgrid[:40, :40]
 COLOURS = np.stack([6 * X, 6 * Y, 250 - 3 * X - 3 * Y, 40 + 2 * X + 3 * Y], axis=2).astype(np.uint8)
 RGBA = Image.fromarray(COLOURS)
@@ -32,26 +32,26 @@ def encoded(image, kind, **options):
 
 
 def chunk(kind, content):
-    """A part of a PNG."""
+    """A chunk of a PNG."""
     checksum = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def png(width, height, content, *, depth=8, before=b""):
-    """A PNG in colours as it is written by hand: whatever it says of its pixels."""
+    """An RGB PNG with this header, whatever its pixels are."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
     parts = head + before + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
 def bmp(width, height, *, depth=24, compression=0, content=b""):
-    """The same as a BMP."""
+    """A BMP with this header, whatever its pixels are."""
     head = struct.pack("<IiiHHI", 40, width, height, 1, depth, compression) + bytes(20)
     return b"BM" + bytes(12) + head + content
 
 
 def webp_of_size(width, height, **options):
-    """A WebP of one chunk or of several, whatever it says of its pixels."""
+    """A WebP with this size in its header, whatever its pixels are."""
     content = bytearray(encoded(RGB, "WEBP", **options))
     if content[12:16] == b"VP8X":
         content[24:27], content[27:30] = (
@@ -65,7 +65,7 @@ def webp_of_size(width, height, **options):
 
 
 def rows(values):
-    """Values as a PNG has them, each row unfiltered."""
+    """Rows of pixels as in a PNG, without filters."""
     return b"".join(b"\0" + row.tobytes() for row in values)
 
 

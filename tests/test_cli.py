@@ -19,7 +19,7 @@ from holding import held, holding, release
 from normlab import __version__
 from normlab.cli import _COMMANDS, _default_out, main
 from normlab.config import RunConfig, StudyConfig
-from normlab.data.sources import cifar10
+from normlab.data.sources.cifar10 import layouts
 from normlab.errors import UsageError
 from normlab.inference.evaluate import evaluate
 from normlab.network.zoo import ZOO
@@ -266,7 +266,7 @@ def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NORMLAB_DATA", raising=False)
-    monkeypatch.setattr(cifar10, "RECORDS", 40)
+    monkeypatch.setattr(layouts, "RECORDS", 40)
     generator = np.random.default_rng(0)
     root = tmp_path / "somewhere" / "cifar-10-batches-bin"
     root.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What strangers may hand to normlab, damaged at random; `make fuzz` looks longer, with atheris."""
+"""Untrusted input, damaged at random. `make fuzz` searches longer, with atheris."""
 
 import json
 
@@ -22,7 +22,7 @@ VALUES = st.recursive(
 
 @st.composite
 def damaged(draw, seeds):
-    """Bytes cut, changed, doubled or made up."""
+    """Bytes that are cut, changed, repeated or invented."""
     content = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(content)))
@@ -41,7 +41,7 @@ def damaged(draw, seeds):
 
 @st.composite
 def edited(draw, seeds):
-    """JSON, a line or all of it, with one value replaced, left out or added."""
+    """JSON, one line or all of it, with one value replaced, removed or added."""
     lines = draw(st.sampled_from(seeds)).splitlines()
     if lines[0] == b"{":
         lines = [b"\n".join(lines)]
@@ -61,8 +61,8 @@ def edited(draw, seeds):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_good_bytes_are_read(name):
-    """But for those of CIFAR-10's pickles, which are cut short: a fuzzer wants small ones."""
+def test_valid_input_is_read(name):
+    """Except CIFAR-10's pickles, which are shortened: a fuzzer needs small seeds."""
     for seed in TARGETS[name].seeds:
         if name != "cifar10-pickle":
             TARGETS[name].read(seed)
@@ -73,7 +73,7 @@ def test_good_bytes_are_read(name):
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=40)
 @given(st.data())
-def test_damaged_bytes_are_read_or_refused_one_line(name, data):
+def test_damaged_bytes_are_read_or_refused_on_one_line(name, data):
     TARGETS[name](data.draw(damaged(TARGETS[name].seeds) | st.binary(max_size=60)))
 
 
@@ -81,5 +81,5 @@ def test_damaged_bytes_are_read_or_refused_one_line(name, data):
 @pytest.mark.parametrize("name", [name for name in TARGETS if name.endswith("resealed")])
 @settings(max_examples=150)
 @given(st.data())
-def test_other_json_is_read_or_refused_one_line(name, data):
+def test_other_json_is_read_or_refused_on_one_line(name, data):
     TARGETS[name](data.draw(edited(TARGETS[name].seeds)))

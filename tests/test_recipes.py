@@ -55,20 +55,20 @@ def test_every_rate_is_above_0_and_at_most_the_peak(epochs, steps, peak, schedul
         assert 0 < recipe.learning_rate_at(step, steps) <= peak
 
 
-def test_a_configurations_own_settings_go_into_the_recipe():
+def test_settings_of_the_configuration_override_the_recipe():
     recipe = resolve(dataclasses.replace(CONFIG, epochs=7, batch_size=5, learning_rate=0.5))
-    own = {"epochs": 7, "batch_size": 5, "learning_rate": 0.5}
-    assert recipe == dataclasses.replace(RECIPES["seed"], **own)
+    expected = {"epochs": 7, "batch_size": 5, "learning_rate": 0.5}
+    assert recipe == dataclasses.replace(RECIPES["seed"], **expected)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_without_own_settings_the_recipe_is_the_named_one(name):
+def test_without_settings_the_recipe_is_the_named_one(name):
     config = dataclasses.replace(CONFIG, recipe=name, norm="none")  # for which nothing is tuned
     assert resolve(config) == find(name) == RECIPES[name]
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_the_named_recipes_can_be_trained_by(recipe):
+def test_the_named_recipes_are_valid(recipe):
     assert set(recipe.augment) <= set(STEPS)
     assert recipe.epochs > 0
     assert recipe.batch_size > 0
@@ -79,7 +79,7 @@ def test_the_named_recipes_can_be_trained_by(recipe):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
-def test_weight_decay_may_be_none(value):
+def test_weight_decay_may_be_0(value):
     assert resolve(dataclasses.replace(CONFIG, weight_decay=value)).weight_decay == value
 
 
@@ -89,27 +89,27 @@ def test_a_weight_decay_out_of_range_is_refused(value):
         resolve(dataclasses.replace(CONFIG, weight_decay=value))
 
 
-def test_an_unknown_recipe_is_refused_with_those_that_there_are():
+def test_an_unknown_recipe_gets_the_list_of_recipes():
     with pytest.raises(UsageError, match=rf"^no recipe 'sede': there are {', '.join(RECIPES)}$"):
         find("sede")
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 @pytest.mark.parametrize("setting", ["epochs", "batch_size", "learning_rate"])
-def test_a_setting_out_of_range_is_refused_by_its_flags_name(setting, value):
+def test_the_error_for_a_setting_out_of_range_names_its_flag(setting, value):
     flag = f"--{setting.replace('_', '-')}"
     with pytest.raises(UsageError, match=f"^{flag} must be above 0, not {value}$"):
         resolve(dataclasses.replace(CONFIG, **{setting: value}))
 
 
-def test_a_network_that_has_a_recipe_of_its_own_is_trained_by_it():
+def test_a_network_with_its_own_recipe_uses_it():
     assert name_of(RunConfig(network="sprint")) == "sprint"
     assert name_of(RunConfig(network="sprint", recipe="seed")) == "seed"
     assert name_of(RunConfig(network="seed-bn")) == "seed"
     assert resolve(RunConfig(network="sprint")) == RECIPES["sprint"]
 
 
-def test_what_was_tuned_for_a_normalization_goes_in_before_ones_own_settings(monkeypatch):
+def test_tuned_settings_apply_unless_the_configuration_overrides_them(monkeypatch):
     tuned = {("sprint", "gn"): {"learning_rate": 0.125, "weight_decay": 0.25}}
     monkeypatch.setattr("normlab.recipes.TUNED", tuned)
     recipe = resolve(RunConfig(network="sprint", norm="gn=2", weight_decay=0.0))

@@ -10,7 +10,7 @@ ARGUMENTS = st.tuples(
 
 
 @given(ARGUMENTS, ARGUMENTS)
-def test_draws_are_equal_for_equal_places_and_differ_elsewhere(one, other):
+def test_draws_are_equal_for_equal_arguments_and_differ_otherwise(one, other):
     first, second = (torch.rand(8, generator=generator(*place)) for place in (one, other))
     assert torch.equal(first, second) == (one == other)
 
@@ -21,7 +21,7 @@ def test_the_order_of_use_does_not_matter():
     assert torch.equal(later, torch.rand(3, generator=generator(0, "augment", 5)))
 
 
-def test_seeds_stay_what_they_are():
+def test_seeds_are_pinned():
     # A changed seed would change every recorded run: this value is part of the format.
     assert seed_for(0, "order", 1) == 4374215849138048446
     assert 0 <= seed_for(-1, "x") < 2**63

@@ -29,7 +29,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     `X` holds images: a uint8 array with values from 0 to 255, of shape N × H × W × 3,
     N × H × W × 4 or N × H × W (grey), of any size; or a list of paths, file contents as bytes, PIL
-    images and such arrays. The network sees them as 3 × 32 × 32 (`normlab.pictures.to_pixels`).
+    images and such arrays. The network sees them as 3 × 32 × 32 (`normlab.data.images.to_pixels`).
     Rows of a table are refused: reshape them.
 
     `y` has one label per image, of any kind that scikit-learn's classifiers take.

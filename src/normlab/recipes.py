@@ -151,13 +151,13 @@ def resolve(config: RunConfig) -> Recipe:
     name = name_of(config)
     recipe = find(name)
     tuned = {} if config.untuned else tuned_settings(name, config.norm) or {}
-    own: dict[str, Any] = {
-        name: value
-        for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
-        if (value := getattr(config, name)) is not None
+    given: dict[str, Any] = {
+        setting: value
+        for setting in ("epochs", "batch_size", "learning_rate", "weight_decay")
+        if (value := getattr(config, setting)) is not None
     }
-    for setting, value in own.items():
-        low = "at least" if setting == "weight_decay" else "above"
-        if not 0 <= value < math.inf or (value == 0 and low == "above"):
-            raise UsageError(f"--{setting.replace('_', '-')} must be {low} 0, not {value}")
-    return dataclasses.replace(recipe, **(tuned | own))
+    for setting, value in given.items():
+        bound = "at least" if setting == "weight_decay" else "above"
+        if not 0 <= value < math.inf or (value == 0 and bound == "above"):
+            raise UsageError(f"--{setting.replace('_', '-')} must be {bound} 0, not {value}")
+    return dataclasses.replace(recipe, **(tuned | given))

@@ -86,7 +86,7 @@ def test_affine_draws_stay_in_their_range_and_use_it():
     corners = STEPS["affine"](torch.ones(2_000, 3, 32, 32), generator(0, "augment"))
     black_rows = (corners[:, 0, :, 16] == 0).sum(1)
     assert black_rows.max() == 6  # scale 0.8 shows 25.6 of 32 rows
-    # A row goes black where the outermost pixel, 15.5 from the centre, is sought beyond 16.
+    # A row is black if its outermost pixel, 15.5 from the centre, maps to beyond 16.
     none_black = (1.2 - 15.5 / 16) / 0.4
     assert (black_rows == 0).float().mean().item() == pytest.approx(none_black, abs=0.03)
 
@@ -100,7 +100,7 @@ def test_shift_moves_by_up_to_two_pixels():
     assert shifted.sum() == x.sum()
 
 
-def test_vertical_flip_turns_half_of_the_images_whole():
+def test_vertical_flip_flips_half_of_the_images():
     x = images(400)
     flipped = STEPS["vertical-flip"](x, generator(0, "augment"))
     turned = (flipped == x.flip(2)).flatten(1).all(dim=1)
@@ -127,7 +127,7 @@ def test_preview_transformations():
 
 @settings(max_examples=20)
 @given(st.sampled_from([*STEPS, *PREVIEW]), st.integers(1, 9), st.integers(0, 2**32))
-def test_every_step_keeps_shape_and_range_and_repeats_itself(name, count, seed):
+def test_every_step_is_deterministic_and_keeps_shape_and_range(name, count, seed):
     step = (STEPS | PREVIEW)[name]
     x = images(count, seed).contiguous(memory_format=torch.channels_last)
     before = x.clone()
@@ -140,13 +140,13 @@ def test_every_step_keeps_shape_and_range_and_repeats_itself(name, count, seed):
     assert torch.equal(step(x, generator(seed, "augment")), once)
 
 
-def test_images_of_a_batch_are_drawn_apart():
+def test_each_image_of_a_batch_has_its_own_draws():
     x = images(1).expand(16, 3, 32, 32)
     for name in ("color-jitter", "affine", "shift"):
         different = STEPS[name](x, generator(0, "augment")).flatten(1).unique(dim=0)
         assert len(different) > 8
 
 
-def test_recipes_name_steps_that_there_are():
+def test_recipes_name_existing_steps():
     for recipe in RECIPES.values():
         assert augment(images(2), recipe.augment, generator(0, "augment")).shape == (2, 3, 32, 32)

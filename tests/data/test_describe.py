@@ -38,7 +38,7 @@ IMAGES = hnp.arrays(
 
 
 @given(IMAGES)
-def test_channel_statistics_are_numpys(images):
+def test_channel_statistics_equal_numpys(images):
     mean, std = channel_statistics(images)
     scaled = images / 255
     assert mean.dtype == std.dtype == np.float64
@@ -48,7 +48,7 @@ def test_channel_statistics_are_numpys(images):
 
 
 @given(st.integers(0, 255), st.integers(1, 2000))
-def test_a_constant_channel_has_no_deviation_at_all(value, count):
+def test_a_constant_channel_has_a_standard_deviation_of_0(value, count):
     mean, std = channel_statistics(np.full((count, 3, 1, 1), value, np.uint8))
     assert (mean == value / 255).all()
     assert (std == 0).all()
@@ -80,7 +80,7 @@ def test_pixels_are_described_by_the_training_split():
     assert np.array_equal(description.std, std)
 
 
-def test_mean_images_are_of_each_class():
+def test_each_class_has_its_mean_image():
     dataset = made_up()
     means = describe(dataset).class_means
     assert means.shape == (3, 3, 32, 32)
@@ -89,7 +89,7 @@ def test_mean_images_are_of_each_class():
         assert np.allclose(means[k], expected, rtol=1e-12)
 
 
-def test_splits_are_counted_with_what_was_held_out():
+def test_held_out_images_are_counted_as_a_split():
     dataset = made_up()
     assert [split.name for split in describe(dataset).splits] == ["train", "test"]
     parted = describe(dataset.hold_out(300))
@@ -104,7 +104,7 @@ def test_splits_are_counted_with_what_was_held_out():
     assert "holdout" in printed(parted)
 
 
-def test_a_class_that_training_lacks_has_no_mean_image():
+def test_a_class_without_training_images_has_no_mean_image():
     images = np.ones((4, 3, 32, 32), np.uint8)
     split = Split(images, np.array([0, 0, 2, 2]))
     description = describe(Dataset("made up", ("a", "b", "c"), split, split))
@@ -132,7 +132,7 @@ def test_both_renderings_show_the_same_figures():
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "[red]cat[/red]", "a&b", "[/]"])
-def test_a_class_name_is_text_and_nothing_else(name):
+def test_a_class_name_is_escaped(name):
     description = describe(made_up(("a", "b", name), notes=(f"{name} is noted",)))
     assert printed(description, width=120).count(name) == 2
     page = description._repr_html_()

@@ -15,7 +15,7 @@ from peculiar import ANSWERED, REFUSED, orientation
 
 
 @pytest.mark.parametrize("name", ANSWERED)
-def test_what_can_be_read_is_seen_as_it_is(name):
+def test_unusual_files_are_read_as_they_look(name):
     content, image, note = ANSWERED[name]
     pixels, notes = read_picture(io.BytesIO(content), FORMATS)
     image = image.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC)
@@ -25,7 +25,7 @@ def test_what_can_be_read_is_seen_as_it_is(name):
 
 
 def test_a_large_webp_does_not_reach_pillow(monkeypatch):
-    """It would make room for all pixels as it opens it."""
+    """Pillow would allocate all pixels when it opens the file."""
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
     large = [content for name, (content, _) in REFUSED.items() if "WebP of many" in name]
     assert len(large) == 3
@@ -48,7 +48,7 @@ def test_a_picture_comes_through_a_pipe(tmp_path):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_is_refused_one_line(name):
+def test_unreadable_files_are_refused_on_one_line(name):
     content, problem = REFUSED[name]
     with pytest.raises(
         DataError, match=r"^the picture cannot be read as an image \([^\n]*\)$"
@@ -82,14 +82,14 @@ def test_the_square_at_the_centre_is_kept(size):
     assert (pixels_of(image) == np.array([0, 0, 255])[:, None, None]).all()
 
 
-def test_resizing_averages_rather_than_picks():
+def test_resizing_averages_pixels():
     checks = (np.indices((512, 512)).sum(axis=0) % 2 * 255).astype(np.uint8)
     pixels = pixels_of(Image.fromarray(checks)).astype(int)
     assert np.abs(pixels - 128).max() <= 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3)])
-def test_any_size_will_do(size):
+def test_any_size_is_accepted(size):
     assert (pixels_of(Image.new("RGB", size, (9, 8, 7)))[:, 0, 0] == [9, 8, 7]).all()
 
 
@@ -122,7 +122,7 @@ def reopened(image, kind="PNG", **options):
     return Image.open(buffer)
 
 
-def test_a_palette_with_a_transparent_colour_is_laid_over_white():
+def test_a_palette_with_a_transparent_colour_is_composited_over_white():
     image = Image.new("P", (40, 40), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     assert (pixels_of(reopened(image))[:, 5, 5] == [10, 20, 30]).all()
@@ -140,7 +140,7 @@ def test_sixteen_bit_greys_of_a_png_are_scaled():
     assert (clear[:, :, 2:] == expected[:, 2:]).all()
 
 
-# Orientation in EXIF → what shows the stored pixels upright (EXIF 2.3, section 4.6.4).
+# EXIF orientation → how the stored pixels are turned upright (EXIF 2.3, section 4.6.4).
 TURNS = {
     1: lambda rows: rows,
     2: lambda rows: rows[:, ::-1],

@@ -17,19 +17,19 @@ from normlab.errors import UsageError
         ("folder:", "folder:PATH"),
     ],
 )
-def test_a_near_miss_is_told_the_nearest(name, meant):
+def test_a_misspelled_name_gets_the_nearest_one_as_a_hint(name, meant):
     with pytest.raises(UsageError, match=f"did you mean {meant}") as caught:
         load(name)
     assert all(known in str(caught.value) for known in ("cifar10", "digits", "folder:PATH"))
 
 
-def test_a_far_miss_is_told_the_three():
+def test_an_unknown_name_gets_the_list_of_data_sets():
     with pytest.raises(UsageError, match=r"there are cifar10, digits, folder:PATH$"):
         load("weather")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "digits"])
-def test_what_has_no_files_of_ones_own_skips_none(name):
+def test_only_image_files_can_be_skipped(name):
     with pytest.raises(UsageError, match=f"^{name} has no image files to skip: leave out --skip"):
         load(name, skip_unreadable=True)
 

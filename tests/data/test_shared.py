@@ -8,7 +8,7 @@ from normlab.errors import DataError, NormlabError
 
 
 @pytest.mark.parametrize("holdout", [0, 100])
-def test_what_is_read_is_what_was_written(holdout, tmp_path):
+def test_a_written_data_set_is_read_back_unchanged(holdout, tmp_path):
     digits = load("digits")
     if holdout:
         digits = digits.hold_out(holdout)
@@ -22,7 +22,7 @@ def test_what_is_read_is_what_was_written(holdout, tmp_path):
         assert np.array_equal(again.split(name).labels, digits.split(name).labels)
 
 
-def test_the_images_stay_on_disk_and_as_they_were(tmp_path):
+def test_images_are_mapped_and_changes_stay_private(tmp_path):
     shared.write(load("digits"), tmp_path)
     one, other = shared.read(tmp_path), shared.read(tmp_path)
     assert isinstance(one.train.images, np.memmap)
@@ -32,7 +32,7 @@ def test_the_images_stay_on_disk_and_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "no json", "another"])
-def test_what_is_no_data_set_is_refused_in_one_line(damage, tmp_path):
+def test_a_damaged_folder_is_refused_on_one_line(damage, tmp_path):
     shared.write(load("digits"), tmp_path)
     if damage == "missing":
         (tmp_path / "dataset.json").unlink()
@@ -47,7 +47,7 @@ def test_what_is_no_data_set_is_refused_in_one_line(damage, tmp_path):
         shared.read(tmp_path)
 
 
-def test_where_it_cannot_be_written_it_says_so(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NormlabError, match="cannot be written"):
         shared.write(load("digits"), tmp_path / "file")

@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_split(request):
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
-def test_largest_remainders_get_what_rounding_down_leaves():
+def test_the_largest_remainders_get_the_remaining_images():
     labels = np.repeat([0, 1, 2], [10, 14, 16])  # of 10: 2.5, 3.5, 4
     chosen, _ = stratified(labels, 10, seed=0)
     assert np.bincount(labels[chosen]).tolist() == [3, 3, 4]
@@ -65,7 +65,7 @@ def test_the_draw_is_pinned():
     assert stratified(labels, 6, seed=1)[0].tolist() == [2, 9, 16, 17, 18, 19]
 
 
-def test_every_image_of_a_class_is_as_likely():
+def test_all_images_of_a_class_are_equally_likely():
     labels = np.arange(20) % 2
     drawn = np.zeros(20)
     for seed in range(1000):
@@ -82,9 +82,9 @@ def test_neither_side_may_be_empty(count):
 
 def test_a_class_without_an_image_on_one_side_is_named():
     labels = np.repeat([0, 3], [100, 2])
-    with pytest.raises(DataError, match="class 3 has 2, of which 0 would go"):
+    with pytest.raises(DataError, match="0 of the 2 images of class 3 would go"):
         stratified(labels, 10, seed=0)
-    with pytest.raises(DataError, match="class 3 has 2, of which 2 would go"):
+    with pytest.raises(DataError, match="2 of the 2 images of class 3 would go"):
         stratified(labels, 90, seed=0)
 
 
@@ -108,10 +108,10 @@ def test_holding_out_moves_images_and_keeps_the_fingerprint():
     assert sorted(together.tolist()) == list(range(40))
 
 
-# Fewer training images, and wrong labels
+# --- Subsets and label noise ---
 
 
-def test_a_part_of_the_training_images_is_kept():
+def test_a_subset_is_stratified_and_seeded():
     whole = load("digits")
     part = whole.subset(200, seed=3)
     assert len(part.train) == 200
@@ -127,7 +127,7 @@ def test_a_part_of_the_training_images_is_kept():
     assert not np.array_equal(part.train.images, other.train.images)
 
 
-def test_what_is_kept_has_nothing_to_do_with_what_is_held_out():
+def test_subset_and_hold_out_are_drawn_independently():
     whole = load("digits")
     held = whole.hold_out(500).holdout
     kept = whole.subset(500).train
@@ -136,7 +136,7 @@ def test_what_is_kept_has_nothing_to_do_with_what_is_held_out():
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
-def test_wrong_labels_are_another_class_s_and_evenly_so(share):
+def test_noisy_labels_are_uniform_over_the_other_classes(share):
     whole = load("digits")
     noisy = whole.with_label_noise(share, seed=1)
     wrong = noisy.train.labels != whole.train.labels
@@ -155,12 +155,12 @@ def test_wrong_labels_are_another_class_s_and_evenly_so(share):
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0, float("nan")])
-def test_a_share_of_wrong_labels_that_is_none_is_refused(share):
+def test_a_share_of_noisy_labels_out_of_range_is_refused(share):
     with pytest.raises(UsageError, match="must be above 0 and below 1"):
         load("digits").with_label_noise(share)
 
 
-def test_the_order_of_dividing_leaves_held_out_labels_right():
+def test_held_out_labels_have_no_noise():
     config = RunConfig(network="", holdout=300, train_images=400, label_noise=0.3)
     whole, divided = load("digits"), apply_splits(load("digits"), config)
     assert (len(divided.train), len(divided.holdout)) == (400, 300)

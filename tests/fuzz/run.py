@@ -1,9 +1,9 @@
-"""Looks for bytes that break a target, guided by the code they reach; findings become tests.
+"""Searches for bytes that break a target, guided by code coverage. Findings become tests.
 
     python tests/fuzz/run.py [TARGET…] [--seconds 600] [--out FILE]
 
-What is found is written to the current folder, as `TARGET-crash-…`, and ends that search. FILE
-keeps what it holds of other targets, so that each can be searched on a day of its own.
+A finding is written to the current folder as `TARGET-crash-…` and ends the search of that target.
+FILE keeps the results of other targets, so that each can be searched on another day.
 """
 
 import argparse
@@ -32,15 +32,15 @@ with atheris.instrument_imports(include=["normlab", "PIL", "pickle", "tarfile"])
 
 @dataclass(frozen=True)
 class Search:
-    """What came of looking for bytes that break a target.
+    """The result of searching for bytes that break a target.
 
     Attributes:
         target: Its name.
         machine: Processor, Python, normlab and packages.
         seconds: How long it took.
-        executions: How often bytes were read.
-        edges: Places of the code, as libFuzzer counts them, that some of them reached.
-        findings: What broke it, and the file that holds the bytes: none or one.
+        executions: Number of inputs that were read.
+        edges: Edges of the control flow that were reached, as libFuzzer counts them.
+        findings: The error and the file that holds the bytes: none or one.
     """
 
     target: str
@@ -60,33 +60,33 @@ def main():
     names = options.targets or list(TARGETS)
     if unknown := set(names) - set(TARGETS):
         parser.error(f"no target {', '.join(unknown)}")
-    found = False
+    failed = False
     for name in names:
-        done = searched(name, options.seconds)
-        found |= bool(done.findings)
+        result = run_search(name, options.seconds)
+        failed |= bool(result.findings)
         if options.out:
-            record(done, options.out)
-    sys.exit(found)
+            record(result, options.out)
+    sys.exit(failed)
 
 
-def searched(name, seconds):
-    """Searches in a copy of this process, for libFuzzer ends it, and says what came of it."""
+def run_search(name, seconds):
+    """Searches in a fork, because libFuzzer ends the process, and returns the result."""
     print(f"--- {name}", flush=True)
-    start, said = perf_counter(), []
+    start, lines = perf_counter(), []
     ours, theirs = os.pipe()
     process = os.fork()
     if process == 0:
         search(name, seconds, theirs)
     os.close(theirs)
-    with os.fdopen(ours, errors="replace") as lines:
-        for line in lines:
+    with os.fdopen(ours, errors="replace") as errors:
+        for line in errors:
             sys.stderr.write(line)
-            said.append(line)
+            lines.append(line)
     _, status = os.waitpid(process, 0)
-    said = "".join(said)
-    findings = re.findall(r"Test unit written to (\S+)", said)
-    problem = re.search(r"Uncaught Python exception: ===\n(.*)", said) or re.search(
-        r"ERROR: libFuzzer: (.*)", said
+    log = "".join(lines)
+    findings = re.findall(r"Test unit written to (\S+)", log)
+    problem = re.search(r"Uncaught Python exception: ===\n(.*)", log) or re.search(
+        r"ERROR: libFuzzer: (.*)", log
     )
     if status and not findings:
         sys.exit(f"{name}: the search itself failed")
@@ -94,8 +94,8 @@ def searched(name, seconds):
         target=name,
         machine=this_machine(),
         seconds=round(perf_counter() - start, 1),
-        executions=int(re.findall(r"(?m)^#(\d+)\t", said)[-1]),
-        edges=int(re.findall(r"cov: (\d+)", said)[-1]),
+        executions=int(re.findall(r"(?m)^#(\d+)\t", log)[-1]),
+        edges=int(re.findall(r"cov: (\d+)", log)[-1]),
         findings=tuple(f"{problem[1] if problem else 'unknown'} ({file})" for file in findings),
     )
 
@@ -103,20 +103,20 @@ def searched(name, seconds):
 def search(name, seconds, errors):
     """Does not return: libFuzzer ends the process. It writes to this file descriptor."""
     os.dup2(errors, 2)
-    torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork: it would wait for them
-    warnings.simplefilter("error")  # one would stand on the user's screen
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork: it would wait
+    warnings.simplefilter("error")  # a user would see it
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(TARGETS[name].seeds):
             Path(corpus, str(number)).write_bytes(seed)
         limits = [f"-max_total_time={seconds}", "-timeout=30", "-rss_limit_mb=4096"]
-        limits.append("-report_slow_units=30")  # or what is slow alone would count as a finding
+        limits.append("-report_slow_units=30")  # otherwise slow input counts as a finding
         prefix = f"-artifact_prefix={name}-"
         atheris.Setup([sys.argv[0], corpus, *limits, prefix], TARGETS[name])
         atheris.Fuzz()
 
 
 def this_machine():
-    """What the search ran on."""
+    """The processor and the versions that the search ran on."""
     here = machine.describe(machine.prepare(Execution(device="cpu")), from_epoch=1)
     packages = {name: metadata.version(name) for name in ("atheris", "pillow", "torch")}
     return {
@@ -127,11 +127,11 @@ def this_machine():
     }
 
 
-def record(done, out):
-    """Puts a search into the file, in the place of an earlier one of its target."""
+def record(result, out):
+    """Writes a result to the file; it replaces an earlier one of the same target."""
     known = json.loads(out.read_text())["searches"] if out.exists() else []
-    others = [each for each in known if each["target"] != done.target]
-    searches = sorted([*others, dataclasses.asdict(done)], key=lambda each: each["target"])
+    others = [each for each in known if each["target"] != result.target]
+    searches = sorted([*others, dataclasses.asdict(result)], key=lambda each: each["target"])
     write_atomically(out, json.dumps({"searches": searches}, indent=2) + "\n")
 
 

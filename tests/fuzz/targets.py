@@ -1,4 +1,4 @@
-"""What a stranger can hand to normlab, as bytes: each target reads it, or refuses it in a line."""
+"""Readers of untrusted input: each target reads bytes, or refuses them with a one-line error."""
 
 import contextlib
 import gzip
@@ -16,7 +16,7 @@ from PIL import Image
 
 from made_up import study
 from normlab.data import images, load
-from normlab.data.sources import cifar10
+from normlab.data.sources.cifar10 import layouts
 from normlab.errors import NormlabError
 from normlab.inference import pictures
 from normlab.network.model import Network
@@ -29,18 +29,18 @@ from normlab.storage.checksums import add_checksum
 from normlab.study import predictions
 from normlab.study.record import Study
 
-LONGEST = 2_000  # characters of a refusal
+LONGEST = 2_000  # characters of an error
 
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads bytes, and good ones to begin with."""
+    """A reader, and valid input to start from."""
 
     read: Callable[[bytes], object]
     seeds: tuple[bytes, ...]
 
     def __call__(self, content: bytes) -> None:
-        """Reads bytes; what is raised is a finding, unless it is a refusal in a line."""
+        """Reads bytes. Any exception except a one-line error is a finding."""
         try:
             self.read(content)
         except LayoutError as error:
@@ -52,50 +52,50 @@ class Target:
 
 
 def in_file(name, read):
-    """Reads bytes as a file of this name in a folder of its own, which `read` is given."""
+    """Writes bytes to a file of this name in a temporary folder, and passes its path to `read`."""
 
-    def ask(content):
-        with tempfile.TemporaryDirectory() as place:
-            path = Path(place, name)
+    def read_bytes(content):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             read(path)
 
-    return ask
+    return read_bytes
 
 
 def resealed(lines, read):
-    """As a forger does: whatever is a JSON object gets a checksum that fits, before it is read."""
+    """As a forger would: gives every JSON object a matching checksum before it is read."""
 
-    def ask(content):
+    def read_bytes(content):
         parts = content.splitlines(keepends=True) if lines else [content]
-        for place, part in enumerate(parts):
+        for index, part in enumerate(parts):
             with contextlib.suppress(ValueError, RecursionError):
-                found = json.loads(part)
-                if isinstance(found, dict):
-                    found.pop("checksum", None)
-                    parts[place] = json.dumps(add_checksum(found)).encode() + b"\n" * lines
+                value = json.loads(part)
+                if isinstance(value, dict):
+                    value.pop("checksum", None)
+                    parts[index] = json.dumps(add_checksum(value)).encode() + b"\n" * lines
         read(b"".join(parts))
 
-    return ask
+    return read_bytes
 
 
 def resealed_study(read):
-    """The same for study.json, whose costs are sealed apart."""
+    """The same for study.json, whose costs have a checksum of their own."""
 
-    def ask(content):
+    def read_bytes(content):
         with contextlib.suppress(ValueError, RecursionError):
-            found = json.loads(content)
-            if isinstance(found, dict):
-                found.pop("checksum", None)
-                costs = found.pop("costs", {})
+            value = json.loads(content)
+            if isinstance(value, dict):
+                value.pop("checksum", None)
+                costs = value.pop("costs", {})
                 if isinstance(costs, dict):
                     costs.pop("checksum", None)
                     costs = add_checksum(costs)
-                content = json.dumps(add_checksum(found) | {"costs": costs}).encode()
+                content = json.dumps(add_checksum(value) | {"costs": costs}).encode()
         read(content)
 
-    return ask
+    return read_bytes
 
 
 def notation(content):
@@ -104,14 +104,14 @@ def notation(content):
 
 
 def run_folder(path):
-    """A run's configuration, and what is asked of one that could be read."""
+    """A run's configuration: if it can be read, so can its layout and its summary."""
     run = Run.open(path.parent)
     assert parse(run.layout)
     run.summary  # noqa: B018  (a network of any size is counted, not built)
 
 
 def image_folder(path):
-    """A data set of one's own pictures, two of each class."""
+    """A folder of images, two per class."""
     train = path.parent.parent
     for name in ("a/other.png", "b/one.png", "b/other.png"):
         (train / name).parent.mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ def image_folder(path):
 
 
 def encoded(kind, mode="RGB", size=(20, 12), **options):
-    """A picture's file."""
+    """The content of a picture's file."""
     file = io.BytesIO()
     values = np.random.default_rng(0).integers(0, 255, (*size, 4), dtype=np.uint8)
     Image.fromarray(values, "RGBA").convert(mode).save(file, kind, **options)
@@ -128,7 +128,7 @@ def encoded(kind, mode="RGB", size=(20, 12), **options):
 
 
 def pickled_batch():
-    """A tiny batch in CIFAR-10's Python layout: too short to be taken, but read to its end."""
+    """A tiny batch in CIFAR-10's Python layout: too short to be accepted, but read to its end."""
     import pickle
 
     batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1], b"filenames": [b"a", b"b"]}
@@ -136,8 +136,8 @@ def pickled_batch():
 
 
 def images_of(folder):
-    """Reads a CIFAR-10 that has a single image a file; of other images, nothing may be read."""
-    with patch.object(cifar10, "RECORDS", 1):
+    """Reads a CIFAR-10 with one image per file: either completely or not at all."""
+    with patch.object(layouts, "RECORDS", 1):
         dataset = load("cifar10", data_root=folder)
     assert dataset.train.images.shape == (5, 3, 32, 32)
     assert dataset.test.labels.shape == (1,)
@@ -145,7 +145,7 @@ def images_of(folder):
 
 
 def binary_file(path):
-    """A file of CIFAR-10's binary layout, the five others being good."""
+    """One file of CIFAR-10's binary layout; the five others are valid."""
     for name, content in BINARY.items():
         if name != path.name:
             path.with_name(name).write_bytes(content)
@@ -153,17 +153,17 @@ def binary_file(path):
 
 
 def unpacked(content):
-    """What unpacks to a .tar.gz of the binary layout: so every byte of it reaches its reader."""
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place, "cifar-10-binary.tar.gz")
+    """The tar inside a .tar.gz of the binary layout: so every byte reaches its reader."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "cifar-10-binary.tar.gz")
         path.write_bytes(gzip.compress(content, compresslevel=1))
-        images_of(Path(place))
+        images_of(Path(folder))
 
 
 def with_checksums(read):
-    """As a forger does: each header of an archive gets a checksum that fits, before it is read."""
+    """As a forger would: gives each header of an archive a matching checksum before it is read."""
 
-    def ask(content):
+    def read_bytes(content):
         content = bytearray(content)
         for start in range(0, len(content) - 511, 512):
             if content[start + 257 : start + 262] == b"ustar":
@@ -171,17 +171,17 @@ def with_checksums(read):
                 content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
         read(bytes(content))
 
-    return ask
+    return read_bytes
 
 
 def decoded_pickle(content):
     """A file of CIFAR-10's Python layout."""
-    with contextlib.suppress(ValueError):  # the reader's word for a damaged file
-        cifar10._python_batch(content)
+    with contextlib.suppress(ValueError):  # how the decoder refuses a damaged file
+        layouts.decode_python(content)
 
 
 def npz():
-    """A run's answers."""
+    """A run's predictions."""
     file = io.BytesIO()
     np.savez_compressed(
         file,
@@ -194,7 +194,7 @@ def npz():
 
 
 def archive(*hostile, **format):
-    """A .tar of the binary layout, its files after hostile members: their names, types, links."""
+    """A .tar of the binary layout, after hostile members: their names, types and links."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", **format) as tar:
         for name, kind, link in hostile:
@@ -209,21 +209,21 @@ def archive(*hostile, **format):
 
 
 def written(write):
-    """What `write` writes into the file whose path it is given."""
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place, "file")
+    """The bytes that `write` writes to the path it is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file")
         write(path)
         return path.read_bytes()
 
 
 def study_json():
-    """A made-up study's."""
-    with tempfile.TemporaryDirectory() as place:
-        study(Path(place))
-        return Path(place, "study.json").read_bytes()
+    """study.json of an invented study."""
+    with tempfile.TemporaryDirectory() as folder:
+        study(Path(folder))
+        return Path(folder, "study.json").read_bytes()
 
 
-BINARY = {f"{name}.bin": bytes([5]) + bytes(range(256)) * 12 for name in cifar10._BATCHES}
+BINARY = {f"{name}.bin": bytes([5]) + bytes(range(256)) * 12 for name in layouts.BATCHES}
 ARCHIVES = (
     archive(),
     archive(
@@ -251,7 +251,7 @@ PICTURES = (
     encoded("WEBP"),
     encoded("WEBP", lossless=True),
     encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (12, 20))]),
-    encoded("BMP"),  # which an image folder does not take
+    encoded("BMP"),  # which an image folder does not accept
 )
 
 run_json = in_file("config.json", run_folder)

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from normlab.data.splitting import SUBSET, relabeled, stratified
+
 SplitName = Literal["train", "holdout", "test"]
 
 
@@ -75,10 +77,10 @@ class Dataset:
         Raises:
             DataError: `count` leaves a class without a training or a held-out image.
         """
-        from normlab.data.splitting import stratified
-
-        held, kept = stratified(self.train.labels, count, seed)
-        return dataclasses.replace(self, train=self.train.take(kept), holdout=self.train.take(held))
+        chosen, rest = stratified(self.train.labels, count, seed)
+        return dataclasses.replace(
+            self, train=self.train.take(rest), holdout=self.train.take(chosen)
+        )
 
     def subset(self, count: int, seed: int = 0) -> "Dataset":
         """Keeps a stratified, seeded part of the training split.
@@ -88,10 +90,8 @@ class Dataset:
         """
         if count == len(self.train):
             return self
-        from normlab.data.splitting import KEPT, stratified
-
-        kept, _ = stratified(self.train.labels, count, seed, KEPT)
-        return dataclasses.replace(self, train=self.train.take(kept))
+        chosen, _ = stratified(self.train.labels, count, seed, SUBSET)
+        return dataclasses.replace(self, train=self.train.take(chosen))
 
     def with_label_noise(self, share: float, seed: int = 0) -> "Dataset":
         """Gives a stratified, seeded share of the training images another class's label.
@@ -100,8 +100,6 @@ class Dataset:
             UsageError: `share` is not from 0 to 1, exclusively.
             DataError: The share is less than one image per class.
         """
-        from normlab.data.splitting import relabeled
-
         labels = relabeled(self.train.labels, share, len(self.classes), seed)
         return dataclasses.replace(self, train=Split(self.train.images, labels))
 

@@ -21,7 +21,7 @@ class SplitSummary:
 
     Attributes:
         name: `train`, `holdout` or `test`.
-        shape: Of its images: N × 3 × 32 × 32.
+        shape: Shape of its images: N × 3 × 32 × 32.
         dtype: Type of its images.
         counts: int64, classes: number of images per class.
     """
@@ -94,15 +94,15 @@ class Description:
             ),
         )
 
-    def _said(self) -> list[str]:
+    def _lines(self) -> list[str]:
         return [*(f"note: {note}" for note in self.notes), f"fingerprint: {self.fingerprint}"]
 
     def __rich__(self) -> Group:
-        return Group(Text(self.name, style="bold"), *self.tables(), *map(Text, self._said()))
+        return Group(Text(self.name, style="bold"), *self.tables(), *map(Text, self._lines()))
 
     def _repr_html_(self) -> str:
         tables = "".join(table._repr_html_() for table in self.tables())
-        paragraphs = "".join(f"<p>{escape(line)}</p>" for line in self._said())
+        paragraphs = "".join(f"<p>{escape(line)}</p>" for line in self._lines())
         return f"<div><p><b>{escape(self.name)}</b></p>{tables}{paragraphs}</div>"
 
 

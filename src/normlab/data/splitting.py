@@ -5,9 +5,11 @@ from numpy.typing import NDArray
 
 from normlab.errors import DataError, UsageError
 
+HOLD_OUT, SUBSET, _NOISE, _NOISY_CLASS = range(4)  # purposes; test splits draw as hold-outs
+
 
 def stratified(
-    labels: NDArray[np.int64], count: int, seed: int, purpose: int = 0
+    labels: NDArray[np.int64], count: int, seed: int, purpose: int = HOLD_OUT
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draws `count` indices, stratified by class.
 
@@ -32,7 +34,7 @@ def stratified(
     classes, sizes = np.unique(labels, return_counts=True)
     if not 0 < count < len(labels):
         raise DataError(
-            f"{count} of {len(labels)} images cannot be set apart: some must be on each side"
+            f"{count} of {len(labels)} images cannot be set apart: each side needs at least one"
         )
     shares, remainders = np.divmod(count * sizes, len(labels))
     left = count - shares.sum()
@@ -40,8 +42,8 @@ def stratified(
     for label, size, share in zip(classes, sizes, shares, strict=True):
         if not 0 < share < size:
             raise DataError(
-                f"{count} of {len(labels)} images cannot be set apart: class {label} has {size}, "
-                f"of which {share} would go, and needs one on each side"
+                f"{count} of {len(labels)} images cannot be set apart: {share} of the {size} "
+                f"images of class {label} would go, and each side needs at least one"
             )
     # Taking the k images of a class with the smallest random keys draws k at random. The keys are
     # PCG64's raw integers: NumPy guarantees their stream, but not that of Generator's methods.
@@ -69,13 +71,10 @@ def relabeled(
     if not 0 < share < 1:
         raise UsageError(f"the share of noisy labels must be above 0 and below 1, not {share}")
     drawn, _ = stratified(labels, round(share * len(labels)), seed, purpose=_NOISE)
-    steps = 1 + _keys(len(labels), seed, _NOISE + 1)[drawn] % np.uint64(classes - 1)
+    steps = 1 + _keys(len(labels), seed, _NOISY_CLASS)[drawn] % np.uint64(classes - 1)
     noisy = labels.copy()
     noisy[drawn] = (labels[drawn] + steps.astype(np.int64)) % classes
     return noisy
-
-
-KEPT, _NOISE = 1, 2  # purposes; a hold-out's is 0
 
 
 def _keys(count: int, seed: int, purpose: int) -> NDArray[np.uint64]:

@@ -16,11 +16,11 @@ def test_the_digits_are_always_the_same():
     assert digits.fingerprint == "ff2adbddfa5654b8a7bf93856be0b145fbebe7b3318781c7277445208c6bc1c8"
 
 
-def test_split_seed_does_not_move_the_split():
+def test_the_split_does_not_depend_on_the_split_seed():
     assert load("digits", split_seed=7).fingerprint == load("digits").fingerprint
 
 
-def test_a_digit_is_its_sixteen_greys_four_times_as_large():
+def test_digits_are_enlarged_four_times_and_scaled_to_255():
     images = load("digits").train.images
     assert images.shape == (1437, 3, 32, 32)
     assert images.dtype == np.uint8

@@ -18,7 +18,7 @@ def save(path, color, size=(40, 40), **options):
 
 
 def fill(root, part, sizes):
-    """Images of one colour each: red says the class, green the place."""
+    """Images of one colour each: red encodes the class, green the index."""
     for k, (name, size) in enumerate(sizes.items()):
         for i in range(size):
             save(root / part / name / f"{i:02}.png", (50 * k, 5 * i, 0))
@@ -114,7 +114,7 @@ def test_a_class_too_small_to_split_is_named(tmp_path):
     assert "test folder" in text
 
 
-def test_a_folder_that_is_not_as_it_should_be_is_named(tmp_path):
+def test_a_malformed_folder_is_named(tmp_path):
     assert f"{tmp_path / 'nowhere' / 'train'} is no folder" in error_of(tmp_path / "nowhere")
     assert f"{tmp_path / 'train'} is no folder" in error_of(tmp_path)
     (tmp_path / "train").mkdir()
@@ -128,7 +128,7 @@ def test_a_folder_that_is_not_as_it_should_be_is_named(tmp_path):
     assert f"{tmp_path / 'test'} cannot be read: Not a directory" in error_of(tmp_path)
 
 
-def test_a_class_that_one_part_lacks_is_named(tmp_path):
+def test_a_class_missing_from_one_split_is_named(tmp_path):
     fill(tmp_path, "train", {"a": 2, "b": 2})
     fill(tmp_path, "test", {"a": 2, "b": 2, "dog": 1})
     assert f"{tmp_path / 'test'} has a class 'dog' that {tmp_path / 'train'}" in error_of(tmp_path)
@@ -203,7 +203,7 @@ def test_an_unreadable_image_is_named_or_left_out(content, tmp_path):
     assert whole.fingerprint == dataset.fingerprint
 
 
-def test_left_out_images_of_both_parts_are_counted(tmp_path):
+def test_skipped_images_of_both_splits_are_counted(tmp_path):
     fill(tmp_path, "train", {"a": 2, "b": 2})
     fill(tmp_path, "test", {"a": 2, "b": 2})
     for part in ("train", "test"):
@@ -212,7 +212,7 @@ def test_left_out_images_of_both_parts_are_counted(tmp_path):
     assert note.endswith(": 2")
 
 
-def test_a_link_to_nowhere_is_not_passed_over(tmp_path):
+def test_a_broken_link_is_an_error(tmp_path):
     fill(tmp_path, "train", {"a": 2, "b": 2})
     link = tmp_path / "train" / "a" / "link.png"
     link.symlink_to(tmp_path / "gone.png")

@@ -99,13 +99,13 @@ def _read(files: dict[str, list[Path]], skip_unreadable: bool) -> tuple[Split, i
     """The images of all classes, and how many could not be read."""
     images, labels, skipped = [], [], 0
     console = Console(stderr=True)
-    listed = [(label, file) for label, of_class in enumerate(files.values()) for file in of_class]
+    labeled = [(label, file) for label, of_class in enumerate(files.values()) for file in of_class]
     for label, file in track(
-        listed,
+        labeled,
         "Reading images",
         console=console,
         transient=True,
-        disable=len(listed) <= 1000 or not console.is_terminal,
+        disable=len(labeled) <= 1000 or not console.is_terminal,
     ):
         try:
             images.append(_pixels_of(file))
@@ -114,9 +114,9 @@ def _read(files: dict[str, list[Path]], skip_unreadable: bool) -> tuple[Split, i
             if not skip_unreadable:
                 raise
             skipped += 1
-    found = set(labels)
+    readable = set(labels)
     for label, of_class in enumerate(files.values()):
-        if label not in found:
+        if label not in readable:
             raise DataError(f"{of_class[0].parent} has no image that can be read")
     return Split(np.stack(images), np.array(labels, dtype=np.int64)), skipped
 

@@ -1,4 +1,4 @@
-"""What is refused in the Python layout: pickles that are malformed, damaged or hostile."""
+"""Malformed, damaged and hostile pickles in the Python layout are refused."""
 
 import builtins
 import contextlib
@@ -56,13 +56,13 @@ def test_a_malformed_python_batch_is_named(change, expected, made_up, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x02", python2_pickle([1, 2])])
-def test_what_is_no_pickled_dictionary_is_refused(content, made_up, tmp_path):
+def test_a_file_without_a_pickled_dictionary_is_refused(content, made_up, tmp_path):
     write_all(tmp_path, {**made_up.python(), "test_batch": content})
     assert error_of(tmp_path).startswith(f"test_batch in {tmp_path} is not CIFAR-10's: a pickle")
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """Is pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -112,13 +112,13 @@ def test_a_damaged_pickle_gives_an_error_or_a_whole_batch(share, flip, made_up, 
 @pytest.mark.parametrize(
     ("claim", "problem"),
     [
-        # A dictionary that is to be remembered as value 2,147,483,647.
+        # A dictionary that is memoized under index 2,147,483,647.
         (pickle.EMPTY_DICT + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.", "b'data' should be"),
         (pickle.BYTEARRAY8 + struct.pack("<Q", 2**31), "it has a bytearray"),
         (pickle.BINBYTES8 + struct.pack("<Q", 2**31), "a pickle of plain values"),
     ],
 )
-def test_a_pickle_takes_no_memory_for_what_it_only_claims(claim, problem, made_up, tmp_path):
+def test_no_memory_is_allocated_for_claimed_sizes(claim, problem, made_up, tmp_path):
     write_all(tmp_path, {**made_up.python(), "data_batch_1": pickle.PROTO + b"\x02" + claim})
     tracemalloc.start()
     assert problem in error_of(tmp_path)
@@ -128,7 +128,7 @@ def test_a_pickle_takes_no_memory_for_what_it_only_claims(claim, problem, made_u
 
 
 @pytest.mark.parametrize("pair", [pickle.DUP + pickle.TUPLE2, b"0(h\0h\0" + pickle.TUPLE])
-def test_a_key_that_takes_for_ever_to_hash_is_refused(pair, made_up, tmp_path):
+def test_a_key_that_takes_forever_to_hash_is_refused(pair, made_up, tmp_path):
     """Tuples of tuples, a hundred deep, each twice the one below."""
     nested = pickle.EMPTY_TUPLE + b"q\0" + 100 * (pair + b"q\0")
     hostile = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + nested + b"K\1" + pickle.SETITEM + b"."
@@ -136,7 +136,7 @@ def test_a_key_that_takes_for_ever_to_hash_is_refused(pair, made_up, tmp_path):
     assert "unhashable" in error_of(tmp_path)
 
 
-def test_a_long_name_is_cut_short(made_up, tmp_path):
+def test_a_long_name_is_shortened_in_the_error(made_up, tmp_path):
     hostile = pickle.PROTO + b"\x02" + pickle.GLOBAL + b"a" * 10**6 + b"\nb\n."
     write_all(tmp_path, {**made_up.python(), "data_batch_1": hostile})
     assert len(error_of(tmp_path)) < 1000

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cifar10_files import NAMES, python2_pickle, tar, write_all
 from normlab.data import load
-from normlab.data.sources import cifar10
+from normlab.data.sources.cifar10 import download, layouts
+from normlab.data.sources.cifar10.files import PUBLISHED
 from normlab.errors import DataError
 
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
@@ -28,7 +29,7 @@ def error_of(root):
     return str(caught.value)
 
 
-# --- What is read ---
+# --- The layouts ---
 
 
 def put_binary_archive(root, made_up):
@@ -36,7 +37,7 @@ def put_binary_archive(root, made_up):
 
 
 def put_python_archive(root, made_up):
-    # In another order than the batches', as the published archive has them.
+    # Not in the batches' order: the published archive is not either.
     files = dict(reversed(made_up.python().items()))
     write_all(root, {"cifar-10-python.tar.gz": tar(files, PYTHON)})
 
@@ -75,7 +76,7 @@ def test_every_layout_gives_the_same_images(put, made_up, tmp_path):
     dataset = load("cifar10", data_root=root)
     expected = made_up.pixels.reshape(6, 20, 3, 32, 32)
     assert dataset.name == "cifar10"
-    assert dataset.classes == cifar10.CLASSES
+    assert dataset.classes == layouts.CLASSES
     assert dataset.train.images.dtype == dataset.test.images.dtype == np.uint8
     assert dataset.train.labels.dtype == dataset.test.labels.dtype == np.int64
     assert (dataset.train.images == expected[:5].reshape(100, 3, 32, 32)).all()
@@ -108,10 +109,10 @@ def test_an_array_in_fortran_order_is_read(made_up, tmp_path):
     assert (images[:20].reshape(20, -1) == made_up.pixels[0]).all()
 
 
-# --- Where it is sought ---
+# --- Where the files are searched ---
 
 
-def test_the_environment_names_a_folder_and_an_argument_goes_first(made_up, tmp_path, monkeypatch):
+def test_an_argument_takes_precedence_over_the_environment(made_up, tmp_path, monkeypatch):
     put_binary_folder(tmp_path / "a", made_up)
     put_python_folder(tmp_path / "b", made_up)
     monkeypatch.setenv("NORMLAB_DATA", str(tmp_path / "a"))
@@ -128,14 +129,14 @@ def test_a_tilde_is_the_home_folder(made_up, tmp_path, monkeypatch):
     assert len(load("cifar10", data_root=Path("~/data")).test) == 20
 
 
-def test_an_archive_goes_before_extracted_files(made_up, tmp_path):
+def test_an_archive_takes_precedence_over_extracted_files(made_up, tmp_path):
     put_python_folder(tmp_path, made_up)
     put_binary_archive(tmp_path, made_up)
     assert "cifar-10-binary.tar.gz" in load("cifar10", data_root=tmp_path).notes[0]
 
 
 @pytest.mark.usefixtures("made_up")
-def test_an_empty_folder_and_none_at_all_say_what_to_do(tmp_path, monkeypatch):
+def test_an_empty_or_missing_folder_says_what_to_do(tmp_path, monkeypatch):
     for root in (tmp_path, tmp_path / "nowhere"):
         text = error_of(root)
         assert f"no CIFAR-10 in {root}" in text
@@ -144,7 +145,7 @@ def test_an_empty_folder_and_none_at_all_say_what_to_do(tmp_path, monkeypatch):
             "cifar-10-python.tar.gz",
             "cifar-10-batches-bin",
             "cifar-10-batches-py",
-            cifar10.URL,
+            download.URL,
             "leave out --data-root",
             "--dataset digits",
         ):
@@ -156,11 +157,11 @@ def test_an_empty_folder_and_none_at_all_say_what_to_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("made_up")
-def test_a_root_that_cannot_be_looked_into_is_named(tmp_path):
+def test_an_unreadable_root_is_named(tmp_path):
     assert "cannot be read: File name too long" in error_of(tmp_path / ("a" * 300))
 
 
-# --- Whether it is the published one ---
+# --- Comparison with the published files ---
 
 
 def md5(content):
@@ -174,24 +175,20 @@ def md5(content):
         (put_python_archive, "cifar-10-python.tar.gz"),
     ],
 )
-def test_only_an_archive_that_is_not_the_published_one_is_noted(
-    put, archive, made_up, tmp_path, monkeypatch
-):
+def test_only_an_unpublished_archive_is_noted(put, archive, made_up, tmp_path, monkeypatch):
     put(tmp_path, made_up)
     (note,) = load("cifar10", data_root=tmp_path).notes
     assert "not the published" in note
     assert archive in note
-    monkeypatch.setitem(cifar10.PUBLISHED, archive, md5((tmp_path / archive).read_bytes()))
+    monkeypatch.setitem(PUBLISHED, archive, md5((tmp_path / archive).read_bytes()))
     assert load("cifar10", data_root=tmp_path).notes == ()
 
 
-def test_only_python_files_that_are_not_the_published_ones_are_noted(
-    made_up, tmp_path, monkeypatch
-):
+def test_only_unpublished_python_files_are_noted(made_up, tmp_path, monkeypatch):
     files = made_up.python()
     put_python_folder(tmp_path, made_up)
     for name in NAMES:
-        monkeypatch.setitem(cifar10.PUBLISHED, name, md5(files[name]))
+        monkeypatch.setitem(PUBLISHED, name, md5(files[name]))
     assert load("cifar10", data_root=tmp_path).notes == ()
     other = python2_pickle({**made_up.batch(3), b"batch_label": b"another"})
     (tmp_path / PYTHON / "data_batch_4").write_bytes(other)
@@ -199,14 +196,14 @@ def test_only_python_files_that_are_not_the_published_ones_are_noted(
     assert note.endswith("data_batch_4")
 
 
-def test_extracted_binary_files_are_said_to_be_unchecked(made_up, tmp_path):
+def test_extracted_binary_files_are_noted_as_unchecked(made_up, tmp_path):
     put_binary_folder(tmp_path, made_up)
     (note,) = load("cifar10", data_root=tmp_path).notes
     assert note.startswith("not checked")
     assert "test_batch.bin" in note
 
 
-# --- What is refused: the binary layout and archives ---
+# --- Malformed files and archives ---
 
 
 @pytest.mark.parametrize(
@@ -240,7 +237,7 @@ def test_missing_files_are_named(made_up, tmp_path):
         assert "lacks data_batch_2.bin, data_batch_5.bin" in error_of(root)
 
 
-def test_members_are_taken_by_their_names(made_up, tmp_path):
+def test_members_are_found_by_their_full_names(made_up, tmp_path):
     write_all(tmp_path, {"cifar-10-binary.tar.gz": tar(made_up.binary(), f"./{BINARY}")})
     assert len(load("cifar10", data_root=tmp_path).train) == 100
     for folder in (f"../{BINARY}", f"/{BINARY}", "elsewhere"):
@@ -275,7 +272,7 @@ def test_a_file_that_cannot_be_read_is_named(made_up, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"<html>404</html>", gzip.compress(b"no tar" * 200, mtime=0)]
 )
-def test_what_is_no_archive_is_said_to_be_none(content, tmp_path):
+def test_a_file_that_is_no_archive_is_refused(content, tmp_path):
     write_all(tmp_path, {"cifar-10-binary.tar.gz": content})
     text = error_of(tmp_path)
     assert str(tmp_path / "cifar-10-binary.tar.gz") in text
@@ -283,7 +280,7 @@ def test_what_is_no_archive_is_said_to_be_none(content, tmp_path):
 
 
 def header(kind, content):
-    """A member of a tar that says something about the next one, and what it says."""
+    """A tar member that describes the next one: its header and its content."""
     member = tarfile.TarInfo("x")
     member.type, member.size = kind, len(content)
     return member.tobuf() + content + bytes(-len(content) % 512)
@@ -300,7 +297,7 @@ def header(kind, content):
     ],
     ids=["a number of 5,000 digits", "no number", "no map of a sparse file", "names of names"],
 )
-def test_headers_that_make_no_sense_are_damage(hostile, tmp_path):
+def test_malformed_headers_are_reported_as_damage(hostile, tmp_path):
     content = hostile + header(b"0", b"") + bytes(1024)
     write_all(tmp_path, {"cifar-10-binary.tar.gz": gzip.compress(content)})
     assert "damaged, or is no .tar.gz archive" in error_of(tmp_path)
@@ -308,7 +305,7 @@ def test_headers_that_make_no_sense_are_damage(hostile, tmp_path):
 
 @pytest.mark.usefixtures("made_up")
 @pytest.mark.parametrize("kind", [b"x", b"L", b"0"])
-def test_what_unpacks_to_far_more_than_cifar10_is_not_unpacked(kind, tmp_path):
+def test_an_archive_that_unpacks_to_far_more_than_cifar10_is_refused(kind, tmp_path):
     zeros = bytes(12 * 20 * 3073 + 1)
     content = header(kind, zeros) + header(b"0", b"") + bytes(1024)
     write_all(tmp_path, {"cifar-10-binary.tar.gz": gzip.compress(content)})
@@ -324,7 +321,7 @@ FIXTURES_STAY = settings(
 @pytest.mark.slow(1)
 @FIXTURES_STAY
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_a_truncated_archive_is_never_read(share, made_up, tmp_path):
+def test_a_truncated_archive_is_refused(share, made_up, tmp_path):
     whole = tar(made_up.binary(), BINARY)
     write_all(tmp_path, {"cifar-10-binary.tar.gz": whole[: int(share * len(whole))]})
     assert "damaged" in error_of(tmp_path)
@@ -338,11 +335,11 @@ def test_a_damaged_archive_gives_an_error_or_the_right_images(share, flip, made_
     write_all(tmp_path, {"cifar-10-binary.tar.gz": bytes(damaged)})
     with contextlib.suppress(DataError):
         dataset = load("cifar10", data_root=tmp_path)
-        # gzip's head holds bytes that mean nothing here: a time, a system
+        # some bytes of gzip's header have no effect: a time, a system
         assert (dataset.test.images.reshape(20, -1) == made_up.pixels[5]).all()
 
 
-# --- The real one ---
+# --- The published data ---
 
 with_cifar10 = pytest.mark.skipif(
     not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA does not say where CIFAR-10 is"
@@ -351,7 +348,7 @@ with_cifar10 = pytest.mark.skipif(
 
 @pytest.mark.slow(1)
 @with_cifar10
-def test_cifar10_is_what_it_is_known_to_be():
+def test_cifar10_has_its_known_statistics():
     dataset = load("cifar10")
     assert dataset.train.images.shape == (50_000, 3, 32, 32)
     assert dataset.test.images.shape == (10_000, 3, 32, 32)

@@ -8,13 +8,15 @@ import pytest
 from cifar10_files import tar, write_all
 from normlab.data import load
 from normlab.data.sources import cifar10
+from normlab.data.sources.cifar10 import download
+from normlab.data.sources.cifar10.files import PUBLISHED
 from normlab.errors import DataError
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each request by the next word of its script."""
+    """Answers each request as the next word of its script says."""
 
     daemon_threads = False  # closing the server waits for its answers
 
@@ -54,8 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-# pooch leaves the connection of a failed try to the garbage collector, which warns of it: the
-# fixture collects it before the next test, which takes long where much is imported.
+# pooch leaves the connection of a failed attempt to the garbage collector, which warns about it.
+# The fixture collects it before the next test; that takes long if many modules are imported.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.slow(1),
@@ -64,14 +66,14 @@ pytestmark = [
 
 @pytest.fixture
 def server(made_up, monkeypatch):
-    """The authors' page, with a made-up archive."""
+    """A local server in place of the authors' page, with an invented archive."""
     content = tar(made_up.binary(), "cifar-10-batches-bin")
     server = Server(content)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setattr(cifar10, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}")
-    monkeypatch.setitem(cifar10.PUBLISHED, ARCHIVE, hashlib.md5(content).hexdigest())
-    monkeypatch.setattr("time.sleep", lambda _: None)  # between two tries
+    monkeypatch.setattr(download, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}")
+    monkeypatch.setitem(PUBLISHED, ARCHIVE, hashlib.md5(content).hexdigest())
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between two attempts
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     yield server
@@ -102,7 +104,7 @@ def test_it_is_downloaded_once(server, cache, made_up):
 
 
 @pytest.mark.parametrize("trouble", ["error", "short", "other"])
-def test_a_second_try_is_made(trouble, server, cache):
+def test_a_failed_download_is_retried(trouble, server, cache):
     server.answers(trouble, "whole")
     assert len(load("cifar10").train) == 100
     assert server.asked == 2
@@ -114,28 +116,28 @@ def test_a_second_try_is_made(trouble, server, cache):
     [
         ("error", "the server answered 503"),
         ("short", "no full answer"),
-        ("other", "not the published checksum"),
+        ("other", "checksum mismatch"),
         ("hang", "no full answer: ReadTimeout"),
     ],
 )
-def test_after_two_tries_one_line_says_what_to_do(trouble, reason, server, cache, monkeypatch):
+def test_after_two_failures_one_line_says_what_to_do(trouble, reason, server, cache, monkeypatch):
     if trouble == "hang":
-        monkeypatch.setattr(cifar10, "TIMEOUT", 0.2)
+        monkeypatch.setattr(download, "TIMEOUT", 0.2)
     server.answers(trouble, trouble)
     with pytest.raises(DataError) as caught:
         load("cifar10")
     text = str(caught.value)
-    while server.asked < 2:  # it may not have come to the second yet
+    while server.asked < 2:  # the second request may not have arrived yet
         threading.Event().wait(0.01)
     assert server.asked == 2
     assert "\n" not in text
-    for hint in (reason, cifar10.URL, str(cache), "--data-root", "--dataset digits"):
+    for hint in (reason, download.URL, str(cache), "--data-root", "--dataset digits"):
         assert hint in text
     assert content_of(cache) == []
 
 
 @pytest.mark.usefixtures("made_up")
-def test_no_server_at_all_is_one_line(monkeypatch):
+def test_an_unreachable_server_gives_one_line(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(DataError, match=r"could not be downloaded \(no full answer") as caught:
         load("cifar10")
@@ -149,20 +151,20 @@ def test_a_cache_that_cannot_be_written_is_named(server, cache):
     assert server.asked == 0
 
 
-def test_a_damaged_archive_in_the_cache_is_downloaded_anew(server, cache):
+def test_a_damaged_archive_in_the_cache_is_downloaded_again(server, cache):
     write_all(cache, {ARCHIVE: server.content[:-1]})
     server.answers("whole")
     assert load("cifar10").notes == ()
     assert (cache / ARCHIVE).read_bytes() == server.content
 
 
-def test_what_the_user_extracted_into_the_cache_is_used(server, cache, made_up):
+def test_files_extracted_into_the_cache_are_used(server, cache, made_up):
     write_all(cache / "cifar-10-batches-bin", made_up.binary())
     assert load("cifar10").notes[0].startswith("not checked")
     assert server.asked == 0
 
 
-def test_nothing_is_downloaded_where_a_folder_was_named(server, tmp_path, monkeypatch):
+def test_nothing_is_downloaded_if_a_folder_is_named(server, tmp_path, monkeypatch):
     with pytest.raises(DataError):
         load("cifar10", data_root=tmp_path)
     monkeypatch.setenv("NORMLAB_DATA", str(tmp_path))
@@ -178,7 +180,7 @@ def test_a_pipe_gets_one_plain_line(server, capfd, monkeypatch):
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert err.startswith(f"Downloading CIFAR-10 from {cifar10.URL}")
+    assert err.startswith(f"Downloading CIFAR-10 from {download.URL}")
 
 
 def test_a_terminal_gets_a_bar(server, capfd, monkeypatch):
@@ -199,7 +201,7 @@ def test_what_is_cached_or_in_a_named_folder_needs_no_download(server, monkeypat
     assert not cifar10.needs_download()
     archive = next(tmp_path.rglob(ARCHIVE))
     archive.write_bytes(archive.read_bytes()[:-1])
-    assert cifar10.needs_download()  # `load` would fetch it anew
+    assert cifar10.needs_download()  # `load` would download it again
     monkeypatch.setenv("NORMLAB_DATA", str(tmp_path))
-    assert not cifar10.needs_download()  # `load` looks there alone
+    assert not cifar10.needs_download()  # `load` searches only there
     assert server.asked == 1
