@@ -4,6 +4,14 @@ import sys
 
 try:
     import os
+    from contextlib import suppress
+    from pathlib import Path
+
+    # Python searches the working folder first for `python -m`, and a stranger may have filled it.
+    with suppress(OSError):  # it was deleted
+        if not sys.flags.safe_path and sys.path[:1] == [str(Path.cwd())]:
+            del sys.path[0]
+
     import signal
     from threading import Timer
 

@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -646,16 +647,15 @@ def _help(command: Callable[..., None]) -> tuple[str, str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may be ASCII only
-    if "" not in sys.path:
-        sys.path.append("")  # --norm module:Class may name a file in this folder
+    _open_streams()
     code: str | int | None = None
     try:
         try:
             _dispatch(list(arguments))
         except NormlabError as error:
-            _say(error)
+            # A layout's error has a line with a caret; other line breaks come from a name.
+            lines = str(error).split("\n") if isinstance(error, LayoutError) else [str(error)]
+            _say("\n".join(map(printable, lines)))
             code = error.exit_code
         except SystemExit as stop:  # after --help, or an unknown flag
             code = stop.code
@@ -665,28 +665,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(141)
     except (KeyboardInterrupt, Exception) as error:
         if _by_interrupt(error):
-            print("normlab: interrupted", file=sys.stderr)
+            _say("interrupted")
             sys.exit(130)
         if not (isinstance(error, OSError) and error.errno in _FULL and error.filename is None):
             raise
-        print(f"normlab: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _say(f"the output cannot be written: {error.strerror}")
         _close_output()
         sys.exit(1)
     if code is not None:
         sys.exit(code)
 
 
-def _say(error: NormlabError) -> None:
-    """Prints an error. Only the main process prints."""
-    if os.environ.get("RANK", "0") == "0":
-        # A layout's error has a line with a caret; other line breaks come from a name.
-        lines = str(error).split("\n") if isinstance(error, LayoutError) else [str(error)]
-        print("normlab: " + "\n".join(map(printable, lines)), file=sys.stderr)
+def _open_streams() -> None:
+    """Makes the standard streams usable, however this process was started.
+
+    A closed one is replaced by the null device: else the next file that is opened would take its
+    place. Output to a full pipe waits for the reader.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:  # the lowest number that is free
+        os.set_inheritable(null, True)
+        null = os.open(os.devnull, os.O_RDWR)
+    os.close(null)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8")
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+        with suppress(OSError):
+            os.set_blocking(number, True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may be ASCII only
+
+
+def _say(message: str) -> None:
+    """Prints a message. A process that a launcher started says which one it is."""
+    rank = os.environ.get("RANK")
+    with suppress(OSError):  # the standard error cannot be written either
+        print(f"normlab: {f'rank {printable(rank)}: ' if rank else ''}{message}", file=sys.stderr)
 
 
 def _close_output() -> None:
     """Keeps Python from flushing the output again when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _by_interrupt(error: BaseException | None) -> bool:

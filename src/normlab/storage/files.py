@@ -1,14 +1,31 @@
-"""Files written whole or not at all, and folders locked by one process."""
+"""Files written whole or not at all, and folders locked by one process.
 
+Some file systems, such as those of networks and virtual machines, sync no folders or have no locks.
+normlab works there too; a note says which guarantee is missing.
+"""
+
+import errno
 import os
-import tempfile
+import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from normlab.errors import NormlabError, RunError
+from normlab.errors import NormlabError, RunError, UsageError
+from normlab.notes import note_once
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# What file systems answer to what they do not offer. A failing disk answers otherwise (EIO).
+_NOT_OFFERED = {
+    *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK),
+    *(errno.EBADF, errno.EPERM, errno.EACCES),  # EBADF: a lock of NFS on a folder
+}
 
 
 def write_atomically(path: Path, content: bytes | str, *, previous: Path | None = None) -> None:
@@ -22,19 +39,13 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
     Raises:
         NormlabError: The file cannot be written (no space, no permission); the old one is intact.
     """
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private to its owner
+            _sync(file.fileno())
         if previous is not None and path.exists():
             path.replace(previous)
         temporary.replace(path)
@@ -42,25 +53,42 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
     except OSError as error:
         raise NormlabError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its final name, or was never made
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
     """Syncs a folder, so that its new names survive a crash. Windows cannot open folders."""
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with _best_effort("it may lose the newest files in a power failure"):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            _sync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    """Has the disk store a file or folder."""
+    with _best_effort("it may lose the newest files in a power failure"):
+        full = getattr(fcntl, "F_FULLFSYNC", None)
+        if full is not None:  # macOS: fsync alone leaves the data in the disk's cache
+            with suppress(OSError):  # not on every file system
+                fcntl.fcntl(handle, full)
+                return
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def _best_effort(consequence: str) -> Iterator[None]:
+    """Notes the consequence if the file system does not offer what is asked of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+        note_once(f"this file system lacks a guarantee ({error.strerror}): {consequence}")
 
 
 def exists(path: Path) -> bool:
@@ -73,7 +101,7 @@ def exists(path: Path) -> bool:
 
 def leftovers(path: Path) -> Iterator[Path]:
     """Temporary files of `write_atomically`: left by a kill, or being written now."""
-    return path.parent.glob(f".{path.stem}-????????{path.suffix}")  # mkstemp's eight
+    return path.parent.glob(f".{path.stem}-????????{path.suffix}")
 
 
 def remove_leftovers(path: Path) -> None:
@@ -98,22 +126,23 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[int | None]:
 
     Yields:
         The lock's file descriptor: a process that inherits it holds the lock too. None if the
-        system has no such locks, or if this thread holds the lock already.
+        file system has no locks, which a note says, or if this thread holds the lock already.
 
     Raises:
+        UsageError: This is Windows.
         NormlabError: The folder cannot be created or read.
         RunError: Another process or thread holds the lock.
     """
+    if fcntl is None:
+        raise UsageError(
+            "normlab does not train on Windows, which lacks the locks and signals that keep runs "
+            "safe: use WSL, where it does"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NormlabError(f"{folder} cannot be written: {error.strerror}") from error
     key = folder.resolve(), threading.get_ident()
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield None
-        return
     if key in _held:
         yield None
         return
@@ -122,17 +151,25 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[int | None]:
     except OSError as error:
         raise NormlabError(f"{folder} cannot be read: {error.strerror}") from None
     try:
-        end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    raise RunError(f"another process works on {folder}: wait for its end") from None
-                time.sleep(0.2)
+        offered = False
+        with _best_effort("a second process that works in the same folder is not noticed"):
+            _lock(file, folder, patience)
+            offered = True
         _held.add(key)
-        yield file
+        yield file if offered else None
     finally:
         _held.discard(key)
         os.close(file)
+
+
+def _lock(file: int, folder: Path, patience: float) -> None:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise RunError(f"another process works on {folder}: wait for its end") from None
+            time.sleep(0.2)
+        else:
+            return

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -82,7 +83,7 @@ class _Process:
     def __init__(self, job: Job, keep_open: int | None) -> None:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 — closed in outcome()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "normlab.study.job"],
+            [sys.executable, "-P", "-m", "normlab.study.job"],  # -P: not from the working folder
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self.errors,
@@ -91,8 +92,9 @@ class _Process:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(job.to_json().encode() + b"\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has failed already: `outcome` says why
+            self.process.stdin.write(job.to_json().encode() + b"\n")
+            self.process.stdin.flush()
 
     @property
     def ended(self) -> bool:
@@ -100,7 +102,8 @@ class _Process:
 
     def ask_to_stop(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
 
     def kill(self) -> None:
         self.process.kill()

@@ -57,6 +57,19 @@ def process_group() -> ProcessGroup:
     return ALONE
 
 
+def _world_size() -> int:
+    """The number of processes that torchrun started, as its variables say; 1 without them."""
+    size, rank = (os.environ.get(name, "").strip() for name in ("WORLD_SIZE", "RANK"))
+    if size in ("", "1"):
+        return 1
+    if not (size.isdecimal() and rank.isdecimal() and int(rank) < int(size)):
+        raise UsageError(
+            f"WORLD_SIZE={size!r} with RANK={rank!r} is no launch by torchrun: unset both, or "
+            "start normlab with torchrun"
+        )
+    return int(size)
+
+
 @contextmanager
 def distributed(device: str) -> Iterator[ProcessGroup]:
     """Connects the processes that torchrun started; without torchrun there is only this one.
@@ -65,9 +78,10 @@ def distributed(device: str) -> Iterator[ProcessGroup]:
         device: As in `Execution`. CUDA uses NCCL, the others Gloo.
 
     Raises:
-        UsageError: This build of torch cannot do it, or there are more processes than GPUs.
+        UsageError: This build of torch cannot do it, there are more processes than GPUs, or the
+            variables are not torchrun's.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _world_size() == 1:
         yield ALONE
         return
     if not dist.is_available():
@@ -80,7 +94,7 @@ def distributed(device: str) -> Iterator[ProcessGroup]:
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     try:
         if on_gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or "0"))
         # Checks before training run on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:

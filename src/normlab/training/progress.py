@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from normlab import notation
 from normlab.data import source_of
-from normlab.layers import kernels
+from normlab.layers.kernels import build
 from normlab.network.checks import small_batch_warnings
 from normlab.network.shapes import norms_of
 from normlab.runs.run import Run
@@ -52,7 +52,7 @@ def _notes(run: Run) -> Iterator[str]:
         yield f"note: this recipe flips or mirrors {run.config.dataset}; --recipe demo does not"
     machine = run.machines[-1]
     if machine.device == "cpu" and machine.kernels == "torch":
-        reason = kernels.load()[1]
+        reason = build.load()[1]
         yield f"note: no compiled passes ({reason}): PyTorch's slower layers are used instead"
 
 

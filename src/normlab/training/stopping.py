@@ -34,13 +34,17 @@ class StopRequests(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles SIGINT and SIGTERM: the first asks to stop, the second interrupts at once."""
+        """Handles SIGINT and SIGTERM: the first asks to stop, the second interrupts at once.
+
+        A handler that a program around Python installed stays: Python could not restore it.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
             return
         previous = {
             number: signal.signal(number, self._request)
             for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) is not None
         }
         try:
             yield

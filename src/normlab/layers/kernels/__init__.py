@@ -1,44 +1,21 @@
-"""The compiled passes: C sources in this folder, built at first use by the machine's C compiler.
+"""The compiled passes: C sources in this folder, called through ctypes.
 
-The built library is kept in the user's cache. Its name is a hash of the sources, the flags, the
-compiler and the processor. Without GCC, `library` returns None: PyTorch's own layers then compute
-the same, more slowly, and a run records that.
+Without GCC, `library` returns None: PyTorch's own layers then compute the same, more slowly, and a
+run records that.
 """
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from normlab.layers.activations import ACTIVATIONS, Activation, CompiledPass
+from normlab.layers.activations import Activation
+from normlab.layers.kernels import build
+from normlab.layers.kernels.build import ACTIVATION_NUMBERS
 
-FOLDER = Path(__file__).parent
-SOURCES = tuple(sorted(FOLDER.glob("*.c")))
+__all__ = ["ACTIVATION_NUMBERS", "library", "normalize", "pool", "usable"]
+
 MAX_CHANNELS = 4096  # TILE of common.h
-_PASSES = {a: a.compiled for a in ACTIVATIONS.values() if a.compiled is not None}
-ACTIVATION_NUMBERS: dict[Activation | None, int] = {
-    activation: number for number, activation in enumerate([None, *_PASSES])
-}
-"""The activations that the passes know, by their numbers in C; None is no activation."""
-_CASES = " ".join(
-    f"X(pass, {number}, ({value}), ({gradient}))"
-    for number, (value, gradient) in enumerate([CompiledPass("z", "g"), *_PASSES.values()])
-)
-FLAGS = (
-    *("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fopenmp", "-shared", "-fPIC"),
-    f"-DACTIVATIONS(X, pass)={_CASES}",
-    *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
-)
 
 
 class _Normalize(ctypes.Structure):
@@ -65,44 +42,9 @@ class _Pool(ctypes.Structure):
     )
 
 
-KEYS = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo, on x86 and on ARM
-
-
 def library() -> ctypes.CDLL | None:
     """The compiled passes; None if no GCC can build them or no folder can hold them."""
-    return load()[0]
-
-
-@cache
-def load() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled passes, or None and the reason."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        return None, "there is no gcc"
-    texts = [path.read_text() for path in (*SOURCES, FOLDER / "common.h")]
-    key = "\n".join((*texts, *FLAGS, _processor(), _version(compiler)))
-    try:
-        folder = _cache_folder()
-        path = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
-        if path.exists():
-            with suppress(OSError):  # damaged: build it again
-                return ctypes.CDLL(str(path)), ""
-        _compile(compiler, path)
-        return ctypes.CDLL(str(path)), ""
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines()
-        return None, f"gcc fails: {lines[-1]}" if lines else "gcc fails"
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        return None, str(error)
-
-
-def _compile(compiler: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = Path(folder) / "kernels.so"
-        command = [compiler, *FLAGS, "-o", str(built), *map(str, SOURCES)]
-        subprocess.run(command, capture_output=True, text=True, check=True)
-        built.replace(path)  # atomic, so several processes can build at the same time
+    return build.load()[0]
 
 
 def usable(x: Tensor) -> bool:
@@ -177,21 +119,3 @@ def _call(
     for field, tensor in tensors.items():
         setattr(arguments, field, tensor.data_ptr())
     getattr(compiled, name)(ctypes.byref(arguments))
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "normlab"
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor()
-    lines = cpuinfo.read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(KEYS)}))
-
-
-def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout

@@ -2,7 +2,9 @@
 
 import difflib
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -197,10 +199,24 @@ def build(
     return entry.build(shape, number, activation if activate else None, dropout)
 
 
+@contextmanager
+def _working_folder_searched() -> Iterator[None]:
+    """Searches the working folder for modules, last. Otherwise what lies there must not run."""
+    if "" in sys.path:  # as in a notebook
+        yield
+        return
+    sys.path.append("")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
 def _import(text: str) -> Normalization:
     module_name, _, class_name = text.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        with _working_folder_searched():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--norm {text}: {error}. Is the file in this folder or on PYTHONPATH?"

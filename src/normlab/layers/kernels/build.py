@@ -1,0 +1,176 @@
+"""Builds the compiled passes at first use, with GCC, and keeps the library in the user's cache.
+
+The library's name holds two hashes: of what it is built from (the sources, the flags, the compiler,
+the machine), so that machines can share a home folder, and of its content, so that a damaged
+library is built again instead of loaded.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from normlab.errors import NormlabError
+from normlab.layers.activations import ACTIVATIONS, Activation, CompiledPass
+from normlab.storage.files import locked, write_atomically
+
+FOLDER = Path(__file__).parent
+SOURCES = tuple(sorted(FOLDER.glob("*.c")))
+_PASSES = {a: a.compiled for a in ACTIVATIONS.values() if a.compiled is not None}
+ACTIVATION_NUMBERS: dict[Activation | None, int] = {
+    activation: number for number, activation in enumerate([None, *_PASSES])
+}
+"""The activations that the passes know, by their numbers in C; None is no activation."""
+_CASES = " ".join(
+    f"X(pass, {number}, ({value}), ({gradient}))"
+    for number, (value, gradient) in enumerate([CompiledPass("z", "g"), *_PASSES.values()])
+)
+FLAGS = (
+    *("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fopenmp", "-shared", "-fPIC"),
+    f"-DACTIVATIONS(X, pass)={_CASES}",
+    *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
+)
+CPUINFO = Path("/proc/cpuinfo")
+KEYS = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo, on x86 and on ARM
+TIME_LIMIT = 120.0  # seconds for the compiler, which takes about three
+_BUILDING = "building-"  # temporary folders
+
+
+@cache
+def load() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled passes, or None and the reason."""
+    try:
+        return _load(), ""
+    except NormlabError as error:
+        return None, str(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return None, f"{where}{error.strerror or error}"
+
+
+def _load() -> ctypes.CDLL:
+    compiler = _compiler()
+    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, FOLDER / "common.h")]
+    origin = "\n".join((*texts, *FLAGS, _machine(), _output(compiler, "-v")))
+    name = f"kernels-{_hash(origin.encode())}"
+    folder = _cache_folder()
+    _refuse_writable_by_others(folder)
+    if (library := _find(folder, name)) is not None:
+        return library
+    with locked(folder, patience=2 * TIME_LIMIT) as lock:
+        if (library := _find(folder, name)) is not None:  # another process built it meanwhile
+            return library
+        if lock is not None:  # nobody else is building: a kill left these
+            for leftover in folder.glob(f"{_BUILDING}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        content = _build(compiler, folder)
+        path = folder / f"{name}-{_hash(content)}.so"
+        write_atomically(path, content)
+        return ctypes.CDLL(str(path))
+
+
+def _find(folder: Path, name: str) -> ctypes.CDLL | None:
+    """The library that was built before, if it is intact."""
+    for path in folder.glob(f"{name}-*.so"):
+        if path.stem == f"{name}-{_hash(path.read_bytes())}":
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def _build(compiler: str, folder: Path) -> bytes:
+    with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=folder) as building:
+        built = Path(building) / "kernels.so"
+        _output(compiler, *FLAGS, "-o", str(built), *map(str, SOURCES), temporary=building)
+        return built.read_bytes()
+
+
+def _compiler() -> str:
+    """GCC. On macOS `gcc` is Clang, and Homebrew's GCC has its version in its name."""
+    versions = [f"gcc-{version}" for version in range(20, 8, -1)]
+    names = versions if sys.platform == "darwin" else ["gcc", *versions]
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler is None or os.name != "posix":
+        raise NormlabError("there is no gcc")
+    return compiler
+
+
+def _output(*command: str, temporary: str | None = None) -> str:
+    """What a command prints.
+
+    It has a process group of its own, which is killed if it takes too long or is interrupted.
+    """
+    environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": temporary} if temporary else {})
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=environment,
+    )
+    try:
+        output = process.communicate(timeout=TIME_LIMIT)[0].decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        raise NormlabError(f"{command[0]} took longer than {TIME_LIMIT:.0f} seconds") from None
+    finally:
+        with suppress(ProcessLookupError, PermissionError):  # ended, as it should be
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    if process.returncode:
+        lines = output.strip().splitlines()
+        raise NormlabError(f"{Path(command[0]).name} fails" + (f": {lines[-1]}" if lines else ""))
+    return output
+
+
+def _cache_folder() -> Path:
+    """The user's cache. A relative $XDG_CACHE_HOME is ignored, as its specification says."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "normlab"
+    except RuntimeError:
+        raise NormlabError("there is no home folder: set XDG_CACHE_HOME") from None
+
+
+def _refuse_writable_by_others(folder: Path) -> None:
+    """Refuses a folder in which others could put a library, which is code. It is made private.
+
+    A group counts as others unless it has its owner's number, as private groups do.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = folder.resolve()
+    if folder.stat().st_uid not in (0, os.geteuid()):
+        raise NormlabError(f"{folder} belongs to another user: set XDG_CACHE_HOME")
+    for place in (folder, *folder.parents):
+        status = place.stat()
+        group = stat.S_IWGRP if status.st_gid != status.st_uid else 0
+        sticky = place != folder and status.st_mode & stat.S_ISVTX  # only owners rename there
+        if status.st_mode & (stat.S_IWOTH | group) and not sticky:
+            raise NormlabError(f"other users can write to {place}: set XDG_CACHE_HOME")
+
+
+def _machine() -> str:
+    """What -march=native and the system's libraries depend on."""
+    if sys.platform == "darwin":
+        processor = _output("sysctl", "-n", "machdep.cpu.brand_string")
+    elif CPUINFO.exists():
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        processor = "\n".join(sorted({line for line in lines if line.startswith(KEYS)}))
+    else:
+        processor = platform.processor()
+    return "\n".join((platform.system(), platform.machine(), *platform.libc_ver(), processor))
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:20]
