@@ -48,7 +48,7 @@ def test_a_study_records_every_run_as_training_measured_it(finished):
         np.testing.assert_allclose(kept.confidences, evaluation.probabilities.max(1), rtol=1e-6)
         assert kept.correct.mean() == pytest.approx(run.last.accuracy)
         assert kept.peak_memory > 100e6
-    assert not (finished.path / "data").exists()
+    assert not (finished.path / ".normlab-data").exists()
 
 
 def test_an_opened_study_equals_the_written_one(finished):

@@ -21,7 +21,7 @@ from normlab.report import plots, run_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import Picture, render_template
 from normlab.runs.run import Machine, Run
-from normlab.storage.files import write_atomically
+from normlab.storage.files import refuse_link, write_atomically
 from normlab.table import Table
 from normlab.wording import (
     counted,
@@ -65,6 +65,8 @@ def write_report(
     names(runs)  # UsageError before anything is evaluated
     single = len(runs) == 1
     page = Path(out) if out else _common_folder(runs) / "report.html"
+    folder = (runs[0].path if single else page.parent) / "figures"
+    refuse_link(folder)
     curves = _published_curves(runs, published)
     datasets: dict[object, Dataset] = {}
     evaluations, splits, maps = [], [], []
@@ -79,7 +81,6 @@ def write_report(
         maps.append(_class_maps(network, split, len(run.data.classes)))
     shown = splits if images else None
     write_atomically(page, render(runs, evaluations, shown, published=curves, maps=maps))
-    folder = (runs[0].path if single else page.parent) / "figures"
     for name, figure in run_figures.files(runs, evaluations, shown, curves).items():
         plots.save(figure, folder / f"{name}.png")
     if single and not images:

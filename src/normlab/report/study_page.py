@@ -20,7 +20,7 @@ from normlab.report import plots, study_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.report.study_data import StudyData
-from normlab.storage.files import write_atomically
+from normlab.storage.files import refuse_link, write_atomically
 from normlab.study.predictions import Predictions
 from normlab.study.record import Study
 from normlab.table import Table
@@ -59,11 +59,12 @@ def write_study_report(study: Study, *, data_root: Path | None = None, images: b
     dataset = _dataset(study, data_root) if images else None
     data = StudyData(study)
     figures = _figures(data)
-    page = study.path / "report.html"
+    page, folder = study.path / "report.html", study.path / "figures"
+    refuse_link(folder)
     write_atomically(page, _render(data, figures, dataset))
     for section in figures.values():
         for figure in section:
-            plots.save(figure.figure, study.path / "figures" / f"{figure.name}.png")
+            plots.save(figure.figure, folder / f"{figure.name}.png")
     return page
 
 

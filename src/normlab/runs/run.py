@@ -21,9 +21,9 @@ from normlab import notation, recipes
 from normlab.config import RunConfig
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
-from normlab.errors import NormlabError, RunError, UsageError
+from normlab.errors import RunError, UsageError
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
-from normlab.storage.files import write_atomically
+from normlab.storage.files import append, write_atomically
 from normlab.storage.records import MalformedError, build, entry
 
 if TYPE_CHECKING:
@@ -398,13 +398,7 @@ def append_metrics(path: Path, epoch: Epoch) -> None:
     Raises:
         NormlabError: It cannot be written. A partial line is left out when the file is read.
     """
-    try:
-        with path.open("a") as file:
-            file.write(_line(epoch))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise NormlabError(f"{path} cannot be written: {error.strerror}") from error
+    append(path, _line(epoch))
 
 
 def _line(epoch: Epoch) -> str:

@@ -57,6 +57,21 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
             temporary.unlink()
 
 
+def append(path: Path, text: str) -> None:
+    """Appends text to a file, as UTF-8. It is on disk when this returns.
+
+    Raises:
+        NormlabError: It cannot be written. A part of the text may be in the file then.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            _sync(file.fileno())
+    except OSError as error:
+        raise NormlabError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Syncs a folder, so that its new names survive a crash. Windows cannot open folders."""
     if os.name != "posix":
@@ -89,6 +104,16 @@ def _best_effort(consequence: str) -> Iterator[None]:
         if error.errno not in _NOT_OFFERED:
             raise
         note_once(f"this file system lacks a guarantee ({error.strerror}): {consequence}")
+
+
+def refuse_link(folder: Path) -> None:
+    """Refuses a symbolic link in place of a folder whose files normlab overwrites or deletes.
+
+    Raises:
+        NormlabError: It is one. Where it points to, files are not normlab's.
+    """
+    if folder.is_symlink():
+        raise NormlabError(f"{folder} is a symbolic link, and normlab writes there: delete it")
 
 
 def exists(path: Path) -> bool:

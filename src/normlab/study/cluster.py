@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from normlab.errors import DivergedError, NormlabError, UsageError
 from normlab.study.job import Job, one_line, run_job
@@ -48,7 +49,7 @@ def on_ray(
             raise UsageError(f"no Ray cluster can be reached at {address}: {reason}") from None
     # One process per run, so that its peak memory is its own.
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
-    task = ray.remote(**options)(_run_job)
+    task = ray.remote(**options)(_without(str(Path.cwd())))
 
     def execute(jobs: Sequence[Job]) -> Iterator[Progress]:
         before = {job: _written(job) for job in jobs}
@@ -97,6 +98,27 @@ def _written(job: Job) -> int | None:
         return (job.out / "config.json").stat().st_mtime_ns
     except FileNotFoundError:
         return None
+
+
+def _without(folder: str) -> Callable[[str], tuple[str, bool]]:
+    """The task of a run, which Python looks for in other folders than the working folder.
+
+    Ray has workers search it first, and a stranger may have filled it. A function within a function
+    is sent as it is: nothing is imported before it is called.
+    """
+
+    def task(text: str) -> tuple[str, bool]:
+        import os
+        import sys
+
+        sys.path[:] = [entry for entry in sys.path if entry != folder]
+        if os.path.isdir(folder):  # noqa: PTH112 — pathlib may lie there
+            os.chdir(folder)  # a custom normalization is looked for there, last
+        from normlab.study.cluster import _run_job
+
+        return _run_job(text)
+
+    return task
 
 
 def _run_job(text: str) -> tuple[str, bool]:

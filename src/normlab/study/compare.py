@@ -22,6 +22,8 @@ from normlab.study.record import Result, Study, collect
 from normlab.study.resources import Resources, executor, shared_data
 from normlab.study.search import search
 
+DATA = ".normlab-data"  # a study's folder for its runs' data, deleted at the end
+
 
 def compare(
     study: StudyConfig,
@@ -83,7 +85,7 @@ def compare(
         return record
     with (
         locked(out, PATIENCE) as lock,
-        shared_data(out / "data", dataset) as data_folder,
+        shared_data(out / DATA, dataset) as data_folder,
         executor(ray, workers, lock, device) as execute,
     ):
         resources = Resources(data_folder, execute, estimated_seconds, device, console)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from normlab.config import RunConfig
 from normlab.data import Dataset, apply_splits, shared
+from normlab.storage.files import refuse_link
 from normlab.study import local
 from normlab.study.display import StudyDisplay
 from normlab.study.job import Job
@@ -82,6 +83,13 @@ def shared_data(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig]
     """Gives runs a folder with their data.
 
     Data is written once for all runs with the same splits, and deleted at the end.
+
+    Args:
+        folder: A folder of normlab alone: what it holds is deleted.
+        dataset: The data set, whole.
+
+    Raises:
+        NormlabError: The folder is a symbolic link.
     """
 
     def data_folder(config: RunConfig) -> Path:
@@ -91,6 +99,7 @@ def shared_data(folder: Path, dataset: Dataset) -> Iterator[Callable[[RunConfig]
             shared.write(apply_splits(dataset, config), subfolder)
         return subfolder
 
+    refuse_link(folder)
     shutil.rmtree(folder, ignore_errors=True)  # left by a study that was killed
     try:
         yield data_folder

@@ -137,10 +137,12 @@ def _output(*command: str, temporary: str | None = None) -> str:
 def _cache_folder() -> Path:
     """The user's cache. A relative $XDG_CACHE_HOME is ignored, as its specification says."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (base if base.is_absolute() else Path.home() / ".cache") / "normlab"
-    except RuntimeError:
-        raise NormlabError("there is no home folder: set XDG_CACHE_HOME") from None
+    if not base.is_absolute():
+        with suppress(RuntimeError):  # there is none
+            base = Path.home() / ".cache"
+    if not base.is_absolute():
+        raise NormlabError("there is no home folder: set XDG_CACHE_HOME")
+    return base / "normlab"
 
 
 def _refuse_writable_by_others(folder: Path) -> None:

@@ -1,0 +1,160 @@
+"""What lies in the working folder, or in a stranger's study, is neither run nor deleted."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from environments import COMPARE, NETWORK, TRAIN, normlab
+from normlab import StudyConfig, compare
+from normlab.errors import NormlabError
+from normlab.report.run_page import write_report
+from normlab.report.study_page import write_study_report
+from normlab.runs.run import Run
+from normlab.study.record import Study
+
+# Of Python itself, of what normlab needs, and those that they look for without needing them.
+MODULES = (
+    *("random", "json", "typing", "numpy", "torch", "PIL", "yaml", "tyro", "rich"),
+    *("dill", "cuda", "pynvml", "torchcomms", "defusedxml", "normlab", "sitecustomize"),
+    *("matplotlib", "scipy", "sklearn", "kornia", "pooch", "ray", "gradio", "captum", "onnx"),
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with modules that tell when they are imported."""
+    for name in MODULES:
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + ' ')\n")
+    return tmp_path
+
+
+def ran(folder):
+    path = folder / "ran"
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert normlab(*TRAIN, "--out", "run", cwd=folder).returncode == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("picture") / "grey.png"
+    Image.new("RGB", (8, 8), (99, 99, 99)).save(path)
+    return path
+
+
+@pytest.mark.slow(20)
+def test_no_command_runs_it(folder, run, picture):
+    for command in (
+        ("zoo",),
+        ("norms",),
+        ("summary", NETWORK),
+        ("data", "--dataset", "digits"),
+        (*TRAIN, "--out", "trained"),
+        ("evaluate", run),
+        ("predict", run, picture),
+        ("explain", run, picture),
+        ("report", run),
+        ("card", run),
+        ("export", run, "--to", "pt2"),
+        ("export", run, "--to", "onnx"),
+    ):
+        process = normlab(*command, cwd=folder)
+        assert process.returncode == 0, (command, process.stderr)
+        assert not ran(folder), command
+
+
+@pytest.mark.slow(10)
+@pytest.mark.parametrize("where", [(), ("--ray", "local")])
+def test_no_worker_runs_it(where, folder):
+    process = normlab(*COMPARE[: -2 if where else None], *where, "--out", "study", cwd=folder)
+    assert process.returncode == 0, process.stderr
+    assert not ran(folder)
+
+
+@pytest.mark.slow(2)
+def test_started_as_a_module_it_does_not_either(folder):
+    """Python itself looks in the working folder until normlab is imported: hence few modules."""
+    for name in ("random", "json", "typing", "sitecustomize", "normlab"):
+        (folder / f"{name}.py").unlink()
+    process = normlab(
+        "data", "--dataset", "digits", cwd=folder, command=(sys.executable, "-m", "normlab")
+    )
+    assert process.returncode == 0, process.stderr
+    assert not ran(folder)
+
+
+@pytest.mark.slow(5)
+def test_only_a_normalization_that_is_asked_for_is_imported(folder):
+    (folder / "mine.py").write_text(
+        "import helper\nfrom torch import nn\n\n\nclass Norm(nn.Identity):\n    pass\n"
+    )
+    (folder / "helper.py").write_text("import random\n")
+    process = normlab(*TRAIN, "--norm", "mine:Norm", "--out", "run", cwd=folder)
+    assert process.returncode == 0, process.stderr
+    assert not ran(folder)
+
+
+def test_the_path_is_as_before_afterwards(folder, monkeypatch):
+    from normlab.layers import norms
+
+    (folder / "another.py").write_text("from torch.nn import Identity\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = [*sys.path]
+    norms.find("another:Identity")
+    assert sys.path == before
+    assert sys.modules.pop("another")
+
+
+STUDY = StudyConfig(
+    network=NETWORK,
+    dataset="digits",
+    recipe="demo",
+    epochs=1,
+    seeds=1,
+    norms=("bn",),
+)
+
+
+@pytest.mark.slow(5)
+def test_what_a_user_keeps_in_a_study_stays(tmp_path):
+    compare(STUDY, tmp_path / "study", quiet=True)
+    kept = [tmp_path / "study" / name for name in ("data/mine", "tmp/mine", "mine", ".mine")]
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    compare(STUDY, tmp_path / "study", quiet=True)
+    assert all(path.read_text() == "mine" for path in kept)
+
+
+@pytest.mark.slow(5)
+def test_nothing_is_written_or_deleted_through_a_link(trained, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "curves.png").write_text("mine")
+    run = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    shutil.rmtree(run / "figures", ignore_errors=True)
+    (run / "figures").symlink_to(elsewhere)
+    with pytest.raises(NormlabError, match="figures is a symbolic link"):
+        write_report([Run.open(run)])
+    study = tmp_path / "study"
+    compare(STUDY, study, quiet=True)
+    (study / "figures").symlink_to(elsewhere)
+    with pytest.raises(NormlabError, match="figures is a symbolic link"):
+        write_study_report(Study.open(study))
+    shutil.rmtree(study / "runs")
+    (study / ".normlab-data").symlink_to(elsewhere)
+    with pytest.raises(NormlabError, match="normlab-data is a symbolic link"):
+        compare(STUDY, study, quiet=True)
+    assert [path.name for path in elsewhere.iterdir()] == ["curves.png"]
+    assert (elsewhere / "curves.png").read_text() == "mine"
