@@ -3,6 +3,7 @@
 import sys
 
 try:
+    import logging
     import os
     import signal
     from threading import Timer
@@ -18,6 +19,15 @@ try:
 
     if os.name == "posix":  # elsewhere os.kill ends the process
         sys.unraisablehook = _resend
+
+    # This process is normlab's own: the user's settings for matplotlib do not reach its figures,
+    # and matplotlib's files and warnings (where HOME cannot be written) do not reach the user.
+    _cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")  # noqa: PTH118
+    os.environ["MPLCONFIGDIR"] = os.path.expanduser(  # noqa: PTH111 — it never fails
+        os.path.join(_cache, "normlab-matplotlib")  # noqa: PTH118
+    )
+    os.environ["MPLBACKEND"] = "agg"
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
     from normlab.cli import main
 except KeyboardInterrupt:  # during the imports, which take a moment

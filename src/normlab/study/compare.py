@@ -12,6 +12,7 @@ from normlab.config import Execution, StudyConfig
 from normlab.data import Dataset, apply_splits, load_for
 from normlab.errors import InterruptedRunError, RunError, UsageError
 from normlab.runs import machine
+from normlab.runs.isolation import isolated
 from normlab.storage.files import leftovers, locked, remove_leftovers
 from normlab.study import estimate, tuning
 from normlab.study.announcement import announce
@@ -23,6 +24,7 @@ from normlab.study.resources import Resources, executor, shared_data
 from normlab.study.search import search
 
 
+@isolated()
 def compare(
     study: StudyConfig,
     out: Path | str,

@@ -44,7 +44,9 @@ def test_train_and_test_are_read_by_class_then_by_name(tmp_path):
     dataset = load_from(tmp_path)
     assert dataset.name == f"folder:{tmp_path}"
     assert dataset.classes == ("Ant", "cat")
-    assert dataset.notes == ()
+    assert dataset.notes == (
+        "3 of 3 test images are training images, too: test accuracy is higher than on new images",
+    )
     assert dataset.train.images.shape == (5, 3, 32, 32)
     assert dataset.train.images.dtype == np.uint8
     assert dataset.train.labels.tolist() == [0, 0, 1, 1, 1]
