@@ -56,17 +56,21 @@ def find_left_out(inputs: Sequence[str]) -> LeftOut:
     left_out = LeftOut()
     for name in dict.fromkeys(inputs):
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(name):  # noqa: PTH112 — False for what is no valid path
             _in_folder(path, left_out)
-        elif name not in ("", "-") and not path.is_file():
-            matches = list(_matches(path))
-            searched = {parent for match in matches for parent in match.parents}
-            for match in matches:
-                if match.is_dir() and match not in searched:
-                    left_out.folders.append(match)
-                elif match.is_symlink() and not match.exists():
-                    left_out.pictures.append(match)
+        elif name not in ("", "-"):
+            _of_pattern(path, left_out)
     return left_out
+
+
+def _of_pattern(pattern: Path, left_out: LeftOut) -> None:
+    matches = list(_matches(pattern))
+    searched = {parent for match in matches for parent in match.parents}
+    for match in matches:
+        if match.is_dir() and match not in searched:
+            left_out.folders.append(match)
+        elif match.is_symlink() and not match.exists():
+            left_out.pictures.append(match)
 
 
 def _in_folder(folder: Path, left_out: LeftOut) -> None:
