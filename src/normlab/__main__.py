@@ -20,12 +20,11 @@ try:
     if os.name == "posix":  # elsewhere os.kill ends the process
         sys.unraisablehook = _resend
 
-    # This process is normlab's own: the user's settings for matplotlib do not reach its figures,
-    # and matplotlib's files and warnings (where HOME cannot be written) do not reach the user.
-    _cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")  # noqa: PTH118
-    os.environ["MPLCONFIGDIR"] = os.path.expanduser(  # noqa: PTH111 — it never fails
-        os.path.join(_cache, "normlab-matplotlib")  # noqa: PTH118
-    )
+    # This process is normlab's own: a backend that the user's environment names is not needed, and
+    # matplotlib keeps its files in normlab's cache. Where that cannot be written it says nothing.
+    _cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    if os.path.isabs(_cache):  # noqa: PTH117 — it is not where no home is known
+        os.environ.setdefault("MPLCONFIGDIR", f"{_cache}/normlab-matplotlib")
     os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 

@@ -10,6 +10,7 @@ def test_the_generator_and_the_threads_are_restored_after_an_error():
     state, threads = torch.get_rng_state(), torch.get_num_threads()
 
     @isolated()
+    @repeatable(torch.device("cpu"))
     def fail():
         torch.rand(3)
         torch.set_num_threads(threads + 1)
@@ -35,6 +36,16 @@ def test_it_can_be_entered_twice():
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_a_prediction_does_not_disturb_what_another_thread_draws():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with isolated():
+        torch.rand(1)
+        torch.manual_seed(3)
+    assert torch.equal(torch.rand(2), expected)
 
 
 def test_a_gpu_uses_deterministic_algorithms_and_its_settings_are_restored(monkeypatch):

@@ -16,8 +16,11 @@ def isolated() -> Iterator[None]:
 
     What would change numbers, or stop the computation, is set to its default: autocast, the modes
     of autograd, the default dtype and device, deterministic algorithms, reduced precision, and what
-    NumPy does on overflow. The state of torch's CPU generator and the number of threads are not
-    changed, but they are restored at the end. It can decorate functions.
+    NumPy does on overflow. The number of threads stays, and is restored at the end. It can decorate
+    functions.
+
+    Settings of the whole process are touched only where they differ from torch's own, because
+    another thread may compute at the same time.
     """
     with ExitStack() as restored:
         _restore_settings(restored)
@@ -27,25 +30,26 @@ def isolated() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             restored.enter_context(torch.device("cpu"))
         restored.enter_context(torch.inference_mode(False))  # turns gradients on, too
-        restored.enter_context(torch.autograd.set_detect_anomaly(False))
-        restored.enter_context(
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-        )
-        restored.enter_context(torch.random.fork_rng(devices=[]))
+        if torch.is_anomaly_enabled():
+            restored.enter_context(torch.autograd.set_detect_anomaly(False))
+        if torch.cuda.is_available():
+            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+            restored.enter_context(flags)
         restored.enter_context(np.errstate(all="warn", under="ignore"))
         yield
 
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Has a device compute the same bits each time, and restores its generator at the end.
+    """Has a device compute the same bits each time, and restores torch's generators at the end.
 
-    On the CPU `isolated`, in which this is used, does both. On MPS only the generator is restored:
-    torch promises no equal bits there.
+    It is used within `isolated`, which suffices for equal bits on the CPU. On MPS torch promises
+    none.
     """
     with ExitStack() as restored:
-        if device.type == "cuda":
-            restored.enter_context(torch.random.fork_rng(devices=[device]))
+        on_gpu = device.type == "cuda"
+        restored.enter_context(torch.random.fork_rng(devices=[device] if on_gpu else []))
+        if on_gpu:
             _use_deterministic_algorithms(restored)
         elif device.type == "mps":
             restored.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
