@@ -22,8 +22,8 @@ try:
 
     # This process is normlab's own: a backend that the user's environment names is not needed, and
     # matplotlib keeps its files in normlab's cache. Where that cannot be written it says nothing.
-    _cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    if os.path.isabs(_cache):  # noqa: PTH117 — it is not where no home is known
+    _caches = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")  # noqa: PTH111
+    if _cache := next(filter(os.path.isabs, _caches), None):  # "~" stays where no home is known
         os.environ.setdefault("MPLCONFIGDIR", f"{_cache}/normlab-matplotlib")
     os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
