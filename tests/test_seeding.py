@@ -1,8 +1,9 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.seeding import generator, seed_for
+from normlab.seeding import generator, seed_for, seed_layers
 
 ARGUMENTS = st.tuples(
     st.integers(0, 2**40), st.sampled_from(["order", "augment"]), st.integers(0, 99)
@@ -25,3 +26,17 @@ def test_seeds_are_pinned():
     # A changed seed would change every recorded run: this value is part of the format.
     assert seed_for(0, "order", 1) == 4374215849138048446
     assert 0 <= seed_for(-1, "x") < 2**63
+
+
+def test_layers_draw_what_torchs_own_seed_gives_them():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    seed_layers(torch.device("cpu"), 7)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_seeding_the_layers_on_the_cpu_leaves_a_gpus_generator_alone():
+    before = torch.cuda.get_rng_state()
+    seed_layers(torch.device("cpu"), 7)
+    assert torch.equal(torch.cuda.get_rng_state(), before)

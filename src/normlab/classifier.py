@@ -18,6 +18,7 @@ from normlab.data.dataset import Dataset, Split
 from normlab.errors import DivergedError, InterruptedRunError, UsageError
 from normlab.inference.pictures import Picture, read
 from normlab.inference.predict import Predictor
+from normlab.runs.isolation import isolated
 from normlab.storage.records import MalformedError, build
 from normlab.training.loop import train
 
@@ -48,7 +49,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         random_state: The run's seed, an integer. The same seed and number of threads give the same
             network on the same machine.
         device: Device for training. The trained network is on the CPU.
-        threads: torch's CPU threads, set for the whole process; None does not change them.
+        threads: torch's CPU threads while it trains; None: as many as torch uses in this process.
         verbose: Print the progress of training.
 
     Attributes:
@@ -88,6 +89,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.threads = threads
         self.verbose = verbose
 
+    @isolated()
     def fit(self, X: Pictures, y: ArrayLike) -> Self:  # noqa: N803
         """Trains a new network; an earlier fit has no influence.
 

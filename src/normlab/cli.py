@@ -25,7 +25,7 @@ from normlab.errors import NormlabError, UsageError, printable
 from normlab.export import formats
 from normlab.notation import LayoutError
 from normlab.storage.files import exists
-from normlab.wording import percent
+from normlab.wording import counted, percent
 
 if TYPE_CHECKING:
     from normlab.inference.predict import Predictor
@@ -82,6 +82,7 @@ def train(
         resume: Resume the stopped run in this folder, with its own settings.
     """
     from normlab.report.run_page import write_report
+    from normlab.runs import machine
     from normlab.training.distributed import distributed
     from normlab.training.loop import resume as resume_run
     from normlab.training.loop import train as train_run
@@ -103,6 +104,7 @@ def train(
             run = train_run(config, out or _default_out(config), execution)
     if not processes.is_main:
         return
+    machine.prepare(execution)  # the page is computed with as many threads
     page = write_report([run], data_root=execution.data_root)
     print(f"report: {page}")
 
@@ -226,7 +228,9 @@ def predict(
         $ curl -s https://example.org/a.jpg | normlab predict runs/cifar10/micro-bn-0 -
 
     Pictures are turned upright, cropped to the square at their centre and resized, as in training.
-    A picture that cannot be read is named on the standard error; the others are classified.
+    A picture that cannot be read is named on the standard error; the others are classified. What is
+    left out of a folder or pattern is counted there: pictures of other kinds, files that are none.
+    The exit code is 1 if a picture was not classified. Other files do not change it.
 
     Args:
         inputs: A run's folder (leave it out with --model), then pictures: PNG, JPEG, WebP or BMP
@@ -236,6 +240,7 @@ def predict(
         csv: A table with the probabilities of all classes.
         device: As in `normlab train`.
     """
+    from normlab.inference.left_out import find_left_out
     from normlab.inference.pictures import find_pictures
     from normlab.inference.predict import predict_files
     from normlab.report.prediction_lines import write_predictions
@@ -245,13 +250,20 @@ def predict(
         raise UsageError("--json and --csv exclude each other: leave one out")
     predictor, pictures = _load_predictor(inputs, model)
     predictor.to(machine.prepare(Execution(device=device)))
+    left_out = find_left_out(pictures)
+    if str(left_out):
+        print(f"note: {left_out}", file=sys.stderr)
     names = find_pictures(pictures)
     predictions = predict_files(predictor, names)
     unreadable = write_predictions(
         predictions, names, predictor.classes, "json" if json else "csv" if csv else "text"
     )
+    unreadable += len(left_out.pictures)
     if unreadable:
-        raise NormlabError(f"{unreadable} of {len(names)} pictures could not be read")
+        of = len(names) + len(left_out.pictures)
+        raise NormlabError(f"{unreadable} of {of} pictures could not be read")
+    if left_out.locked:
+        raise NormlabError(f"{counted(len(left_out.locked), 'folder')} could not be opened")
 
 
 @command

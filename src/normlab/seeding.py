@@ -15,6 +15,16 @@ def seed_for(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
+def seed_layers(device: torch.device, seed: int) -> None:
+    """Seeds the generators that layers on a device draw from: the CPU's, and the device's own.
+
+    `torch.manual_seed` would seed those of all other devices, too.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
+
+
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
     """A CPU generator for one purpose at one point of a run."""
     return torch.Generator().manual_seed(seed_for(seed, purpose, *counters))

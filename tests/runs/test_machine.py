@@ -1,5 +1,7 @@
 """The memory and the cores that a process may use."""
 
+import os
+
 import pytest
 import torch
 
@@ -51,6 +53,59 @@ def test_the_cores_are_the_containers_share(container):
     assert machine.cores() == bound
     container("pod/one", cpu_max="150000 100000")
     assert machine.cores() == 1
+
+
+NO_LIMIT = "9223372036854771712"  # of version 1
+
+
+def test_limits_of_version_1_count_too(container, tmp_path):
+    """Version 1 has a tree for each controller, often two in one, and a link to it."""
+    groups = "9:name=systemd:/\n4:cpu,cpuacct:/docker/one\n3:memory:/docker/one\n0::/system"
+    (tmp_path / "OWN_GROUP").write_text(groups + "\n")
+
+    def write(group, **files):
+        container(group)
+        for name, content in files.items():
+            path = tmp_path / "CONTROL_GROUPS" / group / name.replace("memory_", "memory.")
+            path.write_text(f"{content}\n")
+
+    bound = machine.cores()
+    write("memory", memory_limit_in_bytes=NO_LIMIT, memory_usage_in_bytes="5")
+    write("memory", memory_stat="inactive_file 1\ntotal_inactive_file 2")
+    write("cpu,cpuacct", **{"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"})
+    assert machine.available_memory() == 8000 * 1024
+    assert machine.cores() == bound
+    held = "inactive_file 1\ntotal_inactive_file 400"
+    write("memory", memory_limit_in_bytes="3000", memory_usage_in_bytes="2500", memory_stat=held)
+    assert machine.available_memory() == 900  # the container's own, at the top
+    write(
+        "memory/docker/one",
+        memory_limit_in_bytes="500",
+        memory_usage_in_bytes="450",
+        memory_stat="total_inactive_file 10",
+    )
+    assert machine.available_memory() == 60
+    write("cpu,cpuacct/docker", **{"cpu.cfs_quota_us": "150000", "cpu.cfs_period_us": "100000"})
+    assert machine.cores() == 1
+
+
+def test_files_that_a_system_lacks_or_fills_otherwise_are_no_limit(container):
+    bound = machine.cores()
+    container("pod", memory_max="3000", memory_current="2500")  # no memory.stat
+    container("pod/one", memory_max="", memory_current="?", memory_stat="inactive_file")
+    container("pod/one", cpu_max="nonsense")
+    assert machine.available_memory() == 8000 * 1024
+    assert machine.cores() == bound
+
+
+def test_a_busy_machine_is_named_only_if_the_load_is_above_its_cores(monkeypatch):
+    cores = os.cpu_count()
+    monkeypatch.setattr(os, "getloadavg", lambda: (cores + 0.5, 0.0, 0.0))
+    assert machine.busy().startswith(f"this machine is busy: a load of {cores}.5 on {cores} core")
+    monkeypatch.setattr(os, "getloadavg", lambda: (float(cores), 99.0, 99.0))
+    assert machine.busy() == ""
+    monkeypatch.delattr(os, "getloadavg")  # Windows
+    assert machine.busy() == ""
 
 
 def test_without_these_files_the_memory_is_unknown(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 from harness import AtStep, ExitAt, InterruptAt
@@ -42,6 +44,7 @@ from normlab.runs.run import Run
 from normlab.seeding import generator, seed_for
 from normlab.training import callbacks, loop
 from normlab.training.loop import resume, train
+from normlab.training.progress import announce
 
 SMALL = RunConfig(network="C:6 C:6+ P D:8 GAP FC", dataset="digits", recipe="seed", epochs=3)
 STEPS = 23  # of an epoch: 1,437 images in batches of 64
@@ -650,6 +653,19 @@ def test_training_leaves_torchs_generator_and_the_signal_handlers_alone(tmp_path
     train(dataclasses.replace(SMALL, network="c:2 GAP FC", epochs=1), tmp_path / "r", quiet=True)
     assert torch.equal(torch.rand(2), expected)
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_busy_machine_is_named_on_a_terminal_only(tmp_path, monkeypatch):
+    """A log that is compared with another must not depend on the load."""
+    run = train(dataclasses.replace(SMALL, epochs=1), tmp_path / "run", quiet=True)
+    monkeypatch.setattr(os, "getloadavg", lambda: (999.0, 0.0, 0.0))
+    texts = []
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+        announce(run, console)
+        texts.append(console.file.getvalue())
+    assert "note: this machine is busy: a load of 999.0 on" in texts[0]
+    assert "a load of" not in texts[1]
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Data sets in memory, each by its name: `load("cifar10")`. They are defined in `sources`."""
 
+import dataclasses
 import difflib
 import importlib
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import cast
 
 from normlab.config import DataConfig, RunConfig
 from normlab.data import sources
-from normlab.data.dataset import Dataset, Split
+from normlab.data.dataset import Dataset, Split, repeated
 from normlab.errors import UsageError
+from normlab.wording import counted
 
 __all__ = ["Dataset", "Split", "apply_splits", "load", "load_for", "source_of"]
 
@@ -21,6 +23,8 @@ def load(
     skip_unreadable: bool = False,
 ) -> Dataset:
     """Loads a data set as uint8 images, N × 3 × 32 × 32, and int64 labels.
+
+    Its notes say how many test images are training images too, if any are.
 
     Args:
         name: `cifar10`, `digits` (embedded), or `folder:PATH` with PATH/train/CLASS/*.png.
@@ -38,7 +42,7 @@ def load(
         raise _unknown(name)
     if skip_unreadable and not source.HAS_IMAGE_FILES:
         raise UsageError(f"{name} has no image files to skip: leave out --skip-unreadable")
-    return source.load(
+    dataset = source.load(
         sources.Request(
             name=name,
             path=name.partition(":")[2],
@@ -47,6 +51,14 @@ def load(
             skip_unreadable=skip_unreadable,
         )
     )
+    if known := repeated(dataset.train, dataset.test):
+        note = (
+            f"{known:,} of {counted(len(dataset.test), 'test image')} "
+            f"{'is a training image' if known == 1 else 'are training images'}, too: "
+            "test accuracy is higher than on new images"
+        )
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
+    return dataset
 
 
 def load_for(config: DataConfig, data_root: Path | None) -> Dataset:

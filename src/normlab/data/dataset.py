@@ -104,6 +104,15 @@ class Dataset:
         return dataclasses.replace(self, train=Split(self.train.images, labels))
 
 
+def repeated(train: Split, test: Split) -> int:
+    """How many test images are training images, too: equal in every pixel, whatever their label.
+
+    Images are compared by 64-bit hashes of their bytes: 0.1 s for CIFAR-10.
+    """
+    seen = {hash(image.tobytes()) for image in train.images}
+    return sum(hash(image.tobytes()) in seen for image in test.images)
+
+
 def fingerprint(train: Split, test: Split) -> str:
     """SHA-256 (hex) of training images, training labels, test images, test labels, in this order.
 

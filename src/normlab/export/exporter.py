@@ -20,6 +20,7 @@ from normlab.export.folding import InferenceModel
 from normlab.export.program import Pixels, PredictFn, Probabilities, trace
 from normlab.inference.predict import BATCH
 from normlab.network.model import Network
+from normlab.runs.isolation import isolated
 from normlab.runs.run import Run
 from normlab.storage.files import write_atomically
 from normlab.version import __version__
@@ -92,6 +93,7 @@ class Exported:
         return f"{written}\nthe float32 network was checked {checked}\n{self.quantized}"
 
 
+@isolated()
 def export_run(
     run: Run,
     to: str,

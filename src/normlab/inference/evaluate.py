@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from normlab.data.dataset import Dataset, SplitName
+from normlab.runs.isolation import isolated
 from normlab.table import Table
 from normlab.wording import percent
 
@@ -121,6 +122,7 @@ class Evaluation:
         return wrong[np.argsort(-confidence, kind="stable")][:count]
 
 
+@isolated()
 def evaluate(
     network: torch.nn.Module,
     dataset: Dataset,

@@ -17,6 +17,7 @@ from normlab.inference.evaluate import to_input
 from normlab.inference.pictures import Picture, read
 from normlab.inference.predict import BATCH, Prediction, Predictor
 from normlab.network.model import Network
+from normlab.runs.isolation import isolated
 
 DISPLAY_SIZE = 256  # height and width of the picture that heat maps are drawn over
 PATCH, STRIDE = 8, 2  # of occlusion, in the network's 32 × 32 pixels
@@ -57,6 +58,7 @@ class Explanation:
     maps: tuple[HeatMaps, ...]
 
 
+@isolated()
 def explain(predictor: Predictor, picture: Picture, classes: Sequence[str] = ()) -> Explanation:
     """Explains a prediction by heat maps: where the network looks in a picture.
 
@@ -154,6 +156,7 @@ def occlusion(network: Network, image: Tensor, target: int) -> NDArray[np.float3
     return values
 
 
+@isolated()
 def class_maps(network: Network, split: Split, classes: int) -> NDArray[np.float32]:
     """The mean Grad-CAM of each class over its images, whatever the network predicts for them.
 

@@ -18,6 +18,7 @@ from normlab.inference.evaluate import to_input
 from normlab.inference.pictures import LoadedPicture, Picture, read
 from normlab.network.model import Network
 from normlab.runs import machine
+from normlab.runs.isolation import isolated
 from normlab.runs.run import Run
 
 BATCH = 256
@@ -91,6 +92,7 @@ class Predictor(nn.Module):
         logits: Tensor = self.network(images)
         return logits
 
+    @isolated()
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probabilities for images.
@@ -158,6 +160,7 @@ class Predictor(nn.Module):
         return unexpected
 
 
+@isolated()
 def load(path: Path | str | None = None, *, model: str | None = None) -> Predictor:
     """Loads a trained network.
 

@@ -10,7 +10,7 @@ from normlab.layers.pooling import MaxPool
 from normlab.network import zoo
 from normlab.network.shapes import BlockShape, infer_shapes
 from normlab.network.widths import solve
-from normlab.seeding import seed_for
+from normlab.seeding import seed_for, seed_layers
 
 
 class Network(nn.Module):
@@ -82,7 +82,7 @@ class Network(nn.Module):
 
 def _module(block_shape: BlockShape, dropout: float, seed: int) -> nn.Module:
     """The module of a block. Seeds torch's generator; the convolutions are drawn first."""
-    torch.manual_seed(seed)
+    seed_layers(torch.device("cpu"), seed)
     block = block_shape.block
     match block.kind:
         case "P":

@@ -13,12 +13,14 @@ from normlab.errors import UsageError
 from normlab.report import plots
 from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
+from normlab.runs.isolation import isolated
 from normlab.storage.files import write_atomically
 
 EXAMPLES = 40
 STRIP = 6  # images per row: on a phone each is still wider than its 32 pixels
 
 
+@isolated()
 def write_data_page(
     dataset: Dataset, out: Path | str, *, recipe_steps: Sequence[str], seed: int = 0
 ) -> Path:

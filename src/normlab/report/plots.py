@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps, rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -29,6 +29,7 @@ from normlab.errors import NormlabError, printable
 from normlab.findings.run import ACCURACY, names
 from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
+from normlab.runs.isolation import isolated
 from normlab.runs.run import Run
 from normlab.storage.files import write_atomically
 
@@ -45,7 +46,13 @@ HEAT = 0.65  # the opacity of a heat map over a picture
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 WIDTH = 5.0  # inches; at a width of 360 pixels the text is still 9 pixels high
+_DEFAULTS = {
+    name: value
+    for name, value in rcParamsDefault.items()
+    if not name.startswith("backend")  # no figure here uses it; setting it would load it
+}
 STYLE: Any = {  # matplotlib's types name every key
+    **_DEFAULTS,  # whatever the user's own style says
     "figure.dpi": 150,
     "figure.facecolor": PAPER,
     "figure.constrained_layout.use": True,
@@ -332,6 +339,7 @@ def augmentations(
     return figure
 
 
+@isolated()
 def augmented(
     images: NDArray[np.uint8], operations: Mapping[str, "Step"], seed: int = 0
 ) -> dict[str, NDArray[np.uint8]]:

@@ -20,6 +20,7 @@ from normlab.network.model import Network
 from normlab.report import plots, run_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import Picture, render_template
+from normlab.runs.isolation import isolated
 from normlab.runs.run import Machine, Run
 from normlab.storage.files import refuse_link, write_atomically
 from normlab.table import Table
@@ -34,6 +35,7 @@ from normlab.wording import (
 )
 
 
+@isolated()
 def write_report(
     runs: Sequence[Run],
     out: Path | str | None = None,

@@ -20,6 +20,7 @@ from normlab.report import plots, study_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.report.study_data import StudyData
+from normlab.runs.isolation import isolated
 from normlab.storage.files import refuse_link, write_atomically
 from normlab.study.predictions import Predictions
 from normlab.study.record import Study
@@ -40,6 +41,7 @@ DISAGREEMENTS = 12  # pictures
 MAX_RUNS = 100  # a table of more runs cannot be read
 
 
+@isolated()
 def write_study_report(study: Study, *, data_root: Path | None = None, images: bool = True) -> Path:
     """Writes `report.html` in the folder of a study, and its figures as PNG in `figures/`.
 

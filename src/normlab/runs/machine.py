@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,10 +15,12 @@ from normlab.errors import UsageError
 from normlab.layers import kernels
 from normlab.runs.run import Machine
 from normlab.version import __version__
+from normlab.wording import counted
 
 # Linux only.
 MEMINFO, OWN_GROUP = Path("/proc/meminfo"), Path("/proc/self/cgroup")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
+UNREADABLE = (OSError, ValueError, KeyError)  # some systems lack a part of these files
 
 
 def prepare(execution: Execution) -> torch.device:
@@ -38,6 +41,8 @@ def prepare(execution: Execution) -> torch.device:
         if threads < 1:
             raise UsageError(f"--threads must be at least 1, not {threads}")
         torch.set_num_threads(threads)
+    if name == "cuda":  # read when CUDA is first used; without it cuBLAS may repeat other bits
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _keep_freed_memory()
     return torch.device(name)
 
@@ -95,41 +100,88 @@ def peak_memory() -> int:
 def available_memory() -> int | None:
     """Memory available without swapping, in bytes; None if unknown."""
     free = []
-    if MEMINFO.exists():
-        for line in MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free.append(1024 * int(line.split()[1]))
-    for group in _control_groups("memory.max"):
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((group / "memory.current").read_text())
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            # The system drops cached files before it refuses memory.
-            free.append(max(0, int(limit) - used + int(stat["inactive_file"])))
+    with suppress(*UNREADABLE):
+        free.append(1024 * int(_table(MEMINFO)["MemAvailable:"]))
+    for group, version in _control_groups("memory"):
+        with suppress(*UNREADABLE):
+            free.append(_free_memory(group, version))
     return min(free, default=None)
+
+
+def _free_memory(group: Path, version: int) -> int:
+    """What a control group may still use. ValueError if it has no limit (version 2: `max`)."""
+    limit, used, cached = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }[version]
+    # The system drops cached files before it refuses memory.
+    dropped = int(_table(group / "memory.stat")[cached])
+    return max(0, _number(group / limit) - _number(group / used) + dropped)
 
 
 def cores() -> int:
     """Number of cores that this process may use: its affinity, or its container's share."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     shares = [bound or 1]
-    for group in _control_groups("cpu.max"):
-        quota, period = (group / "cpu.max").read_text().split()
-        if quota != "max":
-            shares.append(max(1, int(quota) // int(period)))
+    for group, version in _control_groups("cpu"):
+        with suppress(*UNREADABLE):
+            if version == 1:
+                quota, period = (_number(group / f"cpu.cfs_{k}_us") for k in ("quota", "period"))
+            else:
+                quota, period = map(int, (group / "cpu.max").read_text().split())
+            if quota > 0 and period > 0:  # version 1 has -1 where there is no limit
+                shares.append(max(1, quota // period))
     return min(shares)
 
 
-def _control_groups(file: str) -> Iterator[Path]:
-    """This process's control groups (version 2, as in containers) that have a file."""
-    if not OWN_GROUP.exists():
+def busy() -> str:
+    """A hint that other programs keep this machine's cores busy; empty if they do not."""
+    try:
+        load, machine_cores = os.getloadavg()[0], os.cpu_count() or 1
+    except (AttributeError, OSError):  # Windows; unknown
+        return ""
+    if load <= machine_cores:
+        return ""
+    return (
+        f"this machine is busy: a load of {load:.1f} on {counted(machine_cores, 'core')}. "
+        "Training takes longer until other programs end"
+    )
+
+
+def _control_groups(controller: str) -> Iterator[tuple[Path, int]]:
+    """This process's control groups for `memory` or `cpu`, each with its version, 1 or 2.
+
+    A container sees its own group at the top, whatever name the machine gives it.
+    """
+    try:
+        lines = OWN_GROUP.read_text().splitlines()
+    except OSError:
         return
-    for line in OWN_GROUP.read_text().splitlines():
-        if line.startswith("0::"):
-            own = CONTROL_GROUPS / line.removeprefix("0::").lstrip("/")
-            for group in (own, *own.parents):
-                if group.is_relative_to(CONTROL_GROUPS) and (group / file).exists():
-                    yield group
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, own = rest.partition(":")
+        if not controllers:
+            top, version = CONTROL_GROUPS, 2
+        elif controller in controllers.split(","):
+            top, version = CONTROL_GROUPS / controller, 1
+            if not top.is_dir():  # all of them are in one folder
+                top = CONTROL_GROUPS / controllers
+        else:
+            continue
+        place = top / own.lstrip("/")
+        for group in (place, *place.parents):
+            if group.is_relative_to(top):
+                yield group, version
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text())
+
+
+def _table(file: Path) -> dict[str, str]:
+    """The first two words of each line."""
+    rows = map(str.split, file.read_text().splitlines())
+    return {row[0]: row[1] for row in rows if len(row) > 1}
 
 
 def _processor() -> str:

@@ -8,6 +8,7 @@ from normlab.config import StudyConfig
 from normlab.network import zoo
 from normlab.network.shapes import count
 from normlab.notation import parse
+from normlab.runs.machine import busy
 from normlab.study import estimate, tuning
 from normlab.study.plan import Arm, settings, varying, warnings
 from normlab.study.record import Study
@@ -62,6 +63,8 @@ def announce(
             )
         )
     console.print(_total(study, arms, estimated_seconds, workers, ray), highlight=False)
+    if console.is_terminal and ray is None and (hint := busy()):
+        console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _row(arm: Arm, line: str, classes: int, config: StudyConfig, seconds: float) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from normlab.config import Execution, StudyConfig
 from normlab.data import Dataset, apply_splits, load_for
 from normlab.errors import InterruptedRunError, RunError, UsageError
 from normlab.runs import machine
+from normlab.runs.isolation import isolated
 from normlab.storage.files import leftovers, locked, remove_leftovers
 from normlab.study import estimate, tuning
 from normlab.study.announcement import announce
@@ -25,6 +26,7 @@ from normlab.study.search import search
 DATA = ".normlab-data"  # a study's folder for its runs' data, deleted at the end
 
 
+@isolated()
 def compare(
     study: StudyConfig,
     out: Path | str,

@@ -9,6 +9,7 @@ from normlab.data import Dataset
 from normlab.inference.evaluate import BATCH, to_input
 from normlab.network.model import Network
 from normlab.runs import machine
+from normlab.runs.isolation import repeatable
 from normlab.study.plan import Arm
 from normlab.training.step import Batches, TrainStep
 
@@ -34,7 +35,7 @@ def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = Batches(dataset, recipe, 0, device)
     train_step = TrainStep(network, recipe, arm.config.precision)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with repeatable(device):
         for step in range(WARM_UP + STEPS):
             if step == WARM_UP:
                 start = perf_counter()

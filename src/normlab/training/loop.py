@@ -22,8 +22,9 @@ from normlab.runs.checkpoint import (
     remove,
     restore_previous,
 )
+from normlab.runs.isolation import isolated, repeatable
 from normlab.runs.run import Run
-from normlab.seeding import seed_for
+from normlab.seeding import seed_for, seed_layers
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
 from normlab.training.progress import ProgressDisplay, announce
@@ -40,6 +41,7 @@ from normlab.training.step import Batches
 from normlab.training.stopping import StopRequests
 
 
+@isolated()
 def train(
     config: RunConfig,
     out: Path | str,
@@ -50,6 +52,9 @@ def train(
     quiet: bool = False,
 ) -> Run:
     """Trains a network from its first weights and writes the run's folder.
+
+    The calling program's settings of torch (autocast, default dtype and device, gradient modes and
+    others) change nothing, also in callbacks, and are restored at the end.
 
     Args:
         config: What to train, on what data, how.
@@ -87,6 +92,7 @@ def train(
         return _fit(run, network, checkpoint, dataset, device, execution, callbacks, quiet=quiet)
 
 
+@isolated()
 def resume(
     path: Path | str,
     execution: Execution | None = None,
@@ -164,12 +170,7 @@ def _fit(
     display = ProgressDisplay(console, state)
     stop_requests = StopRequests(execution, device)
     hooks = [Evaluation(dataset), Checkpointing(), display, *callbacks] if is_main else []
-    with (
-        display,
-        stop_requests.listening(),
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-    ):
+    with display, stop_requests.listening(), repeatable(device):
         _loop(state, batches, [*hooks, stop_requests])
     return state.run
 
@@ -195,7 +196,8 @@ def _train_on_next_batch(state: TrainingState, batches: Batches) -> None:
     state.learning_rate = state.run.recipe.learning_rate_at(epoch * state.steps + step, state.steps)
     inputs, labels = batches(epoch, step)
     rank = process_group().rank
-    torch.manual_seed(seed_for(config.seed, "dropout", epoch, step, *([rank] if rank else [])))
+    drop_seed = seed_for(config.seed, "dropout", epoch, step, *([rank] if rank else []))
+    seed_layers(inputs.device, drop_seed)
     loss, correct = state.train_step.step(state.learning_rate, inputs, labels)
     state.record_step(loss, correct, len(labels))
     if not math.isfinite(loss):

@@ -14,6 +14,7 @@ from normlab.data import source_of
 from normlab.layers.kernels import build
 from normlab.network.checks import small_batch_warnings
 from normlab.network.shapes import norms_of
+from normlab.runs.machine import busy
 from normlab.runs.run import Run
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
@@ -37,6 +38,8 @@ def announce(run: Run, console: Console) -> None:
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if console.is_terminal and (hint := busy()):  # a log that is compared does not depend on it
+        console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _notes(run: Run) -> Iterator[str]:

@@ -18,10 +18,10 @@ def save(path, color, size=(40, 40), **options):
 
 
 def fill(root, part, sizes):
-    """Images of one colour each: red encodes the class, green the index."""
+    """Images of one colour each: red encodes the class, green the index, blue the part."""
     for k, (name, size) in enumerate(sizes.items()):
         for i in range(size):
-            save(root / part / name / f"{i:02}.png", (50 * k, 5 * i, 0))
+            save(root / part / name / f"{i:02}.png", (50 * k, 5 * i, 9 * (part == "test")))
 
 
 def load_from(root, **options):

@@ -1,5 +1,8 @@
 """The user's own images: train/CLASS/*.png and, if there is one, test/CLASS/*.png."""
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,11 @@ from rich.progress import track
 
 from normlab.data.dataset import Dataset, Split
 from normlab.data.images import read_picture
+from normlab.data.left_out import by_kind, named
 from normlab.data.sources import Request
 from normlab.data.splitting import stratified
 from normlab.errors import DataError, UsageError
+from normlab.wording import counted
 
 SPELLING = "folder:PATH"
 PUBLIC_NAME = HUB_NAME = None
@@ -21,13 +26,52 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")  # by content, whatever the suffix says: Pillow knows many more
 
 
+@dataclass
+class LeftOut:
+    """What is in a folder of images and is not read. Hidden files and folders do not count.
+
+    Attributes:
+        files: Files in `train` and `test` that are not pictures of a kind that is read.
+        classless: Pictures in no class's folder.
+        deeper: Pictures in folders below a class's folder.
+        locked: Folders below a class's folder that cannot be opened.
+        folders: Folders beside `train` and `test`.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    classless: list[Path] = field(default_factory=list)
+    deeper: list[Path] = field(default_factory=list)
+    locked: list[OSError] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    def notes(self, *, has_test: bool) -> Iterator[str]:
+        """One line, or none if nothing is left out."""
+        parts = []
+        if self.files:
+            kinds = by_kind(self.files)
+            parts.append(f"{kinds} (not read: only PNG, JPEG and WebP are)")
+        if self.deeper:
+            parts.append(f"{counted(len(self.deeper), 'picture')} in folders below a class")
+        if self.classless:
+            parts.append(f"{counted(len(self.classless), 'picture')} in no class's folder")
+        if self.locked:
+            parts.append(f"{counted(len(self.locked), 'folder')} that cannot be opened")
+        line = [f"left out: {', '.join(parts)}"] if parts else []
+        if self.folders:
+            are = "is" if len(self.folders) == 1 else "are"
+            why = "only train/ and test/ are" if has_test else "test images are drawn from train/"
+            line.append(f"{named(self.folders)} {are} not used: {why}")
+        if line:
+            yield "; ".join(line)
+
+
 def load(request: Request) -> Dataset:
     """A folder of images as a data set. `images.to_pixels` says how an image is converted.
 
     The classes are the sorted names of train's subfolders. Images are ordered by class, then by
-    file name. Hidden files and folders, and files with other suffixes, are ignored. If there is no
-    `test` folder, a stratified fifth of the images (at least one per class) becomes the test split,
-    and the data set's notes say so.
+    file name. Hidden files and folders are ignored. Other files, and pictures elsewhere, are left
+    out, and a note counts them. If there is no `test` folder, a stratified fifth of the images (at
+    least one per class) becomes the test split, and a note says so.
 
     Raises:
         UsageError: A data root is given beside the path.
@@ -44,9 +88,12 @@ def load(request: Request) -> Dataset:
             "and, optionally, test/CLASS/*.png; if it was moved, name its place with --data-root"
         )
     try:
-        train_files = _files_by_class(path / "train")
+        left_out = LeftOut()
+        train_files = _files_by_class(path / "train", left_out)
         has_test = (path / "test").exists()
-        test_files = _files_by_class(path / "test") if has_test else {}
+        test_files = _files_by_class(path / "test", left_out) if has_test else {}
+        others = [e for e in _visible(path) if e.name not in ("train", "test") and e.is_dir()]
+        left_out.folders.extend(others)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     classes = tuple(train_files)
@@ -67,6 +114,7 @@ def load(request: Request) -> Dataset:
         notes.append(f"there is no test folder: {len(test)} images were drawn for the test split")
     if skipped:
         notes.append(f"images that could not be read and were left out: {skipped}")
+    notes.extend(left_out.notes(has_test=has_test))
     return Dataset(f"folder:{root}", classes, train, test, notes=tuple(notes))
 
 
@@ -75,20 +123,41 @@ def needs_download() -> bool:
     return False
 
 
-def _files_by_class(part: Path) -> dict[str, list[Path]]:
-    """The image files of each class; classes and files sorted by name."""
-    classes = sorted(entry.name for entry in _visible(part) if entry.is_dir())
+def _files_by_class(part: Path, left_out: LeftOut) -> dict[str, list[Path]]:
+    """The image files of each class; classes and files sorted by name. Notes what is left out."""
+    entries = _visible(part)
+    classes = sorted(entry.name for entry in entries if entry.is_dir())
     files: dict[str, list[Path]] = {}
+    for entry in entries:
+        if not entry.is_dir():
+            (left_out.classless if _is_picture(entry) else left_out.files).append(entry)
     for name in classes:
         if not name.isprintable():  # it is shown in tables, pages and error lines
             raise DataError(f"{part} has a class {name!r}: rename it, without control characters")
-        images = [
-            e for e in _visible(part / name) if e.suffix.lower() in SUFFIXES and not e.is_dir()
-        ]
+        images: list[Path] = []
+        for entry in _visible(part / name):
+            if entry.is_dir():
+                for file in _below(entry, left_out.locked):
+                    (left_out.deeper if _is_picture(file) else left_out.files).append(file)
+            else:
+                (images if _is_picture(entry) else left_out.files).append(entry)
         if not images:
-            raise DataError(f"{part / name} has no image ({', '.join(SUFFIXES)})")
+            others = [entry for entry in _visible(part / name) if not entry.is_dir()]
+            held = f", it holds {by_kind(others)}" if others else ""
+            raise DataError(f"{part / name} has no image ({', '.join(SUFFIXES)}){held}")
         files[name] = sorted(images, key=lambda file: file.name)
     return files
+
+
+def _below(folder: Path, locked: list[OSError]) -> Iterator[Path]:
+    """All files below a folder that are not hidden; notes folders that cannot be opened."""
+    for place, folders, names in os.walk(folder, onerror=locked.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """ONNX, for ONNX Runtime and other runtimes that read it. It can be quantized to int8."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ QUANTIZED_OPERATORS = (
     *(operator for activation in ACTIVATIONS.values() for operator in activation.int8_operators),
 )
 CALIBRATION_BATCH = 100
+# ONNX Runtime reads it when it is imported: no telemetry, no device id in the home folder.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def write(program: ExportedProgram, metadata: dict[str, str]) -> bytes:

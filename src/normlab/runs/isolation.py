@@ -1,0 +1,100 @@
+"""Computing with torch's and NumPy's own settings, whatever the calling program has changed."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.deterministic
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Computes as in a fresh process; afterwards the caller's settings are as they were.
+
+    What would change numbers, or stop the computation, is set to its default: autocast, the modes
+    of autograd, the default dtype and device, deterministic algorithms, reduced precision, and what
+    NumPy does on overflow. The number of threads stays, and is restored at the end. It can decorate
+    functions.
+
+    Settings of the whole process are touched only where they differ from torch's own, because
+    another thread may compute at the same time.
+    """
+    with ExitStack() as restored:
+        _restore_settings(restored)
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                restored.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            restored.enter_context(torch.device("cpu"))
+        restored.enter_context(torch.inference_mode(False))  # turns gradients on, too
+        if torch.is_anomaly_enabled():
+            restored.enter_context(torch.autograd.set_detect_anomaly(False))
+        if torch.cuda.is_available():
+            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+            restored.enter_context(flags)
+        restored.enter_context(np.errstate(all="warn", under="ignore"))
+        yield
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Has a device compute the same bits each time, and restores torch's generators at the end.
+
+    It is used within `isolated`, which suffices for equal bits on the CPU. On MPS torch promises
+    none.
+    """
+    with ExitStack() as restored:
+        on_gpu = device.type == "cuda"
+        restored.enter_context(torch.random.fork_rng(devices=[device] if on_gpu else []))
+        if on_gpu:
+            _use_deterministic_algorithms(restored)
+        elif device.type == "mps":
+            restored.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        yield
+
+
+def _use_deterministic_algorithms(restored: ExitStack) -> None:
+    """Torch warns of an operation that has none: a custom normalization may use one."""
+    restored.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
+    torch.set_deterministic_debug_mode("warn")
+    settings: Any = torch.utils.deterministic
+    fills = settings.fill_uninitialized_memory  # takes time, and changes nothing here
+    restored.callback(setattr, settings, "fill_uninitialized_memory", fills)
+    settings.fill_uninitialized_memory = False
+    # Each value is in one window of the pooling: there is no sum whose order could change.
+    restored.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", "max_pool2d_with_indices_backward_cuda", UserWarning)
+
+
+def _restore_settings(restored: ExitStack) -> None:
+    """Sets what has no context manager in torch, and has it restored."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    deterministic = torch.get_deterministic_debug_mode()
+    if dtype != torch.float32:
+        torch.set_default_dtype(torch.float32)
+        restored.callback(torch.set_default_dtype, dtype)
+    if deterministic:
+        torch.set_deterministic_debug_mode(0)
+        restored.callback(torch.set_deterministic_debug_mode, deterministic)
+    if torch.full((), 1e-40, dtype=torch.float32, device="cpu").mul(1) == 0:
+        torch.set_flush_denormal(False)
+        restored.callback(torch.set_flush_denormal, True)
+    mkldnn: Any = torch.backends.mkldnn
+    if not mkldnn.enabled:
+        mkldnn.enabled = True
+        restored.callback(setattr, mkldnn, "enabled", False)
+    operations: Any = (mkldnn.conv, mkldnn.matmul, torch.backends.cuda.matmul)
+    for operation in operations:
+        precision = operation.fp32_precision
+        if precision not in ("none", "ieee"):
+            operation.fp32_precision = "ieee"
+            restored.callback(setattr, operation, "fp32_precision", precision)
+    restored.callback(_restore_threads, threads)
+
+
+def _restore_threads(threads: int) -> None:
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

@@ -1,0 +1,254 @@
+"""Whatever is in a folder and is not read is counted and named; so are test images seen before."""
+
+import os
+import socket
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normlab.data import Dataset, Split, load
+from normlab.data.dataset import repeated
+from normlab.errors import DataError
+from normlab.inference.left_out import find_left_out
+from normlab.runs.run import Run
+
+RANDOM = np.random.default_rng(0)
+TRAIN = ("--recipe", "demo", "--epochs", "1", "--threads", "1", "--device", "cpu")
+
+
+def picture(path, kind=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(RANDOM.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    image.save(path, kind)
+
+
+def classes(root, part="train", count=6):
+    for name in ("a", "b"):
+        for k in range(count):
+            picture(root / part / name / f"{k}.png")
+
+
+def notes(root):
+    return load(f"folder:{root}").notes
+
+
+DRAWN = "there is no test folder: 2 images were drawn for the test split"
+
+
+def test_files_of_other_kinds_are_counted_by_kind(tmp_path):
+    classes(tmp_path)
+    for kind, count in (("bmp", 12), ("tif", 8), ("gif", 4)):
+        for k in range(count):
+            picture(tmp_path / "train" / "a" / f"{k}.{kind.upper() if k else kind}")
+    (tmp_path / "train" / "labels.csv").touch()
+    (tmp_path / "train" / "b" / "README").touch()
+    assert notes(tmp_path) == (
+        DRAWN,
+        "left out: 12 .bmp, 8 .tif, 4 .gif, 1 .csv, 1 without a suffix "
+        "(not read: only PNG, JPEG and WebP are)",
+    )
+
+
+def test_pictures_at_other_places_are_counted(tmp_path):
+    classes(tmp_path)
+    classes(tmp_path, "test", 1)
+    for k in range(100):
+        (tmp_path / "train" / "a" / "more" / str(k)).mkdir(parents=True)
+        (tmp_path / "train" / "a" / "more" / str(k) / "x.png").touch()
+    (tmp_path / "test" / "a" / "more").mkdir()
+    (tmp_path / "test" / "a" / "more" / "x.jpg").touch()
+    (tmp_path / "train" / "of-no-class.webp").touch()
+    assert notes(tmp_path) == (
+        "left out: 101 pictures in folders below a class, 1 picture in no class's folder",
+    )
+
+
+def test_folders_beside_train_and_test_are_named(tmp_path):
+    classes(tmp_path)
+    classes(tmp_path, "val")
+    assert notes(tmp_path) == (
+        DRAWN,
+        "val/ is not used: test images are drawn from train/",
+    )
+    classes(tmp_path, "test", 1)
+    for name in ("c", "d", "e", "\x1b[31m"):
+        (tmp_path / name).mkdir()
+    assert notes(tmp_path) == (
+        "�[31m/, c/, d/ and 2 more folders are not used: only train/ and test/ are",
+    )
+
+
+def test_hidden_files_and_folders_do_not_count(tmp_path):
+    classes(tmp_path)
+    classes(tmp_path, "test", 1)
+    for name in (".DS_Store", "._0.png", ".thumbnails/0.png", "more/.0.png", "more/.x/0.png"):
+        (tmp_path / "train" / "a" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "train" / "a" / name).touch()
+    (tmp_path / ".git").mkdir()
+    assert notes(tmp_path) == ()
+
+
+def test_a_class_without_pictures_says_what_it_holds(tmp_path):
+    classes(tmp_path)
+    for k in range(3):
+        picture(tmp_path / "train" / "c" / f"{k}.bmp")
+    with pytest.raises(DataError, match=r"c has no image \(.*\), it holds 3 .bmp$"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.slow(4)
+def test_data_and_train_say_what_is_left_out_and_the_run_and_the_pages_record_it(tmp_path, cli):
+    classes(tmp_path / "pictures")
+    picture(tmp_path / "pictures" / "train" / "a" / "0.bmp")
+    name = f"folder:{tmp_path / 'pictures'}"
+    note = "left out: 1 .bmp (not read: only PNG, JPEG and WebP are)"
+    code, output, _ = cli("data", "--dataset", name, "--out", tmp_path / "data.html")
+    assert code == 0
+    assert f"note: {note}" in " ".join(output.split())
+    assert note in (tmp_path / "data.html").read_text()
+    code, output, _ = cli("train", "c:2 GAP FC", "--dataset", name, *TRAIN, "--out", tmp_path / "r")
+    assert code == 0
+    assert f"note: {note}\n" in output
+    assert note in Run.open(tmp_path / "r").data.notes
+    assert note in (tmp_path / "r" / "report.html").read_text()
+
+
+# --- Test images that are training images ---
+
+
+def test_test_images_that_are_training_images_are_counted(tmp_path):
+    classes(tmp_path)
+    classes(tmp_path, "test", 2)
+    assert notes(tmp_path) == ()
+    known = (tmp_path / "train" / "a" / "0.png").read_bytes()
+    (tmp_path / "test" / "b" / "0.png").write_bytes(known)  # whatever its label
+    assert notes(tmp_path) == (
+        "1 of 4 test images is a training image, too: test accuracy is higher than on new images",
+    )
+    (tmp_path / "test" / "b" / "1.png").write_bytes(known)
+    assert notes(tmp_path)[0].startswith("2 of 4 test images are training images, too:")
+
+
+def test_images_that_differ_in_one_value_are_not_equal():
+    images = RANDOM.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    others = images.copy()
+    others[1:, 2, 31, 31] ^= 1
+    labels = np.zeros(4, np.int64)
+    assert repeated(Split(images, labels), Split(others[:, ::-1][:, ::-1], labels)) == 1
+    assert Dataset("mine", ("a",), Split(images, labels), Split(others, labels)).notes == ()
+
+
+def test_the_digits_test_images_are_new():
+    assert load("digits").notes == ()
+
+
+# --- predict ---
+
+
+KINDS = {
+    **{"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP"},
+    **{"gif": "GIF", "tif": "TIFF", "ico": "ICO", "ppm": "PPM", "tga": "TGA", "jp2": "JPEG2000"},
+}
+
+
+def test_of_ten_kinds_the_six_that_are_not_read_are_named_and_the_code_is_1(tmp_path, cli):
+    for suffix, kind in KINDS.items():
+        picture(tmp_path / "ten" / f"x.{suffix}", kind)
+    code, output, errors = cli("predict", "--model", "nano", tmp_path / "ten")
+    assert len(output.splitlines()) == 4
+    assert errors.splitlines() == [
+        "note: left out: 6 pictures (1 .gif, 1 .ico, 1 .jp2, 1 .ppm, 1 .tga, 1 of other kinds: "
+        "PNG, JPEG, WebP and BMP are read)",
+        "normlab: 6 of 10 pictures could not be read",
+    ]
+    assert code == 1
+
+
+def test_files_that_are_no_pictures_are_counted_and_do_not_fail(tmp_path, cli):
+    picture(tmp_path / "x.png")
+    for name in ("notes.txt", "more.txt", "labels.csv", ".DS_Store"):
+        (tmp_path / name).touch()
+    code, output, errors = cli("predict", "--model", "nano", tmp_path)
+    assert (code, len(output.splitlines())) == (0, 1)
+    assert errors == "note: left out: 3 other files (2 .txt, 1 .csv)\n"
+
+
+def test_a_folder_of_which_nothing_is_read_says_what_it_holds(tmp_path, cli):
+    picture(tmp_path / "x.tif", "TIFF")
+    code, output, errors = cli("predict", "--model", "nano", tmp_path)
+    assert (code, output) == (2, "")
+    assert errors.splitlines()[0].startswith("note: left out: 1 picture (1 .tif: ")
+    assert errors.splitlines()[1].startswith(f"normlab: {tmp_path}: there is no such picture")
+
+
+def test_what_looks_like_a_picture_and_cannot_be_opened_counts(tmp_path, cli):
+    picture(tmp_path / "x.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(os.path.relpath(tmp_path / "socket.jpg"))
+        code, _, errors = cli("predict", "--model", "nano", tmp_path)
+    assert code == 1
+    assert "left out: 3 pictures (2 .png, 1 .jpg:" in errors
+    assert "3 of 4 pictures could not be read" in errors
+
+
+def test_folders_that_are_not_searched_are_named(tmp_path, cli, monkeypatch):
+    picture(tmp_path / "here" / "x.png")
+    picture(tmp_path / "there" / "y.png")
+    (tmp_path / "here" / "album").symlink_to(tmp_path / "there")
+    code, output, errors = cli("predict", "--model", "nano", tmp_path / "here")
+    assert (code, len(output.splitlines())) == (0, 1)
+    assert errors == "note: left out: album/ (give folders by their own names)\n"
+    picture(tmp_path / "here" / "more" / "z.png")
+    monkeypatch.chdir(tmp_path / "there")
+    code, output, errors = cli("predict", "--model", "nano", "../here/*")
+    assert (code, len(output.splitlines())) == (0, 1)
+    assert errors == "note: left out: album/ and more/ (give folders by their own names)\n"
+    code, output, errors = cli("predict", "--model", "nano", "../here/more/**/*", "../there")
+    assert (code, len(output.splitlines()), errors) == (0, 2, "")
+
+
+@pytest.fixture
+def open_to_all():
+    """A folder that every user may read: pytest's own are private."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@contextmanager
+def no_superuser():
+    """Another user where the tests run as root, who can open every folder."""
+    superuser = os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if superuser:
+            os.seteuid(0)
+
+
+def test_folders_that_cannot_be_opened_are_named(open_to_all):
+    classes(open_to_all)
+    classes(open_to_all, "test", 1)
+    locked = open_to_all / "train" / "a" / "locked"
+    locked.mkdir(mode=0)
+    with no_superuser():
+        assert notes(open_to_all) == ("left out: 1 folder that cannot be opened",)
+        assert str(find_left_out([str(open_to_all)])) == "left out: locked/ (cannot be opened)"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can open every folder")
+def test_predict_fails_if_it_cannot_open_a_folder(tmp_path, cli):
+    picture(tmp_path / "x.png")
+    (tmp_path / "locked").mkdir(mode=0)
+    code, output, errors = cli("predict", "--model", "nano", tmp_path)
+    assert (code, len(output.splitlines())) == (1, 1)
+    assert errors.endswith("normlab: 1 folder could not be opened\n")
