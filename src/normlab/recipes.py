@@ -9,6 +9,8 @@ from normlab.config import RunConfig
 from normlab.errors import UsageError
 from normlab.ranges import LARGEST, Positive, Range, Share
 
+AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -33,8 +35,8 @@ class Recipe:
     mirror: bool = False
     """Each image is mirrored in every other epoch, half of them in the first: Jordan 2024, 94% on
     CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498, section 3.6."""
-    augment: tuple[str, ...] = ()
-    """Steps of `normlab.augment.STEPS`, in order."""
+    augment: tuple[AugmentStep, ...] = ()
+    """Steps of `normlab.data.augment.STEPS`, in order."""
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over the whole run.

@@ -33,8 +33,9 @@ class Table:
     def __rich__(self) -> Group:
         table = rich.table.Table(box=box.SIMPLE_HEAD)
         for heading, kind in zip(self.head, self.kinds, strict=True):
-            justify = "right" if kind == "number" else "left"
-            table.add_column(Text(printable(heading)), justify=justify, overflow="fold")
+            table.add_column(
+                _line(heading), justify="right" if kind == "number" else "left", overflow="fold"
+            )
         for row in self.rows:
             table.add_row(*map(_line, row))
         if self.foot:

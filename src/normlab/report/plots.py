@@ -113,7 +113,11 @@ def read_published(path: Path | str) -> dict[str, Published]:
     """
     curves: dict[str, list[tuple[float, ...]]] = {}
     try:
-        for row in csv.DictReader(io.StringIO(read_text(Path(path)), newline="")):
+        table = csv.DictReader(io.StringIO(read_text(Path(path)), newline=""))
+        for name in ("norm", "train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            if name not in (table.fieldnames or ()):
+                raise ValueError(f"it has no column {name!r}, between commas")
+        for row in table:
             losses = float(row["train_loss"]), float(row["test_loss"])
             shares = float(row["train_accuracy"]) / 100, float(row["test_accuracy"]) / 100
             if not all(0 <= loss < 1e6 for loss in losses):
@@ -123,10 +127,6 @@ def read_published(path: Path | str) -> dict[str, Published]:
             curves.setdefault(row["norm"], []).append((losses[0], shares[0], losses[1], shares[1]))
     except OSError as error:
         raise NormlabError(f"{path} cannot be read: {error.strerror}") from None
-    except KeyError as error:
-        raise NormlabError(
-            f"{path} holds no published curves: it has no column {error}, between commas"
-        ) from None
     except (TypeError, ValueError, csv.Error) as error:
         raise NormlabError(f"{path} holds no published curves: {error}") from None
     return {

@@ -6,7 +6,8 @@ import math
 import reprlib
 from collections.abc import Hashable, Mapping
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
@@ -80,14 +81,14 @@ def check(kind: type[Any], fields: Mapping[Any, Any]) -> None:
     Raises:
         MalformedError: A field is missing, unknown, of another type or out of its `Range`.
     """
-    types, ranges = _hints(kind)
+    types, ranges = _hints(kind)  # type: ignore[arg-type]  # a class can be hashed
     for name, value in fields.items():
         if name not in types:
             raise MalformedError(f"{kind.__name__} has no {reprlib.repr(name)}")
         try:
             check_type(value, types[name], collection_check_strategy=EVERY_ITEM)
         except TypeCheckError:
-            wanted = inspect.formatannotation(types[name])
+            wanted = _text(types[name])
             raise MalformedError(f"{name} must be {wanted}, not {reprlib.repr(value)}") from None
         check_range(name, value, ranges[name])
     try:
@@ -101,6 +102,8 @@ def check_range(name: str, value: Any, allowed: Range | None) -> None:
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, float) and not math.isfinite(item):
             raise MalformedError(f"{name} must be finite, not {item}")
+        if allowed is not None and isinstance(item, bool):  # Python takes it for 0 or 1
+            raise MalformedError(f"{name} must be a number, not {item}")
         if allowed is not None and item is not None and item not in allowed:
             raise MalformedError(f"{name} must be {allowed}, not {reprlib.repr(item)}")
 
@@ -111,6 +114,13 @@ def _hints(kind: Hashable) -> tuple[dict[str, Any], dict[str, Range | None]]:
     annotated = get_type_hints(kind, include_extras=True)
     ranges = {name: _range(hint) for name, hint in annotated.items()}
     return get_type_hints(kind), ranges
+
+
+def _text(hint: Any) -> str:
+    """A type as text: `int | None`."""
+    if get_origin(hint) is Union:
+        return " | ".join(map(_text, get_args(hint)))
+    return "None" if hint is NoneType else inspect.formatannotation(hint)
 
 
 def _range(hint: Any) -> Range | None:

@@ -86,7 +86,8 @@ def read(path: Path, *, images: int, classes: int) -> Predictions:
             )
         _refuse_other_values(predictions, classes)
     except Exception as error:  # damage can look like a password or any compression
-        reason = shorten(printable(str(error)), 100) or type(error).__name__
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = shorten(printable(said or str(error)), 100) or type(error).__name__
         raise RunError(
             f"{path} cannot be read: {reason}; without this file, normlab compare makes it again"
         ) from None
@@ -108,8 +109,8 @@ def _refuse_other_arrays(content: bytes, images: int) -> None:
 def _refuse_other_values(predictions: Predictions, classes: int) -> None:
     """Raises MalformedError if classes or probabilities are out of their range."""
     for labels in (predictions.predictions, predictions.labels):
-        if not (labels < classes).all():
-            raise MalformedError(f"it has class {labels.max()} of {classes}, counted from 0")
+        if not ((labels >= 0) & (labels < classes)).all():
+            raise MalformedError(f"it has classes that are not from 0 to {classes - 1}")
     # The largest probability can be above 1 by a rounding error.
     if not ((predictions.confidences > 0) & (predictions.confidences < 1.001)).all():
         raise MalformedError("it has probabilities that are not from 0 to 1")
