@@ -20,11 +20,12 @@ from normlab.errors import RunError, printable
 from normlab.ranges import Count, Range, Seconds
 from normlab.storage.files import write_atomically
 from normlab.storage.reading import open_regular, read_bytes
-from normlab.storage.records import MalformedError, check
+from normlab.storage.records import MalformedError, check, entry, parse
 
 SCHEMA = 3
 MAGIC = "normlab-checkpoint"
 LARGEST = 2**32  # bytes: the state of half a billion parameters
+LARGEST_HEADER = 2**24  # bytes: of a hundred thousand tensors
 
 
 @dataclass(kw_only=True)
@@ -186,6 +187,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
+    refuse_another(path, tensors, network)
     if metadata.get("sha256") != _digest(tensors):
         raise RunError(f"{path} is damaged: checksum mismatch")
     for name, tensor in tensors.items():
@@ -203,24 +205,29 @@ def header(path: Path) -> dict[str, Tensor]:
         RunError: The file is missing, cannot be read, or is damaged.
     """
     try:
-        open_regular(path).close()  # safetensors reports every error as a missing file
+        with open_regular(path) as file:
+            size = int.from_bytes(file.read(8), "little")
+            content = file.read(min(size, LARGEST_HEADER))
     except FileNotFoundError:
         raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        # For PyTorch, safetensors would reserve memory for the whole file.
-        with safetensors.safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {
-                name: torch.empty(
-                    tensor.get_shape(), dtype=_TYPES[tensor.get_dtype()], device="meta"
-                )
-                for name, tensor in slices.items()
-            }
+        tensors = parse(content.decode())
+        return {
+            name: torch.empty(
+                entry(tensor, "shape", list),
+                dtype=_TYPES[entry(tensor, "dtype", str)],
+                device="meta",
+            )
+            for name, tensor in tensors.items()
+            if name != "__metadata__"
+        }
     except KeyError as error:
-        raise RunError(f"{path} is another network's: it has numbers of type {error}") from None
-    except (OSError, RuntimeError, TypeError, OverflowError, safetensors.SafetensorError) as error:
+        raise RunError(
+            f"{path} is another network's: it has numbers of type {str(error)[:60]}"
+        ) from None
+    except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise RunError(f"{path} is damaged: {reason}") from None
 
