@@ -106,7 +106,7 @@ def train(
         return
     machine.prepare(execution)  # the page is computed with as many threads
     page = write_report([run], data_root=execution.data_root)
-    print(f"report: {page}")
+    _show(f"report: {page}")
 
 
 @command
@@ -157,8 +157,8 @@ def compare(
         return
     if any(result.state == "done" for result in study.results):
         for sentence in headline(study, group_by_setting(study)):
-            print(sentence)
-        print(f"report: {write_study_report(study, data_root=data_root)}")
+            _show(sentence)
+        _show(f"report: {write_study_report(study, data_root=data_root)}")
     failed = [result for result in study.results if result.state == "failed"]
     if failed:
         raise NormlabError(
@@ -201,7 +201,7 @@ def evaluate(
     evaluation = evaluate_network(network, dataset, split, tta=tta)
     console = Console()
     for note in dataset.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+        _show(f"note: {note}")
     console.print(evaluation)
     if opened.epochs and split == opened.split and tta is None:
         stated = opened.last
@@ -308,7 +308,7 @@ def explain(
     out = out or Path(f"{stem}-explained.png")
     plots.save(plots.explanation(explained), out)
     print(as_text(explained.prediction))
-    print(f"explanation: {out}")
+    _show(f"explanation: {out}")
 
 
 @command
@@ -390,7 +390,7 @@ def report(
             raise UsageError("a study's page takes neither --out nor --published: leave them out")
         study = Study.open(runs[0])
         page = write_study_report(study, data_root=data_root, images=not no_images)
-        print(f"report: {page}")
+        _show(f"report: {page}")
         return
     page = write_report(
         [Run.open(run) for run in runs],
@@ -399,7 +399,7 @@ def report(
         images=not no_images,
         published=published,
     )
-    print(f"report: {page}")
+    _show(f"report: {page}")
 
 
 @command
@@ -422,7 +422,7 @@ def card(
 
     if not runs:
         raise UsageError("expected a run's folder")
-    print(f"card: {write_card([Run.open(run) for run in runs], out)}")
+    _show(f"card: {write_card([Run.open(run) for run in runs], out)}")
 
 
 @command
@@ -491,7 +491,7 @@ def data(
         dataset = dataset.hold_out(config.holdout, config.split_seed)
     Console().print(describe(dataset))
     page = write_data_page(dataset, out, recipe_steps=steps)
-    print(f"page: {page}")
+    _show(f"page: {page}")
 
 
 @command
@@ -715,6 +715,11 @@ def _say(message: str) -> None:
     rank = os.environ.get("RANK")
     with suppress(OSError):  # the standard error cannot be written either
         print(f"normlab: {f'rank {printable(rank)}: ' if rank else ''}{message}", file=sys.stderr)
+
+
+def _show(line: str) -> None:
+    """Prints a line that may name a file: a terminal must not obey what its name contains."""
+    print(printable(line))
 
 
 def _close_output() -> None:

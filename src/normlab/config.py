@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from normlab.ranges import Count, Positive, Range
+
 
 def default_is(text: str) -> object:
     """Shows in a flag's help what the default, None, means."""
@@ -36,7 +38,9 @@ def field_order(*names: str) -> Callable[[C], C]:
     return reorder
 
 
+MAX_SEEDS = 10_000
 Precision = Literal["float32", "bfloat16"]
+NoiseShare = Annotated[float, Range(at_least=0, below=1)]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
 NetworkName = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
@@ -51,10 +55,10 @@ class DataConfig:
     """`cifar10`, `digits` (embedded, no download), `folder:PATH` with train/CLASS/*.png, or another
     data set of `normlab.data.sources`."""
 
-    holdout: int = 0
+    holdout: Count = 0
     """Images held out of the training split, to choose settings by. No test image is read then."""
 
-    split_seed: int = 0
+    split_seed: Annotated[int, Range(at_least=0)] = 0
     """Seed of the splits that normlab draws; separate from `seed`, so that repeats share them."""
 
     skip_unreadable: bool = False
@@ -73,13 +77,13 @@ class TrainingConfig(DataConfig):
     """Use the recipe as it is, without the settings that a search on held-out images found for
     the network's normalization."""
 
-    epochs: Annotated[int | None, default_is("the recipe's")] = None
+    epochs: Annotated[Positive | None, default_is("the recipe's")] = None
     """Passes over the training images."""
 
-    learning_rate: Annotated[float | None, default_is("the recipe's")] = None
+    learning_rate: Annotated[float | None, Range(above=0), default_is("the recipe's")] = None
     """Peak learning rate."""
 
-    weight_decay: Annotated[float | None, default_is("the recipe's")] = None
+    weight_decay: Annotated[float | None, Range(at_least=0), default_is("the recipe's")] = None
     """Weight decay of convolutions and `FC`. Weights that Muon trains have none."""
 
     precision: Precision = "float32"
@@ -102,16 +106,16 @@ class RunConfig(TrainingConfig):
     norm: str = "bn"
     """Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your `module:Class`."""
 
-    budget: Annotated[int | None, default_is("50000 where a width is open")] = None
+    budget: Annotated[Positive | None, default_is("50000 where a width is open")] = None
     """Number of parameters to stay below. Open widths are solved from it."""
 
-    batch_size: Annotated[int | None, default_is("the recipe's")] = None
+    batch_size: Annotated[Positive | None, default_is("the recipe's")] = None
     """Images per step."""
 
-    train_images: Annotated[int | None, default_is("all")] = None
+    train_images: Annotated[Positive | None, default_is("all")] = None
     """Number of training images to use, stratified by class."""
 
-    label_noise: float = 0.0
+    label_noise: NoiseShare = 0.0
     """Share of training labels that are replaced by another class, drawn at random."""
 
     seed: int = 0
@@ -134,26 +138,26 @@ class StudyConfig(TrainingConfig):
     norms: tuple[str, ...] = ("bn", "gn", "ln")
     """Normalizations to compare."""
 
-    seeds: int = 5
+    seeds: Annotated[int, Range(at_least=1, at_most=MAX_SEEDS)] = 5
     """Number of repeats. At one seed, all normalizations start from the same convolutions and see
     the images in the same order."""
 
     layouts: Annotated[tuple[str, ...], default_is("none")] = ()
     """Further networks: names or layouts."""
 
-    budgets: Annotated[tuple[int, ...], default_is("50000 where a width is open")] = ()
+    budgets: Annotated[tuple[Positive, ...], default_is("50000 where a width is open")] = ()
     """Numbers of parameters to stay below."""
 
-    batch_sizes: Annotated[tuple[int, ...], default_is("the recipe's")] = ()
+    batch_sizes: Annotated[tuple[Positive, ...], default_is("the recipe's")] = ()
     """Images per step. The learning rate scales with the square root of the batch size."""
 
-    groups: Annotated[tuple[int, ...], default_is("up to 4, what divides")] = ()
+    groups: Annotated[tuple[Positive, ...], default_is("up to 4, what divides")] = ()
     """Numbers of groups to compare for `gn`."""
 
-    train_images: Annotated[tuple[int, ...], default_is("all")] = ()
+    train_images: Annotated[tuple[Positive, ...], default_is("all")] = ()
     """Numbers of training images, stratified by class."""
 
-    label_noise: Annotated[tuple[float, ...], default_is("none")] = ()
+    label_noise: Annotated[tuple[NoiseShare, ...], default_is("none")] = ()
     """Shares of wrong training labels; 0 means none."""
 
     tune: Annotated[tuple[Literal["lr", "wd"], ...], default_is("the recipe's settings")] = ()

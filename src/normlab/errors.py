@@ -1,9 +1,18 @@
 """The errors that normlab raises on purpose. Each is one line: what was wrong and what to do."""
 
+# Characters that are printed but not seen: fillers, and a joiner that joins nothing.
+_INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+
 
 def printable(text: str) -> str:
-    """Text without the control characters and lone surrogates that foreign names may contain."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Text with a visible mark for each character that foreign names may hide something with.
+
+    These are control characters (a terminal obeys some), lone surrogates, characters without
+    width, and spaces of other widths.
+    """
+    return "".join(
+        c if c.isprintable() and c not in _INVISIBLE else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 class NormlabError(Exception):

@@ -135,6 +135,11 @@ def error_at(blocks: Sequence[Block], index: int, problem: str) -> LayoutError:
     return LayoutError(format(blocks), len(format([*blocks[:index], Block("")])), problem)
 
 
+def _in_range(digits: str) -> bool:
+    """Whether a number is from 1 to MAX_WIDTH. Python reads no number of thousands of digits."""
+    return len(digits) < 100 and 1 <= int(digits) <= MAX_WIDTH
+
+
 def _parse_token(line: str, start: int, end: int) -> Block:
     head = _HEAD.match(line, start, end)
     if head is None:
@@ -156,7 +161,7 @@ def _parse_token(line: str, start: int, end: int) -> Block:
             raise LayoutError(line, position, f"{kind} does not take {match.group()!r}: remove it")
         if option in options:
             raise LayoutError(line, position, f"{match.group()!r} is a second {option}: remove one")
-        if option in ("width", "repeat") and not 1 <= int(match.group(1)) <= MAX_WIDTH:
+        if option in ("width", "repeat") and not _in_range(match.group(1)):
             raise LayoutError(line, position, f"the {option} must be from 1 to {MAX_WIDTH}")
         if option == "stride" and match.group(1) != "2":
             raise LayoutError(line, position, f"stride {match.group(1)}: the only stride is s2")

@@ -3,37 +3,40 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from normlab.config import RunConfig
 from normlab.errors import UsageError
+from normlab.ranges import LARGEST, Positive, Range, Share
+
+AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a network is trained: SGD with momentum on the mean cross-entropy of each batch."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Range(above=0)]
     """Peak learning rate of the schedule."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Range(at_least=0, below=1)] = 0.9
     nesterov: bool = False
-    muon: float = 0.0
+    muon: Annotated[float, Range(at_least=0)] = 0.0
     """Muon's learning rate for weights that mix channels, as a share of SGD's. 0: no Muon."""
     schedule: Literal["step", "one-cycle"]
     """`step`: × 0.2 every 6 epochs. `one-cycle`: up for a quarter of the steps, then down to 0."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(at_least=0)] = 0.0
     """Weight decay of the convolutions and `FC` that SGD trains. Nothing else decays."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Share of each target that is spread over all classes."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Probability of dropout after every activation."""
     mirror: bool = False
     """Each image is mirrored in every other epoch, half of them in the first: Jordan 2024, 94% on
     CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498, section 3.6."""
-    augment: tuple[str, ...] = ()
-    """Steps of `normlab.augment.STEPS`, in order."""
+    augment: tuple[AugmentStep, ...] = ()
+    """Steps of `normlab.data.augment.STEPS`, in order."""
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over the whole run.
@@ -158,6 +161,10 @@ def resolve(config: RunConfig) -> Recipe:
     }
     for setting, value in given.items():
         bound = "at least" if setting == "weight_decay" else "above"
+        largest = LARGEST if setting in ("epochs", "batch_size") else math.inf
+        flag = f"--{setting.replace('_', '-')}"
         if not 0 <= value < math.inf or (value == 0 and bound == "above"):
-            raise UsageError(f"--{setting.replace('_', '-')} must be {bound} 0, not {value}")
+            raise UsageError(f"{flag} must be {bound} 0, not {value}")
+        if value > largest:  # config.json could not be read again
+            raise UsageError(f"{flag} must be at most {largest:,}, not {value:,}")
     return dataclasses.replace(recipe, **(tuned | given))

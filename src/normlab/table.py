@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Group
 from rich.text import Text
 
+from normlab.errors import printable
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -32,14 +34,14 @@ class Table:
         table = rich.table.Table(box=box.SIMPLE_HEAD)
         for heading, kind in zip(self.head, self.kinds, strict=True):
             table.add_column(
-                Text(heading), justify="right" if kind == "number" else "left", overflow="fold"
+                _line(heading), justify="right" if kind == "number" else "left", overflow="fold"
             )
         for row in self.rows:
             table.add_row(*map(_line, row))
         if self.foot:
             table.add_section()
             table.add_row(*map(_line, self.foot))
-        return Group(Text(self.caption), table)
+        return Group(Text(printable(self.caption)), table)
 
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str], tag: str = "td") -> str:
@@ -53,4 +55,4 @@ class Table:
 
 def _line(cell: str) -> Text:
     """A cell on one line. It is Text because [brackets] in a name are not markup."""
-    return Text(" ".join(cell.split()))
+    return Text(printable(" ".join(cell.split())))

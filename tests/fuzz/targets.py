@@ -266,7 +266,9 @@ TARGETS = {
     "metrics-resealed": Target(resealed(True, metrics_jsonl), (METRICS,)),
     "study": Target(study_file, (STUDY,)),
     "study-resealed": Target(resealed_study(study_file), (STUDY,)),
-    "answers": Target(in_file("answers.npz", predictions.read), (npz(),)),
+    "answers": Target(
+        in_file("answers.npz", lambda path: predictions.read(path, images=3, classes=1)), (npz(),)
+    ),
     "checkpoint": Target(
         in_file("checkpoint.pt", Checkpoint.load),
         (written(Checkpoint(run="", model=NETWORK.state_dict(), optimizer=[]).save),),

@@ -35,7 +35,7 @@ def test_a_loaded_checkpoint_equals_the_saved_one(network, tmp_path):
     first = Checkpoint(
         run="which",
         model=network.state_dict(),
-        optimizer=optimizer.state_dict(),
+        optimizer=[optimizer.state_dict()],
         epoch=3,
         step=17,
         loss_sum=1 / 3,
@@ -48,7 +48,7 @@ def test_a_loaded_checkpoint_equals_the_saved_one(network, tmp_path):
         assert getattr(loaded, name) == getattr(first, name)
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.model[name], tensor)
-    buffers = [s["momentum_buffer"] for s in loaded.optimizer["state"].values()]
+    buffers = [s["momentum_buffer"] for s in loaded.optimizer[0]["state"].values()]
     assert all(b.abs().sum() > 0 for b in buffers)
 
 

@@ -21,7 +21,7 @@ from normlab.errors import RunError
 from normlab.study import local, predictions, tuning
 from normlab.study.compare import compare
 from normlab.study.plan import plan
-from normlab.study.record import Result, Study
+from normlab.study.record import Result, Study, answers_of
 from small_study import CONFIG, LINE, content, run_here
 
 
@@ -41,7 +41,7 @@ def test_a_study_records_every_run_as_training_measured_it(finished):
         assert run.config == finished.arm(result.arm).run_config(result.seed)
         assert result.accuracies == tuple(epoch.accuracy for epoch in run.epochs)
         assert run.machines[-1].threads == 1
-        kept = predictions.read(run.path / "answers.npz")
+        kept = answers_of(run)
         evaluation = evaluate(run.network(), run.dataset())
         assert np.array_equal(kept.predictions, evaluation.predictions)
         assert np.array_equal(kept.labels, evaluation.labels)
@@ -408,12 +408,12 @@ def test_closing_run_jobs_stops_the_runs(tmp_path, finished):
 def test_damaged_predictions_are_refused(tmp_path, finished):
     path = tmp_path / "answers.npz"
     with pytest.raises(RunError, match="cannot be read"):
-        predictions.read(path)
+        predictions.read(path, images=360, classes=10)
     whole = next(finished.path.glob("runs/*/answers.npz")).read_bytes()
     for damaged in (b"PK no archive", b"", whole[: len(whole) // 2], whole[:-30]):
         path.write_bytes(damaged)
         with pytest.raises(RunError, match="cannot be read"):
-            predictions.read(path)
+            predictions.read(path, images=360, classes=10)
 
 
 @pytest.mark.parametrize(

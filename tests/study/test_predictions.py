@@ -18,7 +18,7 @@ def test_a_flipped_bit_is_refused_in_one_line_or_changes_nothing(tmp_path):
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         try:
-            loaded = predictions.read(path)
+            loaded = predictions.read(path, images=6, classes=2)
         except RunError as error:
             assert str(error).startswith(f"{path} ")
             assert str(error).isprintable()
@@ -34,6 +34,6 @@ def test_a_flipped_bit_is_refused_in_one_line_or_changes_nothing(tmp_path):
 def test_a_file_that_is_not_an_archive_is_refused_with_what_to_do(content, tmp_path):
     (tmp_path / "answers.npz").write_bytes(content)
     with pytest.raises(RunError, match=r"cannot be read: .* normlab compare makes it again"):
-        predictions.read(tmp_path / "answers.npz")
+        predictions.read(tmp_path / "answers.npz", images=6, classes=2)
     with pytest.raises(RunError, match="No such file"):
-        predictions.read(tmp_path / "none.npz")
+        predictions.read(tmp_path / "none.npz", images=6, classes=2)

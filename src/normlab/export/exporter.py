@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from normlab.data import Split
-from normlab.errors import NormlabError, UsageError
+from normlab.errors import NormlabError, UsageError, printable
 from normlab.export import formats
 from normlab.export.folding import InferenceModel
 from normlab.export.program import Pixels, PredictFn, Probabilities, trace
@@ -82,7 +82,7 @@ class Exported:
     quantized: Quantized | None = None
 
     def __str__(self) -> str:
-        written = f"{self.path}: {kilobytes(self.size)}"
+        written = f"{printable(str(self.path))}: {kilobytes(self.size)}"
         checked = (
             f"against PyTorch on {self.images:,} test images: equal classes, "
             f"probabilities within {self.difference:.1e}"

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 
 from normlab import notation
-from normlab.errors import UsageError
+from normlab.errors import RunError, UsageError
 from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
 from normlab.runs.run import Run
@@ -38,7 +38,8 @@ def analyze(run: Run, evaluation: Evaluation) -> list[str]:
         evaluation: The evaluation of its network on the split of its curve.
 
     Raises:
-        ValueError: The evaluation is of another split, or the run has training images only.
+        ValueError: The evaluation is of another split.
+        RunError: The run has training images only.
     """
     if evaluation.split != run.split:
         raise ValueError(f"the curve is of {run.split}, the evaluation of {evaluation.split}")
@@ -105,10 +106,10 @@ def images_measured(run: Run) -> int:
     """The number of images that its accuracy is measured on.
 
     Raises:
-        ValueError: The run has training images only.
+        RunError: The run has training images only.
     """
     if run.split == "train":
-        raise ValueError(f"{run.name} has no images to measure accuracy on except training images")
+        raise RunError(f"{run.path} has no images to measure accuracy on but training images")
     return run.data.holdout or run.data.test
 
 

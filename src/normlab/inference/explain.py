@@ -1,6 +1,7 @@
 """Where a network looks: Grad-CAM and occlusion, computed by captum (the extra `explain`)."""
 
 import sys
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ def explain(predictor: Predictor, picture: Picture, classes: Sequence[str] = ())
         TypeError: It is not a picture.
         UsageError: There is no such class, the network has no maps, or captum is not installed.
     """
+    # A name can be typed with composed characters, and a folder named with decomposed ones.
+    labels = {unicodedata.normalize("NFC", label): label for label in predictor.classes}
+    classes = [labels.get(unicodedata.normalize("NFC", name), name) for name in classes]
     for name in classes:
         if name not in predictor.classes:
             raise UsageError(

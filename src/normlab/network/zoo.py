@@ -78,4 +78,4 @@ def short_name(network: str) -> str:
     """A network's name in folder names: its name, or a hash of its layout."""
     if network in ZOO:
         return network
-    return f"layout-{hashlib.sha256(network.encode()).hexdigest()[:6]}"
+    return f"layout-{hashlib.sha256(network.encode(errors='surrogatepass')).hexdigest()[:6]}"

@@ -12,7 +12,8 @@ from normlab.findings.run import ACCURACY, images_measured
 from normlab.network import zoo
 from normlab.report.rendering import render_template
 from normlab.runs.run import Run
-from normlab.storage.files import write_atomically
+from normlab.storage.files import exists, write_atomically
+from normlab.storage.reading import read_text
 from normlab.wording import decimals, listed, percent
 
 
@@ -33,10 +34,26 @@ def write_card(runs: Sequence[Run], out: Path | None = None) -> Path:
     text = model_card(runs)
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+    if exists(path) and _text(path) != text:
         raise UsageError(f"{path} is there already: delete it, or choose another --out")
     write_atomically(path, text)
     return path
+
+
+def _text(path: Path) -> str | None:
+    """The text of a file, whichever line ends it has; None if it is not text.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return read_text(path).replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return None
+    except OSError as error:
+        raise UsageError(
+            f"{path} is there already and cannot be read: {error.strerror}; choose another --out"
+        ) from None
 
 
 def model_card(runs: Sequence[Run]) -> str:

@@ -32,6 +32,7 @@ from normlab.inference.evaluate import Evaluation
 from normlab.runs.isolation import isolated
 from normlab.runs.run import Run
 from normlab.storage.files import write_atomically
+from normlab.storage.reading import read_text
 
 if TYPE_CHECKING:
     from normlab.data.augment import Step
@@ -119,19 +120,21 @@ def read_published(path: Path | str) -> dict[str, Published]:
     """
     curves: dict[str, list[tuple[float, ...]]] = {}
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                curves.setdefault(row["norm"], []).append(
-                    (
-                        float(row["train_loss"]),
-                        float(row["train_accuracy"]) / 100,
-                        float(row["test_loss"]),
-                        float(row["test_accuracy"]) / 100,
-                    )
-                )
+        table = csv.DictReader(io.StringIO(read_text(Path(path)), newline=""))
+        for name in ("norm", "train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            if name not in (table.fieldnames or ()):
+                raise ValueError(f"it has no column {name!r}, between commas")
+        for row in table:
+            losses = float(row["train_loss"]), float(row["test_loss"])
+            shares = float(row["train_accuracy"]) / 100, float(row["test_accuracy"]) / 100
+            if not all(0 <= loss < 1e6 for loss in losses):
+                raise ValueError(f"losses must be from 0 to 1,000,000, not {losses}")
+            if not all(0 <= share <= 1 for share in shares):
+                raise ValueError("accuracies must be from 0 to 100 percent")
+            curves.setdefault(row["norm"], []).append((losses[0], shares[0], losses[1], shares[1]))
     except OSError as error:
         raise NormlabError(f"{path} cannot be read: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
+    except (TypeError, ValueError, csv.Error) as error:
         raise NormlabError(f"{path} holds no published curves: {error}") from None
     return {
         norm: Published(f"published seed-{norm}", *zip(*rows, strict=True))

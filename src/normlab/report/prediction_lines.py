@@ -12,6 +12,7 @@ from rich.progress import track
 
 from normlab.errors import printable
 from normlab.inference.predict import Prediction, Unreadable
+from normlab.storage.cells import cell
 
 FEW = 200  # so many pictures need no progress bar
 
@@ -36,7 +37,7 @@ def write_predictions(
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     table = csv.writer(sys.stdout, lineterminator="\n")
     if style == "csv":
-        table.writerow(["picture", "class", "probability", *map(printable, classes), "notes"])
+        table.writerow(map(cell, ["picture", "class", "probability", *classes, "notes"]))
     widths = [max(cell_len(printable(text)) for text in texts) for texts in (names, classes)]
     tracked = track(
         predictions,
@@ -55,7 +56,7 @@ def write_predictions(
         elif style == "json":
             print(as_json(prediction))
         elif style == "csv":
-            table.writerow(_csv_row(prediction))
+            table.writerow(map(cell, _csv_row(prediction)))
         else:
             print(as_text(prediction, *widths))
     return unreadable
@@ -80,15 +81,15 @@ def as_text(prediction: Prediction, name_width: int = 1, class_width: int = 1) -
     """A prediction on one line for people: name, class, probability, the next two, notes."""
     (label, probability), *others = prediction.top(3)
     rest = ", ".join(f"{printable(other)} {share:.1%}" for other, share in others)
-    notes = "".join(f"; {note}" for note in prediction.notes)
+    notes = "".join(f"; {printable(note)}" for note in prediction.notes)
     name, label = _padded(prediction.name, name_width), _padded(label, class_width)
     return f"{name}  {label} {probability:6.1%}  ({rest}){notes}"
 
 
 def _csv_row(prediction: Prediction) -> list[str]:
     return [
-        printable(prediction.name),
-        printable(prediction.label),
+        prediction.name,
+        prediction.label,
         f"{prediction.probability:.6g}",
         *(f"{probability:.6g}" for probability in prediction.probabilities),
         "; ".join(prediction.notes),

@@ -5,10 +5,9 @@ from functools import cached_property
 
 from normlab.findings.study import Group, group_by_setting, main_group
 from normlab.runs.run import Run
-from normlab.study import predictions
 from normlab.study.plan import settings, varying
 from normlab.study.predictions import Predictions
-from normlab.study.record import Study
+from normlab.study.record import Study, answers_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class StudyData:
     def runs(self) -> list[Run]:
         """The finished runs of the main group."""
         results = [result for arm in self.main.arms for result in self.study.of(arm)]
-        return [Run.open(self.study.folder(result)) for result in results]
+        return [self.study.run(result) for result in results]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -51,9 +50,6 @@ class StudyData:
     def predictions(self) -> dict[str, list[Predictions]]:
         """For each normalization of the main group the predictions of its runs."""
         return {
-            arm.norm: [
-                predictions.read(self.study.folder(result) / "answers.npz")
-                for result in self.study.of(arm)
-            ]
+            arm.norm: [answers_of(run) for run in self.runs if run.config.norm == arm.norm]
             for arm in self.main.arms
         }

@@ -5,20 +5,27 @@ Both carry a SHA-256 of their content. A file that changed on the disk is refuse
 
 import hashlib
 import io
+import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import RunError
+from normlab.errors import RunError, printable
+from normlab.ranges import Count, Range, Seconds
 from normlab.storage.files import write_atomically
+from normlab.storage.reading import open_regular, read_bytes
+from normlab.storage.records import MalformedError, check, entry, parse
 
 SCHEMA = 3
 MAGIC = "normlab-checkpoint"
+LARGEST = 2**32  # bytes: the state of half a billion parameters
+LARGEST_HEADER = 2**24  # bytes: of a hundred thousand tensors
 
 
 @dataclass(kw_only=True)
@@ -37,21 +44,28 @@ class Checkpoint:
     """
 
     run: str
-    model: dict[str, Any]
+    model: dict[str, Tensor]
     optimizer: list[dict[str, Any]]
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seconds: float = 0.0
+    epoch: Count = 0
+    step: Count = 0
+    loss_sum: Annotated[float, Range(at_least=0)] = 0.0
+    correct: Count = 0
+    seconds: Seconds = 0.0
 
     def save(self, path: Path) -> None:
-        """Writes it, whole or not at all. The previous checkpoint is kept beside it."""
+        """Writes it, whole or not at all. The previous checkpoint is kept beside it.
+
+        Raises:
+            RunError: The network is too large: the file could not be read again.
+            NormlabError: It cannot be written.
+        """
         # asdict would copy every tensor.
         state = {name: getattr(self, name) for name in _FIELDS}
         content = io.BytesIO()
         torch.save(state, content)
         state_bytes = content.getvalue()
+        if (size := len(state_bytes)) > LARGEST - 200:  # less the line before it
+            raise RunError(f"the network is too large: its checkpoint would have {size:,} bytes")
         head = f"{MAGIC} {SCHEMA} {hashlib.sha256(state_bytes).hexdigest()}\n"
         write_atomically(path, head.encode() + state_bytes, previous=previous_checkpoint(path))
 
@@ -63,7 +77,7 @@ class Checkpoint:
             RunError: The file is missing, damaged, or another normlab wrote it.
         """
         try:
-            head, _, content = path.read_bytes().partition(b"\n")
+            head, _, content = read_bytes(path, LARGEST).partition(b"\n")
         except FileNotFoundError:
             raise RunError(f"{path.parent} cannot be resumed: it has no {path.name}") from None
         except OSError as error:
@@ -72,16 +86,29 @@ class Checkpoint:
         match head.decode(errors="replace").split(" "):
             case [magic, schema, checksum] if magic == MAGIC:
                 if schema != str(SCHEMA):
-                    raise RunError(f"{path} has schema {schema}, this normlab reads {SCHEMA}")
+                    raise RunError(f"{path} has schema {schema[:9]}, this normlab reads {SCHEMA}")
             case _:
                 raise damaged
         if hashlib.sha256(content).hexdigest() != checksum:
             raise damaged
         try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = _unpickled(content)
+            check(cls, state)
+            if any(t.device.type != "cpu" or t.is_sparse for t in state["model"].values()):
+                raise MalformedError("a tensor has no values")
             return cls(**state)
         except Exception as error:  # a foreign pickle with a valid checksum can raise anything
             raise damaged from error
+
+
+def _unpickled(content: bytes) -> Any:
+    """The state in a checkpoint's archive, with PyTorch's restricted unpickler."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # never PyTorch's old formats
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise MalformedError("it is compressed: torch.save does not do that")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about what a forger wrote
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def load_latest(path: Path, run: str) -> tuple[Checkpoint, str]:
@@ -126,7 +153,7 @@ def restore_previous(path: Path) -> None:
 
     It copies the file: another process of the run may be reading it.
     """
-    write_atomically(path, previous_checkpoint(path).read_bytes())
+    write_atomically(path, read_bytes(previous_checkpoint(path), LARGEST))
 
 
 def remove(path: Path) -> None:
@@ -148,15 +175,12 @@ def save_weights(path: Path, network: nn.Module) -> None:
 def load_weights(path: Path, network: nn.Module) -> None:
     """Loads the tensors of a safetensors file into a network.
 
+    The file's header is compared with the network first.
+
     Raises:
         RunError: The file is missing, cannot be read, is damaged, or belongs to another network.
     """
-    try:
-        path.open("rb").close()  # safetensors reports every error as a missing file
-    except FileNotFoundError:
-        raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    refuse_another(path, header(path), network)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -172,6 +196,57 @@ def load_weights(path: Path, network: nn.Module) -> None:
     network.load_state_dict(tensors)
 
 
+def header(path: Path) -> dict[str, Tensor]:
+    """The types and shapes of a safetensors file's tensors, as tensors without values.
+
+    Only the file's header is read.
+
+    Raises:
+        RunError: The file is missing, cannot be read, or is damaged.
+    """
+    try:
+        with open_regular(path) as file:
+            size = int.from_bytes(file.read(8), "little")
+            content = file.read(min(size, LARGEST_HEADER))
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        tensors = parse(content.decode())
+        return {
+            name: torch.empty(
+                entry(tensor, "shape", list),
+                dtype=_TYPES[entry(tensor, "dtype", str)],
+                device="meta",
+            )
+            for name, tensor in tensors.items()
+            if name != "__metadata__"
+        }
+    except KeyError as error:
+        raise RunError(
+            f"{path} is another network's: it has numbers of type {str(error)[:60]}"
+        ) from None
+    except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"{path} is damaged: {reason}") from None
+
+
+# safetensors' names of the types that a network's state can have.
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
 def refuse_another(path: Path, tensors: dict[str, Tensor], network: nn.Module) -> None:
     """Raises RunError if a file's tensors are not those of a network."""
     own = network.state_dict()
@@ -179,7 +254,9 @@ def refuse_another(path: Path, tensors: dict[str, Tensor], network: nn.Module) -
         if name not in tensors:
             raise RunError(f"{path} is another network's: it has no tensor {name}")
         if name not in own:
-            raise RunError(f"{path} is another network's: it has a tensor {name} too many")
+            raise RunError(
+                f"{path} is another network's: it has a tensor {printable(name)[:200]} too many"
+            )
         if tensors[name].shape != own[name].shape:
             raise RunError(
                 f"{path} is another network's: {name} is {list(tensors[name].shape)}, "

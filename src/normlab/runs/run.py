@@ -11,26 +11,31 @@ import dataclasses
 import hashlib
 import json
 import os
+import reprlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
 from normlab.config import RunConfig
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
+from normlab.ranges import Count, Positive, Range, Seconds, Share
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import append, write_atomically
-from normlab.storage.records import MalformedError, build, entry
+from normlab.storage.reading import read_text
+from normlab.storage.records import MalformedError, build, check_range, entry, parse
 
 if TYPE_CHECKING:
     from normlab.network.model import Network
     from normlab.network.summary import Summary
 
 SCHEMA = 2
+CLASSES = Range(at_least=1, at_most=2**16)  # a study keeps predictions in 16 bits
+Loss = Annotated[float, Range(at_least=0, at_most=3.5e38)]  # a float32's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +55,14 @@ class Epoch:
         seconds: Time for training and evaluation; the parts of a resumed epoch are added up.
     """
 
-    epoch: int
-    train_loss: float
-    train_accuracy: float
+    epoch: Positive
+    train_loss: Loss
+    train_accuracy: Share
     split: SplitName
-    loss: float
-    accuracy: float
-    learning_rate: float
-    seconds: float
+    loss: Loss
+    accuracy: Share
+    learning_rate: Annotated[float, Range(at_least=0)]
+    seconds: Seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +83,11 @@ class DataCard:
 
     fingerprint: str
     classes: tuple[str, ...]
-    train: int
-    holdout: int
-    test: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    train: Positive
+    holdout: Count
+    test: Count
+    mean: tuple[Share, Share, Share]
+    std: Annotated[tuple[float, float, float], Range(above=0, at_most=1)]
     notes: tuple[str, ...] = ()
 
 
@@ -102,11 +107,11 @@ class Machine:
         normlab: Version of normlab.
     """
 
-    from_epoch: int
+    from_epoch: Positive
     processor: str
     capability: str
     device: str
-    threads: int
+    threads: Positive
     kernels: Literal["compiled", "torch"]
     python: str
     torch: str
@@ -149,13 +154,7 @@ class Run:
         recorded = _parse_config(path / "config.json")
         run = cls(path=path, epochs=read_metrics(path / "metrics.jsonl"), **recorded)
         _refuse_untrusted_code(run)
-        # Weights that were passed on with config.json alone need no metrics.
-        measured = (path / "metrics.jsonl").exists()
-        if run.finished and measured and len(run.epochs) < run.planned_epochs:
-            raise RunError(
-                f"{path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} of "
-                f"{run.planned_epochs} epochs, and the run is finished"
-            )
+        _refuse_other_metrics(run, path / "metrics.jsonl")
         return run
 
     def write_config(self) -> None:
@@ -261,17 +260,39 @@ class Run:
         from normlab.network.model import Network
         from normlab.runs.checkpoint import load_weights
 
-        weights, least = self.path / "model.safetensors", 4 * self.summary.parameters
-        if weights.is_file() and weights.stat().st_size < least:  # before memory is allocated
-            raise RunError(
-                f"{weights} is damaged or another network's: its size is "
-                f"{weights.stat().st_size:,} bytes, the layout's parameters take {least:,}"
-            )
+        weights = self.path / "model.safetensors"
+        self._refuse_other_shapes(weights)
         network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
         load_weights(weights, network)
         if not (network.input_std > 0).all():  # the input is divided by it
             raise RunError(f"{weights} is damaged: input_std has a value that is not above 0")
         return network.eval()
+
+    def _refuse_other_shapes(self, weights: Path) -> None:
+        """Compares a file's header with the layout, before memory is allocated for either.
+
+        Raises:
+            RunError: The weights are damaged or another network's.
+        """
+        import torch
+
+        from normlab.layers import norms
+        from normlab.network.model import Network
+        from normlab.network.shapes import norms_of
+        from normlab.runs.checkpoint import header, refuse_another
+
+        tensors, summary = header(weights), self.summary
+        numbers = sum(tensor.numel() for tensor in tensors.values())
+        if numbers < summary.parameters:
+            raise RunError(
+                f"{weights} is damaged or another network's: it holds {numbers:,} numbers, "
+                f"the layout's parameters take {summary.parameters:,}"
+            )
+        used = norms_of(notation.parse(self.layout), self.config.norm)
+        if all(norms.find(name)[0].layer.startswith("normlab.") for name in used):
+            with torch.device("meta"):  # shapes only; code that is not ours may need values
+                shapes = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+            refuse_another(weights, tensors, shapes)
 
     def dataset(self, data_root: Path | None = None) -> Dataset:
         """The data set that the run was trained on, with the same splits.
@@ -295,7 +316,35 @@ class Run:
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "
                 f"{self.path} was trained on {self.data.fingerprint[:12]}…: give its own data"
             )
-        return apply_splits(dataset, config)
+        dataset = apply_splits(dataset, config)
+        for split in ("train", "holdout", "test"):
+            found = len(getattr(dataset, split) or ())
+            if found != (stated := getattr(self.data, split)):
+                raise RunError(
+                    f"{self.path / 'config.json'} is damaged: it states {stated:,} {split} images, "
+                    f"{config.dataset} has {found:,}"
+                )
+        if len(dataset.classes) != len(self.data.classes):
+            raise RunError(
+                f"{self.path / 'config.json'} is damaged: it states {len(self.data.classes):,} "
+                f"classes, {config.dataset} has {len(dataset.classes):,}"
+            )
+        return dataset
+
+
+def _refuse_other_metrics(run: Run, file: Path) -> None:
+    """Raises RunError if metrics are not those of a run's configuration."""
+    count, planned = len(run.epochs), run.planned_epochs
+    # Weights that were passed on with config.json alone need no metrics.
+    if count > planned or (count < planned and run.finished and file.exists()):
+        finished = ", and the run is finished" if count < planned else ""
+        raise RunError(f"{file} is damaged: it holds {count} of {planned} epochs{finished}")
+    for epoch in run.epochs:
+        if epoch.split != run.split:
+            raise RunError(
+                f"{file}, line {epoch.epoch}, is damaged: it was measured on {epoch.split}, "
+                f"and config.json says {run.split}"
+            )
 
 
 def custom_normalizations(norm: str, line: str) -> list[str]:
@@ -332,16 +381,20 @@ def _parse_config(file: Path) -> dict[str, Any]:
         content = verify_checksum(content)
         line = entry(content, "layout", str)
         recipe = build(recipes.Recipe, entry(content, "recipe", dict))
+        config = build(RunConfig, entry(content, "run", dict))
         data = build(DataCard, entry(content, "data", dict))
+        check_range("number of classes", len(data.classes), CLASSES)
         if len(set(data.classes)) < len(data.classes):
             raise MalformedError("two of its classes have one name")
+        if data.holdout != config.holdout:
+            raise MalformedError(f"it holds out {config.holdout} images, and {data.holdout}")
         stopped_after = None
         if "stopped_after" in content:
             stopped_after = entry(content, "stopped_after", int)
             if not 0 < stopped_after < recipe.epochs:
                 raise MalformedError(f"stopped after {stopped_after} of {recipe.epochs} epochs")
         return {
-            "config": build(RunConfig, entry(content, "run", dict)),
+            "config": config,
             "recipe": recipe,
             "layout": notation.format(notation.parse(line)),
             "data": data,
@@ -361,7 +414,7 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
         RunError: Another line is damaged, or a newer normlab wrote it.
     """
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = read_text(path).splitlines(keepends=True)
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -374,16 +427,17 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
     for number, line in enumerate(lines, start=1):
         try:
             epochs.append(_parse_epoch(line, number, path))
-        except (ValueError, RecursionError) as error:  # of json.loads, or a MalformedError
+        except MalformedError as error:
             raise RunError(f"{path}, line {number}, is damaged: {error}") from None
     return tuple(epochs)
 
 
 def _parse_epoch(line: str, number: int, path: Path) -> Epoch:
-    content = json.loads(line)
+    content = parse(line)
     schema = entry(content, "schema", object)
     if schema != SCHEMA:
-        raise RunError(f"{path} has schema {schema!r}, this normlab reads schema {SCHEMA}")
+        written = reprlib.repr(schema)
+        raise RunError(f"{path} has schema {written}, this normlab reads schema {SCHEMA}")
     content = verify_checksum(content)
     del content["schema"]
     epoch = build(Epoch, content)

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
 from normlab.errors import RunError
-from normlab.storage.records import MalformedError, entry
+from normlab.storage.reading import read_text
+from normlab.storage.records import MalformedError, entry, parse
 
 
 def read_json(file: Path, schema: int, kind: str) -> dict[str, Any]:
@@ -18,17 +20,17 @@ def read_json(file: Path, schema: int, kind: str) -> dict[str, Any]:
         RunError: The file is missing, is not a JSON object, or another normlab wrote it.
     """
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content: dict[str, Any] = parse(read_text(file))
         written = entry(content, "schema", object)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{file.parent} is not a {kind}'s folder: it has no {file.name}") from None
     except OSError as error:
         raise RunError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except (MalformedError, UnicodeDecodeError) as error:
         raise RunError(f"{file} is damaged, or not a {kind}'s: {error}") from None
     if written != schema:
         raise RunError(
-            f"{file} has schema {written!r}, this normlab reads schema {schema}: "
+            f"{file} has schema {reprlib.repr(written)}, this normlab reads schema {schema}: "
             "open it with the normlab that wrote it"
         )
     return content

@@ -1,10 +1,17 @@
-"""Dataclasses from the JSON that a file holds, every type checked."""
+"""Dataclasses from the JSON that a file holds, every type and every range checked."""
 
 import inspect
+import json
+import math
 import reprlib
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Hashable, Mapping
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+
+from normlab.ranges import Range
 
 T = TypeVar("T")
 EVERY_ITEM = CollectionCheckStrategy.ALL_ITEMS
@@ -16,6 +23,26 @@ class MalformedError(ValueError):
     Only checks of content raise it. A programming error is another type and is never taken for
     damage.
     """
+
+
+def parse(text: str) -> Any:
+    """JSON as the standard defines it, without NaN and infinity.
+
+    Raises:
+        MalformedError: It is not JSON, or it is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except MalformedError:
+        raise
+    except ValueError as error:
+        raise MalformedError(str(error)) from None
+    except RecursionError:
+        raise MalformedError("it is nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise MalformedError(f"{name} is not a number")
 
 
 def entry(content: Any, name: str, kind: type[T]) -> T:
@@ -39,22 +66,65 @@ def build(kind: type[T], content: Any) -> T:
     """A dataclass from a JSON object that holds its fields' values. Lists become tuples.
 
     Raises:
-        MalformedError: A field is missing, unknown, or of another type.
+        MalformedError: A field is missing, unknown, of another type or out of its range.
     """
     if not isinstance(content, dict):
         raise MalformedError(f"{kind.__name__} must be an object, not {reprlib.repr(content)}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    hints = get_type_hints(kind)
+    check(kind, fields)
+    return kind(**fields)
+
+
+def check(kind: type[Any], fields: Mapping[Any, Any]) -> None:
+    """Checks the values of a dataclass's fields.
+
+    Raises:
+        MalformedError: A field is missing, unknown, of another type or out of its `Range`.
+    """
+    types, ranges = _hints(kind)  # type: ignore[arg-type]  # a class can be hashed
     for name, value in fields.items():
-        if name not in hints:
+        if name not in types:
             raise MalformedError(f"{kind.__name__} has no {reprlib.repr(name)}")
         try:
-            check_type(value, hints[name], collection_check_strategy=EVERY_ITEM)
+            check_type(value, types[name], collection_check_strategy=EVERY_ITEM)
         except TypeCheckError:
-            wanted = inspect.formatannotation(hints[name])
+            wanted = _text(types[name])
             raise MalformedError(f"{name} must be {wanted}, not {reprlib.repr(value)}") from None
+        check_range(name, value, ranges[name])
     try:
         inspect.signature(kind).bind(**fields)
     except TypeError as error:  # a field without a default is missing
         raise MalformedError(f"{kind.__name__}: {error}") from None
-    return kind(**fields)
+
+
+def check_range(name: str, value: Any, allowed: Range | None) -> None:
+    """Raises MalformedError if a number, or one in a tuple, is not finite or out of its range."""
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float) and not math.isfinite(item):
+            raise MalformedError(f"{name} must be finite, not {item}")
+        if allowed is not None and isinstance(item, bool):  # Python takes it for 0 or 1
+            raise MalformedError(f"{name} must be a number, not {item}")
+        if allowed is not None and item is not None and item not in allowed:
+            raise MalformedError(f"{name} must be {allowed}, not {reprlib.repr(item)}")
+
+
+@cache
+def _hints(kind: Hashable) -> tuple[dict[str, Any], dict[str, Range | None]]:
+    """A dataclass's types and ranges, by its fields."""
+    annotated = get_type_hints(kind, include_extras=True)
+    ranges = {name: _range(hint) for name, hint in annotated.items()}
+    return get_type_hints(kind), ranges
+
+
+def _text(hint: Any) -> str:
+    """A type as text: `int | None`."""
+    if get_origin(hint) is Union:
+        return " | ".join(map(_text, get_args(hint)))
+    return "None" if hint is NoneType else inspect.formatannotation(hint)
+
+
+def _range(hint: Any) -> Range | None:
+    """The range in an annotation, or in a part of it: of a union, or of a tuple's items."""
+    stated = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)]
+    inner = [_range(part) for part in getattr(hint, "__args__", ())]
+    return next((found for found in (*stated, *inner) if found is not None), None)

@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from normlab.errors import RunError
+from normlab.errors import RunError, printable
 from normlab.runs.run import Epoch, read_metrics
 from normlab.study.job import Job
 from normlab.study.local import Outcome, Progress
@@ -63,7 +63,7 @@ class StudyDisplay:
             self.ended[job] = outcome
             if self.console is not None:
                 line = self._line(job, outcome)
-                self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+                self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
         if self.live.is_started:
             self.live.update(self._table(progress))
 

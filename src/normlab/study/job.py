@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normlab.config import Execution, RunConfig
-from normlab.errors import DivergedError, NormlabError, RunError
+from normlab.errors import DivergedError, NormlabError, RunError, printable
 from normlab.storage.files import locked
 from normlab.study import predictions
 from normlab.wording import spaced
@@ -101,7 +101,7 @@ def one_line(error: NormlabError) -> str:
     if isinstance(error, DivergedError):
         what, _, _ = str(error).partition(";")
         return f"{what}: a lower --learning-rate may train it, and --tune lr looks for one"
-    return str(error).partition("\n")[0]  # only a layout's error has more
+    return printable(str(error).partition("\n")[0])  # only a layout's error has more
 
 
 def run_job(job: Job) -> None:

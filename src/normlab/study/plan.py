@@ -8,13 +8,14 @@ from itertools import product
 from typing import Annotated, Any, get_type_hints
 
 from normlab import notation, recipes
-from normlab.config import RunConfig, StudyConfig
+from normlab.config import MAX_SEEDS, NoiseShare, RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.network import zoo
 from normlab.network.checks import check_trainable, small_batch_warnings
 from normlab.network.shapes import count, norms_of
 from normlab.network.widths import solve
+from normlab.ranges import Positive
 from normlab.wording import axis_value
 
 
@@ -104,7 +105,7 @@ class Setting:
     """A name or a layout, as it was asked for."""
 
     budget: Annotated[
-        int | None,
+        Positive | None,
         Axis(
             label="budget",
             values=lambda study: study.budgets or (None,),
@@ -114,7 +115,7 @@ class Setting:
     """Number of parameters to stay below, or None."""
 
     batch_size: Annotated[
-        int | None,
+        Positive | None,
         Axis(
             label="batch size",
             values=lambda study: study.batch_sizes or (None,),
@@ -126,7 +127,7 @@ class Setting:
     """Images per step, or None for each recipe's own."""
 
     train_images: Annotated[
-        int | None,
+        Positive | None,
         Axis(
             label="training images",
             values=lambda study: study.train_images or (None,),
@@ -138,7 +139,7 @@ class Setting:
     """Number of training images, or None for all."""
 
     label_noise: Annotated[
-        float,
+        NoiseShare,
         Axis(
             label="label noise",
             values=lambda study: study.label_noise or (0.0,),
@@ -157,7 +158,11 @@ class Setting:
 def axes_of(setting: type[Setting]) -> dict[str, Axis]:
     """The axes of a class of settings, by the names of its fields."""
     hints = get_type_hints(setting, include_extras=True)
-    return {field: hint.__metadata__[0] for field, hint in hints.items()}
+    axes = {
+        field: [extra for extra in hint.__metadata__ if isinstance(extra, Axis)]
+        for field, hint in hints.items()
+    }
+    return {field: axis for field, (axis,) in axes.items()}
 
 
 AXES = axes_of(Setting)
@@ -205,6 +210,8 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     """
     if study.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {study.seeds}")
+    if study.seeds > MAX_SEEDS:
+        raise UsageError(f"--seeds must be at most {MAX_SEEDS:,}, not {study.seeds:,}")
     compared = _normalizations(study)
     values = {field: axis.values(study) for field, axis in AXES.items()}
     _refuse_repeated_values([*values.values(), study.tune])
@@ -214,21 +221,44 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
             axis.check(value, available)
     lines = _solve_layouts(values["network"], values["budget"], compared, classes)
     arms = []
+    for setting, norm, name in _points(values, compared):
+        line = lines[setting.network, setting.budget]
+        config = _run_config(study, setting, line, norm, compared, available)
+        recipe = recipes.resolve(config)
+        check_trainable(
+            notation.parse(line),
+            norm=norm,
+            classes=classes,
+            batches=_batch_sizes(recipe.batch_size, setting.train_images, available),
+        )
+        arms.append(Arm(name=name, norm=norm, setting=setting, config=config, recipe=recipe))
+    return arms
+
+
+def are_planned(arms: Sequence[Arm], study: StudyConfig) -> bool:
+    """Whether arms are those of a configuration: their settings, normalizations and names.
+
+    Nothing is imported, built or solved for it: the configuration may be a stranger's.
+    """
+    values = {field: axis.values(study) for field, axis in AXES.items()}
+    compared = _with_groups(study)
+    if len(arms) != math.prod(map(len, values.values())) * len(compared):
+        return False  # before they are counted out: there may be very many
+    points = _points(values, compared)
+    return all(
+        (arm.setting, arm.norm, arm.config.norm, arm.name) == (setting, norm, norm, name)
+        for arm, (setting, norm, name) in zip(arms, points, strict=True)
+    )
+
+
+def _points(
+    values: Mapping[str, Sequence[Any]], compared: Sequence[str]
+) -> Iterator[tuple[Setting, str, str]]:
+    """Setting, normalization and name of each arm."""
     for point in product(*values.values()):
         setting = Setting(**dict(zip(AXES, point, strict=True)))
-        line = lines[setting.network, setting.budget]
         for norm in compared:
-            config = _run_config(study, setting, line, norm, compared, available)
-            recipe = recipes.resolve(config)
-            check_trainable(
-                notation.parse(line),
-                norm=norm,
-                classes=classes,
-                batches=_batch_sizes(recipe.batch_size, setting.train_images, available),
-            )
-            name = _arm_name(norm, setting, values)
-            arms.append(Arm(name=name, norm=norm, setting=setting, config=config, recipe=recipe))
-    return arms
+            yield setting, norm, _arm_name(norm, setting, values)
 
 
 def held_out(study: StudyConfig, images: int) -> int:
@@ -259,15 +289,21 @@ def warnings(arms: Sequence[Arm]) -> Iterator[str]:
     )
 
 
-def _normalizations(study: StudyConfig) -> tuple[str, ...]:
+def _with_groups(study: StudyConfig) -> tuple[str, ...]:
     """The normalizations to compare, `gn` replaced by its numbers of groups."""
     compared = study.norms
-    if study.groups:
-        if "gn" not in compared:
-            raise UsageError("--groups are gn's: add gn to --norms")
-        expanded = [f"gn={groups}" for groups in study.groups]
-        at = compared.index("gn")
-        compared = (*compared[:at], *expanded, *compared[at + 1 :])
+    if not study.groups or "gn" not in compared:
+        return compared
+    expanded = [f"gn={groups}" for groups in study.groups]
+    at = compared.index("gn")
+    return (*compared[:at], *expanded, *compared[at + 1 :])
+
+
+def _normalizations(study: StudyConfig) -> tuple[str, ...]:
+    """The normalizations to compare; UsageError if one is unknown or given twice."""
+    if study.groups and "gn" not in study.norms:
+        raise UsageError("--groups are gn's: add gn to --norms")
+    compared = _with_groups(study)
     for norm in compared:
         entry, _ = norms.find(norm)
         if ":" not in norm and not entry.layer.startswith("normlab."):

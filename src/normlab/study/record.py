@@ -13,21 +13,25 @@ import dataclasses
 import io
 import json
 import os
+import reprlib
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from normlab.config import RunConfig, StudyConfig
 from normlab.errors import RunError
+from normlab.ranges import LARGEST, Count, Range, Seconds, Share
 from normlab.recipes import Recipe
 from normlab.runs.run import Run
+from normlab.storage.cells import cell
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
-from normlab.storage.records import MalformedError, build, entry
+from normlab.storage.records import MalformedError, build, check_range, entry
 from normlab.study import predictions
 from normlab.study.job import refuse_other_run
-from normlab.study.plan import Arm, Setting
+from normlab.study.plan import Arm, Setting, are_planned
+from normlab.study.predictions import Predictions
 from normlab.study.tuning import Trial
 
 SCHEMA = 3
@@ -48,11 +52,11 @@ class Result:
     """
 
     arm: str
-    seed: int
+    seed: Count
     state: State = "waiting"
     problem: str = ""
-    accuracies: tuple[float, ...] = ()
-    parameters: int = 0
+    accuracies: tuple[Share, ...] = ()
+    parameters: Annotated[int, Range(at_least=0, below=2**63)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +68,8 @@ class Costs:
         peak_memory: Peak memory of its process in bytes; 0 if unknown.
     """
 
-    seconds: float
-    peak_memory: int
+    seconds: Seconds
+    peak_memory: Annotated[int, Range(at_least=0, below=2**63)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ class Study:
             costs = verify_checksum(entry(content, "costs", dict))
             del content["costs"]
             content = verify_checksum(content)
-            return cls(
+            study = cls(
                 path=path,
                 config=build(StudyConfig, entry(content, "study", dict)),
                 arms=tuple(map(_arm, entry(content, "arms", list))),
@@ -116,8 +120,41 @@ class Study:
                 results=tuple(build(Result, result) for result in entry(content, "results", list)),
                 costs={name: build(Costs, cost) for name, cost in costs.items()},
             )
+            study._check()
+            return study
         except MalformedError as error:
             raise RunError(f"{file} is damaged: {error}") from None
+
+    def _check(self) -> None:
+        """Raises MalformedError if the parts of the record do not fit together."""
+        check_range("images", self.images, Range(at_least=1, at_most=LARGEST))
+        if not self.arms or not are_planned(self.arms, self.config):
+            raise MalformedError("its arms are not those of its configuration")
+        epochs = {arm.name: arm.recipe.epochs for arm in self.arms}
+        for name in epochs:
+            if Path(name).name != name or "\\" in name or name.startswith("."):
+                raise MalformedError(f"{reprlib.repr(name)} is not the name of a folder")
+        if len(epochs) < len(self.arms):
+            raise MalformedError("two of its arms have one name")
+        runs = {f"{result.arm}-{result.seed}": result for result in self.results}
+        expected = ((name, seed) for name in epochs for seed in range(self.config.seeds))
+        if not len(runs) == len(self.results) == len(epochs) * self.config.seeds or any(
+            (result.arm, result.seed) != run
+            for result, run in zip(self.results, expected, strict=True)
+        ):
+            raise MalformedError("its results are not one for each arm and seed, in order")
+        for name, result in runs.items():
+            if len(result.accuracies) > epochs[result.arm]:
+                raise MalformedError(f"{name} has more accuracies than epochs")
+            if result.state == "done" and not (result.accuracies and name in self.costs):
+                raise MalformedError(f"{name} is done, but has no accuracies or no costs")
+        if not self.costs.keys() <= runs.keys():
+            raise MalformedError("it has the costs of a run that it does not list")
+        trials = {(trial.arm, trial.what, trial.rung, trial.value) for trial in self.trials}
+        if len(trials) < len(self.trials) or any(
+            trial.arm not in epochs or trial.what not in self.config.tune for trial in self.trials
+        ):
+            raise MalformedError("its trials are not those of its search")
 
     def write(self) -> None:
         """Writes study.json and study.csv."""
@@ -137,7 +174,7 @@ class Study:
         text = json.dumps(content | {"costs": costs}, indent=1)
         write_atomically(self.path / "study.json", text + "\n")
         file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows(self._rows())
+        csv.writer(file, lineterminator="\n").writerows(map(cell, row) for row in self._rows())
         write_atomically(self.path / "study.csv", file.getvalue())
 
     def arm(self, name: str) -> Arm:
@@ -147,6 +184,19 @@ class Study:
     def folder(self, result: Result) -> Path:
         """The run's folder."""
         return self.path / "runs" / f"{result.arm}-{result.seed}"
+
+    def run(self, result: Result) -> Run:
+        """A finished run.
+
+        Raises:
+            RunError: It is missing or damaged, or it is another run than the record says.
+        """
+        run = Run.open(self.folder(result))
+        config = self.arm(result.arm).run_config(result.seed)
+        found = run.config, run.data.fingerprint, getattr(run.data, run.split)
+        if found != (config, self.fingerprint, self.images):
+            raise RunError(f"{run.path} is not the run that {self.path / 'study.json'} states")
+        return run
 
     def of(self, arm: Arm) -> list[Result]:
         """The finished runs of an arm, by seed."""
@@ -223,8 +273,13 @@ def _measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, 
         accuracies=tuple(epoch.accuracy for epoch in run.epochs),
         parameters=run.summary.parameters,
     )
-    memory = predictions.read(folder / "answers.npz").peak_memory
-    return done, Costs(seconds=run.seconds, peak_memory=memory)
+    return done, Costs(seconds=run.seconds, peak_memory=answers_of(run).peak_memory)
+
+
+def answers_of(run: Run) -> Predictions:
+    """The predictions of a study's run; RunError if they are missing, damaged or another's."""
+    images: int = getattr(run.data, run.split)
+    return predictions.read(run.path / "answers.npz", images=images, classes=len(run.data.classes))
 
 
 def _arm(content: dict[str, Any]) -> Arm:

@@ -11,10 +11,11 @@ same. Accuracy is measured on held-out images, with seed 0.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from normlab import recipes
 from normlab.config import RunConfig, StudyConfig
+from normlab.ranges import Positive, Range, Share
 from normlab.study.plan import Arm
 
 What = Literal["lr", "wd"]
@@ -40,10 +41,10 @@ class Trial:
 
     arm: str
     what: What
-    value: float
-    rung: int
-    epochs: int
-    accuracy: float | None = None
+    value: Annotated[float, Range(at_least=0)]
+    rung: Annotated[int, Range(at_least=0, below=len(SHARES))]
+    epochs: Positive
+    accuracy: Share | None = None
 
     @property
     def name(self) -> str:
