@@ -5,13 +5,16 @@ import sys
 try:
     import logging
     import os
-    from contextlib import suppress
     from pathlib import Path
 
+    try:
+        _folder = str(Path.cwd())
+    except FileNotFoundError:
+        print("normlab: the working folder was deleted: change to another", file=sys.stderr)
+        sys.exit(1)
     # Python searches the working folder first for `python -m`, and a stranger may have filled it.
-    with suppress(OSError):  # it was deleted
-        if not sys.flags.safe_path and sys.path[:1] == [str(Path.cwd())]:
-            del sys.path[0]
+    if not sys.flags.safe_path and sys.path[:1] == [_folder]:
+        del sys.path[0]
 
     import signal
     from threading import Timer

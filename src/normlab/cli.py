@@ -679,6 +679,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if _by_interrupt(error):
             _say("interrupted")
             sys.exit(130)
+        if _out_of_memory(error):
+            _say("there is too little memory: a smaller --batch-size or fewer --workers need less")
+            sys.exit(1)
         if not (isinstance(error, OSError) and error.errno in _FULL and error.filename is None):
             raise
         _say(f"the output cannot be written: {error.strerror}")
@@ -694,11 +697,12 @@ def _open_streams() -> None:
     A closed one is replaced by the null device: else the next file that is opened would take its
     place. Output to a full pipe waits for the reader.
     """
-    null = os.open(os.devnull, os.O_RDWR)
-    while null <= 2:  # the lowest number that is free
-        os.set_inheritable(null, True)
+    with suppress(OSError):  # no null device, as in a bare container: then no stream is closed
         null = os.open(os.devnull, os.O_RDWR)
-    os.close(null)
+        while null <= 2:  # the lowest number that is free
+            os.set_inheritable(null, True)
+            null = os.open(os.devnull, os.O_RDWR)
+        os.close(null)
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, encoding="utf-8")
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -725,6 +729,15 @@ def _show(line: str) -> None:
 def _close_output() -> None:
     """Keeps Python from flushing the output again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or torch could not allocate memory."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in text or "out of memory" in text)
+    )
 
 
 def _by_interrupt(error: BaseException | None) -> bool:

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from normlab.data.dataset import Dataset, SplitName
+from normlab.errors import printable
 from normlab.table import Table
 
 CHANNELS = ("red", "green", "blue")
@@ -130,7 +131,7 @@ def describe(dataset: Dataset) -> Description:
         images = dataset.train.images[dataset.train.labels == k]
         class_means[k] = images.sum(axis=0, dtype=np.int64) / (255 * len(images))
     return Description(
-        name=dataset.name,
+        name=printable(dataset.name),
         classes=dataset.classes,
         splits=tuple(splits),
         minimum=np.array([present[0] for present in values]) / 255,
@@ -140,7 +141,7 @@ def describe(dataset: Dataset) -> Description:
         variance=variance,
         histograms=histograms,
         class_means=class_means,
-        notes=dataset.notes,
+        notes=tuple(map(printable, dataset.notes)),
         fingerprint=dataset.fingerprint,
     )
 

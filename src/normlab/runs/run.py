@@ -259,11 +259,13 @@ class Run:
         """
         from normlab.network.model import Network
         from normlab.runs.checkpoint import load_weights
+        from normlab.runs.isolation import isolated
 
         weights = self.path / "model.safetensors"
-        self._refuse_other_shapes(weights)
-        network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
-        load_weights(weights, network)
+        with isolated():
+            self._refuse_other_shapes(weights)
+            network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+            load_weights(weights, network)
         if not (network.input_std > 0).all():  # the input is divided by it
             raise RunError(f"{weights} is damaged: input_std has a value that is not above 0")
         return network.eval()

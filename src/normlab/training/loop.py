@@ -14,6 +14,7 @@ from normlab.data import Dataset, apply_splits, load_for
 from normlab.errors import RunError
 from normlab.network import zoo
 from normlab.network.model import Network
+from normlab.notes import note_once
 from normlab.runs import machine
 from normlab.runs.checkpoint import (
     Checkpoint,
@@ -124,7 +125,7 @@ def resume(
             raise RunError(f"{run.path} is finished: there is nothing to resume")
         checkpoint, note = load_latest(run.path / "checkpoint.pt", run.digest)
         if note and process_group().is_main:
-            Console(stderr=True).print(f"note: {note}", soft_wrap=True, highlight=False)
+            note_once(note)
         if len(run.epochs) < checkpoint.epoch:
             raise RunError(
                 f"{run.path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} epochs, "

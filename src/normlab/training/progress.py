@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from normlab import notation
 from normlab.data import source_of
+from normlab.errors import printable
 from normlab.layers.kernels import build
 from normlab.network.checks import small_batch_warnings
 from normlab.network.shapes import norms_of
@@ -37,7 +38,7 @@ def announce(run: Run, console: Console) -> None:
         f"{machine.device}, {counted(machine.threads, 'thread')}, into {run.path}",
     )
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
     if console.is_terminal and (hint := busy()):  # a log that is compared does not depend on it
         console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
 
