@@ -118,7 +118,7 @@ def _ask(
 
 
 def _pixels(file: IO[bytes], size: int) -> NDArray[np.uint8]:
-    content = file.read(3 * size * size)
+    content = bytearray(file.read(3 * size * size))  # PyTorch wants to be able to write
     return np.frombuffer(content, np.uint8).reshape(3, size, size)
 
 
