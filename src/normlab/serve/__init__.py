@@ -52,11 +52,11 @@ def serve(
         RunError: A run is unfinished or damaged.
         DataError: The data is not in `data_root`.
     """
-    shown_names = names(runs)
+    run_names = names(runs)
     if find_spec("gradio") is None:
         raise UsageError('the page needs gradio: pip install "normlab[serve]"')
     with _listen(host, port) as listener:
-        served_runs = [ServedRun(name, run) for name, run in zip(shown_names, runs, strict=True)]
+        served_runs = [ServedRun(name, run) for name, run in zip(run_names, runs, strict=True)]
         examples = load_examples(runs[0], data_root)
         bound, port = listener.getsockname()[:2]
         own_names = names_of(host, bound)
