@@ -64,6 +64,13 @@ def webp_of_size(width, height, **options):
     return bytes(content)
 
 
+def jpeg_of_scans(image, count, fill=b""):
+    """A progressive JPEG of so many scans: its last is repeated, after fill bytes, if any."""
+    content = encoded(image, "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + (fill + last) * (count - content.count(b"\xff\xda")) + content[-2:]
+
+
 def rows(values):
     """Rows of pixels as in a PNG, without filters."""
     return b"".join(b"\0" + row.tobytes() for row in values)
@@ -223,6 +230,7 @@ REFUSED = {
         png(40, 40, b"", before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))),
         "too large",
     ),
+    "a JPEG of 4000 scans": (jpeg_of_scans(RGB, 4000), "it has more than 100 scans"),
     "a GIF": (encoded(RGB, "GIF", save_all=True, append_images=FRAMES), UNKNOWN),
     "a TIFF": (encoded(RGB, "TIFF"), UNKNOWN),
     "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', UNKNOWN),

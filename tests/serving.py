@@ -68,6 +68,11 @@ class Server:
         event, data = content.decode().strip().splitlines()[-2:]
         return event.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
+    def picture_processes(self):
+        """The processes that read its pictures."""
+        tasks = (Path("/proc") / str(self.process.pid) / "task").iterdir()
+        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
     def usage(self):
         """What the server uses: MB of memory, threads, open files, files in its folder."""
         process = Path("/proc") / str(self.process.pid)

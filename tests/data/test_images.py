@@ -2,7 +2,6 @@
 
 import io
 import os
-import threading
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 from normlab.data.images import peculiarities, read_picture, to_pixels
 from normlab.errors import DataError
 from normlab.inference.pictures import FORMATS
-from peculiar import ANSWERED, REFUSED, orientation
+from peculiar import ANSWERED, REFUSED, RGB, encoded, jpeg_of_scans, orientation
 
 
 @pytest.mark.parametrize("name", ANSWERED)
@@ -36,15 +35,50 @@ def test_a_large_webp_does_not_reach_pillow(monkeypatch):
             read_picture(file, FORMATS)
 
 
-def test_a_picture_comes_through_a_pipe(tmp_path):
+def test_a_picture_comes_through_an_open_pipe():
     content = ANSWERED["a PNG"][0]
     expected, _ = read_picture(io.BytesIO(content), FORMATS)
-    os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
-    writer.start()
-    found, _ = read_picture(tmp_path / "pipe", FORMATS)
-    writer.join()
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        found, _ = read_picture(pipe, FORMATS)
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("scans", [100, 101, 4000])
+@pytest.mark.parametrize("fill", [b"", b"\xff\xff"])
+def test_a_jpeg_of_many_scans_is_refused(scans, fill):
+    content = jpeg_of_scans(RGB, scans, fill)
+    if scans <= 100:
+        assert read_picture(content, FORMATS)[0].shape == (3, 32, 32)
+        return
+    with pytest.raises(
+        DataError, match=r"cannot be read as an image \(it has more than 100 scans\)$"
+    ):
+        read_picture(content, FORMATS)
+
+
+def test_scans_hidden_behind_a_marker_without_meaning_are_counted():
+    """A decoder that looks for its place in the pixels skips such a marker, but not its length."""
+    content = jpeg_of_scans(RGB, 101)
+    last = content.rindex(b"\xff\xda")
+    first = content.index(b"\xff\xda")
+    scan = content.index(b"\xff", first + 2)
+    hidden = content[:scan] + b"\xff\x02\xff\xff" + content[scan:last] + content[last:]
+    with pytest.raises(DataError, match="more than 100 scans"):
+        read_picture(hidden, FORMATS)
+
+
+def test_what_follows_a_jpeg_and_its_thumbnail_are_not_counted():
+    plain = encoded(RGB, "JPEG")
+    follows = plain + jpeg_of_scans(RGB, 4000)  # as a film does in a phone's "motion photo"
+    thumbnail = plain[:2] + b"\xff\xee\xff\xfe" + b"\xff\xda" * 32766 + plain[2:]
+    expected, notes = read_picture(plain, FORMATS)
+    for content in (follows, thumbnail):
+        found = read_picture(content, FORMATS)
+        assert np.array_equal(found[0], expected)
+        assert found[1] == notes
 
 
 @pytest.mark.parametrize("name", REFUSED)

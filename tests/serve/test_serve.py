@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -11,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,8 @@ from normlab.cli import main
 from normlab.data import load
 from normlab.errors import DataError, UsageError
 from normlab.report.card import write_card
+from normlab.serve import kept_files
+from normlab.serve.kept_files import KeptFiles
 from normlab.serve.served_run import ServedRun
 from peculiar import ANSWERED, REFUSED
 from serving import MAIN, png, predict_both_ways, served, wait_for
@@ -172,28 +175,36 @@ def test_more_than_10_mb_is_refused_before_it_has_arrived(server, path, form):
 
 
 def test_a_request_is_refused_when_too_many_wait(server, digit):
-    host, port = server.host.split(":")
-    waiting = []
-    try:
-        for _ in range(32):  # each announces a picture
-            waiting.append(socket.create_connection((host, int(port)), timeout=60))
-            waiting[-1].sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-        responses = [server.predict(digit) for _ in range(20)]
-        assert responses[-1] == (503, {"error": "too many pictures: try again"})
-    finally:
-        for connection in waiting:
-            connection.close()
-    wait_for(lambda: server.predict(digit)[0] == 200)
+    with ThreadPoolExecutor(40) as clients:
+        wait_for(
+            lambda: (
+                {*clients.map(lambda _: server.predict(digit)[0], range(8))} == {200}
+                and len(server.picture_processes()) == 2
+            )
+        )
+        readers = server.picture_processes()
+        for reader in readers:
+            os.kill(reader, signal.SIGSTOP)
+        try:
+            requests = [clients.submit(server.predict, digit) for _ in range(40)]
+            done = next(as_completed(requests))  # two are in work, 32 wait, the others do not
+        finally:
+            for reader in readers:
+                os.kill(reader, signal.SIGCONT)
+    assert done.result() == (503, {"error": "too many pictures: try again"})
+    assert sum(request.result()[0] == 200 for request in requests) >= 32
 
 
 @pytest.mark.slow(7)
 def test_a_client_that_leaves_or_stalls_frees_its_slot(trained, digit, tmp_path):
     code = (
-        "from normlab.serve import limits; limits.UPLOAD_TIMEOUT = limits.MAX_WAITING = 1; " + MAIN
+        "from normlab.serve import arrivals, limits; "
+        "arrivals.UPLOAD_TIMEOUT = limits.MAX_WAITING = 1; " + MAIN
     )
     with served(tmp_path, trained.path, code=code) as server:
         host, port = server.host.split(":")
-        incomplete = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nfour"
+        head = f"POST /predict HTTP/1.1\r\nHost: {server.host}\r\n"
+        incomplete = head.encode() + b"Content-Length: 9\r\n\r\nfour"
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(incomplete)
             assert connection.recv(12) == b"HTTP/1.1 408"
@@ -349,7 +360,7 @@ def test_examples_are_from_the_split_that_was_evaluated(trained, tmp_path):
     np.testing.assert_array_equal([picture for picture, _ in examples], expected(holdout))
 
 
-def test_missing_data_is_not_downloaded(trained, tmp_path, monkeypatch):
+def test_missing_data_is_not_downloaded(trained, tmp_path, monkeypatch, capsys):
     from normlab.serve.examples import load_examples
 
     monkeypatch.delenv("NORMLAB_DATA", raising=False)
@@ -357,7 +368,10 @@ def test_missing_data_is_not_downloaded(trained, tmp_path, monkeypatch):
     run = on(trained, tmp_path / "run", "cifar10")
     reason = "cifar10 is not on this machine; give its folder with --data-root."
     assert load_examples(run) == reason
-    assert load_examples(on(trained, tmp_path / "moved", "folder:/nowhere")).startswith("/nowhere")
+    assert load_examples(on(trained, tmp_path / "moved", "folder:/nowhere")) == (
+        "their data cannot be read; what the server prints says why."
+    )
+    assert "no pictures to try: /nowhere" in capsys.readouterr().err
     with pytest.raises(DataError, match="no CIFAR-10 in"):
         load_examples(run, tmp_path)
 
@@ -374,8 +388,8 @@ def on(run, folder, dataset):
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's usage is read from /proc")
 def test_100_pictures_leave_nothing_behind(trained, tmp_path):
     code = (
-        "import signal; from normlab.serve import cleanup; cleanup.INTERVAL = 1; "
-        "signal.signal(signal.SIGUSR1, lambda *_: setattr(cleanup, 'MAX_AGE', 0)); " + MAIN
+        "import signal; from normlab.serve import kept_files; kept_files.INTERVAL = 1; "
+        "signal.signal(signal.SIGUSR1, lambda *_: setattr(kept_files, 'MAX_AGE', 0)); " + MAIN
     )
     with served(tmp_path, trained.path, code=code) as server:
         at_first = server.usage()["files"]  # the examples
@@ -392,18 +406,49 @@ def test_100_pictures_leave_nothing_behind(trained, tmp_path):
         wait_for(lambda: server.usage()["files"] == at_first)
 
 
-def test_old_uploads_are_deleted_but_not_new_ones_and_the_gallery(tmp_path):
-    from normlab.serve.cleanup import delete_old
+@pytest.fixture
+def kept(tmp_path):
+    """A folder with an example picture, two uploads, and one that arrives."""
 
-    for name in ("gallery", "upload"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.png").touch()
-    (tmp_path / "part").touch()
-    permanent = {tmp_path / "gallery"}
-    delete_old(tmp_path, 1000, permanent)
-    assert len([*tmp_path.iterdir()]) == 3
-    delete_old(tmp_path, -1, permanent)
+    def add(*names):
+        for name in names:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a.png").write_bytes(bytes(1000))
+
+    add("gallery")
+    kept = KeptFiles(tmp_path)
+    kept.keep_present()
+    add("first", "second")
+    (tmp_path / "part").write_bytes(bytes(1000))
+    return kept
+
+
+def test_old_uploads_are_deleted_but_not_new_ones_and_the_gallery(kept, tmp_path, monkeypatch):
+    kept.delete_old()
+    assert len([*tmp_path.iterdir()]) == 4
+    monkeypatch.setattr(kept_files, "MAX_AGE", -1)
+    kept.delete_old()
     assert [*tmp_path.rglob("*")] == [tmp_path / "gallery", tmp_path / "gallery" / "a.png"]
+
+
+def test_the_oldest_uploads_are_deleted_where_they_are_too_many(kept, tmp_path, monkeypatch):
+    kept.delete_oldest()
+    assert len([*tmp_path.iterdir()]) == 4
+    folder = (tmp_path / "first").stat().st_size
+    monkeypatch.setattr(kept_files, "MAX_BYTES", 2500 + folder)
+    kept.delete_oldest()
+    assert {path.name for path in tmp_path.iterdir()} == {"gallery", "second", "part"}
+
+
+def test_a_page_that_goes_takes_its_files_but_not_those_of_others(kept, tmp_path):
+    first, second, gallery = (tmp_path / n / "a.png" for n in ("first", "second", "gallery"))
+    kept.add("one", [first, second, gallery])
+    kept.add("other", [second])
+    kept.delete_session("one")
+    kept.delete_session("unknown")
+    assert (first.exists(), second.exists(), gallery.exists()) == (False, True, True)
+    kept.delete_session("other")
+    assert not second.exists()
 
 
 # The page

@@ -2,10 +2,11 @@
 
 import io
 import math
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,16 +19,21 @@ from normlab.wording import listed
 
 SIZE = 32
 GREY = "it is greyscale"
+MAX_BYTES = 256 * 1024**2  # of a picture's file; pixels without compression need about as many
+MAX_SCANS = 100  # of a JPEG: programs write ten, each takes time, and 200 bytes suffice for one
 _FILTERING = threading.Lock()
+# A marker of a JPEG (ITU-T T.81, section B.1.1), except those that may stand between pixels.
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_START_OF_SCAN, _END_OF_IMAGE, _FIRST_WITH_LENGTH = 0xDA, 0xD9, 0xC0
 
 
 def read_picture(
-    source: Path | IO[bytes], formats: Sequence[str], size: int = SIZE
+    source: Path | IO[bytes] | bytes, formats: Sequence[str], size: int = SIZE
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Reads a picture (of an animation, the first frame) and lists its peculiarities.
 
     Args:
-        source: The file, or an open one.
+        source: The file, an open one, or its content.
         formats: Pillow's names of the formats to accept. The content decides, not the suffix.
         size: As in `to_pixels`.
 
@@ -35,18 +41,18 @@ def read_picture(
         The results of `to_pixels` and of `peculiarities`.
 
     Raises:
-        DataError: It cannot be read, or it has hundreds of megabytes of pixels.
+        DataError: It cannot be read, is no regular file, or has more bytes, pixels or scans than
+            a picture needs.
     """
     name = source if isinstance(source, Path) else "the picture"
     try:
-        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
-            if not file.seekable():  # a pipe
-                file = io.BytesIO(file.read())
-            _refuse_large_webp(file)
-            with _quiet():
-                opened = Image.open(file, formats=list(formats))  # reads the header only
-            with opened as image:
-                return to_pixels(image, size), tuple(peculiarities(image))
+        content = _content_of(source)
+        _refuse_large_webp(content)
+        _refuse_many_scans(content)
+        with _quiet():  # reads the header only
+            opened = Image.open(io.BytesIO(content), formats=list(formats))
+        with opened as image:
+            return to_pixels(image, size), tuple(peculiarities(image))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
         reason = f"it is no {_names(formats)}" if unknown else error
@@ -100,7 +106,60 @@ def peculiarities(image: Image.Image) -> list[str]:
     return notes
 
 
-def _refuse_large_webp(file: IO[bytes]) -> None:
+def _content_of(source: Path | IO[bytes] | bytes) -> bytes:
+    """A picture's bytes.
+
+    Raises:
+        OSError: The file cannot be opened, or is a pipe or a device, which may never end.
+        ValueError: It has more than `MAX_BYTES`.
+    """
+    if isinstance(source, Path):
+        if source.exists() and not (source.is_file() or source.is_dir()):
+            raise OSError("it is no regular file")
+        with source.open("rb") as file:
+            content = read_limited(file)
+    elif isinstance(source, bytes):
+        content = source
+    else:
+        if source.seekable():
+            source.seek(0)
+        content = read_limited(source)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES // 1024**2} MB")
+    return content
+
+
+def read_limited(file: IO[bytes]) -> bytes:
+    """The rest of a file, or a little more than `MAX_BYTES` of it: it may grow, or have no end."""
+    parts = []
+    left = MAX_BYTES + 1
+    while left > 0 and (part := file.read(1024**2)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _refuse_many_scans(content: bytes) -> None:
+    """Refuses a JPEG whose pixels are spread over more scans than `MAX_SCANS`.
+
+    Raises:
+        ValueError: The content is such a JPEG.
+    """
+    if not content.startswith(b"\xff\xd8"):
+        return
+    scans, position = 0, 2
+    while scans <= MAX_SCANS and (marker := _MARKER.search(content, position)):
+        kind, position = marker[1][0], marker.end()
+        if kind == _END_OF_IMAGE:  # another picture or a film may follow
+            return
+        scans += kind == _START_OF_SCAN
+        if kind >= _FIRST_WITH_LENGTH:
+            position += int.from_bytes(content[position : position + 2], "big")
+    if scans > MAX_SCANS:
+        raise ValueError(f"it has more than {MAX_SCANS} scans")
+
+
+def _refuse_large_webp(content: bytes) -> None:
     """Refuses a WebP with too many pixels before Pillow allocates memory for them.
 
     Pillow checks the size of other formats first. Position of the size in the file: RFC 9649,
@@ -109,8 +168,7 @@ def _refuse_large_webp(file: IO[bytes]) -> None:
     Raises:
         Image.DecompressionBombError: The file is a WebP of more pixels than Pillow opens.
     """
-    file.seek(0)  # where Pillow begins
-    head = file.read(30)
+    head = content[:30]
     if head[:4] + head[8:12] != b"RIFFWEBP":
         return
     match head[12:16]:

@@ -1,6 +1,5 @@
 """Where a network looks: Grad-CAM and occlusion, computed by captum (the extra `explain`)."""
 
-import sys
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 from normlab.data.dataset import Split
 from normlab.errors import UsageError, printable
 from normlab.inference.evaluate import to_input
-from normlab.inference.pictures import Picture, read
+from normlab.inference.pictures import Picture, read, standard_input
 from normlab.inference.predict import BATCH, Prediction, Predictor
 from normlab.network.model import Network
 from normlab.runs.isolation import isolated
@@ -83,7 +82,7 @@ def explain(predictor: Predictor, picture: Picture, classes: Sequence[str] = ())
             )
     piped = isinstance(picture, str) and picture == "-"
     if piped:  # the standard input can be read only once; two sizes are needed
-        picture = sys.stdin.buffer.read()
+        picture = standard_input()
     loaded = read(picture)
     if piped:
         loaded = loaded._replace(name="-")

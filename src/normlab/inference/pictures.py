@@ -1,6 +1,5 @@
 """Pictures to predict: the files that command-line arguments name, and reading them."""
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from normlab.data.images import SIZE, peculiarities, read_picture, to_pixels
+from normlab.data.images import SIZE, peculiarities, read_limited, read_picture, to_pixels
 from normlab.errors import DataError, UsageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -102,10 +101,10 @@ def read(picture: Picture, size: int = SIZE) -> LoadedPicture:
     """
     if isinstance(picture, str | os.PathLike):
         name = os.fspath(picture)
-        source = io.BytesIO(sys.stdin.buffer.read()) if name == "-" else Path(name)
+        source = standard_input() if name == "-" else Path(name)
         return LoadedPicture(name, *read_picture(source, FORMATS, size))
     if isinstance(picture, bytes):
-        return LoadedPicture("", *read_picture(io.BytesIO(picture), FORMATS, size))
+        return LoadedPicture("", *read_picture(picture, FORMATS, size))
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture)
     if not isinstance(picture, Image.Image):
@@ -119,6 +118,20 @@ def read(picture: Picture, size: int = SIZE) -> LoadedPicture:
             f"a PIL image of mode {picture.mode}, {picture.width} × {picture.height}, "
             f"cannot be used ({error})"
         ) from error
+
+
+def standard_input() -> bytes:
+    """The standard input up to its end, or a little more than a picture's file may have.
+
+    Raises:
+        DataError: It is closed or cannot be read.
+    """
+    if sys.stdin is None:
+        raise DataError("the standard input is closed: it has no picture")
+    try:
+        return read_limited(sys.stdin.buffer)
+    except OSError as error:
+        raise DataError(f"the standard input cannot be read ({error.strerror})") from error
 
 
 def _from_array(array: NDArray[np.uint8]) -> Image.Image:

@@ -4,7 +4,9 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,11 +14,14 @@ from normlab.errors import NormlabError, UsageError
 from normlab.findings.run import names
 from normlab.runs.run import Run
 from normlab.serve.examples import load_examples
+from normlab.serve.hosts import is_everywhere, names_of
 from normlab.serve.served_run import ServedRun
 
 # Gradio and its dependencies read these when they are imported: no telemetry, no requests to other
-# hosts, no record of what visitors upload.
+# hosts, by a proxy or not, no record of what visitors upload.
 _OFFLINE = {
+    "NO_PROXY": "*",
+    "no_proxy": "*",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_ANALYTICS_MAX_EVENTS": "1",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
@@ -53,15 +58,52 @@ def serve(
     with _listen(host, port) as listener:
         served_runs = [ServedRun(name, run) for name, run in zip(run_names, runs, strict=True)]
         examples = load_examples(runs[0], data_root)
-        address = _address(host, listener.getsockname()[1])
-        if host in ("0.0.0.0", "::"):
+        bound, port = listener.getsockname()[:2]
+        own_names = names_of(host, bound)
+        address = _address(host, bound, port)
+        if is_everywhere(bound):
             print("note: anyone on this network can reach the page at this machine's address")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted
-        with tempfile.TemporaryDirectory(prefix="normlab-") as uploads:
-            os.environ.update(_OFFLINE, GRADIO_TEMP_DIR=uploads)
+        with ExitStack() as stack:  # what is entered last is undone first
+            stack.enter_context(_stopped_by_signals())
+            uploads = stack.enter_context(tempfile.TemporaryDirectory(prefix="normlab-"))
+            stack.enter_context(_environment(GRADIO_TEMP_DIR=uploads, **_OFFLINE))
             from normlab.serve.server import run_server
 
-            run_server(served_runs, examples, address, listener)
+            run_server(served_runs, examples, address, listener, own_names, Path(uploads))
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Has SIGTERM, and a terminal that closes, stop the server as Ctrl-C does: uploads go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, signal.default_int_handler)}
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows; nohup ignores it
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
+        stop = lambda *_: signal.raise_signal(signal.SIGTERM)  # noqa: E731
+        previous[hangup] = signal.signal(hangup, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            if handler is not None:  # None: Python did not install it, and cannot
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Sets variables for the block, and removes those by which users configure Gradio apps."""
+    foreign = [name for name in os.environ if name.startswith(("GRADIO_", "SPACE_"))]
+    before = {name: os.environ.pop(name, None) for name in {*foreign, *variables}}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -70,14 +112,17 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(where[:2], family=family)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # the rest repeats the address
+    except (OSError, UnicodeError) as error:  # UnicodeError: no such name is possible
+        reason = getattr(error, "strerror", None) or "no such name"
+        reason = reason.partition(" (")[0]  # the rest repeats the address
         raise NormlabError(
-            f"cannot listen on port {port} of {host} ({reason}): choose another --port or --host"
+            f"cannot listen on port {port} of {host or repr(host)} ({reason}): "
+            "choose another --port or --host"
         ) from None
 
 
-def _address(host: str, port: int) -> str:
+def _address(host: str, bound: str, port: int) -> str:
     """The URL for a browser on this machine."""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    loopback = "::1" if ":" in bound else "127.0.0.1"
+    local = loopback if is_everywhere(bound) else host
     return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"

@@ -7,11 +7,14 @@ from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
+from gradio.exceptions import InvalidPathError
+from gradio.processing_utils import save_img_array_to_cache
 from numpy.typing import NDArray
 
 from normlab.errors import DataError, RunError
-from normlab.inference.pictures import Picture
 from normlab.serve.examples import Example
+from normlab.serve.kept_files import KeptFiles
+from normlab.serve.limits import NOT_UNDERSTOOD, log_failure
 from normlab.serve.served_run import PredictionWithHeatMap, ServedRun
 
 SHOWN_CLASSES = 10
@@ -55,22 +58,47 @@ THEME = gr.themes.Default(
     font_mono=["ui-monospace", "monospace"],
 )
 
-Explain = Callable[[Picture], Awaitable[list[PredictionWithHeatMap]]]
+Explain = Callable[[bytes], Awaitable[list[PredictionWithHeatMap]]]
+
+
+class _Page(gr.Blocks):  # type: ignore[misc]
+    """Answers an event that no page sends in one line. Gradio prints a traceback, and shows paths.
+
+    What it shows of such an error may be a folder of the server.
+    """
+
+    async def process_api(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Handles an event."""
+        try:
+            result: dict[str, Any] = await super().process_api(*arguments, **options)
+        except gr.Error:
+            raise
+        except InvalidPathError:
+            raise _refusal("the picture was not uploaded") from None
+        except Exception as error:
+            log_failure("an event of the page", error)
+            raise _refusal(NOT_UNDERSTOOD) from None
+        return result
 
 
 def build_page(
-    runs: Sequence[ServedRun], explain: Explain, examples: Sequence[Example] | str, address: str
+    runs: Sequence[ServedRun],
+    explain: Explain,
+    examples: Sequence[Example] | str,
+    address: str,
+    kept: KeptFiles,
 ) -> gr.Blocks:
     """Builds the page.
 
     Args:
         runs: One or several, shown side by side.
-        explain: Predicts and explains a picture with all of them.
+        explain: Predicts and explains a picture's file with all of them.
         examples: Example pictures and their classes; or why there are none.
         address: The server's URL.
+        kept: Where uploads and heat maps are.
     """
     title = f"normlab: {', '.join(run.name for run in runs)}"
-    with gr.Blocks(title=title, analytics_enabled=False) as page:
+    with _Page(title=title, analytics_enabled=False) as page:
         gr.Markdown(ABOUT)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -94,29 +122,45 @@ def build_page(
         with gr.Accordion("From a program", open=False):
             gr.Markdown(_http_usage(runs, address))
 
-        async def answer(uploaded: dict[str, Any] | None) -> list[Any]:
+        async def answer(uploaded: dict[str, Any] | None, request: gr.Request) -> list[Any]:
             if uploaded is None:
                 return [None] * len(outputs)
             # Gradio does not check a path that is not marked as a file.
             path = Path(uploaded.get("path") or "").resolve()
             folder = Path(picture.GRADIO_CACHE).resolve()
             if not (path.is_relative_to(folder) and path.is_file()):
-                raise gr.Error("The picture was not uploaded.", print_exception=False)
+                raise _refusal("the picture was not uploaded")
             try:
                 results = await explain(path.read_bytes())
             except (DataError, RunError) as error:
-                message = str(error)
-                raise gr.Error(
-                    f"{message[0].upper()}{message[1:]}.", print_exception=False
-                ) from None
-            return [value for result in results for value in _values(result)]
+                raise _refusal(str(error)) from None
+            maps = [_save(result.heat_map, picture.GRADIO_CACHE) for result in results]
+            kept.add(request.session_hash or "", [path, *map(Path, filter(None, maps))])
+            return [v for pair in zip(results, maps, strict=True) for v in _values(*pair)]
+
+        def leave(request: gr.Request) -> None:
+            kept.delete_session(request.session_hash or "")
 
         # Without preprocessing: Gradio would decode the picture without our limits and messages.
         event = picture.change(answer, picture, outputs, preprocess=False, api_name="answer")
         event.success(None, picture, js=SCROLL_TO_ANSWERS)
         event.failure(None, None, picture, js="() => null")  # removes the unreadable picture
         page.load(None, js=LOAD_AT_ONCE)
+        page.unload(leave)
     return page
+
+
+def _refusal(reason: str) -> gr.Error:
+    return gr.Error(f"{reason[0].upper()}{reason[1:]}.", print_exception=False)
+
+
+def _save(heat_map: NDArray[np.uint8] | None, folder: str) -> str | None:
+    """Saves a heat map as Gradio would, and returns its path."""
+    if heat_map is None:
+        return None
+    image = np.ascontiguousarray(heat_map.transpose(1, 2, 0))
+    path: str = save_img_array_to_cache(image, folder, format="png")
+    return path
 
 
 def _gallery(pictures: Sequence[Example], picture: gr.Image) -> None:
@@ -163,10 +207,9 @@ def _http_usage(runs: Sequence[ServedRun], address: str) -> str:
     return f"The response is JSON, as from `normlab predict --json`:\n\n```\n{text}\n```"
 
 
-def _values(result: PredictionWithHeatMap) -> list[Any]:
+def _values(result: PredictionWithHeatMap, heat_map: str | None) -> list[Any]:
     """The values of a run's components, in the order of `_column`."""
-    prediction, heat_map = result
+    prediction = result.prediction
     probabilities = dict(zip(prediction.classes, map(float, prediction.probabilities), strict=True))
     notes = f"Note: {'; '.join(prediction.notes)}." if prediction.notes else ""
-    image = None if heat_map is None else np.ascontiguousarray(heat_map.transpose(1, 2, 0))
-    return [probabilities, notes, image]
+    return [probabilities, notes, heat_map]

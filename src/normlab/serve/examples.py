@@ -1,5 +1,6 @@
 """Example pictures for the page, from the run's own data set."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | st
     except (DataError, RunError) as error:
         if data_root is not None:
             raise
-        return f"{error}."
+        # Visitors are not told: it names a folder.
+        print(f"note: there are no pictures to try: {error}", file=sys.stderr)
+        return "their data cannot be read; what the server prints says why."
     split = dataset.split(run.split)
     indices = _first_of_each_class(split, len(dataset.classes))
     pictures = np.ascontiguousarray(split.images[indices].transpose(0, 2, 3, 1))

@@ -1,7 +1,6 @@
 """A run that the server predicts and explains pictures with."""
 
 import threading
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +9,8 @@ from numpy.typing import NDArray
 
 from normlab.errors import UsageError
 from normlab.inference.evaluate import to_input
-from normlab.inference.explain import DISPLAY_SIZE, grad_cam
-from normlab.inference.pictures import LoadedPicture, Picture, read
+from normlab.inference.explain import grad_cam
+from normlab.inference.pictures import LoadedPicture
 from normlab.inference.predict import Prediction, Predictor
 from normlab.report import plots
 from normlab.report.card import model_card
@@ -43,21 +42,18 @@ class ServedRun:
         self._predictor = Predictor(run.network(), run.data.classes)
         self._lock = threading.Lock()  # captum puts hooks into the network for a heat map
         black = LoadedPicture("", np.zeros((3, 32, 32), np.uint8), ())
-        self._predict(black)  # refuses weights that overflow
+        self.predict(black)  # refuses weights that overflow
         self.no_heat_maps = ""
         try:  # the first use of captum and of the compiled passes takes seconds
             self._heat_map(black, 0)
         except UsageError as error:
             self.no_heat_maps = f"There is no heat map: {error}."
 
-    def predict(self, picture: Picture) -> Prediction:
-        """Predicts a picture.
-
-        Raises:
-            DataError: The picture cannot be read.
-            RunError: The network's outputs are not finite.
-        """
-        return self._predict(read(picture))
+    def predict(self, picture: LoadedPicture) -> Prediction:
+        """Predicts a picture. Raises RunError if the network's outputs are not finite."""
+        with self._lock:
+            (prediction,) = self._predictor.predict_loaded([picture])
+        return prediction
 
     def explain(self, picture: LoadedPicture, shown: NDArray[np.uint8]) -> PredictionWithHeatMap:
         """Predicts a picture and draws where the network looks.
@@ -69,18 +65,13 @@ class ServedRun:
         Raises:
             RunError: The network's outputs are not finite.
         """
-        prediction = self._predict(picture)
+        prediction = self.predict(picture)
         if self.no_heat_maps:
             return PredictionWithHeatMap(prediction, None)
         target = int(prediction.probabilities.argmax())
         return PredictionWithHeatMap(
             prediction, plots.heat_over(shown, self._heat_map(picture, target))
         )
-
-    def _predict(self, picture: LoadedPicture) -> Prediction:
-        with self._lock:
-            (prediction,) = self._predictor.predict_loaded([picture])
-        return prediction
 
     def _heat_map(self, picture: LoadedPicture, target: int) -> NDArray[np.float32]:
         image = to_input(torch.from_numpy(picture.pixels)[None])
@@ -100,14 +91,3 @@ def _card(run: Run) -> str:
     else:
         return "The run's folder has neither a model card nor metrics: its accuracy is unknown."
     return text.partition("\n---\n")[2] if text.startswith("---\n") else text
-
-
-def explain_all(runs: Sequence[ServedRun], picture: Picture) -> list[PredictionWithHeatMap]:
-    """Each run's prediction and heat map for a picture.
-
-    Raises:
-        DataError: The picture cannot be read.
-        RunError: A network's outputs are not finite.
-    """
-    loaded, shown = read(picture), read(picture, DISPLAY_SIZE).pixels
-    return [run.explain(loaded, shown) for run in runs]

@@ -2,7 +2,9 @@
 
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
@@ -14,17 +16,20 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from gradio import processing_utils
 from starlette.requests import ClientDisconnect
 
+from normlab.data.images import SIZE
 from normlab.errors import DataError, RunError
-from normlab.inference.pictures import Picture
+from normlab.inference.explain import DISPLAY_SIZE
+from normlab.inference.picture_process import PictureReader
+from normlab.inference.predict import Prediction
 from normlab.report.prediction_lines import as_json
 from normlab.runs import machine
 from normlab.serve import limits
-from normlab.serve.cleanup import periodic_cleanup
+from normlab.serve.arrivals import MAX_PICTURE_BYTES
+from normlab.serve.connections import LimitedConnection
 from normlab.serve.demo_page import CSS, THEME, build_page
 from normlab.serve.examples import Example
-from normlab.serve.served_run import PredictionWithHeatMap, ServedRun, explain_all
-
-MAX_SESSIONS = 100  # open pages whose state Gradio keeps
+from normlab.serve.kept_files import KeptFiles, periodic_cleanup
+from normlab.serve.served_run import PredictionWithHeatMap, ServedRun
 
 Result = TypeVar("Result")
 
@@ -34,6 +39,8 @@ def run_server(
     examples: Sequence[Example] | str,
     address: str,
     listener: socket.socket,
+    names: Collection[str],
+    uploads: Path,
 ) -> None:
     """Serves until it is interrupted.
 
@@ -42,12 +49,17 @@ def run_server(
         examples: As `build_page` takes them.
         address: The server's URL.
         listener: A bound socket.
+        names: The server's names, as `hosts.names_of` returns them.
+        uploads: The folder that Gradio keeps files in.
     """
     machine.share_arenas()
     torch.set_num_threads(1)  # the networks are too small to gain from several
-    app = build_app(runs, examples, address)
+    app = build_app(runs, examples, address, names, uploads)
     print(f"{', '.join(run.name for run in runs)}: {address} (Ctrl-C stops it)", flush=True)
-    config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, http=LimitedConnection, ws="none", log_config=None, log_level="warning",
+        access_log=False, proxy_headers=False, timeout_graceful_shutdown=1,
+    )  # fmt: skip
     _Server(config).run(sockets=[listener])
 
 
@@ -60,9 +72,13 @@ class _Server(uvicorn.Server):
 
 
 def build_app(
-    runs: Sequence[ServedRun], examples: Sequence[Example] | str, address: str
+    runs: Sequence[ServedRun],
+    examples: Sequence[Example] | str,
+    address: str,
+    names: Collection[str],
+    uploads: Path,
 ) -> FastAPI:
-    """The page at `/` and the API at `/predict`. Arguments as `build_page` takes them."""
+    """The page at `/` and the API at `/predict`. Arguments as `run_server` takes them."""
     by_name = {run.name: run for run in runs}
     usage = f"curl --data-binary @picture.jpg {address}/predict"
     concurrency = anyio.CapacityLimiter(limits.MAX_CONCURRENT)
@@ -71,20 +87,36 @@ def build_app(
     async def run_in_thread(function: Callable[..., Result], *arguments: object) -> Result:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=concurrency)
 
-    async def explain(picture: Picture) -> list[PredictionWithHeatMap]:
-        return await run_in_thread(explain_all, runs, picture)
+    reader = PictureReader()
+    kept = KeptFiles(uploads)
 
-    page = build_page(runs, explain, examples, address)
-    page.queue(max_size=limits.MAX_WAITING, default_concurrency_limit=limits.MAX_CONCURRENT)
+    async def explain(content: bytes) -> list[PredictionWithHeatMap]:
+        results = await run_in_thread(_explain_all, reader, runs, content)
+        await anyio.to_thread.run_sync(kept.delete_oldest)
+        return results
+
+    page = build_page(runs, explain, examples, address, kept)
+    page.queue(
+        max_size=limits.MAX_WAITING,
+        default_concurrency_limit=limits.MAX_CONCURRENT,
+        api_open=False,  # nothing goes past the queue
+    )
     # As launch() does, which cannot serve an API beside the page: then only uploads can be named.
     page.has_launched = True
-    page.state_session_capacity = MAX_SESSIONS
+    page.state_session_capacity = limits.MAX_PAGES
     processing_utils.async_ssrf_protected_download = _refuse_address
 
-    app = FastAPI(
-        docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: periodic_cleanup(page)
-    )
-    app.add_middleware(limits.RequestGuard)
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        kept.keep_present()
+        try:
+            async with periodic_cleanup(page, kept):
+                yield
+        finally:
+            reader.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(limits.RequestGuard, names=names, kept=kept)
     app.add_exception_handler(HTTPException, limits.as_json_error)
     app.add_exception_handler(ClientDisconnect, _client_disconnected)
 
@@ -92,13 +124,13 @@ def build_app(
     async def predict(request: Request, run: str = runs[0].name) -> Response:
         if run not in by_name:
             raise HTTPException(404, f"no run {run!r}: there are {', '.join(by_name)}")
-        with limits.acquire(slots):
-            picture = await limits.read_body(request)
-            # Checked after the body: a form that is too large gets the error about its size.
-            if request.headers.get("content-type", "").lower().startswith("multipart/"):
-                raise HTTPException(415, f"send the file as it is, not in a form: {usage}")
+        content = await limits.read_body(request)
+        # Checked after the body: a form that is too large gets the error about its size.
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            raise HTTPException(415, f"send the file as it is, not in a form: {usage}")
+        with limits.acquire(slots):  # who is still sending takes no place
             try:
-                prediction = await run_in_thread(by_name[run].predict, picture)
+                prediction = await run_in_thread(_predict, reader, by_name[run], content)
             except DataError as error:
                 raise HTTPException(400, str(error)) from None
             except RunError as error:
@@ -110,11 +142,25 @@ def build_app(
         raise HTTPException(405, f"send a picture: {usage}", {"Allow": "POST"})
 
     gradio.mount_gradio_app(
-        app, page, "/", max_file_size=limits.MAX_PICTURE_BYTES, theme=THEME, css=CSS,
+        app, page, "/", max_file_size=MAX_PICTURE_BYTES, theme=THEME, css=CSS,
         footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
-        enable_monitoring=False, pwa=False,
+        enable_monitoring=False, pwa=False, allowed_paths=[], root_path="",
+        app_kwargs={"exception_handlers": {Exception: limits.not_understood}},
     )  # fmt: skip
     return app
+
+
+def _predict(reader: PictureReader, run: ServedRun, content: bytes) -> Prediction:
+    (picture,) = reader.read(content, [SIZE])
+    return run.predict(picture)
+
+
+def _explain_all(
+    reader: PictureReader, runs: Sequence[ServedRun], content: bytes
+) -> list[PredictionWithHeatMap]:
+    """Each run's prediction and heat map for a picture's file."""
+    picture, shown = reader.read(content, [SIZE, DISPLAY_SIZE])
+    return [run.explain(picture, shown.pixels) for run in runs]
 
 
 async def _refuse_address(*_: object, **__: object) -> str:
