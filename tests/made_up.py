@@ -64,6 +64,7 @@ def run(
     accuracies=None,
     layout=LAYOUT,
     classes=CLASSES,
+    train=50_000,
     holdout=0,
     test=10_000,
     fingerprint="ab" * 32,
@@ -82,7 +83,7 @@ def run(
         data=DataCard(
             fingerprint=fingerprint,
             classes=tuple(classes),
-            train=50_000 - holdout,
+            train=train - holdout,
             holdout=holdout,
             test=test,
             mean=(0.4914, 0.4822, 0.4465),

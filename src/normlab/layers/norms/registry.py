@@ -170,7 +170,7 @@ def find(text: str) -> tuple[Normalization, int | None]:
         return entry, None
     if entry.argument is None:
         raise UsageError(f"{name} takes no number: write {name}")
-    if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
+    if not (number.isascii() and number.isdigit() and len(number) <= 99 and int(number) > 0):
         raise UsageError(f"{text[:50]!r}: the {entry.argument} must be a whole number above 0")
     return entry, int(number)
 
