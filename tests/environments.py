@@ -27,7 +27,7 @@ needs_shims = pytest.mark.skipif(
 SCRIPT = (sys.executable, "-P", "-c", "from normlab.__main__ import main; main()")
 
 
-def normlab(*arguments, cwd, redirect="", command=SCRIPT, **variables):
+def normlab(*arguments, cwd, redirect="", command=SCRIPT, before=None, **variables):
     """Runs a command as a user does, from a shell.
 
     Args:
@@ -35,6 +35,7 @@ def normlab(*arguments, cwd, redirect="", command=SCRIPT, **variables):
         cwd: The working folder.
         redirect: What the shell does with its streams, such as `>&-`.
         command: How normlab is started.
+        before: Is called in the new process, before it begins.
         variables: Of the environment.
 
     Returns:
@@ -49,6 +50,7 @@ def normlab(*arguments, cwd, redirect="", command=SCRIPT, **variables):
         text=True,
         errors="replace",
         timeout=600,
+        preexec_fn=before,
     )
 
 

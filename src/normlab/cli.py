@@ -710,6 +710,9 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
         with suppress(OSError):
             os.set_blocking(number, True)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < 20:  # some programs set 0: tables would be empty
+        del os.environ["COLUMNS"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may be ASCII only
 
