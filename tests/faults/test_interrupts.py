@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from itertools import count
 
 import pytest
 
@@ -71,26 +72,27 @@ def seconds_of(*arguments):
     return time.monotonic() - begun
 
 
-def test_training_interrupted_at_twenty_moments_ends_the_same(tmp_path):
+def test_training_interrupted_at_random_moments_ends_the_same(tmp_path):
     """During imports, in a step, while a file is written, while the page is made."""
     whole = tmp_path / "whole"
     length = seconds_of(*TRAIN, whole)
     moments = random.Random(0)
     interrupted = 0
-    for k in range(20):
+    for k in count():
+        if interrupted == 12:  # the others had finished before
+            break
         out = tmp_path / str(k)
         command = Command(*TRAIN, out)
         time.sleep(moments.uniform(0, length))
         interrupted += command.interrupt()
         assert problem(out, TINY) is None
         assert_equal_runs(out, whole)
-    assert interrupted > 10
 
 
 def test_an_interrupt_during_compilation_leaves_nothing_behind(tmp_path):
     work(tmp_path / "whole", TINY)
     command = Command(*TRAIN, tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "cache"))
-    while not any((tmp_path / "cache" / "normlab").glob("tmp*")):  # while the compiler runs
+    while not any((tmp_path / "cache" / "normlab").glob("building-*")):  # while the compiler runs
         if command.process.poll() is not None:
             pytest.skip("there is no gcc here")
         time.sleep(0.01)
@@ -111,11 +113,12 @@ def test_a_study_interrupted_at_any_moment_ends_the_same(tmp_path):
     length = seconds_of(*COMPARE, whole)
     moments = random.Random(0)
     interrupted = 0
-    for k in range(5):
+    for k in count():
+        if interrupted == 3:
+            break
         out = tmp_path / str(k)
         command = Command(*COMPARE, out)
         time.sleep(moments.uniform(0, length))
         interrupted += command.interrupt()
         seconds_of(*COMPARE, out)
         assert results(out) == results(whole)
-    assert interrupted > 1
