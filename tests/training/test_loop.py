@@ -404,7 +404,7 @@ def test_without_test_images_nothing_is_evaluated(whole, tmp_path, monkeypatch):
     assert Run.open(run.path) == run
     with pytest.raises(ValueError, match="the test split has no images"):
         evaluate(run.network(), dataset)
-    with pytest.raises(ValueError, match="run has no images to measure accuracy on except"):
+    with pytest.raises(RunError, match="run has no images to measure accuracy on but"):
         analyze(run, evaluate(run.network(), dataset, "train"))
     loss, _ = curves([run]).axes
     assert len(loss.lines) == 1

@@ -124,14 +124,15 @@ def standard_input() -> bytes:
     """The standard input up to its end, or a little more than a picture's file may have.
 
     Raises:
-        DataError: It is closed or cannot be read.
+        DataError: It is closed or empty, or cannot be read.
     """
-    if sys.stdin is None:
-        raise DataError("the standard input is closed: it has no picture")
     try:
-        return read_limited(sys.stdin.buffer)
+        content = b"" if sys.stdin is None else read_limited(sys.stdin.buffer)
     except OSError as error:
         raise DataError(f"the standard input cannot be read ({error.strerror})") from error
+    if not content:
+        raise DataError("the standard input is empty or closed: it has no picture")
+    return content
 
 
 def _from_array(array: NDArray[np.uint8]) -> Image.Image:
