@@ -24,7 +24,8 @@ SLOW_FIXTURES = {"browser", "files", "finished", "server"}  # tests that use one
 def pytest_collection_modifyitems(items):
     """Puts the slowest first, so that no worker is left with one of them at the end."""
     for item in items:
-        if not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+        slow = not SLOW_FIXTURES.isdisjoint(item.fixturenames)
+        if slow and not item.get_closest_marker("quick"):
             item.add_marker(pytest.mark.slow(1))  # its own, if it has one, counts
     items.sort(key=seconds, reverse=True)
 

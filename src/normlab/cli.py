@@ -12,7 +12,7 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -734,17 +734,23 @@ def _close_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _by_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C caused an error: an import that it interrupts can raise an ImportError."""
+    return any(isinstance(cause, KeyboardInterrupt) for cause in _chain(error))
+
+
 def _out_of_memory(error: BaseException) -> bool:
     """Whether Python, NumPy or torch could not allocate memory."""
-    text = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("can't allocate memory" in text or "out of memory" in text)
+    return any(
+        isinstance(cause, MemoryError)
+        or "can't allocate memory" in str(cause)
+        or "out of memory" in str(cause)
+        for cause in _chain(error)
     )
 
 
-def _by_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C caused an error: an import that it interrupts can raise an ImportError."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, the one that caused it, and so on."""
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    return error is not None

@@ -9,7 +9,7 @@ import pytest
 from environments import COMPARE, NETWORK, TRAIN, assert_one_line, needs_shims, normlab, shim
 from normlab.runs.run import Run
 
-CLOSED = [">&-", "<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+CLOSED = [">&-", "2>&-", "<&- >&- 2>&-"]
 
 
 @pytest.mark.slow(5)

@@ -66,6 +66,7 @@ def digit():
 # The API
 
 
+@pytest.mark.quick
 def test_a_request_returns_what_predict_returns(server, runs, digit):
     for run, name in zip(runs, (None, HOSTILE), strict=True):
         (expected,) = normlab.load(run.path).predict(digit)

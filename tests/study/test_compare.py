@@ -32,6 +32,7 @@ def finished(tmp_path_factory):
     return compare(CONFIG, out, quiet=True, workers=2)
 
 
+@pytest.mark.quick
 def test_a_study_records_every_run_as_training_measured_it(finished):
     assert [(r.arm, r.seed, r.state) for r in finished.results] == [
         (arm, seed, "done") for arm in ("bn", "ln") for seed in (0, 1)
@@ -51,6 +52,7 @@ def test_a_study_records_every_run_as_training_measured_it(finished):
     assert not (finished.path / ".normlab-data").exists()
 
 
+@pytest.mark.quick
 def test_an_opened_study_equals_the_written_one(finished):
     again = Study.open(finished.path)
     assert again == dataclasses.replace(finished, path=again.path)
