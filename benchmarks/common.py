@@ -24,6 +24,7 @@ from normlab.runs import machine
 from normlab.seeding import seed_for
 from normlab.storage.files import write_atomically
 from normlab.table import Table
+from normlab.training.first_weights import start_at_muons_norm
 from normlab.training.step import Batches, TrainStep
 
 LOAD_BEFORE = os.getloadavg()[0]  # what else ran in the last minute
@@ -246,6 +247,7 @@ class Training:
         mean, std = channel_statistics(dataset.train.images)
         self.network.input_mean.copy_(torch.from_numpy(mean))
         self.network.input_std.copy_(torch.from_numpy(std))
+        start_at_muons_norm(self.network, recipe)
         self.network.to(memory_format=torch.channels_last)
         self.batches = Batches(dataset, recipe, seed, device)
         self.train_step = TrainStep(self.network, recipe, precision)

@@ -6,12 +6,12 @@
 Four initializations of `none`, each with the same learning rates and otherwise the network's own
 recipe:
 
-    skip-init   normlab's: w starts at √6, which preserves the features' scale (He et al. 2015,
+    skip-init   normlab's: w starts where it preserves the features' scale (He et al. 2015,
                 arXiv:1502.01852, section 2.2), and each residual branch is multiplied by a learned
                 scale that starts at 0 (De & Smith 2020, arXiv:2002.10444)
     he          without these scales
-    shared      without them; w starts at √6 / L at the end of each of the L residual branches
-    small       without them; w starts at √6 / 100 there: for s > 0, ReLU(s · x) is s · ReLU(x)
+    shared      without them; w starts L times lower at the end of each of the L residual branches
+    small       without them; w starts 100 times lower there: for s > 0, ReLU(s · x) is s · ReLU(x)
 
 Fixup (Zhang et al. 2019, arXiv:1901.09321) is not compared: for a branch of one convolution it
 would start with zeros like skip-init, but before the ReLU, where they would stay.
@@ -32,7 +32,6 @@ from pathlib import Path
 
 import torch
 from common import Training, each_once, positive, show
-from torch import nn
 
 from normlab import recipes
 from normlab.data import load
@@ -49,21 +48,21 @@ def unchanged(network):
     """Keeps the registry's initialization."""
 
 
-def unscaled(network, w):
-    """Removes the branches' scales and sets w at the end of each of the L branches to w(L)."""
+def unscaled(network, divisor):
+    """Removes the branches' scales and divides w at the end of each of the L by divisor(L)."""
     branches = [block for block in network.blocks if getattr(block, "residual", False)]
     ends = [m for block in branches for m in block.norms.modules() if isinstance(m, Affine)]
     for block in branches:
         block.branch_scales = None
     for end in ends:
-        nn.init.constant_(end.weight, w(len(ends)))
+        end.weight.data /= divisor(len(ends))
 
 
 INITIALIZATIONS = {
     "skip-init": unchanged,
-    "he": partial(unscaled, w=lambda _: 6**0.5),
-    "shared": partial(unscaled, w=lambda branches: 6**0.5 / branches),
-    "small": partial(unscaled, w=lambda _: 6**0.5 / 100),
+    "he": partial(unscaled, divisor=lambda _: 1),
+    "shared": partial(unscaled, divisor=lambda branches: branches),
+    "small": partial(unscaled, divisor=lambda _: 100),
 }
 
 

@@ -264,3 +264,18 @@ def test_other_data_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"has fingerprint .*, the study .* was made on ababab"):
         write_study_report(study)
     assert write_study_report(study, images=False).exists()
+
+
+@pytest.mark.slow(1)
+@pytest.mark.parametrize(
+    ("norms", "recipe", "said"),
+    [
+        (("bn", "none"), "nano", True),
+        (("bn", "none"), "demo", False),
+        (("bn", "gn"), "nano", False),
+    ],
+)
+def test_the_page_says_what_muon_makes_of_none(norms, recipe, said, tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=norms, recipe=recipe, epochs=19, trials=False)
+    text = Page(render(study, None)).text
+    assert ("With Muon, none is a weight normalization" in text) == said

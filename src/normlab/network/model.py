@@ -114,14 +114,16 @@ class Convolution(nn.Module):
     """`C`, `c` and `D`: convolutions shared by all applications, and normalizations for each.
 
     If the normalization needs it (`skip_init`), each application of a residual branch is multiplied
-    by one of `branch_scales`, which start at 0.
+    by one of `branch_scales`, which start at 0. `scale_invariant` is the normalization's; False
+    without one.
     """
 
     def __init__(self, block_shape: BlockShape, dropout: float) -> None:
         super().__init__()
         block, inputs, outputs = block_shape.block, block_shape.input[0], block_shape.output[0]
         padding = 0 if block.valid or block_shape.kernel == 1 else 1
-        conv2d = norms.find(block_shape.norm)[0].convolution if block_shape.norm else nn.Conv2d
+        entry = norms.find(block_shape.norm)[0] if block_shape.norm else None
+        conv2d = entry.convolution if entry else nn.Conv2d
         self.depthwise: nn.Module | None = None
         if block.kind == "D":
             self.depthwise = conv2d(
@@ -136,6 +138,7 @@ class Convolution(nn.Module):
         self.norms = nn.ModuleList()
         self.residual = block.residual
         self.repeat = block.repeat
+        self.scale_invariant = bool(entry and entry.scale_invariant)
         self.branch_scales: nn.Parameter | None = None
         if block_shape.branch_scales:
             self.branch_scales = nn.Parameter(torch.zeros(block_shape.branch_scales))

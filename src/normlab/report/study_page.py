@@ -114,6 +114,7 @@ def _render(data: StudyData, figures: dict[str, list[PageFigure]], dataset: Data
         main_setting=main.setting.text(axes),
         table=_table(study, [main], ()),
         every_setting=_table(study, groups, axes) if axes else None,
+        none_note=_none_note(study),
         findings=findings.further(study, groups),
         figures=figures,
         disagreement_note=_disagreement_note(data.predictions) if several else "",
@@ -133,6 +134,17 @@ def _about(study: Study) -> str:
         f"{counted(done, 'run')} on {study.config.dataset}, "
         f"{counted(study.config.seeds, 'seed')}, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
+    )
+
+
+def _none_note(study: Study) -> str:
+    """What Muon makes of `none`, if an arm has both."""
+    if not any(arm.norm == "none" and arm.recipe.muon for arm in study.arms):
+        return ""
+    return (
+        "With Muon, none is a weight normalization (Salimans & Kingma 2016, arXiv:1602.07868): "
+        "Muon keeps the weights of each convolution that mixes channels at a fixed norm, and a "
+        "factor for each channel learns the scale. Only its activations are not normalized."
     )
 
 

@@ -43,8 +43,14 @@ class Muon(torch.optim.Optimizer):
                 update = weight.grad.add(momentum, alpha=group["momentum"])
                 matrix = update.flatten(1)
                 scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                weight.mul_(len(weight) ** 0.5 / weight.norm())
+                weight.mul_(to_its_norm(weight))
                 weight.add_(orthogonalize(matrix).view_as(weight), alpha=-group["lr"] * scale)
+
+
+def to_its_norm(weight: Tensor) -> Tensor:
+    """The factor that scales a weight to the norm that Muon keeps."""
+    factor: Tensor = len(weight) ** 0.5 / weight.norm()
+    return factor
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from normlab.network.model import Network
 from normlab.recipes import Recipe
@@ -24,15 +25,22 @@ class ScaledOptimizer:
         self.optimizer.step()
 
 
+def trained_by_muon(network: Network, recipe: Recipe) -> list[Tensor]:
+    """The weights that Muon trains: with the recipe's `muon`, those that mix channels.
+
+    It does not train the classifier's: no normalization follows them.
+    """
+    if not recipe.muon:
+        return []
+    return [weight for weight in network.weights[:-1] if weight.shape[1] > 1]
+
+
 def build_optimizers(network: Network, recipe: Recipe) -> list[ScaledOptimizer]:
     """SGD for all parameters, but those that the recipe gives to Muon.
 
-    The weights of convolutions and of `FC` decay; normalizations, scales and biases do not. With
-    the recipe's `muon`, Muon trains the weights that mix channels. It does not train the
-    classifier's: no normalization follows them.
+    The weights of convolutions and of `FC` decay; normalizations, scales and biases do not.
     """
-    weights = network.weights
-    by_muon = [weight for weight in weights[:-1] if recipe.muon and weight.shape[1] > 1]
+    weights, by_muon = network.weights, trained_by_muon(network, recipe)
     taken, decaying = set(by_muon), set(weights)
     groups: list[dict[str, Any]] = [
         {

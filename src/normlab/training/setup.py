@@ -21,6 +21,7 @@ from normlab.runs.checkpoint import Checkpoint
 from normlab.runs.run import DataCard, Run
 from normlab.storage.files import exists, locked, remove_leftovers
 from normlab.training.distributed import process_group
+from normlab.training.first_weights import start_at_muons_norm
 from normlab.training.state import TrainingState
 from normlab.training.step import TrainStep
 
@@ -64,7 +65,7 @@ def data_card(dataset: Dataset, *, holdout: int) -> DataCard:
 
 
 def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
-    """The network with its first weights, on the CPU.
+    """The network with the first weights that its recipe wants, on the CPU.
 
     Raises:
         UsageError: The layout and the normalization cannot be trained on batches of this size.
@@ -83,6 +84,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         classes=len(data.classes),
         batches=_batch_sizes(data.train, recipe.batch_size),
     )
+    start_at_muons_norm(network, recipe)
     network.input_mean.copy_(torch.tensor(data.mean, dtype=torch.float64))
     network.input_std.copy_(torch.tensor(data.std, dtype=torch.float64))
     return network

@@ -16,6 +16,7 @@ from normlab.layers.norms.registry import EPSILON, Shape, register
     axes="N, H, W",
     parameters="2·C",
     takes_activation=True,
+    scale_invariant=True,
 )
 def batch_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Batch normalization with a momentum of 0.1."""
@@ -31,6 +32,7 @@ def batch_norm(shape: Shape, *, activation: Activation | None, dropout: float) -
     parameters="2·C",
     argument="number of images n (default: 32)",
     takes_activation=True,
+    scale_invariant=True,
 )
 class GhostBatchNorm(nn.Module):
     """Batch normalization over parts of the batch. The last part may be smaller."""
@@ -68,6 +70,7 @@ class GhostBatchNorm(nn.Module):
     "of the paper's steps, for shorter runs",
     axes="N, H, W",
     parameters="2·C",
+    scale_invariant=True,
 )
 class BatchRenorm(nn.Module):
     """Batch renormalization; in eval mode it is batch normalization."""
@@ -147,6 +150,7 @@ class _SumOfAll(torch.autograd.Function):
     paper="Ioffe & Szegedy 2015, arXiv:1502.03167, for data-parallel training",
     axes="N of all processes, H, W",
     parameters="2·C",
+    scale_invariant=True,
 )
 class SyncBatchNorm(nn.Module):
     """Batch normalization over the batches of all processes together."""

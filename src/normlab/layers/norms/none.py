@@ -17,6 +17,10 @@ class Affine(nn.Module):
     for a ReLU. So w starts at √(3/m), which is √6 for a ReLU, or at √3 where no activation follows
     (He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852, section 2.2, with the gain
     separate from the weights). It is multiplied by `divided_by` to make up for a later division.
+
+    Weights that Muon trains start about √3 times as large, and w that much lower. Muon keeps their
+    norm, so w alone learns the scale: a weight normalization, with one norm for all filters of a
+    convolution (Salimans & Kingma 2016, Weight Normalization, arXiv:1602.07868, equation 2).
     """
 
     def __init__(
@@ -39,6 +43,10 @@ class Affine(nn.Module):
         y = self.activation.formula(y) if self.activation else y
         return F.dropout(y, self.dropout, self.training)
 
+    def undo_scale(self, scale: float) -> None:
+        """Computes of scale · x what it computed of x."""
+        self.weight.div_(scale)
+
     def as_affine(self) -> ChannelAffine:
         """The layer itself."""
         return ChannelAffine(self.weight, self.bias, self.activation)
@@ -46,7 +54,8 @@ class Affine(nn.Module):
 
 register(
     "none",
-    formula="x · w + b; w starts at √6, at √3 where no activation follows",
+    formula="x · w + b; w starts at √6, at √3 where no activation follows, and after weights that "
+    "Muon trains about √3 times lower",
     paper="no normalization; He et al. 2015, arXiv:1502.01852, section 2.2, for the first w; De & "
     "Smith 2020, arXiv:2002.10444, for residual branches (SkipInit)",
     axes="none",

@@ -38,6 +38,7 @@ class Normalization:
             that starts at 0, because the normalization does not bring the branch to a fixed scale:
             SkipInit (De & Smith 2020, Batch Normalization Biases Residual Blocks Towards the
             Identity Function, arXiv:2002.10444).
+        scale_invariant: Whether the scale of its input has no effect, but for ε.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Normalization:
     divides: bool = False
     convolution: type[nn.Conv2d] = nn.Conv2d
     skip_init: bool = False
+    scale_invariant: bool = False
 
 
 REGISTRY: dict[str, Normalization] = {}
@@ -79,6 +81,7 @@ def register(
     takes_activation: bool = False,
     convolution: type[nn.Conv2d] = nn.Conv2d,
     skip_init: bool = False,
+    scale_invariant: bool = False,
 ) -> Callable[[Layer], Layer]:
     """Registers a layer as a normalization; the network's activation, a ReLU, follows it.
 
@@ -86,6 +89,10 @@ def register(
     number after `=` as a second argument. If in eval mode it is one weight and one bias for each
     channel, its method `as_affine` returns them, and exported networks have them folded into the
     convolution before it.
+
+    Muon keeps the weights before the layer at a fixed norm. If the layer is not `scale_invariant`,
+    they start at that norm, which multiplies its input by some scale. A method `undo_scale(scale)`
+    changes its first parameters so that it computes the same as before.
 
     A name can be registered again only by the same layer, as when a notebook cell is run again.
 
@@ -103,6 +110,7 @@ def register(
             None) and `dropout` instead and applies both: whatever activation the network has.
         convolution: The class of the convolutions before it, for one that needs its own.
         skip_init: For one that does not bring its input to a fixed scale; see `Normalization`.
+        scale_invariant: Whether the scale of its input has no effect, but for ε.
 
     Raises:
         ValueError: The name is taken by another layer, or the notation cannot spell it.
@@ -143,6 +151,7 @@ def register(
             divides=divides,
             convolution=convolution,
             skip_init=skip_init,
+            scale_invariant=scale_invariant,
         )
         return layer
 

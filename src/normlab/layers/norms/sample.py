@@ -35,6 +35,7 @@ def _groups(name: str, shape: Shape, groups: int | None) -> int:
     argument="number of groups (default: the largest divisor of C that is at most 4)",
     divides=True,
     takes_activation=True,
+    scale_invariant=True,
 )
 def group_norm(
     shape: Shape, groups: int | None = None, *, activation: Activation | None, dropout: float
@@ -73,6 +74,7 @@ register(
     divides=True,
     takes_activation=True,
     convolution=StandardizedConv2d,
+    scale_invariant=True,
 )(group_norm)
 
 
@@ -84,6 +86,7 @@ register(
     axes="C, H, W",
     parameters="2·C",
     takes_activation=True,
+    scale_invariant=True,
 )
 def layer_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Layer normalization over the whole map, affine per channel."""
@@ -96,6 +99,7 @@ def layer_norm(shape: Shape, *, activation: Activation | None, dropout: float) -
     paper="Ba, Kiros & Hinton 2016, Layer Normalization, arXiv:1607.06450, equation 3",
     axes="C, H, W",
     parameters="2·C·H·W",
+    scale_invariant=True,
 )
 def layer_norm_full(shape: Shape) -> nn.Module:
     """Layer normalization as PyTorch's LayerNorm([C, H, W]): parameters grow with the map."""
@@ -109,6 +113,7 @@ def layer_norm_full(shape: Shape) -> nn.Module:
     "2020s, arXiv:2201.03545",
     axes="C",
     parameters="2·C",
+    scale_invariant=True,
 )
 class ChannelLayerNorm(nn.Module):
     """Layer normalization over the channels of each pixel."""
@@ -132,6 +137,7 @@ class ChannelLayerNorm(nn.Module):
     axes="H, W",
     parameters="2·C",
     takes_activation=True,
+    scale_invariant=True,
 )
 def instance_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Instance normalization, affine: GroupNorm with one group per channel."""
@@ -148,6 +154,7 @@ def instance_norm(shape: Shape, *, activation: Activation | None, dropout: float
     axes="C, H, W",
     parameters="C",
     takes_activation=True,
+    scale_invariant=True,
 )
 def rms_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
     """Root mean square normalization over the whole map, with one weight per channel."""
@@ -164,6 +171,7 @@ def rms_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> 
     axes="H, W",
     parameters="3·C",
     activates=True,
+    scale_invariant=True,
 )
 class FilterResponseNorm(nn.Module):
     """Filter response normalization with its thresholded linear unit."""
@@ -210,6 +218,11 @@ class EvoNormS0(nn.Module):
         self.weight = nn.Parameter(torch.ones(shape[0]))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
         self.slope = nn.Parameter(torch.ones(shape[0])) if activate else None
+
+    def undo_scale(self, scale: float) -> None:
+        """Computes of scale · x what it computed of x, but for ε."""
+        if self.slope is not None:
+            self.slope.div_(scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
