@@ -277,7 +277,9 @@ def searched(config, arms):
             done = [
                 dataclasses.replace(
                     trial,
-                    accuracy=0.6 + 0.04 * rung - 0.02 * abs(values.index(trial.value) - 3 - k),
+                    accuracy=max(
+                        0.0, 0.6 + 0.04 * rung - 0.02 * abs(values.index(trial.value) - 3 - k)
+                    ),
                 )
                 for trial in asked
             ]

@@ -480,11 +480,18 @@ def _failures_along(groups: Sequence[Group], axis: str) -> list[str]:
 
 
 def _certainty(group: Group) -> str:
-    """The probability that the best normalization is the best again with a new seed."""
+    """The probability that the best normalization is above its nearest rival with a new seed.
+
+    That is the second, or one that failed with other seeds and wins more often than the second.
+    """
     if len(group.arms) < 2:
         return "A comparison needs at least two normalizations."
-    best, second = (arm for arm, _ in group.ranked[:2])
-    pair = group.difference(best, second)
+    best, *others = (arm for arm, _ in group.ranked)
+    rivals = others[:1] + [
+        arm for arm in others[1:] if group.failed[arm.name] != group.failed[best.name]
+    ]
+    pairs = [(arm, group.difference(best, arm)) for arm in rivals]
+    second, pair = min(pairs, key=lambda rival: rival[1].wins.value if rival[1] else math.inf)
     if pair is not None and pair.wins.value < pair.swapped.wins.value:
         best, second, pair = second, best, pair.swapped
     failed = pair is not None and (pair.only_first or pair.only_second or pair.neither)

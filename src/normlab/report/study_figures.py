@@ -49,6 +49,7 @@ from normlab.wording import (
 )
 
 MAX_PAIRS = 45  # a forest plot of more cannot be read
+MAX_LINES = 14  # more lines and their legend cannot be read either
 
 # Confidences, and which predictions are correct
 Pooled = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -60,7 +61,7 @@ def accuracy(data: StudyData) -> list[PageFigure]:
     return [
         PageFigure(
             name="curves",
-            draw=lambda: _draw_curves(data.study, main),
+            draw=lambda: _draw_curves(data.study, main, _drawn(main, main.arms)),
             alt=_curves_alt(main, data.study.images),
             title="Accuracy by epoch",
             caption=_curves_caption(main),
@@ -121,22 +122,39 @@ def predictions(data: StudyData) -> list[PageFigure]:
     """Accuracy of each class, and calibration."""
     shares = _class_shares(data.predictions, len(data.classes))
     pooled = {norm: _pooled(runs) for norm, runs in data.predictions.items()}
+    norms = [arm.norm for arm in _drawn(data.main, data.main.arms)]
     return [
         PageFigure(
             name="classes",
-            draw=lambda: _draw_class_accuracy(shares, data.classes),
+            draw=lambda: _draw_class_accuracy({n: shares[n] for n in norms}, data.classes),
             alt=_classes_alt(shares, data.classes),
             title="Accuracy of each class",
+            caption=_left_out(data.main).strip(),
         ),
         PageFigure(
             name="reliability",
-            draw=lambda: _draw_reliability(pooled),
+            draw=lambda: _draw_reliability({norm: pooled[norm] for norm in norms}),
             alt=_reliability_alt(pooled),
             title="Calibration",
-            caption="Below the line a network is overconfident, above it underconfident.",
+            caption="Below the line a network is overconfident, above it underconfident."
+            f"{_left_out(data.main)}",
             table=_calibration_table(pooled),
         ),
     ]
+
+
+def _drawn(main: Group, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that a figure has lines for: those of the main group's best normalizations."""
+    if len(main.arms) <= MAX_LINES:
+        return [*arms]
+    best = {arm.norm for arm, _ in main.ranked[:MAX_LINES]}
+    return [arm for arm in arms if arm.norm in best]
+
+
+def _left_out(main: Group) -> str:
+    if len(main.arms) <= MAX_LINES:
+        return ""
+    return f" The {MAX_LINES} best of {len(main.arms)} normalizations are drawn."
 
 
 # Accuracy by epoch
@@ -144,9 +162,12 @@ def predictions(data: StudyData) -> list[PageFigure]:
 
 def _curves_caption(main: Group) -> str:
     if main.seeds == 1:
-        return "One run each."
+        return f"One run each.{_left_out(main)}"
     which = " with which each trained" if main.failures else ""
-    return f"Lines: means over the seeds{which}. Bands: from the lowest seed to the highest."
+    return (
+        f"Lines: means over the seeds{which}. Bands: from the lowest seed to the highest."
+        f"{_left_out(main)}"
+    )
 
 
 def _curves_alt(main: Group, images: int) -> str:
@@ -155,11 +176,11 @@ def _curves_alt(main: Group, images: int) -> str:
 
 
 @styled
-def _draw_curves(study: Study, group: Group) -> Figure:
+def _draw_curves(study: Study, group: Group, arms: Sequence[Arm]) -> Figure:
     """Mean accuracy by epoch, in a band from the lowest seed to the highest."""
     figure = Chart(figsize=(WIDTH, 3.5))
     axes = figure.subplots()
-    for k, arm in enumerate(group.arms):
+    for k, arm in enumerate(arms):
         runs = [r.accuracies for r in group.trained(study, arm)]
         shortest = min(map(len, runs))
         values = np.array([run[:shortest] for run in runs])
@@ -189,16 +210,17 @@ def _draw_curves(study: Study, group: Group) -> Figure:
 
 def _along_axis(data: StudyData, axis: str, line: Sequence[Group]) -> PageFigure:
     others = [other for other in data.axes if other != axis]
+    arms = [*{arm.norm: arm for group in line for arm in group.arms}.values()]
     marks = "Means and their 95% intervals" if any(g.seeds > 1 for g in line) else "One run each"
     where = f", with {line[0].setting.text(others)}" if others else ""
     hollow = any(group.failed[arm.name] for group in line for arm in group.arms)
     failed = " Hollow marks: some seeds failed, and the mean is over the others." if hollow else ""
     return PageFigure(
         name=axis.replace("_", "-"),
-        draw=lambda: _draw_along_axis(line, axis),
+        draw=lambda: _draw_along_axis(line, axis, [a.norm for a in _drawn(data.main, arms)]),
         alt=_axis_alt(line, axis, data.study.images),
         title=f"Accuracy against {AXES[axis].label}",
-        caption=f"{marks}{where}.{failed}",
+        caption=f"{marks}{where}.{failed}{_left_out(data.main)}",
     )
 
 
@@ -212,14 +234,13 @@ def _axis_alt(line: Sequence[Group], axis: str, images: int) -> str:
 
 
 @styled
-def _draw_along_axis(line: Sequence[Group], axis: str) -> Figure:
-    """Mean accuracy along an axis of the study, with 95% intervals."""
+def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> Figure:
+    """Mean accuracy of normalizations along an axis of the study, with 95% intervals."""
     figure = Chart(figsize=(WIDTH, 3.5))
     axes = figure.subplots()
     values = [getattr(group.setting, axis) for group in line]
     numeric = all(isinstance(value, int | float) for value in values)
     places = values if numeric else list(range(len(values)))
-    norms = list(dict.fromkeys(arm.norm for group in line for arm in group.arms))
     for k, norm in enumerate(norms):
         xs, estimates, failed = [], [], []
         for place, group in zip(places, line, strict=True):
@@ -409,10 +430,10 @@ def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], what: What) 
     )
     return PageFigure(
         name=f"search-{what}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
-        draw=lambda: _draw_search(data.study.trials, arms, what),
+        draw=lambda: _draw_search(data.study.trials, _drawn(data.main, arms), what),
         alt=f"Search of the {name}{where}; best: {', '.join(optima)}.{crosses}",
         title=f"Search of the {name}{where}",
-        caption=caption + crosses,
+        caption=caption + crosses + _left_out(data.main),
     )
 
 

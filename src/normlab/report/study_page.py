@@ -39,6 +39,7 @@ from normlab.wording import (
 )
 
 DISAGREEMENTS = 12  # pictures
+MAX_SINGLE = 10  # pairs of single networks that are compared
 MAX_RUNS = 100  # a table of more runs cannot be read
 
 
@@ -235,9 +236,12 @@ def _single_runs(main: Group, by_norm: Mapping[str, Sequence[Predictions]]) -> l
     Networks of different seeds are not compared: the seeds may explain their difference.
     """
     sentences = []
-    for one, other in combinations(main.arms, 2):
-        if main.accuracies[one.name].keys() != main.accuracies[other.name].keys():
-            continue
+    pairs = [
+        (one, other)
+        for (one, _), (other, _) in combinations(main.ranked, 2)
+        if main.accuracies[one.name].keys() == main.accuracies[other.name].keys()
+    ]
+    for one, other in pairs[:MAX_SINGLE]:
         (first,), (second,) = by_norm[one.norm], by_norm[other.norm]
         only_first = int((first.correct & ~second.correct).sum())
         only_second = int((second.correct & ~first.correct).sum())
@@ -249,6 +253,8 @@ def _single_runs(main: Group, by_norm: Mapping[str, Sequence[Predictions]]) -> l
         )
     if len(sentences) > 1:
         sentences.append(f"These {len(sentences)} p-values are not corrected for their number.")
+    if len(pairs) > MAX_SINGLE:
+        sentences.append(f"{counted(len(pairs) - MAX_SINGLE, 'more pair')} can be compared.")
     return sentences
 
 
