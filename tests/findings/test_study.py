@@ -374,6 +374,12 @@ def test_a_run_that_ended_at_chance_is_named_like_one_that_diverged(usual):
     )
     (best, _), _ = sentences(at_chance(usual, *(("bn", seed) for seed in range(5))))
     assert best.endswith("; bn could not be trained.")
+    others = ((norm, seed) for norm in ("gn", "ln") for seed in range(5))
+    (best, certainty), _ = sentences(at_chance(usual, *others))
+    assert best.endswith(
+        "; gn could not be trained; ln could not be trained; nothing can be compared with it."
+    )
+    assert certainty == "Only bn trained, so there is no difference to measure."
 
 
 def test_arms_that_failed_with_the_same_seeds_are_compared(usual):

@@ -280,7 +280,8 @@ def _best(group: Group, images: int) -> str:
     text += f", {percent(mean.value, images)}{_over_seeds(group, best)}"
     named: set[str] = set()  # arms whose failures are named by then
     if not others:
-        return f"{text}{_failures(group, named)}; nothing was compared with it."
+        was = "can be" if group.untrained else "was"
+        return f"{text}{_failures(group, named)}; nothing {was} compared with it."
     if group.seeds == 1:
         return (
             f"{text}{_failures(group, named)}; one seed cannot show a difference between "
@@ -485,6 +486,8 @@ def _certainty(group: Group) -> str:
     That is the second, or one that failed with other seeds and wins more often than the second.
     """
     if len(group.arms) < 2:
+        if group.untrained:
+            return f"Only {group.arms[0].norm} trained, so there is no difference to measure."
         return "A comparison needs at least two normalizations."
     best, *others = (arm for arm, _ in group.ranked)
     rivals = others[:1] + [
