@@ -219,7 +219,7 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
             right = hard + random.normal(0, 0.1, images) < share
             wrong = (labels + random.integers(1, len(classes), images)) % len(classes)
             confidence = np.clip(0.95 - 0.5 * hard + random.normal(0, 0.05, images), 0.2, 1)
-            accuracies = rising(float(right.mean()), count=19)
+            accuracies = rising(float(right.mean()), count=arm.recipe.epochs)
             made = run(
                 path / "runs" / f"{arm.name}-{seed}",
                 accuracies=accuracies,
@@ -277,7 +277,9 @@ def searched(config, arms):
             done = [
                 dataclasses.replace(
                     trial,
-                    accuracy=0.6 + 0.04 * rung - 0.02 * abs(values.index(trial.value) - 3 - k),
+                    accuracy=max(
+                        0.0, 0.6 + 0.04 * rung - 0.02 * abs(values.index(trial.value) - 3 - k)
+                    ),
                 )
                 for trial in asked
             ]

@@ -255,6 +255,31 @@ def test_repeats_show_the_effect_of_the_seed():
     assert "The runs differ only in the seed." in text
 
 
+def test_a_run_that_a_callback_stopped_is_no_repeat_of_a_whole_one():
+    stopped = dataclasses.replace(run("b", seed=1), stopped_after=8, epochs=run("b").epochs[:8])
+    text = "\n".join(compare([run("a"), stopped], [EVALUATION, EVALUATION]))
+    assert "differ only in the seed;" not in text
+    assert "Each is a single run" in text
+    assert "The runs differ only in the seed and the last epoch (20 and 8)." in text
+    again = dataclasses.replace(run("c", seed=2), stopped_after=8, epochs=run("c").epochs[:8])
+    text = "\n".join(compare([stopped, again], [EVALUATION, EVALUATION]))
+    assert "b and c differ only in the seed; their last-epoch accuracies are" in text
+    assert "The runs differ only in the seed." in text
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"label_noise": 0.2}, "label noise (0.0 and 0.2)"),
+        ({"precision": "bfloat16"}, "precision (float32 and bfloat16)"),
+    ],
+)
+def test_runs_of_other_settings_are_no_repeats(other, named):
+    text = "\n".join(compare([run("a"), run("b", seed=1, **other)], [EVALUATION, EVALUATION]))
+    assert "Each is a single run" in text
+    assert f"The runs differ only in the seed and {named}." in text
+
+
 @pytest.mark.parametrize(
     ("single", "expected"),
     [(["c"], "c is a single run: these"), (["c", "d"], "c and d are single runs: these")],

@@ -148,6 +148,73 @@ def test_a_pair_is_compared_over_the_seeds_that_both_have():
     assert pairs[0].p == alone.p
 
 
+FAILED = -math.inf
+
+
+def test_arms_that_failed_with_different_seeds_are_not_tested():
+    """bn is far above gn with each of the three seeds that it trained with, and is not shown."""
+    arms = {"bn": [90.0, 91.1, 89.9, FAILED, FAILED], "gn": [80.0, 81.0, 80.0, 80.5, 80.4]}
+    ((pair,),) = statistics.differences(arms)
+    assert pair.differences == pytest.approx([10.0, 10.1, 9.9])
+    assert statistics.paired_t(pair.differences) < 0.001
+    assert math.isnan(pair.p)
+    assert math.isnan(pair.p_holm)
+    assert not pair.shown
+    assert not pair.same_failures
+    assert (pair.only_first, pair.only_second, pair.neither) == (0, 2, 0)
+
+
+def test_a_failed_run_counts_as_a_loss():
+    arms = {"bn": [90.0, 91.1, 89.9, FAILED, FAILED], "gn": [80.0, 81.0, 80.0, 80.5, FAILED]}
+    ((pair,),) = statistics.differences(arms)
+    expected = stats.binomtest(3, 5).proportion_ci(0.95, method="exact")
+    assert pair.wins == statistics.Estimate(0.6, expected.low, expected.high)
+    back = pair.swapped
+    assert (back.first, back.second) == ("gn", "bn")
+    assert back.mean.value == -pair.mean.value
+    assert back.wins.value == 0.2  # with seed 4 neither wins
+    assert back.swapped.wins == pair.wins
+
+
+def test_a_seed_with_which_both_failed_leaves_the_test_of_the_others():
+    ((pair,),) = statistics.differences({"bn": [*ACCURACIES, FAILED], "gn": [*OTHERS, FAILED]})
+    ((alone,),) = statistics.differences({"bn": ACCURACIES, "gn": OTHERS})
+    assert pair.same_failures
+    assert (pair.p, pair.p_holm, pair.shown) == (alone.p, alone.p_holm, True)
+    assert pair.wins.value == 5 / 6
+
+
+def test_a_run_that_is_not_finished_is_no_loss():
+    ((pair,),) = statistics.differences({"bn": [*ACCURACIES, math.nan], "gn": [*OTHERS, FAILED]})
+    ((alone,),) = statistics.differences({"bn": ACCURACIES, "gn": OTHERS})
+    assert pair.p == alone.p
+    assert pair.wins == alone.wins
+
+
+def test_a_pair_without_a_test_counts_as_a_comparison():
+    arms = {"bn": [*ACCURACIES, 85.0], "gn": [*OTHERS, 84.0], "ln": [*OTHERS[::-1], FAILED]}
+    (pairs,) = statistics.differences(arms)
+    assert [math.isnan(pair.p) for pair in pairs] == [False, True, True]
+    assert pairs[0].p_holm == pytest.approx(3 * pairs[0].p)
+
+
+@pytest.mark.parametrize(
+    ("correct", "images", "classes", "above"),
+    [
+        (1_000, 10_000, 10, False),  # what always predicting one class gives
+        (1_070, 10_000, 10, False),  # the smallest that is above chance: 1,071
+        (1_071, 10_000, 10, True),
+        (0, 10_000, 10, False),  # worse than guessing
+        (5, 5, 2, False),  # five images cannot tell
+        (10, 10, 1, False),
+    ],
+)
+def test_chance_is_told_by_the_binomial_test(correct, images, classes, above):
+    assert statistics.above_chance(correct, images, classes) is above
+    test = stats.binomtest(correct, images, 1 / classes, alternative="greater")
+    assert above == (test.pvalue < statistics.CHANCE)
+
+
 def test_arms_of_different_seeds_are_refused():
     with pytest.raises(ValueError, match="same seeds"):
         statistics.differences({"bn": ACCURACIES, "ln": OTHERS[:3]})
@@ -217,6 +284,40 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant_images():
 
 
 # Error rates
+
+
+@pytest.mark.slow(2)
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_an_arm_that_loses_its_worst_runs_is_not_shown_to_be_above(seeds):
+    """Without a difference, but bn's runs below its mean fail: those that are left look better."""
+    false = naive = 0
+    for study in studies(seeds, 1000):
+        kept = {name: values.copy() for name, values in study.items()}
+        kept["bn"][study["bn"] < study["gn"] + 0.1] = FAILED
+        false += any(d.shown and "bn" in d.first for d in statistics.differences(kept)[0])
+        kept["bn"][np.isinf(kept["bn"])] = math.nan  # as if they had never been
+        naive += any(d.shown and "bn" in d.first for d in statistics.differences(kept)[0])
+    assert false <= 25
+    assert naive > 30
+
+
+@pytest.mark.slow(1)
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_interval_of_winning_covers_with_failures(seeds):
+    rng = np.random.default_rng(seeds)
+    held = counted = 0
+    for _ in range(1000):
+        arms = {"bn": rng.normal(0.5, 1, seeds), "gn": rng.normal(0, 1, seeds)}
+        for name, share in (("bn", 0.3), ("gn", 0.1)):
+            arms[name][rng.random(seeds) < share] = FAILED
+        for pair in statistics.differences(arms)[0]:
+            if pair.only_first or pair.only_second or pair.neither:
+                trained = stats.norm.cdf(0.5 / math.sqrt(2))
+                true = 0.7 * 0.9 * trained + 0.7 * 0.1
+                counted += 1
+                held += pair.wins.low <= true <= pair.wins.high
+    assert counted > 400
+    assert held / counted > 0.95 - 0.02
 
 
 @pytest.mark.slow(2)

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from made_up import study as made_up
 from normlab.errors import RunError
@@ -107,8 +109,11 @@ def test_many_optima_at_the_edge_share_one_sentence(tmp_path):
     assert " and 3 more arms lies at the edge" in edge
 
 
-@pytest.mark.parametrize("state", ["failed", "waiting"])
-def test_no_normalization_leads_where_no_run_is_finished(tmp_path, state):
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [("failed", "nothing could be trained"), ("waiting", "no run is finished")],
+)
+def test_no_normalization_leads_where_no_run_is_finished(tmp_path, state, why):
     def without(study, *sizes):
         arms = {arm.name for arm in study.arms if arm.setting.batch_size in sizes}
         results = (
@@ -121,9 +126,9 @@ def test_no_normalization_leads_where_no_run_is_finished(tmp_path, state):
     (_, changes), _ = sentences(study)
     assert changes == "At every batch size that was tried, bn has the highest mean."
     (_, changes), _ = sentences(without(study, 8))
-    assert changes == "At batch size 32 and 64, bn has the highest mean; at 8, no run is finished."
+    assert changes == f"At batch size 32 and 64, bn has the highest mean; at 8, {why}."
     (_, changes), further = sentences(without(study, 8, 32))
-    assert changes == "At batch size 64, bn has the highest mean; at 8 and 32, no run is finished."
+    assert changes == f"At batch size 64, bn has the highest mean; at 8 and 32, {why}."
     assert further[0].startswith("With a new seed, bn would be above ln with a probability of")
 
 
@@ -140,7 +145,22 @@ def test_a_recipe_that_was_made_with_bn_is_named(tmp_path):
     assert searched == [f"{left_out}: this may favour bn in all settings but the learning rate."]
     assert about(("bn", "none")) == [f"{start}: this may favour bn."]
     assert about(("gn", "none")) == [f"{left_out}."]
-    assert about(("bn", "gn")) == []
+    own = f"{start}: this may favour bn in every setting that was not searched for each"
+    assert about(("bn", "gn")) == [f"{own} normalization."]
+    assert about(("gn", "ln")) == [f"{start}."]
+    assert about(("bn",)) == []
+
+
+@pytest.mark.parametrize("network", ["micro", "line", "nano", "line-5k", "sprint"])
+def test_every_recipe_that_was_made_with_bn_says_so(tmp_path, network):
+    study = made_up(tmp_path, network=network, seeds=2, trials=False, images=200)
+    (sentence,) = (s for s in sentences(study)[1] if "made with bn" in s)
+    assert sentence.startswith(f"The recipe {network} was made with bn: this may favour bn")
+
+
+def test_other_recipes_do_not_say_that_they_were_made_with_bn(tmp_path):
+    study = made_up(tmp_path, recipe="seed", seeds=2, trials=False, images=200)
+    assert not any("made with bn" in sentence for sentence in sentences(study)[1])
 
 
 def test_the_headline_says_that_the_best_never_changes(tmp_path):
@@ -185,8 +205,9 @@ def test_failed_and_unfinished_runs_are_named(usual):
     results[6] = dataclasses.replace(results[6], state="waiting", accuracies=())
     study = dataclasses.replace(usual, results=tuple(results))
     (best, _), further = sentences(study)
+    assert best.startswith("gn has the highest mean accuracy if failed runs count as 0, ")
     assert "over 4 seeds" in best
-    assert "bn failed with 1 of 5 seeds" in best
+    assert "gn trained with 4 of 4 seeds, bn with 4 of 5: over the 3 seeds with which both" in best
     assert "bn with seed 0 failed: no space." in further
     assert "1 of 15 runs are not finished: this is not the final result." in further
 
@@ -215,20 +236,20 @@ def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
     assert np.array_equal(pairs["gnln"].differences, whole["gnln"].differences)
     assert group.mean(group.arms[1]).value == group_by_setting(usual)[0].mean(group.arms[1]).value
     (best, _), further = sentences(study)
-    assert best.startswith("bn has the highest mean accuracy")
-    assert "gn (one seed in common)" in best
-    assert best.endswith("; bn failed with 4 of 5 seeds.")
-    assert any(s.startswith("gn is shown to be above ln") for s in further)
+    assert best.startswith("gn has the highest mean accuracy if failed runs count as 0, ")
+    assert "and is shown to be above ln (" in best
+    assert "; gn trained with 5 of 5 seeds, bn with 1 of 5: over the one seed with which " in best
+    assert any(s.startswith("ln trained with 5 of 5 seeds, bn with 1 of 5:") for s in further)
     assert "bn failed with 4 seeds; with seed 1: no good." in further
 
 
 def test_a_mean_that_is_highest_only_because_seeds_are_missing_is_not_above(usual):
-    """gn is better with each seed that bn has, but worse with two seeds that bn does not have."""
+    """gn is better with each seed that bn has, but worse with two seeds that bn has not run yet."""
     last = {"bn": (0.70, 0.71, 0.69), "gn": (0.72, 0.7305, 0.7095, 0.5, 0.5), "ln": (0.3,) * 5}
     results = tuple(
         dataclasses.replace(r, accuracies=(*r.accuracies[:-1], last[r.arm][r.seed]))
         if r.seed < len(last[r.arm])
-        else dataclasses.replace(r, state="failed", problem="no good", accuracies=())
+        else dataclasses.replace(r, state="waiting", accuracies=())
         for r in usual.results
     )
     (best, certainty), _ = sentences(dataclasses.replace(usual, results=results))
@@ -241,8 +262,15 @@ def test_a_mean_that_is_highest_only_because_seeds_are_missing_is_not_above(usua
 
 def test_arms_without_a_common_seed_are_named_and_not_compared(usual):
     rest = [("bn", 1), ("bn", 2), ("bn", 3), ("bn", 4), ("gn", 0)]
-    (best, _), _ = sentences(without(usual, *rest))
+    waiting = (
+        dataclasses.replace(r, state="waiting", accuracies=()) if (r.arm, r.seed) in rest else r
+        for r in usual.results
+    )
+    (best, _), _ = sentences(dataclasses.replace(usual, results=tuple(waiting)))
     assert "gn (no seed in common)" in best
+    _, further = sentences(without(usual, *rest))
+    never = "gn trained with 4 of 5 seeds, bn with 1 of 5, but never both with the same one."
+    assert never in further
 
 
 def test_the_headline_names_arms_that_could_not_be_trained(tmp_path, usual):
@@ -300,3 +328,152 @@ def test_the_main_setting_has_the_highest_mean(tmp_path):
     means = {"bn-batch8": 0.6, "gn-batch8": 0.7, "bn-batch64": 0.65, "gn-batch64": 0.66}
     study = made_up(tmp_path, means=means, batch_sizes=(8, 64), norms=("bn", "gn"))
     assert main_group(group_by_setting(study)).setting.batch_size == 8
+
+
+# Runs that failed
+
+
+def at_chance(study, *runs):
+    """The study if these runs had ended at chance; each is (arm, seed)."""
+    results = [
+        dataclasses.replace(r, accuracies=(*r.accuracies[:-1], 0.1))
+        if (r.arm, r.seed) in runs
+        else r
+        for r in study.results
+    ]
+    return dataclasses.replace(study, results=tuple(results))
+
+
+TWO = (("bn", 1), ("bn", 3))
+
+
+@pytest.mark.parametrize("lost", [without, at_chance])
+def test_an_arm_that_failed_with_two_seeds_is_neither_first_nor_shown_to_be_above(usual, lost):
+    (best, certainty), further = sentences(lost(usual, *TWO))
+    assert best.startswith("gn has the highest mean accuracy if failed runs count as 0, 76.17% ")
+    assert (
+        "; gn trained with 5 of 5 seeds, bn with 3 of 5: over the 3 seeds with which both" in best
+    )
+    assert "bn is 1.73 points above gn (95% interval 0.86 to 2.61)." in best
+    assert not any("bn is shown" in s or "above bn" in s for s in [best, *further])
+    assert "corrected" not in best.partition("; ")[2]
+    assert certainty == (
+        "With a new seed, bn would be above gn with a probability of 60% (95% interval 15% to "
+        "95%), where a failed run counts as a loss."
+    )
+    assert any("the seeds that are left are no random sample" in s for s in further)
+    assert any(s.startswith("ln trained with 5 of 5 seeds, bn with 3 of 5: ") for s in further)
+    assert "bn with 3 of 5 seeds" in next(s for s in further if "first passed 70%" in s)
+
+
+def test_a_run_that_ended_at_chance_is_named_like_one_that_diverged(usual):
+    _, further = sentences(at_chance(usual, *TWO))
+    assert (
+        "bn failed with 2 seeds; with seed 1: it ended at chance, with 10.00% of 2,000 images."
+        in further
+    )
+    (best, _), _ = sentences(at_chance(usual, *(("bn", seed) for seed in range(5))))
+    assert best.endswith("; bn could not be trained.")
+    others = ((norm, seed) for norm in ("gn", "ln") for seed in range(5))
+    (best, certainty), _ = sentences(at_chance(usual, *others))
+    assert best.endswith(
+        "; gn could not be trained; ln could not be trained; nothing can be compared with it."
+    )
+    assert certainty == "Only bn trained, so there is no difference to measure."
+
+
+def test_arms_that_failed_with_the_same_seeds_are_compared(usual):
+    (best, _), further = sentences(without(usual, *((n, s) for n in ("bn", "gn") for s in (1, 3))))
+    assert best.startswith("ln has the highest mean accuracy if failed runs count as 0, ")
+    (tested,) = (s for s in further if s.startswith("bn ") and "gn" in s and "corrected p" in s)
+    assert "(1.73 points, 95% interval 0.86 to 2.61, corrected p = " in tested
+    every = ((norm, seed) for norm in ("bn", "gn", "ln") for seed in (1, 3))
+    (best, certainty), _ = sentences(without(usual, *every))
+    assert best.startswith("bn has the highest mean accuracy, 77.73% over 3 of 5 seeds")
+    assert best.endswith(
+        "; bn failed with 2 of 5 seeds; gn failed with 2 of 5 seeds; ln failed with 2 of 5 seeds."
+    )
+    assert "probability of 60%" in certainty
+
+
+def test_without_failures_nothing_is_said_of_them(usual):
+    everything = " ".join(s for part in sentences(usual) for s in part)
+    for word in ("fail", "trained with", "chance", "count as"):
+        assert word not in everything
+
+
+def test_a_study_whose_runs_all_end_at_chance_has_findings(usual):
+    every = [(r.arm, r.seed) for r in usual.results]
+    (best, _), _ = sentences(at_chance(usual, *every))
+    assert best.startswith("bn, gn and ln have the highest mean accuracy, 10.00% over 5 seeds")
+    assert best.endswith("; no run of the study is above chance.")
+
+
+def test_a_failure_cannot_make_a_setting_the_main_one(tmp_path):
+    """At 64 bn is better with the seeds that are left, but two of five have failed."""
+    means = {"bn-batch8": 0.7, "gn-batch8": 0.69, "bn-batch64": 0.75, "gn-batch64": 0.65}
+    study = made_up(tmp_path, means=means, batch_sizes=(8, 64), norms=("bn", "gn"))
+    assert main_group(group_by_setting(study)).setting.batch_size == 64
+    failing = without(study, ("bn-batch64", 0), ("bn-batch64", 4))
+    main = main_group(group_by_setting(failing))
+    assert main.setting.batch_size == 8
+    (_, changes), _ = sentences(failing)
+    assert changes == (
+        "The highest mean depends on the batch size: bn at 8 and gn at 64; bn failed with 2 of 5 "
+        "seeds at batch size 64."
+    )
+
+
+@given(st.data())
+def test_no_failure_improves_an_arm_or_a_setting(usual, data):
+    runs = [(r.arm, r.seed) for r in usual.results if r.arm != "ln"]
+    failed = data.draw(st.lists(st.sampled_from(runs), unique=True, max_size=8))
+    arm, seed = more = data.draw(st.sampled_from([run for run in runs if run not in failed]))
+    (before,), (after,) = (
+        group_by_setting(without(usual, *failures)) for failures in (failed, [*failed, more])
+    )
+    for group in (before, after):
+        assert [a for a, _ in group.ranked] == sorted(group.arms, key=group.score, reverse=True)
+    scores = [
+        next((group.score(a) for a in group.arms if a.name == arm), 0.0)
+        for group in (before, after)
+    ]
+    assert scores[1] < scores[0]
+    assert seed in after.failed[arm]
+    assert after.score(after.ranked[0][0]) <= before.score(before.ranked[0][0])
+
+
+# Where there is nothing to say
+
+
+def test_one_pair_is_not_corrected_and_no_pair_has_no_test(tmp_path):
+    two = made_up(tmp_path / "two", norms=("bn", "gn"))
+    about = [s for s in sentences(two)[1] if "Student" in s]
+    assert len(about) == 1
+    assert "pairs" not in about[0]
+    one = sentences(made_up(tmp_path / "one", norms=("bn",)))[1]
+    assert not any("pairs" in s or "Student" in s for s in one)
+
+
+@pytest.mark.parametrize("value", [0.75, 1 / 3, 0.3])
+def test_seeds_without_a_spread_need_no_number_of_seeds(usual, value):
+    last = {"bn": value, "gn": value - 0.1 / 3, "ln": value - 0.05}
+    results = tuple(
+        dataclasses.replace(r, accuracies=(*r.accuracies[:-1], last[r.arm] + r.seed / 90))
+        for r in usual.results
+    )
+    (best, _), further = sentences(dataclasses.replace(usual, results=results))
+    assert "no interval, because the seeds show no spread)" in best
+    assert not any("seeds (" in s or "Student" in s for s in further)
+    assert not any("unknown" in s for s in [best, *further])
+
+
+def test_one_more_is_not_more_ones(tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=("bn", "gn", "ln"), batch_sizes=(8, 32))
+    results = tuple(
+        r
+        if (r.arm, r.seed) == ("bn-batch8", 0)
+        else dataclasses.replace(r, state="failed", problem="no good", accuracies=())
+        for r in study.results
+    )
+    assert "Runs of 1 more arm failed." in sentences(dataclasses.replace(study, results=results))[1]

@@ -127,7 +127,78 @@ def test_arms_with_fewer_seeds_are_on_the_page(tmp_path):
         for r in study.results
     ]
     page = render(dataclasses.replace(study, results=tuple(failed)), None)
-    assert "bn failed with 2 of 3 seeds" in page
+    assert "gn trained with 3 of 3 seeds, bn with 1 of 3" in page
+
+
+def rows(page, table):
+    """The rows of a page's table, as text."""
+    body = page.split("<tbody>")[1 + table].partition("</tbody>")[0]
+    return [" ".join(Page(row).text.split()) for row in body.split("<tr>")[1:]]
+
+
+@pytest.mark.slow(2)
+def test_the_table_says_how_often_each_trained(tmp_path):
+    """bn diverges with a seed and ends at chance with another at 32, and with all at 8."""
+    study = made_up(tmp_path, seeds=3, batch_sizes=(8, 32), norms=("bn", "gn"))
+
+    def lost(result):
+        if result.arm == "gn-batch8" or (result.arm, result.seed) == ("bn-batch32", 0):
+            return dataclasses.replace(result, state="failed", problem="nan", accuracies=())
+        if result.arm == "bn-batch8" or (result.arm, result.seed) == ("bn-batch32", 2):
+            return dataclasses.replace(result, accuracies=(0.1, 0.1))
+        return result
+
+    study = dataclasses.replace(study, results=tuple(map(lost, study.results)))
+    page = render(study, None)
+    head = Page(page.partition("<tbody>")[0]).text
+    assert "accuracy 95% seeds trained parameters" in head
+    gn, bn = rows(page, 0)
+    assert re.match(r"gn [\d.]+% ± [\d.]+ 3 of 3 4,888", gn)
+    assert re.match(r"bn [\d.]+% – 1 of 3 4,888 .* not all$", bn)
+    every = rows(page, 1)
+    assert every[2:] == [f"{norm} batch size 8 – – 0 of 3 – – – never" for norm in ("bn", "gn")]
+    text = Page(page).text
+    assert "8 of 12 runs on cifar10, 3 seeds" in text
+    assert "batch size 32, where the mean is highest, failed runs counted as 0." in text
+    assert "at 8, nothing could be trained" in text
+    assert "bn-batch32 2 at chance 10.00%" in text
+    assert "bn-batch32 0 failed –" in text
+    assert "means over the seeds with which each trained" in text
+    assert not re.search(
+        r"\b(nan|inf)\b", text.replace("with seed 0: nan", "").replace(": nan", "")
+    )
+
+
+@pytest.mark.slow(1)
+def test_pairs_whose_failures_differ_have_no_p_value(tmp_path):
+    study = made_up(tmp_path, seeds=5, batch_sizes=(8, 32), norms=("bn", "gn"))
+    failed = tuple(
+        dataclasses.replace(r, state="failed", problem="no good", accuracies=())
+        if r.arm.startswith("bn") and r.seed in (1, 3)
+        else r
+        for r in study.results
+    )
+    page = Page(render(dataclasses.replace(study, results=failed), None))
+    assert re.search(
+        r"bn − gn [\d.]+ [−\d.]+ to [\d.]+ unknown unknown 60% \(15% to 95%\)", page.text
+    )
+    assert "a failed run counts as a loss." in page.text
+    assert "Hollow marks: some seeds failed, and the mean is over the others." in page.text
+    labels = [a["aria-label"] for a in page.all("svg")]
+    assert "Paired differences of 1 pair; none shown to differ." in labels
+    whole = Page(render(study, None)).text
+    for word in ("unknown", "failed", "Hollow", "with which each trained", "counted as 0"):
+        assert word not in whole.replace("A run did not train if it failed", "")
+
+
+@pytest.mark.slow(1)
+def test_one_pair_is_not_called_all_pairs(tmp_path):
+    text = Page(render(made_up(tmp_path / "pair", norms=("bn", "gn")), None)).text
+    for word in ("All pairs", "all 1", "Holm", "1 pairs"):
+        assert word not in text
+    text = Page(render(made_up(tmp_path / "alone", norms=("bn",)), None)).text
+    for word in ("all 0", "pairs", "Holm"):
+        assert word not in text
 
 
 def test_the_settings_are_resolved_and_include_the_command(tmp_path):
@@ -206,6 +277,34 @@ def test_each_axis_has_a_figure(tmp_path):
     main, _, every = page.partition("The same for every setting")
     assert main.count("<tr>") == 1 + 2
     assert every.partition("</details>")[0].count("<tr>") == 1 + 2 * 4
+
+
+@pytest.mark.slow(30)
+def test_the_page_of_a_hundred_arms_is_fast(tmp_path, recwarn):
+    norms = tuple(f"ghost-bn={k}" for k in range(2, 102))
+    study = made_up(
+        tmp_path,
+        network="C:8 P C:16 GAP FC",
+        recipe="nano",
+        seeds=3,
+        norms=norms,
+        means={norm: 0.75 - 0.003 * k for k, norm in enumerate(norms)},
+        images=500,
+    )
+    start = time.process_time()  # of this process: others do not count
+    page = write_study_report(study, images=False)
+    assert time.process_time() - start < 30
+    assert page.stat().st_size < 10e6
+    assert not [w for w in recwarn if "layout" in str(w.message)]  # no figure without room
+    text = Page(page.read_text()).text
+    assert text.count("The 14 best of 100 normalizations are drawn.") == 4
+    assert "4,841 more pairs are in the table." in text
+    assert "The first 45 of 4950 pairs. Corrected for all pairs of the study: p (Holm)" in text
+
+
+@pytest.mark.slow(1)
+def test_all_arms_of_a_usual_study_are_drawn(page):
+    assert "are drawn" not in page.text
 
 
 def test_hostile_class_names_are_text(tmp_path):

@@ -214,7 +214,8 @@ def test_report_renders_the_page_again(finished, capsys):
     main(["report", str(finished.path), "--no-images"])
     assert capsys.readouterr().out == f"report: {finished.path / 'report.html'}\n"
     page = (finished.path / "report.html").read_text()
-    assert "The pictures were left out of this page." in page
+    assert "What the numbers say" in page
+    assert "<img" not in page
     with pytest.raises(SystemExit):
         main(["report", str(finished.path), "--out", "elsewhere.html"])
     assert "takes neither --out nor --published" in capsys.readouterr().err

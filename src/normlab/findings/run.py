@@ -352,11 +352,15 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         ("config", "split_seed"),
         ("config", "train_images"),
         ("config", "label_noise"),
+        ("config", "precision"),
     ]
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
         if len(values) > 1:
             differing.append(f"{spaced(name)} ({listed([setting_value(v) for v in values])})")
+    ends = list(dict.fromkeys(run.last.epoch for run in runs))
+    if len(ends) > 1 and any(run.last.epoch != run.recipe.epochs for run in runs):
+        differing.append(f"the last epoch ({listed([str(epoch) for epoch in ends])})")
     if len({run.data.fingerprint for run in runs}) > 1:
         differing.append("the data")
     seeds = len({run.config.seed for run in runs}) > 1
@@ -393,8 +397,15 @@ def _images(run: Run) -> object:
 
 
 def _arm(run: Run) -> object:
-    """Equal for runs that differ at most in the seed."""
-    return run.layout, run.config.norm, run.recipe, run.data, run.config.split_seed
+    """Equal for runs that differ at most in the seed.
+
+    The last epoch counts: a run that a callback stopped early is no repeat of a whole one.
+    """
+    config = run.config
+    return (
+        *(run.layout, config.norm, run.recipe, run.data, run.last.epoch),
+        *(config.split_seed, config.label_noise, config.precision),
+    )
 
 
 # Sampling errors

@@ -9,12 +9,16 @@ on; with fewer seeds its smallest p-value is above 5%, whatever the data. (A boo
 either: with five seeds its percentile interval misses the true mean far more often than its level
 says.)
 
+A run that failed is not a run that never was: that one arm lost a seed says something about the
+arm, and the seeds it kept are no random sample. Between arms that failed with different seeds no
+test is given, and in the probability of winning a failed run counts as a loss.
+
 A test that compares two arms is a column of the study page's table of pairs: see `PAIR_TESTS`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -24,6 +28,7 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 POWER = 0.8
+CHANCE = 0.01  # how often a network that guesses is taken for one that was trained
 SIGN_FLIPS = 100_000  # at most, in a permutation test: all of them up to 16 differences
 
 
@@ -50,12 +55,34 @@ class Difference:
         first, second: The names of the arms.
         differences: float64, one value for each seed that both arms have, in the order of seeds.
         p_holm: `p`, corrected for all compared pairs (Holm); a difference is shown below 5%.
+        only_first, only_second, neither: With how many other seeds only the first arm trained, only
+            the second, or none of them.
     """
 
     first: str
     second: str
     differences: NDArray[np.float64]
     p_holm: float
+    only_first: int = 0
+    only_second: int = 0
+    neither: int = 0
+
+    @property
+    def swapped(self) -> "Difference":
+        """The second arm minus the first."""
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            differences=-self.differences,
+            only_first=self.only_second,
+            only_second=self.only_first,
+        )
+
+    @property
+    def same_failures(self) -> bool:
+        """Whether both arms failed with the same seeds, or with none."""
+        return not (self.only_first or self.only_second)
 
     @cached_property
     def mean(self) -> Estimate:
@@ -64,18 +91,26 @@ class Difference:
 
     @cached_property
     def p(self) -> float:
-        """The two-sided p-value of the paired t test."""
-        return paired_t(self.differences)
+        """The two-sided p-value of the paired t test; NaN if the arms' failures differ."""
+        return paired_t(self.differences) if self.same_failures else math.nan
 
     @cached_property
     def p_permutation(self) -> float | None:
-        """The two-sided p-value of the sign-flip test; None if it cannot reach 5%."""
-        return sign_flip(self.differences)
+        """The two-sided p-value of the sign-flip test; None if it cannot reach 5%, else as `p`."""
+        p = sign_flip(self.differences)
+        return p if p is None or self.same_failures else math.nan
 
     @cached_property
     def wins(self) -> Estimate:
-        """The probability that `first` is above `second` with a new seed."""
-        return probability_above_zero(self.differences)
+        """The probability that `first` is above `second` with a new seed.
+
+        If a run failed, wins are counted: a normal distribution does not describe failures.
+        """
+        failed = self.only_first + self.only_second + self.neither
+        if not failed:
+            return probability_above_zero(self.differences)
+        won = int((self.differences > 0).sum()) + self.only_first
+        return share_of_wins(won, len(self.differences) + failed)
 
     @property
     def shown(self) -> bool:
@@ -124,31 +159,48 @@ def differences(*groups: Mapping[str, Sequence[float]]) -> list[list[Difference]
 
     Args:
         groups: The arms of each group by name, each with one value (an accuracy) per seed. All arms
-            have the same order of seeds; NaN means that a seed has no value. A pair is compared
-            over the seeds that both arms have; a pair without a common seed is left out.
+            have the same order of seeds; NaN means that a seed has no value yet, −inf that its run
+            failed. A pair is compared over the seeds that both arms have; a pair without a common
+            seed is left out.
 
     Returns:
         For each group its pairs.
 
     Raises:
-        ValueError: The arms of a group differ in their number of seeds, or a value is infinite.
+        ValueError: The arms of a group differ in their number of seeds, or a value is +inf.
     """
-    pairs: list[tuple[int, str, str, NDArray[np.float64]]] = []
+    pairs: list[tuple[int, Difference]] = []
     for k, arms in enumerate(groups):
         by_name = {name: np.asarray(values, dtype=np.float64) for name, values in arms.items()}
         if len({values.shape for values in by_name.values()}) > 1:
             raise ValueError("the arms must have the same seeds")
         for first, second in combinations(by_name, 2):
-            paired = by_name[first] - by_name[second]
-            paired = paired[~(np.isnan(by_name[first]) | np.isnan(by_name[second]))]
-            if len(paired):
-                # Rounded: values that differ in the last bit only are equal.
-                pairs.append((k, first, second, np.round(_finite(paired), 12)))
+            pair = _pair(first, by_name[first], second, by_name[second])
+            if len(pair.differences):
+                pairs.append((k, pair))
     compared: list[list[Difference]] = [[] for _ in groups]
-    corrected = holm([paired_t(paired) for *_, paired in pairs])
-    for (k, first, second, paired), p in zip(pairs, corrected, strict=True):
-        compared[k].append(Difference(first, second, paired, p))
+    corrected = holm([pair.p for _, pair in pairs])
+    for (k, pair), p in zip(pairs, corrected, strict=True):
+        compared[k].append(replace(pair, p_holm=p))
     return compared
+
+
+def _pair(first: str, a: NDArray[np.float64], second: str, b: NDArray[np.float64]) -> Difference:
+    """Two arms, seed by seed; their p-value is not corrected yet."""
+    ended = ~(np.isnan(a) | np.isnan(b))
+    failed_a, failed_b = np.isneginf(a[ended]), np.isneginf(b[ended])
+    both = ~failed_a & ~failed_b
+    paired = a[ended][both] - b[ended][both]
+    return Difference(
+        first,
+        second,
+        # Rounded: values that differ in the last bit only are equal.
+        np.round(_finite(paired), 12) if len(paired) else paired,
+        math.nan,
+        only_first=int((~failed_a & failed_b).sum()),
+        only_second=int((failed_a & ~failed_b).sum()),
+        neither=int((failed_a & failed_b).sum()),
+    )
 
 
 def paired_t(differences: Sequence[float] | NDArray[np.float64]) -> float:
@@ -226,6 +278,16 @@ def probability_above_zero(differences: Sequence[float] | NDArray[np.float64]) -
     )
 
 
+def share_of_wins(won: int, seeds: int) -> Estimate:
+    """The probability of winning with a new seed, from the number of seeds that won.
+
+    The interval is the exact one of Clopper & Pearson 1934, Biometrika 26. It assumes nothing but
+    that the seeds are independent.
+    """
+    interval = scipy.stats.binomtest(won, seeds).proportion_ci(LEVEL, method="exact")
+    return Estimate(won / seeds, float(interval.low), float(interval.high))
+
+
 def power(difference: float, spread: float, seeds: int, comparisons: int = 1) -> float:
     """The power of a paired t test: the probability that it detects a true difference.
 
@@ -280,6 +342,15 @@ def proportion_interval(correct: int, images: int) -> tuple[float, float]:
     """The 95% interval of a share of images: Wilson's score interval (1927, JASA 22)."""
     interval = scipy.stats.binomtest(correct, images).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def above_chance(correct: int, images: int, classes: int) -> bool:
+    """Whether a network classifies more images correctly than one that guesses.
+
+    The exact one-sided binomial test of a share of 1/classes, at the level `CHANCE`.
+    """
+    p = scipy.stats.binom.sf(correct - 1, images, 1 / classes)
+    return bool(p < CHANCE)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import combinations, groupby
 from statistics import median
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from normlab import recipes
 from normlab.errors import RunError
 from normlab.findings import statistics
+from normlab.findings.failures import at_chance
 from normlab.findings.run import TARGET
 from normlab.findings.statistics import Difference, Estimate
 from normlab.recipes import Recipe
@@ -22,6 +23,7 @@ from normlab.study.record import Result, Study
 from normlab.wording import (
     axis_value,
     by_name,
+    counted,
     listed,
     p_value,
     percent,
@@ -42,27 +44,33 @@ FEW_FAILURES = 5  # arms with failed runs that are named
 
 @dataclass(frozen=True)
 class Group:
-    """The arms that are compared in one setting, with their finished runs.
+    """The arms that are compared in one setting, with the runs that trained.
 
     Attributes:
         setting: The setting that they share.
-        arms: The arms that have finished runs.
-        accuracies: For each arm, by name, the accuracy after the last epoch by seed.
-        failures: The arms that failed with some or all seeds, as text.
+        arms: The arms that trained with at least one seed.
+        accuracies: For each of them, by name, the accuracy after the last epoch by seed.
+        untrained: The arms that trained with no seed, and failed with some or all.
+        failed: For each arm, by name, the seeds with which it failed.
+        failures: The same as text, for the arms that failed with some or all seeds.
+        guessing: Whether no run of the study is above chance: then chance is no failure.
         differences: The pairs of arms with common seeds; corrected over all groups.
     """
 
     setting: Setting
     arms: tuple[Arm, ...]
     accuracies: dict[str, dict[int, float]]
-    failures: tuple[str, ...] = ()
+    untrained: tuple[Arm, ...] = ()
+    failed: dict[str, frozenset[int]] = dataclasses.field(default_factory=dict)
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)
+    guessing: bool = False
     differences: tuple[Difference, ...] = ()
 
     @cached_property
     def ranked(self) -> list[tuple[Arm, Estimate]]:
-        """The arms with their means, the highest first."""
+        """The arms with their means, the best by `score` first."""
         means = [(arm, self.mean(arm)) for arm in self.arms]
-        return sorted(means, key=lambda pair: -pair[1].value)
+        return sorted(means, key=lambda pair: -self.score(pair[0]))
 
     @cached_property
     def seeds(self) -> int:
@@ -70,67 +78,128 @@ class Group:
         return max(map(len, self.accuracies.values()))
 
     def mean(self, arm: Arm) -> Estimate:
-        """The mean accuracy of an arm over its seeds."""
-        return statistics.mean(list(self.accuracies[arm.name].values()))
+        """The mean accuracy of an arm over the seeds with which it trained."""
+        return self._means[arm.name]
+
+    def score(self, arm: Arm) -> float:
+        """The mean accuracy of an arm if a failed run counts as 0.
+
+        Arms and settings are ranked by it: the mean over the seeds that are left may rise when a
+        run fails, the score cannot.
+        """
+        return self.mean(arm).value * len(self.accuracies[arm.name]) / self.ended(arm)
+
+    def ended(self, arm: Arm) -> int:
+        """The number of seeds with which an arm trained or failed; the others are not finished."""
+        return len(self.accuracies[arm.name]) + len(self.failed.get(arm.name, ()))
+
+    def trained(self, study: Study, arm: Arm) -> list[Result]:
+        """The runs of an arm that trained."""
+        return [r for r in study.of(arm) if r.seed in self.accuracies[arm.name]]
 
     def difference(self, first: Arm, second: Arm) -> Difference | None:
         """The first arm minus the second; None if they have no common seed."""
-        for pair in self.differences:
-            if (pair.first, pair.second) == (first.name, second.name):
-                return pair
-            if (pair.first, pair.second) == (second.name, first.name):
-                return dataclasses.replace(
-                    pair, first=first.name, second=second.name, differences=-pair.differences
-                )
-        return None
+        if pair := self._pairs.get((first.name, second.name)):
+            return pair
+        pair = self._pairs.get((second.name, first.name))
+        return pair and pair.swapped
 
     def better_first(self, one: Arm, other: Arm) -> Difference | None:
         """The difference of two arms, with the better arm over their common seeds first.
 
-        It need not be the arm with the higher mean, which is over all seeds that an arm finished.
+        It need not be the arm that is ranked higher, for which all its seeds count.
         """
         pair = self.difference(one, other)
         return pair if pair is None or pair.mean.value >= 0 else self.difference(other, one)
 
+    @cached_property
+    def _means(self) -> dict[str, Estimate]:
+        return {
+            name: statistics.mean(list(by_seed.values()))
+            for name, by_seed in self.accuracies.items()
+        }
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str], Difference]:
+        return {(pair.first, pair.second): pair for pair in self.differences}
+
 
 def group_by_setting(study: Study) -> list[Group]:
-    """The groups of a study that have finished runs, in the order of their settings.
+    """The groups of a study in which a run trained, in the order of their settings.
 
     Raises:
-        RunError: No run is finished.
+        RunError: No run is finished, or the folder of one is missing or damaged.
     """
-    groups = []
-    for setting, arms in settings(study.arms).items():
-        accuracies = {
-            arm.name: {result.seed: result.accuracies[-1] for result in results}
-            for arm in arms
-            if (results := study.of(arm))
-        }
-        if accuracies:
-            finished = tuple(arm for arm in arms if arm.name in accuracies)
-            failures = tuple(text for arm in arms if (text := _failure(study, arm)))
-            groups.append(Group(setting, finished, accuracies, failures))
+    chance = at_chance(study)
+    finished = sum(result.state == "done" for result in study.results)
+    guessing = 0 < finished == len(chance)
+    if guessing:
+        chance = set()
+    runs: dict[str, list[Result]] = {}
+    for result in study.results:
+        runs.setdefault(result.arm, []).append(result)
+    groups = [
+        group
+        for setting, arms in settings(study.arms).items()
+        if (group := _group(setting, arms, runs, chance)).arms
+    ]
     if not groups:
         raise RunError(f"{study.path} has no finished run yet: give the command that made it again")
     seeds = range(study.config.seeds)
     compared = statistics.differences(
         *(
             {
-                name: [by_seed.get(seed, math.nan) for seed in seeds]
+                name: [
+                    -math.inf if seed in group.failed[name] else by_seed.get(seed, math.nan)
+                    for seed in seeds
+                ]
                 for name, by_seed in group.accuracies.items()
             }
             for group in groups
         )
     )
     return [
-        dataclasses.replace(group, differences=tuple(pairs))
+        dataclasses.replace(group, guessing=guessing, differences=tuple(pairs))
         for group, pairs in zip(groups, compared, strict=True)
     ]
 
 
+def _group(
+    setting: Setting,
+    arms: Sequence[Arm],
+    runs: Mapping[str, Sequence[Result]],
+    chance: Set[tuple[str, int]],
+) -> Group:
+    """The arms of a setting, without their differences."""
+    accuracies: dict[str, dict[int, float]] = {}
+    failed: dict[str, frozenset[int]] = {}
+    failures: dict[str, str] = {}
+    for arm in arms:
+        of_arm = runs[arm.name]
+        done = {r.seed: r.accuracies[-1] for r in of_arm if r.state == "done"}
+        if trained := {s: a for s, a in done.items() if (arm.name, s) not in chance}:
+            accuracies[arm.name] = trained
+        failed[arm.name] = frozenset(
+            r.seed for r in of_arm if r.state == "failed" or (arm.name, r.seed) in chance
+        )
+        number = len(failed[arm.name])
+        if number == len(of_arm):
+            failures[arm.name] = f"{arm.norm} could not be trained"
+        elif number:
+            failures[arm.name] = f"{arm.norm} failed with {number} of {len(of_arm)} seeds"
+    return Group(
+        setting,
+        tuple(arm for arm in arms if arm.name in accuracies),
+        accuracies,
+        tuple(arm for arm in arms if failed[arm.name] and arm.name not in accuracies),
+        failed,
+        failures,
+    )
+
+
 def main_group(groups: Sequence[Group]) -> Group:
-    """The group with the highest mean: what the page is mostly about."""
-    return max(groups, key=lambda group: group.ranked[0][1].value)
+    """The group of the arm that is best by `Group.score`: what the page is mostly about."""
+    return max(groups, key=lambda group: group.score(group.ranked[0][0]))
 
 
 def along(groups: Sequence[Group], axis: str) -> list[Group]:
@@ -163,7 +232,7 @@ def further(study: Study, groups: Sequence[Group]) -> list[str]:
         *_seeds_needed(main, pairs),
         *_first_passed(study, main),
         *_searches(study),
-        *_failed_runs(study.results),
+        *_failed_runs(study, groups),
         *_unfinished_runs(study.results),
         *_differing_recipes(study, main),
         *_assumptions(main, pairs),
@@ -173,6 +242,23 @@ def further(study: Study, groups: Sequence[Group]) -> list[str]:
 def passed_epoch(result: Result) -> int | None:
     """The first epoch above 70%, or None."""
     return next((k for k, share in enumerate(result.accuracies, 1) if share > TARGET), None)
+
+
+def passed_epochs(study: Study, group: Group, arm: Arm) -> list[int | None]:
+    """`passed_epoch` for each run of an arm that ended: a failed run never passed."""
+    trained = [passed_epoch(result) for result in group.trained(study, arm)]
+    return [*trained, *[None] * len(group.failed[arm.name])]
+
+
+def ended_at_chance(study: Study, groups: Sequence[Group]) -> list[Result]:
+    """The finished runs that are in no group, because they ended at chance."""
+    trained = {
+        (name, seed)
+        for group in groups
+        for name, by_seed in group.accuracies.items()
+        for seed in by_seed
+    }
+    return [r for r in study.results if r.state == "done" and (r.arm, r.seed) not in trained]
 
 
 def settings_by_norm(arms: Sequence[Arm], field: str) -> dict[str, str]:
@@ -186,22 +272,31 @@ def settings_by_norm(arms: Sequence[Arm], field: str) -> dict[str, str]:
 def _best(group: Group, images: int) -> str:
     """Which normalization has the highest mean, and above which others it is shown to be."""
     (best, mean), *others = group.ranked
-    seeds = len(group.accuracies[best.name])
-    tied = [arm.norm for arm, other in others if math.isclose(other.value, mean.value)]
+    tied = [arm.norm for arm, _ in others if math.isclose(group.score(arm), group.score(best))]
     leaders = f"{listed([best.norm, *tied])} {'have' if tied else 'has'}"
-    text = f"{leaders} the highest mean accuracy, {percent(mean.value, images)}"
-    text += f" over {seeds} seeds" if seeds > 1 else " (one run)"
-    failed = "".join(f"; {failure}" for failure in group.failures)
+    text = f"{leaders} the highest mean accuracy"
+    if not math.isclose(max(value.value for _, value in group.ranked), mean.value):
+        text += " if failed runs count as 0"  # an arm with fewer seeds has a higher one
+    text += f", {percent(mean.value, images)}{_over_seeds(group, best)}"
+    named: set[str] = set()  # arms whose failures are named by then
     if not others:
-        return f"{text}{failed}; nothing was compared with it."
+        was = "can be" if group.untrained else "was"
+        return f"{text}{_failures(group, named)}; nothing {was} compared with it."
     if group.seeds == 1:
-        return f"{text}{failed}; one seed cannot show a difference between normalizations."
+        return (
+            f"{text}{_failures(group, named)}; one seed cannot show a difference between "
+            "normalizations."
+        )
     below: list[str] = []
     undecided: list[str] = []
     above: list[str] = []  # over the seeds that both finished
+    unequal: list[str] = []  # arms whose failures differ from those of the best
     for place, (arm, _) in enumerate(others):
         pair = group.better_first(best, arm)
-        if pair is None:
+        if group.failed[arm.name] != group.failed[best.name]:
+            unequal.append(_unequal(group, best, arm, images if place < FEW_RIVALS else None))
+            named |= {best.name, arm.name}
+        elif pair is None:
             undecided.append(f"{arm.norm} (no seed in common)")
         elif len(pair.differences) == 1:
             undecided.append(f"{arm.norm} (one seed in common)")
@@ -218,18 +313,66 @@ def _best(group: Group, images: int) -> str:
         )
     if above:
         text += f"; but over the seeds that both finished, {listed(above)} is shown to be above it"
-    return f"{text}{failed}."
+    return f"{'; '.join([text, *unequal])}{_failures(group, named)}."
+
+
+def _over_seeds(group: Group, arm: Arm) -> str:
+    """Over how many seeds a mean is: ` over 5 seeds`, ` over 3 of 5 seeds`, ` (one run)`."""
+    trained, ended = len(group.accuracies[arm.name]), group.ended(arm)
+    if trained < ended:
+        return f" over {trained} of {ended} seeds"
+    return f" over {trained} seeds" if trained > 1 else " (one run)"
+
+
+def _unequal(group: Group, one: Arm, other: Arm, images: int | None) -> str:
+    """How often each of two arms trained whose failures differ, instead of a test.
+
+    Args:
+        group: Their group.
+        one: The arm that is named first.
+        other: The other one.
+        images: The number of images, for their difference over the common seeds; None without it.
+    """
+    text = (
+        f"{one.norm} trained with {len(group.accuracies[one.name])} of "
+        f"{counted(group.ended(one), 'seed')}, {other.norm} with "
+        f"{len(group.accuracies[other.name])} of {group.ended(other)}"
+    )
+    pair = group.better_first(one, other)
+    if pair is None:
+        return f"{text}, but never both with the same one"
+    if images is None:
+        return text
+    norms = {one.name: one.norm, other.name: other.norm}
+    seeds = len(pair.differences)
+    return (
+        f"{text}: over the {f'{seeds} seeds' if seeds > 1 else 'one seed'} with which both "
+        f"trained, {norms[pair.first]} is {points(pair.mean.value, images)} above "
+        f"{norms[pair.second]}{f' ({interval})' if (interval := _interval(pair, images)) else ''}"
+    )
+
+
+def _failures(group: Group, named: Set[str]) -> str:
+    """The arms that failed, without those that are named already."""
+    texts = [text for name, text in group.failures.items() if name not in named]
+    if group.guessing:
+        texts.append("no run of the study is above chance")
+    return "".join(f"; {text}" for text in texts)
 
 
 def _numbers(pair: Difference, images: int) -> str:
-    """The mean difference, its interval and its p-value."""
-    mean = pair.mean
-    interval = (
-        f"95% interval {points_range(mean.low, mean.high, images)}"
-        if math.isfinite(mean.low)
-        else "no interval, because the seeds show no spread"
-    )
-    return f"{points(mean.value, images)}, {interval}, corrected {p_value(pair.p_holm)}"
+    """The mean difference, its interval and its p-value, as far as they are known."""
+    texts = [points(pair.mean.value, images)]
+    texts.append(_interval(pair, images) or "no interval, because the seeds show no spread")
+    if not math.isnan(pair.p_holm):
+        texts.append(f"corrected {p_value(pair.p_holm)}")
+    return ", ".join(texts)
+
+
+def _interval(pair: Difference, images: int) -> str:
+    """The interval of the mean difference; empty without one."""
+    low, high = pair.mean.low, pair.mean.high
+    return f"95% interval {points_range(low, high, images)}" if math.isfinite(low) else ""
 
 
 def _changes(study: Study, groups: Sequence[Group]) -> str | None:
@@ -260,32 +403,42 @@ def _changes_along(study: Study, groups: Sequence[Group], axis: str, others: Seq
         text = f"at {AXES[axis].label} {values}, {best} has the highest mean"
     else:
         text = f"at every {AXES[axis].label} that was tried, {best} has the highest mean"
-    if missing:
-        text += f"; at {listed(missing)}, no run is finished"
+    for problem, places in missing.items():
+        text += f"; at {listed(places)}, {problem}"
     if others:
         text += f", with {main.setting.text(others)}"
     return text
 
 
-def _missing(study: Study, groups: Sequence[Group], axis: str) -> list[str]:
-    """The values of an axis, beside the main group, that have no finished run."""
-    main, finished = main_group(groups).setting, {group.setting for group in groups}
-    return [
-        axis_value(getattr(setting, axis))
-        for setting in settings(study.arms)
-        if setting not in finished
-        and dataclasses.replace(setting, **{axis: getattr(main, axis)}) == main
-    ]
+def _missing(study: Study, groups: Sequence[Group], axis: str) -> dict[str, list[str]]:
+    """The values of an axis, beside the main group, where no run trained, by the reason."""
+    main, trained = main_group(groups).setting, {group.setting for group in groups}
+    open_arms = {r.arm for r in study.results if r.state in ("waiting", "stopped")}
+    values: dict[str, list[str]] = {}
+    for setting, arms in settings(study.arms).items():
+        beside = dataclasses.replace(setting, **{axis: getattr(main, axis)}) == main
+        if beside and setting not in trained:
+            unfinished = any(arm.name in open_arms for arm in arms)
+            problem = "no run is finished" if unfinished else "nothing could be trained"
+            values.setdefault(problem, []).append(axis_value(getattr(setting, axis)))
+    return values
 
 
 def _split_by_leader(line: Sequence[Group], best: str) -> list[list[Group]]:
-    """Neighbours along an axis with the same leader, whose lead is shown in all or in none."""
+    """Neighbours along an axis with the same leader and the same verdict on its lead."""
 
-    def leader(group: Group) -> tuple[str, bool]:
+    def leader(group: Group) -> tuple[str, str]:
         gap = _gap(group, best)
-        return group.ranked[0][0].norm, gap is not None and gap.shown
+        return group.ranked[0][0].norm, "" if gap is None else _verdict(gap)
 
     return [list(part) for _, part in groupby(line, leader)]
+
+
+def _verdict(gap: Difference) -> str:
+    """Whether a lead is shown."""
+    if not gap.same_failures:
+        return "not shown: their failures differ"
+    return "shown" if gap.shown else "not shown"
 
 
 def _lead(part: Sequence[Group], axis: str, best: str, images: int) -> str:
@@ -298,7 +451,7 @@ def _lead(part: Sequence[Group], axis: str, best: str, images: int) -> str:
     widest = max(gap.mean.value for gap in gaps)
     return (
         f"{text} ({'up to ' if len(gaps) > 1 else ''}{points(widest, images)} above {best}, "
-        f"{'shown' if gaps[0].shown else 'not shown'})"
+        f"{_verdict(gaps[0])})"
     )
 
 
@@ -315,21 +468,12 @@ def _gap(group: Group, best: str) -> Difference | None:
     return None
 
 
-def _failure(study: Study, arm: Arm) -> str:
-    """The failures of an arm: `bn could not be trained`; empty without any."""
-    seeds = study.config.seeds
-    failed = sum(r.arm == arm.name and r.state == "failed" for r in study.results)
-    if failed == seeds:
-        return f"{arm.norm} could not be trained"
-    return f"{arm.norm} failed with {failed} of {seeds} seeds" if failed else ""
-
-
 def _failures_along(groups: Sequence[Group], axis: str) -> list[str]:
     """The failures elsewhere on an axis: `bn could not be trained at batch size 2`."""
     values: dict[str, list[str]] = {}
     for group in along(groups, axis):
         if group is not main_group(groups):
-            for failure in group.failures:
+            for failure in group.failures.values():
                 values.setdefault(failure, []).append(axis_value(getattr(group.setting, axis)))
     return [
         f"{failure} at {AXES[axis].label} {listed(places)}" for failure, places in values.items()
@@ -337,19 +481,32 @@ def _failures_along(groups: Sequence[Group], axis: str) -> list[str]:
 
 
 def _certainty(group: Group) -> str:
-    """The probability that the best normalization is the best again with a new seed."""
+    """The probability that the best normalization is above its nearest rival with a new seed.
+
+    That is the second, or one that failed with other seeds and wins more often than the second.
+    """
     if len(group.arms) < 2:
+        if group.untrained:
+            return f"Only {group.arms[0].norm} trained, so there is no difference to measure."
         return "A comparison needs at least two normalizations."
-    best, second = (arm for arm, _ in group.ranked[:2])
-    pair = group.better_first(best, second)
-    if pair is None or math.isinf(pair.mean.high):  # one seed, or seeds without a spread
+    best, *others = (arm for arm, _ in group.ranked)
+    rivals = others[:1] + [
+        arm for arm in others[1:] if group.failed[arm.name] != group.failed[best.name]
+    ]
+    pairs = [(arm, group.difference(best, arm)) for arm in rivals]
+    second, pair = min(pairs, key=lambda rival: rival[1].wins.value if rival[1] else math.inf)
+    if pair is not None and pair.wins.value < pair.swapped.wins.value:
+        best, second, pair = second, best, pair.swapped
+    failed = pair is not None and (pair.only_first or pair.only_second or pair.neither)
+    # One seed, or seeds without a spread, say nothing. Failures are counted, and do.
+    if pair is None or (math.isinf(pair.mean.high) and not failed):
         return f"More seeds would show whether {best.norm} is above {second.norm}."
-    if pair.first == second.name:
-        best, second = second, best
     value, low, high = map(probability, (pair.wins.value, pair.wins.low, pair.wins.high))
     text = (
         f"With a new seed, {best.norm} would be above {second.norm} with a probability of {value}"
     )
+    if failed:
+        return f"{text} (95% interval {low} to {high}), where a failed run counts as a loss."
     if low == high:
         return f"{text}, assuming normally distributed differences."
     return f"{text} (95% interval {low} to {high})."
@@ -363,16 +520,17 @@ def _other_pairs(group: Group, images: int) -> list[str]:
     if group.seeds < 2:
         return []
     ranked = [arm for arm, _ in group.ranked]
-    sentences = [
-        _pair(group, above, below, images)
-        for k, above in enumerate(ranked[1:], start=1)
-        for below in ranked[k + 1 :]
-    ]
-    more = len(sentences) - FEW_PAIRS
-    return sentences[:FEW_PAIRS] + ([f"{more} more pairs are in the table."] if more > 0 else [])
+    pairs = [*combinations(ranked[1:], 2)]
+    sentences = [_pair(group, above, below, images) for above, below in pairs[:FEW_PAIRS]]
+    more = len(pairs) - FEW_PAIRS
+    if more > 0:
+        sentences.append(f"{counted(more, 'more pair')} {_are(more)} in the table.")
+    return sentences
 
 
 def _pair(group: Group, above: Arm, below: Arm, images: int) -> str:
+    if group.failed[above.name] != group.failed[below.name]:
+        return f"{_unequal(group, above, below, images)}."
     pair = group.better_first(above, below)
     if pair is None or len(pair.differences) == 1:
         shared = "no seed" if pair is None else "only one seed"
@@ -387,17 +545,20 @@ def _pair(group: Group, above: Arm, below: Arm, images: int) -> str:
     return f"{first} {verdict} ({_numbers(pair, images)})."
 
 
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
 def _seeds_needed(group: Group, pairs: int) -> list[str]:
+    """How many seeds would show a small difference; nothing where the seeds show no spread."""
     spreads = [
         (float(np.std(pair.differences, ddof=1)), len(pair.differences))
         for pair in group.differences
-        if len(pair.differences) >= 3
+        if len(pair.differences) >= 3 and np.ptp(pair.differences) > 0
     ]
     if not spreads:
         return []
     spread, seeds = sorted(spreads)[len(spreads) // 2]
-    if spread == 0:
-        return []
     needed, least, most = (
         f"{number:,}" if (number := statistics.seeds_needed(GOAL, s, pairs)) else "10,000 or more"
         for s in (spread, *statistics.spread_interval(spread, seeds))
@@ -414,7 +575,7 @@ def _first_passed(study: Study, group: Group) -> list[str]:
     """When accuracy first passed the assignment's target."""
     parts, any_passed = [], False
     for arm, _ in group.ranked:
-        epochs = [passed_epoch(result) for result in study.of(arm)]
+        epochs = passed_epochs(study, group, arm)
         passed = [epoch for epoch in epochs if epoch is not None]
         any_passed |= bool(passed)
         if passed and len(passed) == len(epochs):
@@ -445,7 +606,8 @@ def _searches(study: Study) -> list[str]:
             )
         edge = [f"{t.arm} ({t.value:.4g})" for t in best if tuning.on_edge(t, study.trials)]
         if edge:
-            more = [f"{len(edge) - FEW_EDGES} more arms"] if len(edge) > FEW_EDGES else []
+            left = len(edge) - FEW_EDGES
+            more = [counted(left, "more arm")] if left > 0 else []
             sentences.append(
                 f"The best {setting} for {listed([*edge[:FEW_EDGES], *more])} lies at the edge of "
                 "the searched values: a better one may lie beyond."
@@ -458,19 +620,26 @@ def _searches(study: Study) -> list[str]:
     return sentences
 
 
-def _failed_runs(results: Sequence[Result]) -> list[str]:
+def _failed_runs(study: Study, groups: Sequence[Group]) -> list[str]:
+    """The runs that failed, each arm with the reason of its first."""
+    chance = ended_at_chance(study, groups)
     failed: dict[str, list[Result]] = {}
-    for result in results:
-        if result.state == "failed":
+    for result in study.results:
+        if result.state == "failed" or result in chance:
             failed.setdefault(result.arm, []).append(result)
-    sentences = [
-        f"{arm} failed with {len(runs)} seeds; with seed {runs[0].seed}: {runs[0].problem}."
-        if len(runs) > 1
-        else f"{arm} with seed {runs[0].seed} failed: {runs[0].problem}."
-        for arm, runs in [*failed.items()][:FEW_FAILURES]
-    ]
+    sentences = []
+    for arm, runs in [*failed.items()][:FEW_FAILURES]:
+        problem = runs[0].problem or (
+            f"it ended at chance, with {percent(runs[0].accuracies[-1], study.images)} of "
+            f"{study.images:,} images"
+        )
+        sentences.append(
+            f"{arm} failed with {len(runs)} seeds; with seed {runs[0].seed}: {problem}."
+            if len(runs) > 1
+            else f"{arm} with seed {runs[0].seed} failed: {problem}."
+        )
     more = len(failed) - FEW_FAILURES
-    return sentences + ([f"Runs of {more} more arms failed."] if more > 0 else [])
+    return sentences + ([f"Runs of {counted(more, 'more arm')} failed."] if more > 0 else [])
 
 
 def _unfinished_runs(results: Sequence[Result]) -> list[str]:
@@ -502,7 +671,7 @@ def _differing_recipes(study: Study, group: Group) -> list[str]:
             "Besides the normalization, the arms differ in what was found best for each on "
             f"held-out images{recorded}: {listed(differing)}."
         )
-    sentences += _tuned_with_bn(study, group)
+    sentences += _made_with_bn(study, group)
     if scaled:
         sentences.append(
             f"The arms differ in their {scaled[0]}: each is its recipe's, scaled to the compared "
@@ -516,45 +685,60 @@ def _differing_recipes(study: Study, group: Group) -> list[str]:
     return sentences
 
 
-def _tuned_with_bn(study: Study, group: Group) -> list[str]:
-    """Whether others are trained with a recipe whose settings were found for bn."""
+def _made_with_bn(study: Study, group: Group) -> list[str]:
+    """Whether others are trained with a recipe that was made with bn, and what that may favour."""
     name = group.arms[0].config.recipe or ""
-    if recipes.tuned_settings(name, "bn") is None:
-        return []
     norms = [arm.norm for arm in group.arms]
+    if name not in recipes.MADE_WITH_BN or len(norms) < 2:
+        return []
+    text = f"The recipe {name} was made with bn"
     left_out = [
         arm.norm
         for arm in group.arms
         if arm.config.untuned and recipes.tuned_settings(name, arm.norm)
     ]
-    unknown = [norm for norm in norms if recipes.tuned_settings(name, norm) is None]
-    if not (left_out or ("bn" in norms and unknown)):
-        return []
-    text = f"The recipe {name} was made with bn"
     if left_out:
         text += f", and the settings found best for {listed(left_out)} are left out"
-    if "bn" in norms:
-        text += ": this may favour bn"
-        text += " in all settings but the learning rate" if "lr" in study.config.tune else ""
+    if "bn" not in norms:
+        return [f"{text}."]
+    text += ": this may favour bn"
+    own = not any(arm.config.untuned for arm in group.arms)
+    if own and all(recipes.tuned_settings(name, norm) is not None for norm in norms):
+        text += " in every setting that was not searched for each normalization"
+    elif study.config.tune:
+        searched = listed([spaced(tuning.FIELDS[what]) for what in study.config.tune])
+        text += f" in all settings but the {searched}"
     return [f"{text}."]
 
 
 def _assumptions(group: Group, pairs: int) -> list[str]:
-    seeds = group.seeds
-    if seeds < 2 or len(group.arms) < 2:
-        return []
+    """What the tests and intervals rest on; nothing where there are none."""
+    sentences = []
+    if any(math.isfinite(pair.mean.low) for pair in group.differences):
+        sentences.append(_about_tests(group, pairs))
+    if any(not pair.same_failures for pair in group.differences):
+        sentences.append(
+            "Between normalizations that failed with different seeds there is no test: the seeds "
+            "that are left are no random sample. Wins are counted for them, with the exact "
+            "binomial interval."
+        )
+    return sentences
+
+
+def _about_tests(group: Group, pairs: int) -> str:
     recipes_used = [arm.recipe for arm in group.arms]
     same_batches = len({(r.batch_size, r.augment, r.mirror) for r in recipes_used}) == 1
     see = "see the same batches" if same_batches else "see the images in the same order"
     text = (
         "Normalizations are compared seed by seed, because with the same seed all start from the "
         f"same convolutions and {see}. Intervals and p-values are Student's for these paired "
-        "differences, and assume that they are normally distributed; p-values are corrected for "
-        f"all {pairs} compared pairs (Holm), intervals are not."
+        "differences, and assume that they are normally distributed"
     )
-    if seeds < 6:
+    if pairs > 1:
+        text += f"; p-values are corrected for all {pairs} compared pairs (Holm), intervals are not"
+    if group.seeds < 6:
         text += (
-            f" With {seeds} seeds a permutation test, which needs no normal distribution, cannot "
-            "reach 5%, so none is given."
+            f". With {group.seeds} seeds a permutation test, which needs no normal distribution, "
+            "cannot reach 5%, so none is given"
         )
-    return [text]
+    return f"{text}."

@@ -22,7 +22,7 @@ class StudyData:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The groups with finished runs."""
+        """The groups in which a run trained."""
         return group_by_setting(self.study)
 
     @cached_property
@@ -37,9 +37,12 @@ class StudyData:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The finished runs of the main group."""
-        results = [result for arm in self.main.arms for result in self.study.of(arm)]
-        return [self.study.run(result) for result in results]
+        """The runs of the main group that trained."""
+        return [
+            self.study.run(result)
+            for arm in self.main.arms
+            for result in self.main.trained(self.study, arm)
+        ]
 
     @property
     def classes(self) -> tuple[str, ...]:

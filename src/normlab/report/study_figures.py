@@ -20,6 +20,7 @@ from normlab.report.plots import (
     COLORS,
     FAINT,
     MUTED,
+    PAPER,
     WIDTH,
     Chart,
     color_of,
@@ -48,6 +49,7 @@ from normlab.wording import (
 )
 
 MAX_PAIRS = 45  # a forest plot of more cannot be read
+MAX_LINES = 14  # more lines and their legend cannot be read either
 
 # Confidences, and which predictions are correct
 Pooled = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -59,12 +61,10 @@ def accuracy(data: StudyData) -> list[PageFigure]:
     return [
         PageFigure(
             name="curves",
-            draw=lambda: _draw_curves(data.study, main),
+            draw=lambda: _draw_curves(data.study, main, _drawn(main, main.arms)),
             alt=_curves_alt(main, data.study.images),
             title="Accuracy by epoch",
-            caption="Lines: means over the seeds. Bands: from the lowest seed to the highest."
-            if main.seeds > 1
-            else "One run each.",
+            caption=_curves_caption(main),
         ),
         *(
             _along_axis(data, axis, line)
@@ -96,7 +96,13 @@ def differences(data: StudyData) -> list[PageFigure]:
             title="Differences, seed by seed",
             caption="Large marks: mean differences with 95% intervals, filled if a difference is "
             "shown at 5% over all pairs. Dots: the seeds.",
-            table=_pairs_table(drawn, norms, len(pairs), data.study.images),
+            table=_pairs_table(
+                drawn,
+                norms,
+                every=len(pairs),
+                corrected=sum(len(group.differences) for group in data.groups),
+                images=data.study.images,
+            ),
         )
     ]
 
@@ -116,25 +122,52 @@ def predictions(data: StudyData) -> list[PageFigure]:
     """Accuracy of each class, and calibration."""
     shares = _class_shares(data.predictions, len(data.classes))
     pooled = {norm: _pooled(runs) for norm, runs in data.predictions.items()}
+    norms = [arm.norm for arm in _drawn(data.main, data.main.arms)]
     return [
         PageFigure(
             name="classes",
-            draw=lambda: _draw_class_accuracy(shares, data.classes),
+            draw=lambda: _draw_class_accuracy({n: shares[n] for n in norms}, data.classes),
             alt=_classes_alt(shares, data.classes),
             title="Accuracy of each class",
+            caption=_left_out(data.main).strip(),
         ),
         PageFigure(
             name="reliability",
-            draw=lambda: _draw_reliability(pooled),
+            draw=lambda: _draw_reliability({norm: pooled[norm] for norm in norms}),
             alt=_reliability_alt(pooled),
             title="Calibration",
-            caption="Below the line a network is overconfident, above it underconfident.",
+            caption="Below the line a network is overconfident, above it underconfident."
+            f"{_left_out(data.main)}",
             table=_calibration_table(pooled),
         ),
     ]
 
 
+def _drawn(main: Group, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that a figure has lines for: those of the main group's best normalizations."""
+    if len(main.arms) <= MAX_LINES:
+        return [*arms]
+    best = {arm.norm for arm, _ in main.ranked[:MAX_LINES]}
+    return [arm for arm in arms if arm.norm in best]
+
+
+def _left_out(main: Group) -> str:
+    if len(main.arms) <= MAX_LINES:
+        return ""
+    return f" The {MAX_LINES} best of {len(main.arms)} normalizations are drawn."
+
+
 # Accuracy by epoch
+
+
+def _curves_caption(main: Group) -> str:
+    if main.seeds == 1:
+        return f"One run each.{_left_out(main)}"
+    which = " with which each trained" if main.failures else ""
+    return (
+        f"Lines: means over the seeds{which}. Bands: from the lowest seed to the highest."
+        f"{_left_out(main)}"
+    )
 
 
 def _curves_alt(main: Group, images: int) -> str:
@@ -143,12 +176,12 @@ def _curves_alt(main: Group, images: int) -> str:
 
 
 @styled
-def _draw_curves(study: Study, group: Group) -> Figure:
+def _draw_curves(study: Study, group: Group, arms: Sequence[Arm]) -> Figure:
     """Mean accuracy by epoch, in a band from the lowest seed to the highest."""
     figure = Chart(figsize=(WIDTH, 3.5))
     axes = figure.subplots()
-    for k, arm in enumerate(group.arms):
-        runs = [r.accuracies for r in study.of(arm)]
+    for k, arm in enumerate(arms):
+        runs = [r.accuracies for r in group.trained(study, arm)]
         shortest = min(map(len, runs))
         values = np.array([run[:shortest] for run in runs])
         epochs = np.arange(1, shortest + 1)
@@ -177,14 +210,17 @@ def _draw_curves(study: Study, group: Group) -> Figure:
 
 def _along_axis(data: StudyData, axis: str, line: Sequence[Group]) -> PageFigure:
     others = [other for other in data.axes if other != axis]
+    arms = [*{arm.norm: arm for group in line for arm in group.arms}.values()]
     marks = "Means and their 95% intervals" if any(g.seeds > 1 for g in line) else "One run each"
     where = f", with {line[0].setting.text(others)}" if others else ""
+    hollow = any(group.failed[arm.name] for group in line for arm in group.arms)
+    failed = " Hollow marks: some seeds failed, and the mean is over the others." if hollow else ""
     return PageFigure(
         name=axis.replace("_", "-"),
-        draw=lambda: _draw_along_axis(line, axis),
+        draw=lambda: _draw_along_axis(line, axis, [a.norm for a in _drawn(data.main, arms)]),
         alt=_axis_alt(line, axis, data.study.images),
         title=f"Accuracy against {AXES[axis].label}",
-        caption=f"{marks}{where}.",
+        caption=f"{marks}{where}.{failed}{_left_out(data.main)}",
     )
 
 
@@ -198,21 +234,21 @@ def _axis_alt(line: Sequence[Group], axis: str, images: int) -> str:
 
 
 @styled
-def _draw_along_axis(line: Sequence[Group], axis: str) -> Figure:
-    """Mean accuracy along an axis of the study, with 95% intervals."""
+def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> Figure:
+    """Mean accuracy of normalizations along an axis of the study, with 95% intervals."""
     figure = Chart(figsize=(WIDTH, 3.5))
     axes = figure.subplots()
     values = [getattr(group.setting, axis) for group in line]
     numeric = all(isinstance(value, int | float) for value in values)
     places = values if numeric else list(range(len(values)))
-    norms = list(dict.fromkeys(arm.norm for group in line for arm in group.arms))
     for k, norm in enumerate(norms):
-        xs, estimates = [], []
+        xs, estimates, failed = [], [], []
         for place, group in zip(places, line, strict=True):
             for arm in group.arms:
                 if arm.norm == norm:
                     xs.append(place)
                     estimates.append(group.mean(arm))
+                    failed.append(bool(group.failed[arm.name]))
         means = np.array([e.value for e in estimates])
         ends = np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
         ends[np.isinf(ends)] = np.nan  # no bar if the seeds show no spread
@@ -225,6 +261,16 @@ def _draw_along_axis(line: Sequence[Group], axis: str) -> Figure:
             capsize=2.5,
             elinewidth=1.0,
             label=short(norm, 22),
+        )
+        hollow = np.array(failed)
+        axes.plot(
+            np.array(xs)[hollow],
+            means[hollow],
+            linestyle="",
+            color=color_of(k),
+            marker=marker_of(k),
+            markerfacecolor=PAPER,
+            zorder=3,
         )
     if numeric and min(values) > 0 and max(values) / min(values) >= 8:
         axes.set_xscale("log", base=2)
@@ -243,24 +289,57 @@ def _draw_along_axis(line: Sequence[Group], axis: str) -> Figure:
 
 def _forest_alt(pairs: Sequence[Difference], norms: Mapping[str, str]) -> str:
     shown = [f"{norms[pair.first]} above {norms[pair.second]}" for pair in pairs if pair.shown]
-    text = f"Paired differences: {len(shown)} of {len(pairs)} pairs are shown to differ"
-    return f"{text}: {', '.join(shown)}." if shown else f"{text}."
+    result = f"shown: {', '.join(shown)}" if shown else "none shown to differ"
+    return f"Paired differences of {counted(len(pairs), 'pair')}; {result}."
 
 
 def _pairs_table(
-    pairs: Sequence[Difference], norms: Mapping[str, str], every: int, images: int
+    pairs: Sequence[Difference],
+    norms: Mapping[str, str],
+    *,
+    every: int,
+    corrected: int,
+    images: int,
 ) -> Table:
-    """The pairs with a column for each test that applies; `every` is the number of all pairs."""
-    columns = [(test, [test.p(pair) for pair in pairs]) for test in PAIR_TESTS]
+    """The pairs with a column for each test that applies.
+
+    Args:
+        pairs: The pairs of the table.
+        norms: The normalizations of the arms, by the arms' names.
+        every: The number of all pairs of the group.
+        corrected: The number of pairs that p-values are corrected for.
+        images: The number of images that accuracy is measured on.
+    """
+    columns = [
+        (test, [test.p(pair) for pair in pairs])
+        for test in PAIR_TESTS
+        if corrected > 1 or not test.corrected
+    ]
     columns = [(test, cells) for test, cells in columns if any(p is not None for p in cells)]
-    corrected, plain = (
-        [test.label for test, _ in columns if test.corrected is kind] for kind in (True, False)
+    notes = []
+    if every > MAX_PAIRS:
+        notes.append(f"The first {MAX_PAIRS} of {every} pairs.")
+    elif every > 1:
+        notes.append("All pairs.")
+    if corrected > 1:
+        with_correction, without = (
+            [test.label for test, _ in columns if test.corrected is kind] for kind in (True, False)
+        )
+        notes.append(
+            f"Corrected for all pairs of the study: {listed(with_correction)}; not corrected: "
+            f"{listed(without)}."
+        )
+    notes.append(
+        "Wins: the probability that the first is above the second with a new seed, with its 95% "
+        "interval (Bouthillier et al. 2021)."
     )
-    number = "All pairs." if every <= MAX_PAIRS else f"The first {MAX_PAIRS} of {every} pairs."
+    if any(not pair.same_failures for pair in pairs):
+        notes.append(
+            "Where two failed with different seeds, p is unknown; the difference is over the seeds "
+            "with which both trained, and a failed run counts as a loss."
+        )
     return Table(
-        caption=f"{number} Corrected for all pairs of the study: {listed(corrected)}; not "
-        f"corrected: {listed(plain)}. Wins: the probability that the first is above the second "
-        "with a new seed, with its 95% interval (Bouthillier et al. 2021).",
+        caption=" ".join(notes),
         head=(
             *("pair", "difference", "95% interval"),
             *(test.label for test, _ in columns),
@@ -276,7 +355,7 @@ def _pairs_table(
                 else "unknown",
                 *(p_cell(cells[k]) for _, cells in columns),
                 "unknown"
-                if math.isinf(pair.mean.high)
+                if (pair.wins.low, pair.wins.high) == (0, 1)
                 else f"{probability(pair.wins.value)} ({probability(pair.wins.low)} to "
                 f"{probability(pair.wins.high)})",
             )
@@ -351,10 +430,10 @@ def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], what: What) 
     )
     return PageFigure(
         name=f"search-{what}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
-        draw=lambda: _draw_search(data.study.trials, arms, what),
+        draw=lambda: _draw_search(data.study.trials, _drawn(data.main, arms), what),
         alt=f"Search of the {name}{where}; best: {', '.join(optima)}.{crosses}",
         title=f"Search of the {name}{where}",
-        caption=caption + crosses,
+        caption=caption + crosses + _left_out(data.main),
     )
 
 

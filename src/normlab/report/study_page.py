@@ -22,6 +22,7 @@ from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.report.study_data import StudyData
 from normlab.runs.isolation import isolated
 from normlab.storage.files import refuse_link, write_atomically
+from normlab.study.plan import Arm
 from normlab.study.predictions import Predictions
 from normlab.study.record import Study
 from normlab.table import Table
@@ -38,6 +39,7 @@ from normlab.wording import (
 )
 
 DISAGREEMENTS = 12  # pictures
+MAX_SINGLE = 10  # pairs of single networks that are compared
 MAX_RUNS = 100  # a table of more runs cannot be read
 
 
@@ -111,9 +113,9 @@ def _render(data: StudyData, figures: dict[str, list[PageFigure]], dataset: Data
         title=f"{counted(len(main.arms), 'normalization')} on {main.setting.network}",
         about=_about(study),
         headline=findings.headline(study, groups),
-        main_setting=main.setting.text(axes),
-        table=_table(study, [main], ()),
-        every_setting=_table(study, groups, axes) if axes else None,
+        main_setting=_main_setting(data),
+        table=_table(study, [main], (), ()),
+        every_setting=_table(study, groups, _nowhere_trained(data), axes) if axes else None,
         none_note=_none_note(study),
         findings=findings.further(study, groups),
         figures=figures,
@@ -123,15 +125,17 @@ def _render(data: StudyData, figures: dict[str, list[PageFigure]], dataset: Data
         if dataset is None
         else _disagreements(data.predictions, data.classes, dataset),
         settings=_settings(data),
-        runs=_runs(study),
+        runs=_runs(data),
     )
 
 
 def _about(study: Study) -> str:
     done = sum(result.state == "done" for result in study.results)
     held = "held-out" if study.config.holdout else "test"
+    planned = len(study.results)
+    runs = counted(done, "run") if done == planned else f"{done:,} of {counted(planned, 'run')}"
     return (
-        f"{counted(done, 'run')} on {study.config.dataset}, "
+        f"{runs} on {study.config.dataset}, "
         f"{counted(study.config.seeds, 'seed')}, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
     )
@@ -148,50 +152,78 @@ def _none_note(study: Study) -> str:
     )
 
 
-def _table(study: Study, groups: Sequence[Group], axes: Sequence[str]) -> Table:
-    """One row per normalization in each group."""
+def _main_setting(data: StudyData) -> str:
+    """What the first sentence, the table and the figures are about; empty without an axis."""
+    if not data.axes:
+        return ""
+    failed = any(result.state == "failed" for result in data.study.results) or any(
+        group.failures for group in data.groups
+    )
+    counting = ", failed runs counted as 0" if failed else ""
+    return f"{data.main.setting.text(data.axes)}, where the mean is highest{counting}"
+
+
+def _nowhere_trained(data: StudyData) -> list[Arm]:
+    """The arms of settings in which no run trained, and some failed."""
+    with_runs = {group.setting for group in data.groups}
+    ended = {result.arm for result in data.study.results if result.state in ("done", "failed")}
+    return [a for a in data.study.arms if a.setting not in with_runs and a.name in ended]
+
+
+def _table(
+    study: Study, groups: Sequence[Group], untrained: Sequence[Arm], axes: Sequence[str]
+) -> Table:
+    """One row per normalization in each group, and one per arm of settings without a group."""
+
+    def names(arm: Arm) -> tuple[str, ...]:
+        return (arm.norm, arm.setting.text(axes)) if axes else (arm.norm,)
+
     rows = []
     for group in groups:
-        for arm, mean in group.ranked:
-            results = study.of(arm)
-            costs = [study.costs[f"{r.arm}-{r.seed}"] for r in results]
-            epoch_seconds = [
-                cost.seconds / len(result.accuracies)
-                for result, cost in zip(results, costs, strict=True)
-            ]
-            epochs = [findings.passed_epoch(result) for result in results]
-            passed = [epoch for epoch in epochs if epoch is not None]
-            half = mean.high - mean.value
-            memory = max(c.peak_memory for c in costs)
-            rows.append(
-                (
-                    arm.norm,
-                    *([group.setting.text(axes)] if axes else []),
-                    percent(mean.value, study.images),
-                    f"± {100 * half:.2f}" if np.isfinite(half) else "–",
-                    str(len(results)),
-                    f"{results[0].parameters:,}",
-                    seconds_range(epoch_seconds),
-                    f"{memory / 2**20:,.0f} MiB" if memory else "–",
-                    f"{median(passed):g}"
-                    if len(passed) == len(epochs)
-                    else "not all"
-                    if passed
-                    else "never",
-                )
-            )
+        rows += [(*names(arm), *_measured(study, group, arm)) for arm, _ in group.ranked]
+        rows += [(*names(arm), *_not_measured(study)) for arm in group.untrained]
+    rows += [(*names(arm), *_not_measured(study)) for arm in untrained]
     return Table(
-        caption="Accuracy: mean over the seeds with its 95% interval. Time per epoch: from the "
-        "fastest run to the slowest, with or without other work on the machine; times on different "
-        "processors (see the settings) cannot be compared. Memory: the peak of a run's process. "
-        "Last column: median epoch that first passed 70%.",
+        caption="Accuracy: mean over the seeds with which it trained, and its 95% interval. A run "
+        "did not train if it failed, or if its accuracy at the end is not above that of guessing "
+        f"(binomial test, p < {statistics.CHANCE:g}). Time per epoch: from the fastest run to the "
+        "slowest, with or without other work on the machine; times on different processors (see "
+        "the settings) cannot be compared. Memory: the peak of a run's process. Last column: "
+        "median epoch that first passed 70%.",
         head=(
-            *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds", "parameters"),
-            *("time per epoch", "memory", "over 70%"),
+            *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds trained"),
+            *("parameters", "time per epoch", "memory", "over 70%"),
         ),
         kinds=("name", *(["plain"] if axes else []), *["number"] * 7),
         rows=rows,
     )
+
+
+def _measured(study: Study, group: Group, arm: Arm) -> tuple[str, ...]:
+    """The cells of an arm that trained."""
+    mean, results = group.mean(arm), group.trained(study, arm)
+    costs = [study.costs[f"{r.arm}-{r.seed}"] for r in results]
+    epoch_seconds = [
+        cost.seconds / len(result.accuracies) for result, cost in zip(results, costs, strict=True)
+    ]
+    epochs = findings.passed_epochs(study, group, arm)
+    passed = [epoch for epoch in epochs if epoch is not None]
+    half = mean.high - mean.value
+    memory = max(c.peak_memory for c in costs)
+    return (
+        percent(mean.value, study.images),
+        f"± {100 * half:.2f}" if np.isfinite(half) else "–",
+        f"{len(results)} of {study.config.seeds}",
+        f"{results[0].parameters:,}",
+        seconds_range(epoch_seconds),
+        f"{memory / 2**20:,.0f} MiB" if memory else "–",
+        f"{median(passed):g}" if len(passed) == len(epochs) else "not all" if passed else "never",
+    )
+
+
+def _not_measured(study: Study) -> tuple[str, ...]:
+    """The cells of an arm that trained with no seed."""
+    return ("–", "–", f"0 of {study.config.seeds}", "–", "–", "–", "never")
 
 
 def _disagreement_note(by_norm: Mapping[str, Sequence[Predictions]]) -> str:
@@ -216,9 +248,12 @@ def _single_runs(main: Group, by_norm: Mapping[str, Sequence[Predictions]]) -> l
     Networks of different seeds are not compared: the seeds may explain their difference.
     """
     sentences = []
-    for one, other in combinations(main.arms, 2):
-        if main.accuracies[one.name].keys() != main.accuracies[other.name].keys():
-            continue
+    pairs = [
+        (one, other)
+        for (one, _), (other, _) in combinations(main.ranked, 2)
+        if main.accuracies[one.name].keys() == main.accuracies[other.name].keys()
+    ]
+    for one, other in pairs[:MAX_SINGLE]:
         (first,), (second,) = by_norm[one.norm], by_norm[other.norm]
         only_first = int((first.correct & ~second.correct).sum())
         only_second = int((second.correct & ~first.correct).sum())
@@ -230,6 +265,8 @@ def _single_runs(main: Group, by_norm: Mapping[str, Sequence[Predictions]]) -> l
         )
     if len(sentences) > 1:
         sentences.append(f"These {len(sentences)} p-values are not corrected for their number.")
+    if len(pairs) > MAX_SINGLE:
+        sentences.append(f"{counted(len(pairs) - MAX_SINGLE, 'more pair')} can be compared.")
     return sentences
 
 
@@ -292,10 +329,14 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
     ]
 
 
-def _runs(study: Study) -> Table | None:
+def _runs(data: StudyData) -> Table | None:
     """One row per run; None if there are too many to read."""
+    study = data.study
     if len(study.results) > MAX_RUNS:
         return None
+    at_chance = {
+        (result.arm, result.seed) for result in findings.ended_at_chance(study, data.groups)
+    }
     rows = []
     for result in study.results:
         costs = study.costs.get(f"{result.arm}-{result.seed}")
@@ -303,7 +344,7 @@ def _runs(study: Study) -> Table | None:
             (
                 result.arm,
                 str(result.seed),
-                result.state,
+                "at chance" if (result.arm, result.seed) in at_chance else result.state,
                 percent(result.accuracies[-1], study.images) if result.accuracies else "–",
                 estimated_duration(costs.seconds) if costs else "–",
             )
