@@ -12,7 +12,7 @@ import numpy as np
 
 from normlab import recipes
 from normlab.errors import RunError
-from normlab.findings import statistics
+from normlab.findings import contrasts, statistics
 from normlab.findings.run import TARGET
 from normlab.findings.statistics import Difference, Estimate
 from normlab.recipes import Recipe
@@ -49,7 +49,7 @@ class Group:
         arms: The arms that have finished runs.
         accuracies: For each arm, by name, the accuracy after the last epoch by seed.
         failures: The arms that failed with some or all seeds, as text.
-        differences: The pairs of arms with common seeds; corrected over all groups.
+        differences: The pairs of arms with common seeds; corrected for all contrasts of the study.
     """
 
     setting: Setting
@@ -112,7 +112,7 @@ def group_by_setting(study: Study) -> list[Group]:
             groups.append(Group(setting, finished, accuracies, failures))
     if not groups:
         raise RunError(f"{study.path} has no finished run yet: give the command that made it again")
-    seeds = range(study.config.seeds)
+    seeds, planned = range(study.tested_seeds), contrasts.planned_pairs(study)
     compared = statistics.differences(
         *(
             {
@@ -120,12 +120,25 @@ def group_by_setting(study: Study) -> list[Group]:
                 for name, by_seed in group.accuracies.items()
             }
             for group in groups
-        )
+        ),
+        comparisons=contrasts.comparisons(study),
     )
     return [
-        dataclasses.replace(group, differences=tuple(pairs))
+        dataclasses.replace(
+            group,
+            differences=tuple(
+                dataclasses.replace(pair, planned=frozenset((pair.first, pair.second)) in planned)
+                for pair in pairs
+            ),
+        )
         for group, pairs in zip(groups, compared, strict=True)
     ]
+
+
+def changes(study: Study, groups: Sequence[Group]) -> list[contrasts.Change]:
+    """The planned changes of differences from one setting to another."""
+    accuracies = {name: seeds for group in groups for name, seeds in group.accuracies.items()}
+    return contrasts.changes(study, accuracies)
 
 
 def main_group(groups: Sequence[Group]) -> Group:
@@ -147,26 +160,31 @@ def along(groups: Sequence[Group], axis: str) -> list[Group]:
 
 
 def headline(study: Study, groups: Sequence[Group]) -> list[str]:
-    """The result in two sentences: the best normalization, by how much, and when that changes."""
+    """The best normalization, by how much, when that changes, and how differences change."""
     main = main_group(groups)
-    return [_best(main, study.images), _changes(study, groups) or _certainty(main)]
+    return [
+        _best(main, study.images),
+        _changes(study, groups) or _certainty(main),
+        *contrasts.headline(study, changes(study, groups)),
+    ]
 
 
 def further(study: Study, groups: Sequence[Group]) -> list[str]:
     """The findings that are not in the headline."""
     main = main_group(groups)
-    pairs = sum(len(group.differences) for group in groups)
+    pairs = [pair for group in groups for pair in group.differences if pair.planned]
     return [
         # Without a varying axis it is in the headline.
         *([_certainty(main)] if varying(settings(study.arms)) and main.seeds > 1 else []),
         *_other_pairs(main, study.images),
-        *_seeds_needed(main, pairs),
+        *contrasts.further(study, changes(study, groups), pairs),
+        *_seeds_needed(main, contrasts.comparisons(study)),
         *_first_passed(study, main),
         *_searches(study),
         *_failed_runs(study.results),
         *_unfinished_runs(study.results),
         *_differing_recipes(study, main),
-        *_assumptions(main, pairs),
+        *_assumptions(main),
     ]
 
 
@@ -199,10 +217,13 @@ def _best(group: Group, images: int) -> str:
     below: list[str] = []
     undecided: list[str] = []
     above: list[str] = []  # over the seeds that both finished
+    untested: list[str] = []
     for place, (arm, _) in enumerate(others):
         pair = group.better_first(best, arm)
         if pair is None:
             undecided.append(f"{arm.norm} (no seed in common)")
+        elif not pair.planned:
+            untested.append(arm.norm)
         elif len(pair.differences) == 1:
             undecided.append(f"{arm.norm} (one seed in common)")
         else:
@@ -218,6 +239,8 @@ def _best(group: Group, images: int) -> str:
         )
     if above:
         text += f"; but over the seeds that both finished, {listed(above)} is shown to be above it"
+    if untested:
+        text += f"; the study did not plan to test it against {listed(untested)}"
     return f"{text}{failed}."
 
 
@@ -229,7 +252,7 @@ def _numbers(pair: Difference, images: int) -> str:
         if math.isfinite(mean.low)
         else "no interval, because the seeds show no spread"
     )
-    return f"{points(mean.value, images)}, {interval}, corrected {p_value(pair.p_holm)}"
+    return f"{points(mean.value, images)}, {interval}, corrected {p_value(pair.p_corrected)}"
 
 
 def _changes(study: Study, groups: Sequence[Group]) -> str | None:
@@ -367,6 +390,7 @@ def _other_pairs(group: Group, images: int) -> list[str]:
         _pair(group, above, below, images)
         for k, above in enumerate(ranked[1:], start=1)
         for below in ranked[k + 1 :]
+        if (pair := group.difference(above, below)) is None or pair.planned
     ]
     more = len(sentences) - FEW_PAIRS
     return sentences[:FEW_PAIRS] + ([f"{more} more pairs are in the table."] if more > 0 else [])
@@ -387,7 +411,7 @@ def _pair(group: Group, above: Arm, below: Arm, images: int) -> str:
     return f"{first} {verdict} ({_numbers(pair, images)})."
 
 
-def _seeds_needed(group: Group, pairs: int) -> list[str]:
+def _seeds_needed(group: Group, comparisons: int) -> list[str]:
     spreads = [
         (float(np.std(pair.differences, ddof=1)), len(pair.differences))
         for pair in group.differences
@@ -399,7 +423,9 @@ def _seeds_needed(group: Group, pairs: int) -> list[str]:
     if spread == 0:
         return []
     needed, least, most = (
-        f"{number:,}" if (number := statistics.seeds_needed(GOAL, s, pairs)) else "10,000 or more"
+        f"{number:,}"
+        if (number := statistics.seeds_needed(GOAL, s, comparisons))
+        else "10,000 or more"
         for s in (spread, *statistics.spread_interval(spread, seeds))
     )
     return [
@@ -539,7 +565,7 @@ def _tuned_with_bn(study: Study, group: Group) -> list[str]:
     return [f"{text}."]
 
 
-def _assumptions(group: Group, pairs: int) -> list[str]:
+def _assumptions(group: Group) -> list[str]:
     seeds = group.seeds
     if seeds < 2 or len(group.arms) < 2:
         return []
@@ -549,8 +575,7 @@ def _assumptions(group: Group, pairs: int) -> list[str]:
     text = (
         "Normalizations are compared seed by seed, because with the same seed all start from the "
         f"same convolutions and {see}. Intervals and p-values are Student's for these paired "
-        "differences, and assume that they are normally distributed; p-values are corrected for "
-        f"all {pairs} compared pairs (Holm), intervals are not."
+        "differences, and assume that they are normally distributed."
     )
     if seeds < 6:
         text += (
