@@ -81,7 +81,7 @@ def test_files_record_the_settings_in_the_order_of_earlier_versions():
         *("network", "norm", "budget", "recipe", "untuned", "epochs", "batch_size"),
         *("learning_rate", "weight_decay", "train_images", "label_noise", "precision", "seed"),
     ]
-    assert list(dataclasses.asdict(STUDY)) == [
+    assert list(dataclasses.asdict(STUDY))[:-3] == [
         *data,
         *("network", "norms", "seeds", "layouts", "budgets", "batch_sizes", "groups"),
         *("train_images", "label_noise", "tune", "recipe", "untuned", "epochs"),

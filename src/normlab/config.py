@@ -126,7 +126,6 @@ class RunConfig(TrainingConfig):
 @field_order(
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
-    *("contrasts", "margin", "looks"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "precision"),
 )
 @dataclass(frozen=True, kw_only=True)

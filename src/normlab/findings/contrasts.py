@@ -110,6 +110,7 @@ def headline(study: Study, found: Sequence[Change]) -> list[str]:
         along = [c for c in found if _axes(c.contrast) == axes and len(c.change.differences) > 1]
         if not along:
             continue
+        planned = sum(c.reference is not None and _axes(c) == axes for c in study.family())
         label = listed([AXES[axis].label for axis in axes])
         shown = [change for change in along if change.shown]
         if shown:
@@ -119,13 +120,13 @@ def headline(study: Study, found: Sequence[Change]) -> list[str]:
                 f"The difference between {first} and {second} depends on the {label}: "
                 f"{_in_words(study, top)}"
             )
-            if len(along) > 1:
-                text += f"; {len(shown)} of {len(along)} planned changes along it are shown"
+            if planned > 1:
+                text += f"; {len(shown)} of {planned} planned changes along it are shown"
             sentences.append(f"{text}.")
         else:
             sentences.append(
                 f"It is not shown that a difference between normalizations depends on the {label} "
-                f"({counted(len(along), 'planned change')})."
+                f"({counted(planned, 'planned change')})."
             )
     return sentences
 
@@ -160,12 +161,12 @@ def tested(study: Study) -> str:
     size = len(study.family())
     looks = study.config.looks
     times = f", at {counted(looks, 'look')}" if looks > 1 else ""
-    chosen = "as asked for" if study.config.contrasts else "the default"
+    chosen = "its plan" if study.config.contrasts else "normlab's default"
     return (
-        f"Tested are {counted(size, 'contrast')}{times}, fixed when the study was planned "
-        f"({chosen}): {listed(parts)}. Tests and the intervals of differences are corrected for "
-        "all of them (Bonferroni): all these intervals hold at once with 95%, and a difference is "
-        "shown exactly if its interval leaves 0 out."
+        f"The study tests {counted(size, 'contrast')}{times}, by {chosen}: {listed(parts)}. Tests "
+        "and the intervals of differences are corrected for all of them (Bonferroni): all these "
+        "intervals hold at once with 95%, and a difference is shown exactly if its interval leaves "
+        "0 out."
     )
 
 

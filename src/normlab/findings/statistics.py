@@ -78,7 +78,7 @@ class Difference:
     @property
     def p_corrected(self) -> float:
         """`p`, corrected for all comparisons (Bonferroni); a difference is shown below 5%."""
-        return min(1.0, self.comparisons * self.p)  # NaN, which is not known, stays NaN
+        return self.p if math.isnan(self.p) else min(1.0, self.comparisons * self.p)
 
     @cached_property
     def p_permutation(self) -> float | None:

@@ -319,7 +319,7 @@ def _pairs_table(
 def _changes_table(
     found: Sequence[Change], texts: Sequence[str], every: int, study: Study
 ) -> Table:
-    number = "All planned changes." if every <= MAX_PAIRS else f"The first {MAX_PAIRS} of {every}."
+    number = "All changes." if every <= MAX_PAIRS else f"The first {MAX_PAIRS} of {every} changes."
     images, margin = study.images, study.config.margin
 
     def verdict(change: Change) -> str:
