@@ -192,6 +192,24 @@ def test_the_page_says_which_p_values_are_corrected(tmp_path):
     assert "These 3 p-values are not corrected for their number." in single
 
 
+@pytest.mark.slow(2)
+def test_changes_of_differences_have_a_figure_and_a_table(tmp_path):
+    means = {"bn-batch8": 0.6, "gn-batch8": 0.7, "bn-batch32": 0.75, "gn-batch32": 0.65}
+    study = made_up(
+        tmp_path, seeds=5, means=means, batch_sizes=(8, 32), norms=("bn", "gn"), trials=False
+    )
+    page = Page(render(study, None))
+    (figure,) = (a for tag, a in page.tags if tag == "svg" and "Changes" in a["aria-label"])
+    assert figure["aria-label"] == (
+        "Changes of differences: 1 of 1 are shown: bn − gn, batch size 32 minus 8."
+    )
+    assert "Grey band: what counts as equal, ±0.5 points." in page.text
+    assert "The difference between bn and gn depends on the batch size" in page.text
+    failed = dataclasses.replace(study.results[0], state="failed", problem="no", accuracies=())
+    study = dataclasses.replace(study, results=(failed, *study.results[1:]))
+    assert "Changes of differences" not in Page(render(study, None)).text
+
+
 @pytest.mark.slow(1)
 def test_each_axis_has_a_figure(tmp_path):
     study = made_up(

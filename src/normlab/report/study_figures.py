@@ -106,28 +106,29 @@ def differences(data: StudyData) -> list[PageFigure]:
 
 
 def changes(data: StudyData) -> list[PageFigure]:
-    """How differences change from one setting to another; empty if no change was planned."""
-    if not data.changes:
+    """How differences change from one setting to another; empty if no change is tested."""
+    listed_here = data.changes[:MAX_PAIRS]
+    texts = [contrasts.label(data.study, change.contrast) for change in listed_here]
+    drawn = [
+        (text, change.change)
+        for text, change in zip(texts, listed_here, strict=True)
+        if not change.failures  # few seeds, a wide interval: the others could not be read
+    ]
+    if not drawn:
         return []
-    drawn = data.changes[:MAX_PAIRS]
-    texts = [contrasts.label(data.study, change.contrast) for change in drawn]
-    shown = [text for text, change in zip(texts, drawn, strict=True) if change.shown]
+    shown = [text for text, change in drawn if change.shown]
     alt = f"Changes of differences: {len(shown)} of {len(drawn)} are shown"
     margin = data.study.config.margin
     return [
         PageFigure(
             name="changes",
-            draw=lambda: _draw_forest(
-                [(text, change.change) for text, change in zip(texts, drawn, strict=True)],
-                shown=[change.shown for change in drawn],
-                margin=margin,
-            ),
+            draw=lambda: _draw_forest(drawn, margin=margin),
             alt=f"{alt}: {'; '.join(shown)}." if shown else f"{alt}.",
             title="Changes of differences",
             caption="A difference in one setting minus the same difference in another, seed by "
             "seed, as in the figure above. Grey band: what counts as equal, "
-            f"±{margin:g} points.",
-            table=_changes_table(drawn, texts, len(data.changes), data.study),
+            f"±{margin:g} points. Changes of arms that failed are in the table only.",
+            table=_changes_table(listed_here, texts, len(data.changes), data.study),
         )
     ]
 
@@ -355,17 +356,11 @@ def _pair_label(pair: Difference, norms: Mapping[str, str]) -> str:
 
 
 @styled
-def _draw_forest(
-    pairs: Sequence[tuple[str, Difference]],
-    *,
-    shown: Sequence[bool] | None = None,
-    margin: float | None = None,
-) -> Figure:
+def _draw_forest(pairs: Sequence[tuple[str, Difference]], *, margin: float | None = None) -> Figure:
     """Paired differences with their 95% intervals, in points; a line at no difference.
 
     Args:
         pairs: The differences with their labels; see `MAX_PAIRS`.
-        shown: Whether each is shown; None: as it says itself.
         margin: What counts as equal, in points, as a band; None: no band.
     """
     figure = Chart(figsize=(WIDTH, 0.9 + 0.36 * len(pairs)))
@@ -374,9 +369,8 @@ def _draw_forest(
         axes.axvspan(-margin, margin, color=FAINT, linewidth=0)
     axes.axvline(0, color=MUTED, linewidth=1.0)
     labels = []
-    shown = [pair.shown for _, pair in pairs] if shown is None else shown
-    for row, ((label, pair), is_shown) in enumerate(zip(pairs, shown, strict=True)):
-        color = COLORS[0] if is_shown else MUTED
+    for row, (label, pair) in enumerate(pairs):
+        color = COLORS[0] if pair.shown else MUTED
         axes.plot(
             100 * pair.differences,
             np.full(len(pair.differences), row) + 0.24,
@@ -388,7 +382,7 @@ def _draw_forest(
         axes.plot(
             [100 * pair.mean.low, 100 * pair.mean.high], [row, row], color=color, linewidth=1.8
         )
-        filled = color if is_shown else "none"
+        filled = color if pair.shown else "none"
         axes.plot(100 * pair.mean.value, row, marker="o", color=color, markerfacecolor=filled)
         labels.append(label)
     axes.set_yticks(range(len(labels)), labels)
