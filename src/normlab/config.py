@@ -39,6 +39,7 @@ def field_order(*names: str) -> Callable[[C], C]:
 
 
 MAX_SEEDS = 10_000
+WRITTEN_IF_GIVEN = ("contrasts", "margin", "looks")  # a study's fields that older files lack
 Precision = Literal["float32", "bfloat16"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
@@ -163,6 +164,19 @@ class StudyConfig(TrainingConfig):
     tune: Annotated[tuple[Literal["lr", "wd"], ...], default_is("the recipe's settings")] = ()
     """Search the learning rate, the weight decay, or both on held-out images before the runs, with
     the same trials for every normalization."""
+
+    contrasts: Annotated[tuple[str, ...], default_is("pairs changes")] = ()
+    """What is tested, and corrected for: `pairs` in each setting; `changes` of the differences from
+    the first normalization, against the first value of an axis; `bn,gn` in each setting;
+    `bn,gn@batch2` in one; `bn,gn@batch2,batch32`: bn minus gn at batch size 2, minus the same at
+    32."""
+
+    margin: Annotated[float, Range(above=0, at_most=100)] = 0.5
+    """Accuracies count as equal if they are shown to be within this many points."""
+
+    looks: Annotated[int, Range(at_least=1, at_most=100)] = 1
+    """How often the result may be tested: seeds can be added one time less often. Each look has an
+    equal share of the 5%."""
 
     @property
     def command(self) -> str:

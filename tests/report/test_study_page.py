@@ -54,7 +54,7 @@ def test_every_figure_says_what_it_shows(page):
 
 def test_the_tables_have_the_measured_numbers(study, page):
     text = "".join(page.words)
-    for wanted in ("4,888", "700 MiB", "15.8 s", "1.28", "0.45 to 2.11", "calibration error"):
+    for wanted in ("4,888", "700 MiB", "15.8 s", "1.28", "0.09 to 2.47", "calibration error"):
         assert wanted in text
     for result in study.results:
         assert f"{result.accuracies[-1]:.2%}" in text
@@ -255,13 +255,30 @@ def test_single_runs_have_no_intervals(tmp_path):
 
 @pytest.mark.slow(1)
 def test_the_page_says_which_p_values_are_corrected(tmp_path):
-    assert "for all pairs of the study: p (Holm); not corrected: p. " in render(
-        made_up(tmp_path / "five"), None
-    )
+    five = render(made_up(tmp_path / "five"), None)
+    assert "for all contrasts of the study: the intervals and p (Bonferroni); not correct" in five
     six = render(made_up(tmp_path / "six", seeds=6), None)
     assert "not corrected: p and p (permutation). " in six
     single = render(made_up(tmp_path / "one", seeds=1), None)
     assert "These 3 p-values are not corrected for their number." in single
+
+
+@pytest.mark.slow(2)
+def test_changes_of_differences_have_a_figure_and_a_table(tmp_path):
+    means = {"bn-batch8": 0.6, "gn-batch8": 0.7, "bn-batch32": 0.75, "gn-batch32": 0.65}
+    study = made_up(
+        tmp_path, seeds=5, means=means, batch_sizes=(8, 32), norms=("bn", "gn"), trials=False
+    )
+    page = Page(render(study, None))
+    (figure,) = (a for tag, a in page.tags if tag == "svg" and "Changes" in a["aria-label"])
+    assert figure["aria-label"] == (
+        "Changes of differences: 1 of 1 are shown: bn − gn, batch size 32 minus 8."
+    )
+    assert "Grey band: what counts as equal, ±0.5 points." in page.text
+    assert "The difference between bn and gn depends on the batch size" in page.text
+    failed = dataclasses.replace(study.results[0], state="failed", problem="no", accuracies=())
+    study = dataclasses.replace(study, results=(failed, *study.results[1:]))
+    assert "Changes of differences" not in Page(render(study, None)).text
 
 
 @pytest.mark.slow(1)
@@ -338,7 +355,7 @@ def test_the_figures_are_also_written_beside_the_page(tmp_path):
     study = made_up(tmp_path, seeds=2, batch_sizes=(8, 32))
     write_study_report(study, images=False)
     written = {figure.stem: figure for figure in (tmp_path / "figures").iterdir()}
-    several = {"search-lr-batch8", "search-lr-batch32"}
+    several = {"search-lr-batch8", "search-lr-batch32", "changes"}
     assert written.keys() == {"curves", "batch-size", "forest", "classes", "reliability"} | several
     for figure in written.values():
         with Image.open(figure) as picture:

@@ -95,6 +95,46 @@ def test_another_study_in_the_folder_is_refused_with_the_differences(finished):
     assert "norms was ('bn', 'ln'), is ('bn',); epochs was 2, is 3" in str(caught.value)
 
 
+@pytest.mark.slow(8)
+def test_more_seeds_are_added_and_recorded(finished, tmp_path, capsys):
+    out = tmp_path / "study"
+    shutil.copytree(finished.path, out)
+    kept = {path: path.read_bytes() for path in out.glob("runs/*/config.json")}
+    more = dataclasses.replace(CONFIG, seeds=3)
+    compare(more, out, dry_run=True)
+    assert "note: 3 seeds, planned with 2: the page says so" in capsys.readouterr().out
+    assert Study.open(out).config == CONFIG  # a dry run changes nothing
+    study = compare(more, out, quiet=True, workers=2)
+    assert Study.open(out) == study
+    assert study.earlier_seeds == (2,)
+    assert [(r.arm, r.seed, r.state) for r in study.results] == [
+        (arm, seed, "done") for arm in ("bn", "ln") for seed in range(3)
+    ]
+    assert [r for r in study.results if r.seed < 2] == list(finished.results)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert compare(more, out, quiet=True) == study  # the same command resumes it
+    capsys.readouterr()
+    main(["report", str(out), "--no-images"])
+    assert "3 seeds (2 planned, 1 added later)" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"seeds": 1}, "seeds was 2, is 1"),
+        ({"seeds": 3, "epochs": 3}, "epochs was 2, is 3"),
+        ({"contrasts": ("bn,ln",)}, r"contrasts was \(\), is \('bn,ln',\)"),
+        ({"seeds": 3, "looks": 2}, "looks was 1, is 2"),
+        ({"margin": 2.0}, "margin was 0.5, is 2.0"),
+    ],
+)
+def test_what_a_study_planned_stays(change, problem, finished):
+    before = (finished.path / "study.json").read_bytes()
+    with pytest.raises(RunError, match=problem):
+        compare(dataclasses.replace(CONFIG, **change), finished.path, quiet=True)
+    assert (finished.path / "study.json").read_bytes() == before
+
+
 def test_a_recipe_that_has_changed_is_refused_with_the_differences(finished, monkeypatch):
     changed = dataclasses.replace(recipes.find("demo"), momentum=0.5)
     monkeypatch.setitem(recipes.RECIPES, "demo", changed)
@@ -425,6 +465,9 @@ def test_damaged_predictions_are_refused(tmp_path, finished):
         (["--workers", "0"], "--workers must be at least 1"),
         (["--norms", "gm"], "did you mean gn?"),
         (["--layouts", "C:3 Q"], "unknown block 'Q'"),
+        (["--contrasts", "bn,rms"], "'bn,rms' has 'rms', not one of bn, gn and ln"),
+        (["--looks", "0"], "--looks must be at least 1 and at most 100, not 0"),
+        (["--margin", "nan"], "--margin must be above 0 and at most 100 points, not nan"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(arguments, problem, tmp_path, capsys):

@@ -13,6 +13,12 @@ A run that failed is not a run that never was: that one arm lost a seed says som
 arm, and the seeds it kept are no random sample. Between arms that failed with different seeds no
 test is given, and in the probability of winning a failed run counts as a loss.
 
+Where several differences are tested, tests and intervals are corrected together (Bonferroni): a
+difference is shown exactly if its interval leaves 0 out, and all intervals of the family hold at
+once with 95%. Dunn 1961, Multiple Comparisons Among Means, Journal of the American Statistical
+Association 56. Holm's test finds a little more, but has no intervals that agree with it and still
+say how large a difference is (Strassburger & Bretz 2008, Statistics in Medicine 27).
+
 A test that compares two arms is a column of the study page's table of pairs: see `PAIR_TESTS`.
 """
 
@@ -54,7 +60,8 @@ class Difference:
     Attributes:
         first, second: The names of the arms.
         differences: float64, one value for each seed that both arms have, in the order of seeds.
-        p_holm: `p`, corrected for all compared pairs (Holm); a difference is shown below 5%.
+        comparisons: The number of comparisons that test and intervals are corrected for.
+        planned: Whether the study meant to test it. What it did not is never shown.
         only_first, only_second, neither: With how many other seeds only the first arm trained, only
             the second, or none of them.
     """
@@ -62,7 +69,8 @@ class Difference:
     first: str
     second: str
     differences: NDArray[np.float64]
-    p_holm: float
+    comparisons: int = 1
+    planned: bool = True
     only_first: int = 0
     only_second: int = 0
     neither: int = 0
@@ -86,13 +94,18 @@ class Difference:
 
     @cached_property
     def mean(self) -> Estimate:
-        """The mean difference, with Student's interval."""
-        return mean(self.differences)
+        """The mean difference, with Student's interval, simultaneous for all comparisons."""
+        return mean(self.differences, self.comparisons)
 
     @cached_property
     def p(self) -> float:
         """The two-sided p-value of the paired t test; NaN if the arms' failures differ."""
         return paired_t(self.differences) if self.same_failures else math.nan
+
+    @property
+    def p_corrected(self) -> float:
+        """`p`, corrected for all comparisons (Bonferroni); a difference is shown below 5%."""
+        return self.p if math.isnan(self.p) else min(1.0, self.comparisons * self.p)
 
     @cached_property
     def p_permutation(self) -> float | None:
@@ -108,14 +121,23 @@ class Difference:
         """
         failed = self.only_first + self.only_second + self.neither
         if not failed:
-            return probability_above_zero(self.differences)
+            return probability_above_zero(self.differences, self.comparisons)
         won = int((self.differences > 0).sum()) + self.only_first
-        return share_of_wins(won, len(self.differences) + failed)
+        return share_of_wins(won, len(self.differences) + failed, self.comparisons)
 
     @property
     def shown(self) -> bool:
-        """Whether the seeds show a difference at the 5% level over all pairs."""
-        return self.p_holm < 1 - LEVEL
+        """Whether the seeds show a difference at the 5% level over all comparisons."""
+        return self.planned and self.p_corrected < 1 - LEVEL
+
+    def equivalent(self, margin: float) -> bool:
+        """Whether the seeds show that the true difference is within ±`margin`.
+
+        The two one-sided tests have 2.5% each, over all comparisons: they show it exactly if the
+        interval of the mean lies within ±`margin`.
+        """
+        p = self.comparisons * equivalence(self.differences, margin)
+        return self.planned and self.same_failures and p < (1 - LEVEL) / 2
 
 
 @dataclass(frozen=True)
@@ -125,7 +147,7 @@ class PairTest:
     Attributes:
         label: The heading of its column.
         p: The p-value; None if the test does not apply, NaN if it is not known.
-        corrected: Whether the p-value is corrected for the number of pairs.
+        corrected: Whether the p-value is corrected for the number of comparisons.
     """
 
     label: str
@@ -135,13 +157,17 @@ class PairTest:
 
 PAIR_TESTS = (
     PairTest("p", lambda difference: difference.p),
-    PairTest("p (Holm)", lambda difference: difference.p_holm, corrected=True),
+    PairTest("p (Bonferroni)", lambda difference: difference.p_corrected, corrected=True),
     PairTest("p (permutation)", lambda difference: difference.p_permutation),
 )
 
 
-def mean(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
+def mean(values: Sequence[float] | NDArray[np.float64], comparisons: int = 1) -> Estimate:
     """The mean with Student's 95% interval.
+
+    Args:
+        values: One value or more.
+        comparisons: The number of means whose intervals shall hold at once with 95%.
 
     Raises:
         ValueError: There are no values.
@@ -150,18 +176,22 @@ def mean(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
     center = float(array.mean())
     if np.ptp(array) == 0:  # one value, or equal values: the spread is not known
         return Estimate(center, -math.inf, math.inf)
-    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(array) - 1) * scipy.stats.sem(array))
+    quantile = scipy.stats.t.isf((1 - LEVEL) / 2 / comparisons, len(array) - 1)
+    half = float(quantile * scipy.stats.sem(array))
     return Estimate(center, center - half, center + half)
 
 
-def differences(*groups: Mapping[str, Sequence[float]]) -> list[list[Difference]]:
-    """Compares all pairs of arms in each group, seed by seed, and corrects all p-values together.
+def differences(
+    *groups: Mapping[str, Sequence[float]], comparisons: int | None = None
+) -> list[list[Difference]]:
+    """Compares all pairs of arms in each group, seed by seed, and corrects all together.
 
     Args:
         groups: The arms of each group by name, each with one value (an accuracy) per seed. All arms
             have the same order of seeds; NaN means that a seed has no value yet, −inf that its run
             failed. A pair is compared over the seeds that both arms have; a pair without a common
             seed is left out.
+        comparisons: The number of comparisons to correct for; None: the number of pairs.
 
     Returns:
         For each group its pairs.
@@ -179,14 +209,13 @@ def differences(*groups: Mapping[str, Sequence[float]]) -> list[list[Difference]
             if len(pair.differences):
                 pairs.append((k, pair))
     compared: list[list[Difference]] = [[] for _ in groups]
-    corrected = holm([pair.p for _, pair in pairs])
-    for (k, pair), p in zip(pairs, corrected, strict=True):
-        compared[k].append(replace(pair, p_holm=p))
+    for k, pair in pairs:
+        compared[k].append(replace(pair, comparisons=comparisons or len(pairs)))
     return compared
 
 
 def _pair(first: str, a: NDArray[np.float64], second: str, b: NDArray[np.float64]) -> Difference:
-    """Two arms, seed by seed; their p-value is not corrected yet."""
+    """Two arms, seed by seed, not corrected for other comparisons yet."""
     ended = ~(np.isnan(a) | np.isnan(b))
     failed_a, failed_b = np.isneginf(a[ended]), np.isneginf(b[ended])
     both = ~failed_a & ~failed_b
@@ -196,7 +225,6 @@ def _pair(first: str, a: NDArray[np.float64], second: str, b: NDArray[np.float64
         second,
         # Rounded: values that differ in the last bit only are equal.
         np.round(_finite(paired), 12) if len(paired) else paired,
-        math.nan,
         only_first=int((~failed_a & failed_b).sum()),
         only_second=int((failed_a & ~failed_b).sum()),
         neither=int((failed_a & failed_b).sum()),
@@ -211,18 +239,22 @@ def paired_t(differences: Sequence[float] | NDArray[np.float64]) -> float:
     return float(scipy.stats.ttest_1samp(array, 0.0).pvalue)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for multiple comparisons: the family-wise error rate is their level.
+def equivalence(differences: Sequence[float] | NDArray[np.float64], margin: float) -> float:
+    """The p-value that the true mean difference is not within ±`margin`; NaN without a spread.
 
-    Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of
-    Statistics 6. An unknown p-value (NaN) stays NaN and counts as a comparison.
+    The larger p-value of two one-sided t tests: Schuirmann 1987, Journal of Pharmacokinetics and
+    Biopharmaceutics 15.
+
+    Args:
+        differences: One value for each seed.
+        margin: Above 0, in the unit of the differences.
     """
-    corrected, highest = [math.nan] * len(p), 0.0
-    known = [k for k in range(len(p)) if not math.isnan(p[k])]
-    for rank, k in enumerate(sorted(known, key=lambda k: p[k])):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[k]))
-        corrected[k] = highest
-    return corrected
+    array = _finite(differences)
+    if np.ptp(array) == 0:
+        return math.nan
+    above = scipy.stats.ttest_1samp(array, -margin, alternative="greater").pvalue
+    below = scipy.stats.ttest_1samp(array, margin, alternative="less").pvalue
+    return float(max(above, below))
 
 
 def sign_flip(differences: Sequence[float] | NDArray[np.float64]) -> float | None:
@@ -252,14 +284,20 @@ def sign_flip(differences: Sequence[float] | NDArray[np.float64]) -> float | Non
     return float(test.pvalue)
 
 
-def probability_above_zero(differences: Sequence[float] | NDArray[np.float64]) -> Estimate:
+def probability_above_zero(
+    differences: Sequence[float] | NDArray[np.float64], comparisons: int = 1
+) -> Estimate:
     """The probability that a new difference is above 0, with its 95% interval.
 
     Bouthillier et al. 2021, Accounting for Variance in Machine Learning Benchmarks,
     arXiv:2103.03098, section 4, recommend it for comparing two algorithms. For normally distributed
     differences it is Φ(μ / σ). The interval is the exact one for μ / σ, by the noncentral t
     distribution (Hedges & Olkin 1985, Statistical Methods for Meta-Analysis, chapter 5), because a
-    bootstrap of few seeds is too narrow.
+    bootstrap of few seeds is too narrow. It leaves 50% out exactly if the mean's leaves 0 out.
+
+    Args:
+        differences: One value for each seed.
+        comparisons: The number of intervals that shall hold at once with 95%.
     """
     array = _finite(differences)
     if len(array) == 1:
@@ -269,7 +307,7 @@ def probability_above_zero(differences: Sequence[float] | NDArray[np.float64]) -
         value = 0.5 if center == 0 else float(center > 0)
         return Estimate(value, 0.0, 1.0)  # no spread was seen: a new seed may give anything
     root = math.sqrt(len(array))
-    t, tail = root * center / spread, (1 - LEVEL) / 2
+    t, tail = root * center / spread, (1 - LEVEL) / 2 / comparisons
     low, high = (scipy.special.nctdtrinc(len(array) - 1, share, t) for share in (1 - tail, tail))
     return Estimate(
         float(scipy.stats.norm.cdf(center / spread)),
@@ -278,13 +316,19 @@ def probability_above_zero(differences: Sequence[float] | NDArray[np.float64]) -
     )
 
 
-def share_of_wins(won: int, seeds: int) -> Estimate:
+def share_of_wins(won: int, seeds: int, comparisons: int = 1) -> Estimate:
     """The probability of winning with a new seed, from the number of seeds that won.
 
     The interval is the exact one of Clopper & Pearson 1934, Biometrika 26. It assumes nothing but
     that the seeds are independent.
+
+    Args:
+        won: The number of seeds that won.
+        seeds: The number of seeds.
+        comparisons: The number of intervals that shall hold at once with 95%.
     """
-    interval = scipy.stats.binomtest(won, seeds).proportion_ci(LEVEL, method="exact")
+    level = 1 - (1 - LEVEL) / comparisons
+    interval = scipy.stats.binomtest(won, seeds).proportion_ci(level, method="exact")
     return Estimate(won / seeds, float(interval.low), float(interval.high))
 
 
@@ -295,8 +339,7 @@ def power(difference: float, spread: float, seeds: int, comparisons: int = 1) ->
         difference: The true mean difference.
         spread: The standard deviation of the differences, in the same unit.
         seeds: The number of seeds, at least 2.
-        comparisons: The number of compared pairs. The level is 5% over all of them by Bonferroni's
-            correction; the power with Holm's correction is never lower.
+        comparisons: The number of comparisons. The level is 5% over all of them (Bonferroni).
     """
     if spread == 0:
         return float(difference != 0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from normlab import recipes
 from normlab.errors import RunError
-from normlab.findings import statistics
+from normlab.findings import contrasts, statistics
 from normlab.findings.failures import at_chance
 from normlab.findings.run import TARGET
 from normlab.findings.statistics import Difference, Estimate
@@ -54,7 +54,7 @@ class Group:
         failed: For each arm, by name, the seeds with which it failed.
         failures: The same as text, for the arms that failed with some or all seeds.
         guessing: Whether no run of the study is above chance: then chance is no failure.
-        differences: The pairs of arms with common seeds; corrected over all groups.
+        differences: The pairs of arms with common seeds; corrected for all contrasts of the study.
     """
 
     setting: Setting
@@ -145,7 +145,7 @@ def group_by_setting(study: Study) -> list[Group]:
     ]
     if not groups:
         raise RunError(f"{study.path} has no finished run yet: give the command that made it again")
-    seeds = range(study.config.seeds)
+    seeds, planned = range(study.tested_seeds), contrasts.planned_pairs(study)
     compared = statistics.differences(
         *(
             {
@@ -156,10 +156,18 @@ def group_by_setting(study: Study) -> list[Group]:
                 for name, by_seed in group.accuracies.items()
             }
             for group in groups
-        )
+        ),
+        comparisons=contrasts.comparisons(study),
     )
     return [
-        dataclasses.replace(group, guessing=guessing, differences=tuple(pairs))
+        dataclasses.replace(
+            group,
+            guessing=guessing,
+            differences=tuple(
+                dataclasses.replace(pair, planned=frozenset((pair.first, pair.second)) in planned)
+                for pair in pairs
+            ),
+        )
         for group, pairs in zip(groups, compared, strict=True)
     ]
 
@@ -197,6 +205,18 @@ def _group(
     )
 
 
+def changes(study: Study, groups: Sequence[Group]) -> list[contrasts.Change]:
+    """The planned changes of differences from one setting to another."""
+    accuracies = {name: seeds for group in groups for name, seeds in group.accuracies.items()}
+    failed = {
+        name
+        for group in groups
+        for name, seeds in group.failed.items()
+        if any(seed < study.tested_seeds for seed in seeds)
+    }
+    return contrasts.changes(study, accuracies, failed)
+
+
 def main_group(groups: Sequence[Group]) -> Group:
     """The group of the arm that is best by `Group.score`: what the page is mostly about."""
     return max(groups, key=lambda group: group.score(group.ranked[0][0]))
@@ -216,26 +236,31 @@ def along(groups: Sequence[Group], axis: str) -> list[Group]:
 
 
 def headline(study: Study, groups: Sequence[Group]) -> list[str]:
-    """The result in two sentences: the best normalization, by how much, and when that changes."""
+    """The best normalization, by how much, when that changes, and how differences change."""
     main = main_group(groups)
-    return [_best(main, study.images), _changes(study, groups) or _certainty(main)]
+    return [
+        _best(main, study.images),
+        _changes(study, groups) or _certainty(main),
+        *contrasts.headline(study, changes(study, groups)),
+    ]
 
 
 def further(study: Study, groups: Sequence[Group]) -> list[str]:
     """The findings that are not in the headline."""
     main = main_group(groups)
-    pairs = sum(len(group.differences) for group in groups)
+    pairs = [pair for group in groups for pair in group.differences if pair.planned]
     return [
         # Without a varying axis it is in the headline.
         *([_certainty(main)] if varying(settings(study.arms)) and main.seeds > 1 else []),
         *_other_pairs(main, study.images),
-        *_seeds_needed(main, pairs),
+        *contrasts.further(study, changes(study, groups), pairs),
+        *_seeds_needed(main, contrasts.comparisons(study)),
         *_first_passed(study, main),
         *_searches(study),
         *_failed_runs(study, groups),
         *_unfinished_runs(study.results),
         *_differing_recipes(study, main),
-        *_assumptions(main, pairs),
+        *_assumptions(main),
     ]
 
 
@@ -291,6 +316,7 @@ def _best(group: Group, images: int) -> str:
     undecided: list[str] = []
     above: list[str] = []  # over the seeds that both finished
     unequal: list[str] = []  # arms whose failures differ from those of the best
+    untested: list[str] = []
     for place, (arm, _) in enumerate(others):
         pair = group.better_first(best, arm)
         if group.failed[arm.name] != group.failed[best.name]:
@@ -298,6 +324,8 @@ def _best(group: Group, images: int) -> str:
             named |= {best.name, arm.name}
         elif pair is None:
             undecided.append(f"{arm.norm} (no seed in common)")
+        elif not pair.planned:
+            untested.append(arm.norm)
         elif len(pair.differences) == 1:
             undecided.append(f"{arm.norm} (one seed in common)")
         else:
@@ -313,6 +341,8 @@ def _best(group: Group, images: int) -> str:
         )
     if above:
         text += f"; but over the seeds that both finished, {listed(above)} is shown to be above it"
+    if untested:
+        text += f"; the study did not plan to test it against {listed(untested)}"
     return f"{'; '.join([text, *unequal])}{_failures(group, named)}."
 
 
@@ -364,8 +394,8 @@ def _numbers(pair: Difference, images: int) -> str:
     """The mean difference, its interval and its p-value, as far as they are known."""
     texts = [points(pair.mean.value, images)]
     texts.append(_interval(pair, images) or "no interval, because the seeds show no spread")
-    if not math.isnan(pair.p_holm):
-        texts.append(f"corrected {p_value(pair.p_holm)}")
+    if not math.isnan(pair.p_corrected):
+        texts.append(f"corrected {p_value(pair.p_corrected)}")
     return ", ".join(texts)
 
 
@@ -520,7 +550,11 @@ def _other_pairs(group: Group, images: int) -> list[str]:
     if group.seeds < 2:
         return []
     ranked = [arm for arm, _ in group.ranked]
-    pairs = [*combinations(ranked[1:], 2)]
+    pairs = [
+        (above, below)
+        for above, below in combinations(ranked[1:], 2)
+        if (pair := group.difference(above, below)) is None or pair.planned
+    ]
     sentences = [_pair(group, above, below, images) for above, below in pairs[:FEW_PAIRS]]
     more = len(pairs) - FEW_PAIRS
     if more > 0:
@@ -549,7 +583,7 @@ def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _seeds_needed(group: Group, pairs: int) -> list[str]:
+def _seeds_needed(group: Group, comparisons: int) -> list[str]:
     """How many seeds would show a small difference; nothing where the seeds show no spread."""
     spreads = [
         (float(np.std(pair.differences, ddof=1)), len(pair.differences))
@@ -560,7 +594,9 @@ def _seeds_needed(group: Group, pairs: int) -> list[str]:
         return []
     spread, seeds = sorted(spreads)[len(spreads) // 2]
     needed, least, most = (
-        f"{number:,}" if (number := statistics.seeds_needed(GOAL, s, pairs)) else "10,000 or more"
+        f"{number:,}"
+        if (number := statistics.seeds_needed(GOAL, s, comparisons))
+        else "10,000 or more"
         for s in (spread, *statistics.spread_interval(spread, seeds))
     )
     return [
@@ -711,11 +747,11 @@ def _made_with_bn(study: Study, group: Group) -> list[str]:
     return [f"{text}."]
 
 
-def _assumptions(group: Group, pairs: int) -> list[str]:
+def _assumptions(group: Group) -> list[str]:
     """What the tests and intervals rest on; nothing where there are none."""
     sentences = []
     if any(math.isfinite(pair.mean.low) for pair in group.differences):
-        sentences.append(_about_tests(group, pairs))
+        sentences.append(_about_tests(group))
     if any(not pair.same_failures for pair in group.differences):
         sentences.append(
             "Between normalizations that failed with different seeds there is no test: the seeds "
@@ -725,7 +761,7 @@ def _assumptions(group: Group, pairs: int) -> list[str]:
     return sentences
 
 
-def _about_tests(group: Group, pairs: int) -> str:
+def _about_tests(group: Group) -> str:
     recipes_used = [arm.recipe for arm in group.arms]
     same_batches = len({(r.batch_size, r.augment, r.mirror) for r in recipes_used}) == 1
     see = "see the same batches" if same_batches else "see the images in the same order"
@@ -734,8 +770,6 @@ def _about_tests(group: Group, pairs: int) -> str:
         f"same convolutions and {see}. Intervals and p-values are Student's for these paired "
         "differences, and assume that they are normally distributed"
     )
-    if pairs > 1:
-        text += f"; p-values are corrected for all {pairs} compared pairs (Holm), intervals are not"
     if group.seeds < 6:
         text += (
             f". With {group.seeds} seeds a permutation test, which needs no normal distribution, "

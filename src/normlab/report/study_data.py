@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from normlab.findings.study import Group, group_by_setting, main_group
+from normlab.findings.contrasts import Change
+from normlab.findings.study import Group, changes, group_by_setting, main_group
 from normlab.runs.run import Run
 from normlab.study.plan import settings, varying
 from normlab.study.predictions import Predictions
@@ -29,6 +30,11 @@ class StudyData:
     def main(self) -> Group:
         """The group that the page is mostly about."""
         return main_group(self.groups)
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """The planned changes of differences that more than one seed measures."""
+        return [c for c in changes(self.study, self.groups) if len(c.change.differences) > 1]
 
     @cached_property
     def axes(self) -> list[str]:

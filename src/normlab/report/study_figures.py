@@ -13,7 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from normlab.findings import contrasts
 from normlab.findings.calibration import BINS, calibration_bins, expected_calibration_error
+from normlab.findings.contrasts import Change
 from normlab.findings.statistics import PAIR_TESTS, Difference
 from normlab.findings.study import Group, along
 from normlab.report.plots import (
@@ -82,7 +84,9 @@ def differences(data: StudyData) -> list[PageFigure]:
         pair
         for k, above in enumerate(ranked)
         for below in ranked[k + 1 :]
-        if (pair := main.better_first(above, below)) is not None and len(pair.differences) > 1
+        if (pair := main.better_first(above, below)) is not None
+        and len(pair.differences) > 1
+        and pair.planned
     ]
     if not pairs:
         return []
@@ -91,18 +95,46 @@ def differences(data: StudyData) -> list[PageFigure]:
     return [
         PageFigure(
             name="forest",
-            draw=lambda: _draw_forest(drawn, norms),
+            draw=lambda: _draw_forest([(_pair_label(pair, norms), pair) for pair in drawn]),
             alt=_forest_alt(drawn, norms),
             title="Differences, seed by seed",
-            caption="Large marks: mean differences with 95% intervals, filled if a difference is "
-            "shown at 5% over all pairs. Dots: the seeds.",
+            caption="Large marks: mean differences with simultaneous 95% intervals, filled if a "
+            "difference is shown. Dots: the seeds.",
             table=_pairs_table(
                 drawn,
                 norms,
                 every=len(pairs),
-                corrected=sum(len(group.differences) for group in data.groups),
+                corrected=contrasts.comparisons(data.study),
                 images=data.study.images,
             ),
+        )
+    ]
+
+
+def changes(data: StudyData) -> list[PageFigure]:
+    """How differences change from one setting to another; empty if no change is tested."""
+    listed_here = data.changes[:MAX_PAIRS]
+    texts = [contrasts.label(data.study, change.contrast) for change in listed_here]
+    drawn = [
+        (text, change.change)
+        for text, change in zip(texts, listed_here, strict=True)
+        if not change.failures  # few seeds, a wide interval: the others could not be read
+    ]
+    if not drawn:
+        return []
+    shown = [text for text, change in drawn if change.shown]
+    alt = f"Changes of differences: {len(shown)} of {len(drawn)} are shown"
+    margin = data.study.config.margin
+    return [
+        PageFigure(
+            name="changes",
+            draw=lambda: _draw_forest(drawn, margin=margin),
+            alt=f"{alt}: {'; '.join(shown)}." if shown else f"{alt}.",
+            title="Changes of differences",
+            caption="A difference in one setting minus the same difference in another, seed by "
+            "seed, as in the figure above. Grey band: what counts as equal, "
+            f"±{margin:g} points. Changes of arms that failed are in the table only.",
+            table=_changes_table(listed_here, texts, len(data.changes), data.study),
         )
     ]
 
@@ -307,7 +339,7 @@ def _pairs_table(
         pairs: The pairs of the table.
         norms: The normalizations of the arms, by the arms' names.
         every: The number of all pairs of the group.
-        corrected: The number of pairs that p-values are corrected for.
+        corrected: The number of contrasts that intervals and p-values are corrected for.
         images: The number of images that accuracy is measured on.
     """
     columns = [
@@ -326,12 +358,12 @@ def _pairs_table(
             [test.label for test, _ in columns if test.corrected is kind] for kind in (True, False)
         )
         notes.append(
-            f"Corrected for all pairs of the study: {listed(with_correction)}; not corrected: "
-            f"{listed(without)}."
+            f"Corrected for all {corrected} contrasts of the study: the intervals and "
+            f"{listed(with_correction)}; not corrected: {listed(without)}."
         )
     notes.append(
-        "Wins: the probability that the first is above the second with a new seed, with its 95% "
-        "interval (Bouthillier et al. 2021)."
+        "Wins: the probability that the first is above the second with a new seed (Bouthillier et "
+        "al. 2021)."
     )
     if any(not pair.same_failures for pair in pairs):
         notes.append(
@@ -364,19 +396,59 @@ def _pairs_table(
     )
 
 
+def _changes_table(
+    found: Sequence[Change], texts: Sequence[str], every: int, study: Study
+) -> Table:
+    number = "All changes." if every <= MAX_PAIRS else f"The first {MAX_PAIRS} of {every} changes."
+    images, margin = study.images, study.config.margin
+
+    def verdict(change: Change) -> str:
+        if change.failures:
+            return f"{listed(change.failures)} failed with some seeds"
+        equal = f"within ±{margin:g}" if change.equivalent(margin / 100) else ""
+        return " and ".join(filter(None, ("shown" if change.shown else "", equal))) or "not shown"
+
+    return Table(
+        caption=f"{number} In points: both differences, their difference with its simultaneous 95% "
+        "interval, and its p-value, corrected for all contrasts of the study.",
+        head=("contrast", "here", "there", "change", "95% interval", "p (Bonferroni)", "verdict"),
+        kinds=("plain", *["number"] * 5, "plain"),
+        rows=[
+            (
+                text,
+                signed_points(change.here, images),
+                signed_points(change.there, images),
+                signed_points(change.change.mean.value, images),
+                points_range(change.change.mean.low, change.change.mean.high, images)
+                if math.isfinite(change.change.mean.low)
+                else "unknown",
+                p_cell(change.change.p_corrected),
+                verdict(change),
+            )
+            for text, change in zip(texts, found, strict=True)
+        ],
+    )
+
+
+def _pair_label(pair: Difference, norms: Mapping[str, str]) -> str:
+    return f"{short(norms[pair.first], 14)} − {short(norms[pair.second], 14)}"
+
+
 @styled
-def _draw_forest(pairs: Sequence[Difference], norms: Mapping[str, str]) -> Figure:
+def _draw_forest(pairs: Sequence[tuple[str, Difference]], *, margin: float | None = None) -> Figure:
     """Paired differences with their 95% intervals, in points; a line at no difference.
 
     Args:
-        pairs: The differences; see `MAX_PAIRS`.
-        norms: The normalizations of the arms, by the arms' names.
+        pairs: The differences with their labels; see `MAX_PAIRS`.
+        margin: What counts as equal, in points, as a band; None: no band.
     """
     figure = Chart(figsize=(WIDTH, 0.9 + 0.36 * len(pairs)))
     axes = figure.subplots()
+    if margin is not None:
+        axes.axvspan(-margin, margin, color=FAINT, linewidth=0)
     axes.axvline(0, color=MUTED, linewidth=1.0)
     labels = []
-    for row, pair in enumerate(pairs):
+    for row, (label, pair) in enumerate(pairs):
         color = COLORS[0] if pair.shown else MUTED
         axes.plot(
             100 * pair.differences,
@@ -391,7 +463,7 @@ def _draw_forest(pairs: Sequence[Difference], norms: Mapping[str, str]) -> Figur
         )
         filled = color if pair.shown else "none"
         axes.plot(100 * pair.mean.value, row, marker="o", color=color, markerfacecolor=filled)
-        labels.append(f"{short(norms[pair.first], 14)} − {short(norms[pair.second], 14)}")
+        labels.append(label)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

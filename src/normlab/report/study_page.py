@@ -11,7 +11,7 @@ import numpy as np
 from normlab import notation
 from normlab.data import Dataset, apply_splits, load_for
 from normlab.errors import RunError
-from normlab.findings import statistics
+from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
 from normlab.findings.study import Group
 from normlab.network.shapes import count
@@ -99,7 +99,7 @@ def _figures(data: StudyData) -> dict[str, list[PageFigure]]:
     """The figures by their places in the page."""
     return {
         "accuracy": study_figures.accuracy(data),
-        "differences": study_figures.differences(data),
+        "differences": [*study_figures.differences(data), *study_figures.changes(data)],
         "searches": study_figures.searches(data),
         "predictions": study_figures.predictions(data),
     }
@@ -136,7 +136,7 @@ def _about(study: Study) -> str:
     runs = counted(done, "run") if done == planned else f"{done:,} of {counted(planned, 'run')}"
     return (
         f"{runs} on {study.config.dataset}, "
-        f"{counted(study.config.seeds, 'seed')}, accuracy on "
+        f"{contrasts.seeds_text(study)}, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
     )
 

@@ -62,6 +62,14 @@ def announce(
                 rows=rows,
             )
         )
+    if study.earlier_seeds:
+        console.print(
+            f"note: {study.config.seeds} seeds, planned with {study.earlier_seeds[0]}: the page "
+            f"says so, and tests are over {study.tested_seeds}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     console.print(_total(study, arms, estimated_seconds, workers, ray), highlight=False)
     if console.is_terminal and ray is None and (hint := busy()):
         console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)

@@ -16,6 +16,7 @@ from normlab.runs.isolation import isolated
 from normlab.storage.files import leftovers, locked, remove_leftovers
 from normlab.study import estimate, tuning
 from normlab.study.announcement import announce
+from normlab.study.contrasts import family
 from normlab.study.job import PATIENCE, Job, differences
 from normlab.study.local import Outcome
 from normlab.study.plan import Arm, held_out, plan, settings
@@ -40,7 +41,7 @@ def compare(
     """Runs every normalization with every seed; resumes a study that was stopped.
 
     Finished runs are kept, stopped runs are resumed, failed runs are tried again. A run that fails
-    says why and does not stop the others.
+    says why and does not stop the others. More seeds than the study had are added, and recorded.
 
     Args:
         study: What is compared.
@@ -68,6 +69,7 @@ def compare(
         raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
     dataset = load_for(study, execution.data_root)
     arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
+    family(study, arms)  # refuses a contrast of other arms
     previous = _open_previous(out, study, arms, dataset)
     record = previous or _new_record(out, study, arms, dataset)
     estimated_seconds = _estimate_seconds(arms, dataset, device)
@@ -107,7 +109,7 @@ def compare(
 def _open_previous(
     out: Path, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset
 ) -> Study | None:
-    """The study as the folder holds it already, or None.
+    """The study as the folder holds it already, with seeds that are added now, or None.
 
     Raises:
         RunError: The folder holds another study; with the differences.
@@ -117,6 +119,8 @@ def _open_previous(
             raise RunError(f"{out} holds something other than a study: choose another --out")
         return None
     previous = Study.open(out)
+    if study.seeds > previous.config.seeds:
+        previous = previous.with_seeds(study.seeds)
     if changes := _changes(previous, study, arms, dataset):
         raise RunError(
             f"{out} holds another study: {'; '.join(changes)}. Choose another --out, or delete it"

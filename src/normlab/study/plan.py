@@ -212,6 +212,10 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
         raise UsageError(f"--seeds must be at least 1, not {study.seeds}")
     if study.seeds > MAX_SEEDS:
         raise UsageError(f"--seeds must be at most {MAX_SEEDS:,}, not {study.seeds:,}")
+    if not 1 <= study.looks <= 100:
+        raise UsageError(f"--looks must be at least 1 and at most 100, not {study.looks}")
+    if not 0 < study.margin <= 100:  # NaN too
+        raise UsageError(f"--margin must be above 0 and at most 100 points, not {study.margin}")
     compared = _normalizations(study)
     values = {field: axis.values(study) for field, axis in AXES.items()}
     _refuse_repeated_values([*values.values(), study.tune])

@@ -16,11 +16,12 @@ import os
 import reprlib
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from normlab.config import RunConfig, StudyConfig
-from normlab.errors import RunError
+from normlab.config import WRITTEN_IF_GIVEN, RunConfig, StudyConfig
+from normlab.errors import RunError, UsageError
 from normlab.ranges import LARGEST, Count, Range, Seconds, Share
 from normlab.recipes import Recipe
 from normlab.runs.run import Run
@@ -28,7 +29,7 @@ from normlab.storage.cells import cell
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
 from normlab.storage.records import MalformedError, build, check_range, entry
-from normlab.study import predictions
+from normlab.study import contrasts, predictions
 from normlab.study.job import refuse_other_run
 from normlab.study.plan import Arm, Setting, are_planned
 from normlab.study.predictions import Predictions
@@ -85,6 +86,8 @@ class Study:
         trials: Trials of the search for settings.
         results: Results, by arm and seed, in order.
         costs: Costs, by the name of the run's folder.
+        earlier_seeds: Numbers of seeds that were planned before seeds were added, each below the
+            next.
     """
 
     path: Path
@@ -95,6 +98,7 @@ class Study:
     trials: tuple[Trial, ...] = ()
     results: tuple[Result, ...] = ()
     costs: dict[str, Costs] = field(default_factory=dict)
+    earlier_seeds: tuple[int, ...] = ()
 
     @classmethod
     def open(cls, path: Path | str) -> "Study":
@@ -119,6 +123,10 @@ class Study:
                 trials=tuple(build(Trial, trial) for trial in entry(content, "trials", list)),
                 results=tuple(build(Result, result) for result in entry(content, "results", list)),
                 costs={name: build(Costs, cost) for name, cost in costs.items()},
+                earlier_seeds=tuple(
+                    entry({"earlier seeds": seeds}, "earlier seeds", int)
+                    for seeds in entry({"earlier_seeds": []} | content, "earlier_seeds", list)
+                ),
             )
             study._check()
             return study
@@ -155,18 +163,48 @@ class Study:
             trial.arm not in epochs or trial.what not in self.config.tune for trial in self.trials
         ):
             raise MalformedError("its trials are not those of its search")
+        planned = (0, *self.earlier_seeds, self.config.seeds)
+        if any(more <= fewer for fewer, more in pairwise(planned)):
+            raise MalformedError("its numbers of seeds do not increase")
+        try:
+            self.family()
+        except UsageError as error:
+            raise MalformedError(str(error)) from None
+
+    def family(self) -> tuple[contrasts.Contrast, ...]:
+        """The contrasts that it tests."""
+        return contrasts.family(self.config, self.arms)
+
+    @property
+    def tested_seeds(self) -> int:
+        """The number of seeds that tests are over: those of the last look that has a share."""
+        looks = (*self.earlier_seeds, self.config.seeds)
+        return looks[min(len(looks), self.config.looks) - 1]
+
+    def with_seeds(self, seeds: int) -> "Study":
+        """The study with more seeds. It records the change, unless no run is finished."""
+        known = {(result.arm, result.seed): result for result in self.results}
+        runs = [(arm.name, seed) for arm in self.arms for seed in range(seeds)]
+        seen = any(result.state == "done" for result in self.results)
+        return dataclasses.replace(
+            self,
+            config=dataclasses.replace(self.config, seeds=seeds),
+            results=tuple(known.get(run) or Result(arm=run[0], seed=run[1]) for run in runs),
+            earlier_seeds=(*self.earlier_seeds, *([self.config.seeds] if seen else [])),
+        )
 
     def write(self) -> None:
         """Writes study.json and study.csv."""
         content = add_checksum(
             {
                 "schema": SCHEMA,
-                "study": dataclasses.asdict(self.config),
+                "study": _stated(self.config),
                 "arms": [dataclasses.asdict(arm) for arm in self.arms],
                 "images": self.images,
                 "fingerprint": self.fingerprint,
                 "trials": [dataclasses.asdict(trial) for trial in self.trials],
                 "results": [dataclasses.asdict(result) for result in self.results],
+                **({"earlier_seeds": self.earlier_seeds} if self.earlier_seeds else {}),
             }
         )
         # Costs have a checksum of their own: the rest of two equal studies is equal to the byte.
@@ -280,6 +318,16 @@ def answers_of(run: Run) -> Predictions:
     """The predictions of a study's run; RunError if they are missing, damaged or another's."""
     images: int = getattr(run.data, run.split)
     return predictions.read(run.path / "answers.npz", images=images, classes=len(run.data.classes))
+
+
+def _stated(config: StudyConfig) -> dict[str, Any]:
+    """The configuration as files have it: without what older ones lack and nobody asked for."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in WRITTEN_IF_GIVEN or value != defaults[name]
+    }
 
 
 def _arm(content: dict[str, Any]) -> Arm:
