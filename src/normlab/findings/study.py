@@ -319,9 +319,10 @@ def _lead(part: Sequence[Group], axis: str, best: str, images: int) -> str:
     if not gaps:
         return text
     widest = max(gap.mean.value for gap in gaps)
+    verdict = "shown" if gaps[0].shown else "not shown" if gaps[0].planned else "not tested"
     return (
         f"{text} ({'up to ' if len(gaps) > 1 else ''}{points(widest, images)} above {best}, "
-        f"{'shown' if gaps[0].shown else 'not shown'})"
+        f"{verdict})"
     )
 
 
