@@ -358,8 +358,8 @@ def test_an_arm_that_failed_with_two_seeds_is_neither_first_nor_shown_to_be_abov
     assert not any("bn is shown" in s or "above bn" in s for s in [best, *further])
     assert "corrected" not in best.partition("; ")[2]
     assert certainty == (
-        "With a new seed, bn would be above gn with a probability of 60% (95% interval 15% to "
-        "95%), where a failed run counts as a loss."
+        "With a new seed, bn would be above gn with a probability of 60% (95% interval 10% to "
+        "97%), where a failed run counts as a loss."
     )
     assert any("the seeds that are left are no random sample" in s for s in further)
     assert any(s.startswith("ln trained with 5 of 5 seeds, bn with 3 of 5: ") for s in further)

@@ -168,11 +168,13 @@ def tested(study: Study) -> str:
     looks = study.config.looks
     times = f", at {counted(looks, 'look')}" if looks > 1 else ""
     chosen = "its plan" if study.config.contrasts else "normlab's default"
+    text = f"The study tests {counted(size, 'contrast')}{times}, by {chosen}: {listed(parts)}."
+    if size * looks == 1:
+        return f"{text} It is shown exactly if its interval leaves 0 out."
     return (
-        f"The study tests {counted(size, 'contrast')}{times}, by {chosen}: {listed(parts)}. Tests "
-        "and the intervals of differences are corrected for all of them (Bonferroni): all these "
-        "intervals hold at once with 95%, and a difference is shown exactly if its interval leaves "
-        "0 out."
+        f"{text} Tests and the intervals of differences are corrected for all of them "
+        "(Bonferroni): all these intervals hold at once with 95%, and a difference is shown "
+        "exactly if its interval leaves 0 out."
     )
 
 

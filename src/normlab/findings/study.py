@@ -468,6 +468,8 @@ def _verdict(gap: Difference) -> str:
     """Whether a lead is shown."""
     if not gap.same_failures:
         return "not shown: their failures differ"
+    if not gap.planned:
+        return "not tested"
     return "shown" if gap.shown else "not shown"
 
 
