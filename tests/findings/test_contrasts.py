@@ -143,6 +143,13 @@ def test_a_pair_that_was_not_planned_has_no_verdict(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["sprint", "sprint-batches"])
+def test_no_interval_without_0_stands_beside_a_difference_that_is_not_shown(name):
+    for group in group_by_setting(Study.open(BATCHES.parent / name)):
+        for pair in group.differences:
+            assert pair.shown == (not pair.mean.low <= 0 <= pair.mean.high)
+
+
 # Added seeds
 
 
