@@ -13,6 +13,7 @@ from normlab.report.run_page import write_report
 from normlab.report.study_page import write_study_report
 from normlab.runs.run import Run
 from normlab.study.record import Study
+from serving import served
 
 # Of Python itself, of what normlab needs, and those that they look for without needing them.
 MODULES = (
@@ -71,6 +72,15 @@ def test_no_command_runs_it(folder, run, picture):
         process = normlab(*command, cwd=folder)
         assert process.returncode == 0, (command, process.stderr)
         assert not ran(folder), command
+
+
+@pytest.mark.slow(6)
+def test_no_server_runs_it(folder, run, picture, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(folder)
+    with served(tmp_path_factory.mktemp("served"), run, PYTHONSAFEPATH="1") as server:
+        assert server.predict(picture.read_bytes())[0] == 200
+        server.upload(picture.read_bytes())
+    assert not ran(folder)
 
 
 @pytest.mark.slow(10)
