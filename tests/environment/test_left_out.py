@@ -53,6 +53,28 @@ def test_files_of_other_kinds_are_counted_by_kind(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("cat", "Cat"), ("caf\u00e9", "cafe\u0301"), ("cat", "\uff43\uff41\uff54"), ("fi", "\ufb01")],
+)
+def test_classes_whose_names_look_the_same_are_named(one, other, tmp_path):
+    for name in (one, other, "dog"):
+        for k in range(6):
+            picture(tmp_path / "train" / name / f"{k}.png")
+    if len([*(tmp_path / "train").iterdir()]) < 3:
+        pytest.skip("this file system makes no difference between the two")
+    assert len(load(f"folder:{tmp_path}").classes) == 3
+    (note,) = (n for n in notes(tmp_path) if "differ" in n)
+    assert one in note
+    assert other in note
+    assert "2 classes" in note
+
+
+def test_classes_of_other_names_get_no_note(tmp_path):
+    classes(tmp_path)
+    assert notes(tmp_path) == (DRAWN,)
+
+
 def test_pictures_at_other_places_are_counted(tmp_path):
     classes(tmp_path)
     classes(tmp_path, "test", 1)

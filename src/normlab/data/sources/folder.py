@@ -1,7 +1,8 @@
 """The user's own images: train/CLASS/*.png and, if there is one, test/CLASS/*.png."""
 
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from normlab.data.left_out import by_kind, named
 from normlab.data.sources import Request
 from normlab.data.splitting import stratified
 from normlab.errors import DataError, UsageError
-from normlab.wording import counted
+from normlab.wording import counted, listed
 
 SPELLING = "folder:PATH"
 PUBLIC_NAME = HUB_NAME = None
@@ -104,7 +105,7 @@ def load(request: Request) -> Dataset:
             present, absent = ("test", "train") if name in test_files else ("train", "test")
             raise DataError(f"{path / present} has a class {name!r} that {path / absent} lacks")
 
-    notes = []
+    notes = [*_look_alikes(classes)]
     train, skipped = _read(train_files, request.skip_unreadable)
     if has_test:
         test, skipped_test = _read(test_files, request.skip_unreadable)
@@ -147,6 +148,19 @@ def _files_by_class(part: Path, left_out: LeftOut) -> dict[str, list[Path]]:
             raise DataError(f"{part / name} has no image ({', '.join(SUFFIXES)}){held}")
         files[name] = sorted(images, key=lambda file: file.name)
     return files
+
+
+def _look_alikes(classes: Sequence[str]) -> Iterator[str]:
+    """A note on classes whose names differ in case or in the form of their characters only."""
+    by_form: dict[str, list[str]] = {}
+    for name in classes:
+        by_form.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+    for names in by_form.values():
+        if len(names) > 1:
+            yield (
+                f"{listed(names)} are {len(names)} classes, although their names differ in case or "
+                "in the form of characters only"
+            )
 
 
 def _below(folder: Path, locked: list[OSError]) -> Iterator[Path]:
