@@ -54,6 +54,36 @@ def affine(x, p):
     return x * per_channel(p["weight"]) + per_channel(p["bias"])
 
 
+def extended(x):
+    """A mean for each channel and one variance of the deviations from them."""
+    centred = x - x.mean((0, 2, 3), keepdim=True)
+    return centred / torch.sqrt((centred**2).mean() + EPSILON)
+
+
+def by_deviation(x, p, *, activate):
+    """EvoNorm-B0: the deviation over the batch, or v x + the deviation in the image if larger."""
+
+    def deviation(axes):
+        mean = x.mean(axes, keepdim=True)
+        return torch.sqrt(((x - mean) ** 2).mean(axes, keepdim=True) + EPSILON)
+
+    divisor = deviation((0, 2, 3))
+    if activate:
+        divisor = torch.maximum(divisor, per_channel(p["slope"]) * x + deviation((2, 3)))
+    return affine(x / divisor, p)
+
+
+def by_proxy(y, p, activation=torch.relu):
+    """Proxy normalization of f(y): less the mean, and over the deviation, of f(w z + b)."""
+    z = torch.special.ndtri((torch.arange(256, dtype=torch.float64) + 0.5) / 256)
+    proxy = torch.stack(
+        [activation(w * z + b) for w, b in zip(p["weight"], p["bias"], strict=True)]
+    )
+    mean = proxy.mean(1)
+    variance = ((proxy - mean[:, None]) ** 2).mean(1)
+    return (activation(y) - per_channel(mean)) / per_channel(torch.sqrt(variance + 0.03))
+
+
 def root_mean_square(x, axes, epsilon):
     return torch.sqrt((x**2).mean(axes, keepdim=True) + epsilon)
 
@@ -67,6 +97,8 @@ FORMULAS = {
     "ghost-bn": lambda x, p, images: affine(by_part(x, images), p),
     "brn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),  # in its first steps
     "sync-bn": lambda x, p, _: affine(standardize(x, (0, 2, 3)), p),  # with one process
+    "ebn": lambda x, p, _: affine(extended(x), p),
+    "evonorm-b0": lambda x, p, _: by_deviation(x, p, activate=False),
     "gn": lambda x, p, groups: affine(by_group(x, groups), p),
     "gn-ws": lambda x, p, groups: affine(by_group(x, groups), p),  # the rest is in the convolutions
     "ln": lambda x, p, _: affine(standardize(x, (1, 2, 3)), p),
@@ -76,6 +108,10 @@ FORMULAS = {
     "rms": lambda x, p, _: x / root_mean_square(x, (1, 2, 3), EPSILON) * per_channel(p["weight"]),
     "frn": lambda x, p, _: affine(x / root_mean_square(x, (2, 3), 1e-6), p),
     "evonorm-s0": lambda x, p, groups: affine(x / group_deviation(x, groups), p),
+    "proxy-gn": lambda x, p, groups: affine(by_group(x, groups), p),
+    "proxy-ln": lambda x, p, _: affine(standardize(x, (1, 2, 3)), p),
+    "sws": lambda x, p, _: affine(x, p),  # the rest is in the convolutions
+    "dyt": lambda x, p, _: affine(torch.tanh(p["slope"] * x), p),
 }
 # Those that include an activation: one other than a ReLU, or one before the normalization.
 ACTIVATED = {
@@ -84,6 +120,9 @@ ACTIVATED = {
     "evonorm-s0": lambda x, p, groups: affine(
         x * torch.sigmoid(x * per_channel(p["slope"])) / group_deviation(x, groups), p
     ),
+    "evonorm-b0": lambda x, p, _: by_deviation(x, p, activate=True),
+    "proxy-gn": lambda x, p, groups: by_proxy(FORMULAS["proxy-gn"](x, p, groups), p),
+    "proxy-ln": lambda x, p, _: by_proxy(FORMULAS["proxy-ln"](x, p, None), p),
 }
 
 
@@ -104,8 +143,10 @@ def normalized(text, x, p, *, activate):
     return y.relu() if activate else y
 
 
-def standardized_filters(weight):
-    """The filters of the convolutions before gn-ws."""
+def standardized_filters(weight, norm="gn-ws"):
+    """The filters of the convolutions before gn-ws or sws."""
     rows = weight.flatten(1)
     deviation = rows.var(1, correction=0, keepdim=True) + 1e-10
+    if norm == "sws":
+        deviation = rows.shape[1] * deviation
     return ((rows - rows.mean(1, keepdim=True)) / deviation.sqrt()).view_as(weight)

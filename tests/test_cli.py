@@ -335,7 +335,7 @@ def test_zoo_and_norms_list_their_entries(cli):
     with_scale = re.findall(
         r"(?m)^(\S+)\n.*\n    a residual branch is multiplied by a learned", out
     )
-    assert with_scale == ["none", "lrn"]
+    assert with_scale == ["none", "lrn", "sws"]
     assert "arXiv:1803.08494" in out
 
 

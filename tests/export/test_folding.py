@@ -12,7 +12,7 @@ from normlab.layers.norms import registry
 from normlab.network.model import Network
 
 SHAPE = (6, 4, 5)
-AFFINE = ("none", "bn", "ghost-bn", "brn", "sync-bn")
+AFFINE = ("none", "bn", "ghost-bn", "brn", "sync-bn", "ebn", "sws")
 PIXELS = torch.randint(
     256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )

@@ -8,17 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from formulas import FORMULAS, by_proxy, parameters
 from normlab.export.folding import InferenceModel
 from normlab.layers import kernels, norms
-from normlab.layers.activations import ACTIVATIONS, Activation
+from normlab.layers.activations import ACTIVATIONS, Activation, normal_moments
 from normlab.network.model import Network
 
 SHAPE = (6, 4, 5)
 SQUARED_RELU = Activation(
     name="squared-relu", formula=lambda x: x.relu().square(), second_moment=1.5
 )
-WITH_THEIR_OWN = ("frn", "evonorm-s0")
-FOLLOWED = [name for name in norms.REGISTRY if name not in (*WITH_THEIR_OWN, "lrn")]
+WITH_THEIR_OWN = ("frn", "evonorm-s0", "evonorm-b0")
+LATER = ("lrn", "proxy-gn", "proxy-ln")  # they compute something after the activation
+FOLLOWED = [name for name in norms.REGISTRY if name not in (*WITH_THEIR_OWN, *LATER)]
 
 
 def channels_last(*shape, seed=0):
@@ -33,6 +35,34 @@ def test_the_second_moment_is_that_of_a_standard_normal(activation):
     density = torch.exp(-(z**2) / 2) / (2 * torch.pi) ** 0.5
     moment = torch.trapezoid(activation.formula(z) ** 2 * density, z)
     assert moment.item() == pytest.approx(activation.second_moment, rel=1e-6)
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), SQUARED_RELU])
+@pytest.mark.parametrize(("weight", "bias"), [(1.0, 0.0), (-0.7, 0.4), (0.0, 0.3), (2.0, -1.0)])
+def test_the_moments_of_normal_values_are_near_the_integrals(activation, weight, bias):
+    z = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    density = torch.exp(-(z**2) / 2) / (2 * torch.pi) ** 0.5
+    values = activation.formula(weight * z + bias)
+    expected = torch.trapezoid(values * density, z)
+    deviations = torch.trapezoid((values - expected) ** 2 * density, z)
+    one = torch.ones(3, dtype=torch.float64)
+    mean, variance = normal_moments(activation, weight * one, bias * one)
+    smooth = activation is not SQUARED_RELU  # whose tails are heavy
+    torch.testing.assert_close(mean, expected * one, rtol=5e-3 if smooth else 2e-2, atol=1e-3)
+    torch.testing.assert_close(variance, deviations * one, rtol=2e-2 if smooth else 0.2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["proxy-gn", "proxy-ln"])
+def test_proxy_normalization_takes_the_moments_of_any_activation(name):
+    layer = norms.build(name, SHAPE, activate=True, activation=SQUARED_RELU)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-0.5, 1.5)
+    x = channels_last(5, *SHAPE)
+    p = {key: values.detach().double() for key, values in parameters(layer).items()}
+    y = FORMULAS[name](x.double(), p, None)
+    expected = by_proxy(y, p, SQUARED_RELU.formula)
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_every_activation_is_listed_by_its_name():
@@ -64,7 +94,7 @@ def test_a_compiled_pass_computes_the_formula_and_its_gradient(activation):
 def test_an_activation_without_a_pass_follows_every_normalization(name, training, memory_format):
     layer = norms.build(name, SHAPE, activate=True, activation=SQUARED_RELU).train(training)
     plain = norms.build(name, SHAPE, activate=False).train(training)
-    if name == "none":  # its first weights depend on the activation
+    if name in ("none", "sws", "dyt"):  # its first weights depend on the activation
         plain.load_state_dict(layer.state_dict())
     upstream = channels_last(5, *SHAPE, seed=1)
     x = channels_last(5, *SHAPE).contiguous(memory_format=memory_format)

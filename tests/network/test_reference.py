@@ -17,6 +17,8 @@ from normlab.network.model import Network
 # gradient is not that of its output.
 DIFFERENTIABLE = sorted(set(norms.REGISTRY) - {"brn"})
 
+GROUPED = [name for name, entry in norms.REGISTRY.items() if entry.divides]
+
 
 def convolved(x, weight, *, stride, padding):
     side = weight.shape[2]
@@ -59,8 +61,9 @@ def reference(line, norm, parameters, images):
             case kind:
                 bare = kind == "c" or after_gap
                 mixing = own["conv.weight"]
-                if not bare and (block.norm or norm).startswith("gn-ws"):
-                    mixing = standardized_filters(mixing)
+                name = (block.norm or norm).partition("=")[0]
+                if not bare and name in ("gn-ws", "sws"):
+                    mixing = standardized_filters(mixing, name)
                 for k in range(block.repeat):
                     y, stride, padding = x, block.stride, 0 if block.valid or bare else 1
                     if kind == "D":
@@ -70,7 +73,7 @@ def reference(line, norm, parameters, images):
                     y = convolved(y, mixing, stride=stride, padding=padding)
                     if not bare:
                         y = norm_of(y, f"norms.{k}", activate=True)
-                        if block.residual and (block.norm or norm) in ("none", "lrn"):
+                        if block.residual and name in ("none", "lrn", "sws"):
                             y = y * own["branch_scales"][k]
                     x = x + y if block.residual else y
     return x.flatten(1)
@@ -101,7 +104,7 @@ def layouts(draw):
         own = ""
         if kind != "c" and draw(st.booleans()):
             groups = gcd(inputs, channels)  # D has two normalizations
-            numbered = [f"{name}={groups}" for name in ("gn", "gn-ws", "evonorm-s0")]
+            numbered = [f"{name}={groups}" for name in GROUPED]
             own = "/" + draw(st.sampled_from([*FORMULAS, "ghost-bn=2", *numbered]))
         tokens.append(f"{kind}:{channels}{option}{own}{tail}")
     end = draw(st.sampled_from(["GAP FC", "c GAP", "GAP c", "GAP C:5 FC", "A FC"]))

@@ -43,7 +43,22 @@ BLOCKS = st.builds(
     width=st.integers(1, 9),
     valid=st.booleans(),
     stride=st.sampled_from([1, 1, 2]),
-    norm=st.none() | st.sampled_from(["ln", "gn", "none", "frn", "evonorm-s0", "gn-ws"]),
+    norm=st.none()
+    | st.sampled_from(
+        [
+            "ln",
+            "gn",
+            "none",
+            "frn",
+            "evonorm-s0",
+            "gn-ws",
+            "sws",
+            "dyt",
+            "ebn",
+            "evonorm-b0",
+            "proxy-gn",
+        ]
+    ),
     residual=st.booleans(),
     repeat=st.integers(1, 2),
 ).map(lambda block: notation.Block(block.kind) if block.kind in "PA" else block)

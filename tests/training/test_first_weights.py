@@ -90,7 +90,7 @@ def test_the_second_step_of_a_run_starts_from_the_loss_of_its_first(norm, layout
 
 
 @pytest.mark.parametrize("recipe", WITH_MUON)
-@pytest.mark.parametrize("norm", ["none", "lrn", "evonorm-s0"])
+@pytest.mark.parametrize("norm", ["none", "lrn", "evonorm-s0", "sws", "dyt"])
 def test_with_muon_a_network_computes_at_first_what_it_computes_without(norm, recipe, digits):
     layout = "C:8 C:8+ P D:12 C:12*2 GAP FC"
     with_muon, without = (first_network(digits, norm, r, layout) for r in (recipe, "demo"))
@@ -102,7 +102,7 @@ def test_with_muon_a_network_computes_at_first_what_it_computes_without(norm, re
         assert weight.norm().item() == pytest.approx(len(weight) ** 0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["none", "lrn"])
+@pytest.mark.parametrize("norm", ["none", "lrn", "sws", "dyt"])
 @pytest.mark.parametrize(
     "line", ["C:24 c:24 c:24 C:24 c:24 C:24 GAP FC", "C:24 D:24 c:24 D:24 GAP FC"]
 )

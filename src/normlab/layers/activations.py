@@ -7,8 +7,10 @@ computes it after their affine map.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,6 +56,28 @@ RELU = Activation(
 )
 
 ACTIVATIONS = {activation.name: activation for activation in (RELU,)}
+
+# Values of the standard normal distribution, at equal steps of probability.
+_NORMAL = tuple(NormalDist().inv_cdf((k + 0.5) / 256) for k in range(256))
+
+
+def normal_moments(activation: Activation, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of activation(weight · z + bias), z of the standard normal distribution.
+
+    They are taken over 256 values of z, which are equally probable. For a ReLU of z itself the mean
+    is right to 0.1% and the variance to 1%.
+
+    Args:
+        activation: The activation.
+        weight: C values.
+        bias: C values.
+
+    Returns:
+        The mean and the variance, C values each.
+    """
+    z = torch.tensor(_NORMAL, dtype=weight.dtype, device=weight.device)
+    values = activation.formula(z[:, None] * weight + bias)
+    return values.mean(0), values.var(0, correction=0)
 
 
 class Activate(nn.Module):

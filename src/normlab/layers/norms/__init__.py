@@ -12,7 +12,7 @@ its input, and its `forward` maps N × C × H × W to the same shape. A ReLU fol
 """
 
 # Registered in this order, which is the order of every list of normalizations.
-from normlab.layers.norms import none, batch, sample  # isort: skip
+from normlab.layers.norms import none, batch, sample, proxy, sws, dyt  # isort: skip
 from normlab.layers.norms.registry import (
     REGISTRY,
     Normalization,
@@ -32,8 +32,11 @@ __all__ = [
     "build",
     "channel_multiple",
     "default_groups",
+    "dyt",
     "find",
     "none",
+    "proxy",
     "register",
     "sample",
+    "sws",
 ]

@@ -2,11 +2,18 @@
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.layers.activations import Activation
 from normlab.layers.fused import ChannelAffine, FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
+
+
+def _check_count(x: Tensor) -> None:
+    """Raises what PyTorch's BatchNorm raises for one value per channel."""
+    if x.numel() == x.shape[1]:
+        raise ValueError("Expected more than 1 value per channel when training")
 
 
 @register(
@@ -95,8 +102,7 @@ class BatchRenorm(nn.Module):
         """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
         if self.training:
-            if x.numel() == x.shape[1]:
-                raise ValueError("Expected more than 1 value per channel when training")
+            _check_count(x)
             mean = y.mean((0, 2, 3))
             std = (y.var((0, 2, 3), correction=0) + EPSILON).sqrt()
             r, d = self._correction(mean.detach(), std.detach())
@@ -204,3 +210,109 @@ class SyncBatchNorm(nn.Module):
             return x
         total: Tensor = _SumOfAll.apply(x)  # type: ignore[no-untyped-call]
         return total
+
+
+@register(
+    "ebn",
+    formula="(x − E) / √(Var + ε) · w + b, with an E for each channel and one Var, the mean of "
+    "(x − E)² over all channels; in eval mode, E and Var are running averages",
+    paper="Luo et al. 2020, Extended Batch Normalization, arXiv:2003.05569, section 3",
+    axes="N, H, W for E; N, C, H, W for Var",
+    parameters="2·C",
+    scale_invariant=True,
+)
+class ExtendedBatchNorm(nn.Module):
+    """Batch normalization with a mean per channel and a variance over all channels."""
+
+    MOMENTUM = 0.1
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        channels = shape[0]
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same shape."""
+        y = x.to(self.weight.dtype)
+        if self.training:
+            _check_count(x)
+            mean = y.mean((0, 2, 3))
+            variance = (y - mean[:, None, None]).square().mean().reshape(1)
+            self._update_running_statistics(mean, variance, x.numel() // x.shape[1])
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * (variance + EPSILON).rsqrt()
+        shift = self.bias - mean * scale
+        return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    def as_affine(self) -> ChannelAffine:
+        """What it is in eval mode."""
+        deviation = (self.running_var + EPSILON).sqrt()
+        return ChannelAffine.of_statistics(self, self.running_mean, deviation)
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Updates the running averages of the means and of the unbiased variance."""
+        self.running_mean.lerp_(mean, self.MOMENTUM)
+        self.running_var.lerp_(variance * count / (count - 1), self.MOMENTUM)
+
+
+@register(
+    "evonorm-b0",
+    formula="x / max(√(Var + ε), v · x + √(Var₁ + ε)) · w + b, which includes the activation; Var "
+    "over the batch, Var₁ over each image; x / √(Var + ε) · w + b where none follows; in eval "
+    "mode, Var is a running average",
+    paper="Liu et al. 2020, Evolving Normalization-Activation Layers, arXiv:2004.02967, table 2",
+    axes="N, H, W for Var; H, W for Var₁",
+    parameters="3·C",
+    activates=True,
+    scale_invariant=True,
+)
+class EvoNormB0(nn.Module):
+    """EvoNorm-B0, which combines normalization and activation."""
+
+    MOMENTUM = 0.1
+
+    running_var: Tensor
+
+    def __init__(self, shape: Shape, *, activate: bool, dropout: float) -> None:
+        super().__init__()
+        channels, self.dropout = shape[0], dropout
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.ones(channels)) if activate else None
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same shape."""
+        y = x.to(self.weight.dtype)
+        if self.training:
+            _check_count(x)
+            variance = y.var((0, 2, 3), correction=0)
+            self._update_running_variance(variance, x.numel() // x.shape[1])
+        else:
+            variance = self.running_var
+        deviation = (variance + EPSILON).sqrt()[:, None, None]
+        if self.slope is not None:
+            of_image = (y.var((2, 3), correction=0, keepdim=True) + EPSILON).sqrt()
+            deviation = torch.maximum(deviation, y * self.slope[:, None, None] + of_image)
+        y = y / deviation * self.weight[:, None, None] + self.bias[:, None, None]
+        return F.dropout(y.to(x.dtype), self.dropout, self.training)
+
+    def as_affine(self) -> ChannelAffine | None:
+        """What it is in eval mode without its activation; None with it."""
+        if self.slope is not None:
+            return None
+        deviation = (self.running_var + EPSILON).sqrt()
+        return ChannelAffine.of_statistics(self, torch.zeros_like(deviation), deviation)
+
+    @torch.no_grad()
+    def _update_running_variance(self, variance: Tensor, count: int) -> None:
+        """Updates the running average of the unbiased variance."""
+        self.running_var.lerp_(variance * count / (count - 1), self.MOMENTUM)

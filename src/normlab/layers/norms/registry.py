@@ -39,6 +39,7 @@ class Normalization:
             SkipInit (De & Smith 2020, Batch Normalization Biases Residual Blocks Towards the
             Identity Function, arXiv:2002.10444).
         scale_invariant: Whether the scale of its input has no effect, but for ε.
+        by_activation: Whether it is another normalization where no activation follows.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Normalization:
     convolution: type[nn.Conv2d] = nn.Conv2d
     skip_init: bool = False
     scale_invariant: bool = False
+    by_activation: bool = False
 
 
 REGISTRY: dict[str, Normalization] = {}
@@ -82,6 +84,7 @@ def register(
     convolution: type[nn.Conv2d] = nn.Conv2d,
     skip_init: bool = False,
     scale_invariant: bool = False,
+    by_activation: bool = False,
 ) -> Callable[[Layer], Layer]:
     """Registers a layer as a normalization; the network's activation, a ReLU, follows it.
 
@@ -111,6 +114,7 @@ def register(
         convolution: The class of the convolutions before it, for one that needs its own.
         skip_init: For one that does not bring its input to a fixed scale; see `Normalization`.
         scale_invariant: Whether the scale of its input has no effect, but for ε.
+        by_activation: Whether it is another normalization where no activation follows.
 
     Raises:
         ValueError: The name is taken by another layer, or the notation cannot spell it.
@@ -152,6 +156,7 @@ def register(
             convolution=convolution,
             skip_init=skip_init,
             scale_invariant=scale_invariant,
+            by_activation=by_activation,
         )
         return layer
 

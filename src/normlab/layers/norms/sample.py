@@ -15,7 +15,7 @@ def default_groups(channels: int) -> int:
     return next(groups for groups in (4, 3, 2, 1) if channels % groups == 0)
 
 
-def _groups(name: str, shape: Shape, groups: int | None) -> int:
+def checked_groups(name: str, shape: Shape, groups: int | None) -> int:
     """The number of groups, checked against the shape."""
     channels, height, width = shape
     if groups is not None and channels % groups:
@@ -41,7 +41,7 @@ def group_norm(
     shape: Shape, groups: int | None = None, *, activation: Activation | None, dropout: float
 ) -> nn.Module:
     """Group normalization, affine per channel."""
-    groups = _groups("gn", shape, groups)
+    groups = checked_groups("gn", shape, groups)
     return FusedNorm(shape, groups=groups, activation=activation, dropout=dropout, eps=EPSILON)
 
 
@@ -55,11 +55,14 @@ class StandardizedConv2d(nn.Conv2d):
         """N × C × H × W to N × C' × H' × W'."""
         if self.groups > 1:
             return super().forward(x)
+        output: Tensor = self._conv_forward(x, self.standardized(), None)
+        return output
+
+    def standardized(self) -> Tensor:
+        """The filters that it computes with."""
         mean = self.weight.mean((1, 2, 3), keepdim=True)
         variance = self.weight.var((1, 2, 3), correction=0, keepdim=True)
-        weight = (self.weight - mean) * (variance + 1e-10).rsqrt()
-        output: Tensor = self._conv_forward(x, weight, None)
-        return output
+        return (self.weight - mean) * (variance + 1e-10).rsqrt()
 
 
 register(
@@ -214,7 +217,7 @@ class EvoNormS0(nn.Module):
         self, shape: Shape, groups: int | None = None, *, activate: bool, dropout: float
     ) -> None:
         super().__init__()
-        self.groups, self.dropout = _groups("evonorm-s0", shape, groups), dropout
+        self.groups, self.dropout = checked_groups("evonorm-s0", shape, groups), dropout
         self.weight = nn.Parameter(torch.ones(shape[0]))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
         self.slope = nn.Parameter(torch.ones(shape[0])) if activate else None

@@ -1,0 +1,88 @@
+"""Proxy normalization: activations are normalized by what they would be of normal values."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normlab.layers.activations import Activation, normal_moments
+from normlab.layers.fused import FusedNorm
+from normlab.layers.norms.registry import EPSILON, Shape, register
+from normlab.layers.norms.sample import checked_groups
+
+_FORMULA = (
+    "(f(y) − E[f(z)]) / √(Var[f(z)] + 0.03) with y = (x − E) / √(Var + ε) · w + b, f the "
+    "activation and z = w · n + b of standard normal n; y where no activation follows"
+)
+_PAPER = (
+    "Labatie et al. 2021, Proxy-Normalizing Activations to Match Batch Normalization while "
+    "Removing Batch Dependence, arXiv:2106.03743, section 5; the proxy z has no parameters of its "
+    "own, and its moments are taken over 256 quantiles"
+)
+
+
+class ProxyNorm(nn.Module):
+    """A normalization and its activation, whose outputs are then normalized channel by channel.
+
+    Their mean and variance are not measured: they are those of a proxy, a standard normal value
+    that goes through the same affine map and activation. So each channel is near mean 0 and
+    variance 1 as after batch normalization, without a batch.
+    """
+
+    EPSILON = 0.03
+
+    def __init__(
+        self, shape: Shape, *, groups: int, activation: Activation, dropout: float
+    ) -> None:
+        super().__init__()
+        self.activation, self.dropout = activation, dropout
+        self.norm = FusedNorm(shape, groups=groups, activation=activation, dropout=0.0, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same shape."""
+        weight, bias = self.norm.weight, self.norm.bias
+        assert bias is not None
+        mean, variance = normal_moments(self.activation, weight, bias)
+        scale = (variance + self.EPSILON).rsqrt()
+        y = self.norm(x.to(weight.dtype)) - mean[:, None, None]
+        y = (y * scale[:, None, None]).to(x.dtype)
+        return F.dropout(y, self.dropout, self.training)
+
+
+def _build(shape: Shape, groups: int, activation: Activation | None, dropout: float) -> nn.Module:
+    """With an activation, proxy normalization; without one, the normalization alone."""
+    if activation is not None:
+        return ProxyNorm(shape, groups=groups, activation=activation, dropout=dropout)
+    return FusedNorm(shape, groups=groups, activation=None, dropout=dropout, eps=EPSILON)
+
+
+@register(
+    "proxy-gn",
+    formula=_FORMULA,
+    paper=_PAPER,
+    axes="H, W and a group of channels",
+    parameters="2·C",
+    argument="number of groups (default: the largest divisor of C that is at most 4)",
+    divides=True,
+    takes_activation=True,
+    scale_invariant=True,
+    by_activation=True,
+)
+def proxy_group_norm(
+    shape: Shape, groups: int | None = None, *, activation: Activation | None, dropout: float
+) -> nn.Module:
+    """Proxy normalization around group normalization."""
+    return _build(shape, checked_groups("proxy-gn", shape, groups), activation, dropout)
+
+
+@register(
+    "proxy-ln",
+    formula=_FORMULA,
+    paper=_PAPER,
+    axes="C, H, W",
+    parameters="2·C",
+    takes_activation=True,
+    scale_invariant=True,
+    by_activation=True,
+)
+def proxy_layer_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> nn.Module:
+    """Proxy normalization around layer normalization."""
+    return _build(shape, 1, activation, dropout)
