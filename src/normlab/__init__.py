@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from normlab.layers import norms
     from normlab.layers.norms import register
     from normlab.network.model import Network
+    from normlab.network.replace import replace_norms
     from normlab.network.summary import Summary, summarize
     from normlab.network.zoo import ZOO
     from normlab.recipes import RECIPES, Recipe
@@ -80,6 +81,7 @@ _PUBLIC = {
     "norms": "layers.norms",
     "plots": "report.plots",
     "register": "layers.norms:register",
+    "replace_norms": "network.replace:replace_norms",
     "resume": "training.loop:resume",
     "runs_table": "report.run_page:runs_table",
     "statistics": "findings.statistics",
@@ -124,6 +126,7 @@ __all__ = [
     "norms",
     "plots",
     "register",
+    "replace_norms",
     "resume",
     "runs_table",
     "statistics",

@@ -179,6 +179,33 @@ def test_a_custom_normalization_can_make_up_for_the_scale(monkeypatch, digits):
         assert moved_by_a_step(networks[0], RECIPES["micro"], digits, 1e-9) < 1e-5
 
 
+@pytest.mark.slow(7)
+def test_a_run_with_every_normalization_resumes_to_the_same_weights(digits, tmp_path):
+    """Also their running averages, from the middle of an epoch."""
+
+    class Stop(Callback):
+        def on_step_end(self, state):
+            if state.step == 3:
+                raise KeyboardInterrupt
+
+    blocks = " ".join(f"C:8/{norm}+ D:8/{norm}" for norm in norms.REGISTRY)
+    config = RunConfig(
+        network=f"C:8 P {blocks} P GAP FC",
+        recipe="demo",
+        dataset="digits",
+        epochs=2,
+        batch_size=4,
+        learning_rate=0.01,
+    )
+    whole = train(config, tmp_path / "whole", dataset=digits, quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "parts", dataset=digits, callbacks=[Stop()], quiet=True)
+    parts = resume(tmp_path / "parts", dataset=digits, quiet=True)
+    expected = whole.network().state_dict()
+    for name, values in parts.network().state_dict().items():
+        assert torch.equal(values, expected[name]), name
+
+
 def test_a_run_without_normalization_resumes_to_the_same_weights(digits, tmp_path):
     class Stop(Callback):
         def on_step_end(self, state):

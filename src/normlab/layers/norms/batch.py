@@ -273,6 +273,7 @@ class ExtendedBatchNorm(nn.Module):
     parameters="3·C",
     activates=True,
     scale_invariant=True,
+    by_activation=True,
 )
 class EvoNormB0(nn.Module):
     """EvoNorm-B0, which combines normalization and activation."""

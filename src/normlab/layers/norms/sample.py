@@ -209,6 +209,7 @@ class FilterResponseNorm(nn.Module):
     argument="number of groups (default: the largest divisor of C that is at most 4)",
     divides=True,
     activates=True,
+    by_activation=True,
 )
 class EvoNormS0(nn.Module):
     """EvoNorm-S0, which combines normalization and activation."""
