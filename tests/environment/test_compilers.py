@@ -37,6 +37,16 @@ def load(cache, *arguments, code=CODE, **variables):
     return process.stdout.strip()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_gcc(tmp_path_factory):
+    """The first gcc on the PATH is the real one without optimization: that takes a second."""
+    real = shutil.which("gcc")
+    script = f'#!/bin/sh\n[ "$1" = -v ] && exec {real} -v\nexec {real} "$@" -O0'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", gcc(tmp_path_factory.mktemp("gcc"), script)["PATH"])
+        yield
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A cache with the passes."""
