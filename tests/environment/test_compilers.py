@@ -88,7 +88,7 @@ DAMAGE = {
     "a page of zeros": lambda content: content[:4096] + bytes(4096) + content[8192:],
     "zeros alone": lambda content: bytes(len(content)),
     "one bit": lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
-    "one byte more": lambda content: content + b"\\0",
+    "one byte more": lambda content: content + b"\0",
 }
 
 
