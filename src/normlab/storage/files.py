@@ -6,7 +6,6 @@ normlab works there too; a note says which guarantee is missing.
 
 import errno
 import os
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
     Raises:
         NormlabError: The file cannot be written (no space, no permission); the old one is intact.
     """
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}-{os.urandom(4).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
