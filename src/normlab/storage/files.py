@@ -105,6 +105,18 @@ def _best_effort(consequence: str) -> Iterator[None]:
         note_once(f"this file system lacks a guarantee ({error.strerror}): {consequence}")
 
 
+def user_cache() -> Path | None:
+    """The user's folder for caches; None if there is no home folder.
+
+    A relative $XDG_CACHE_HOME is ignored, as its specification says.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        with suppress(RuntimeError):  # there is no home folder
+            base = Path.home() / ".cache"
+    return base if base.is_absolute() else None
+
+
 def refuse_link(folder: Path) -> None:
     """Refuses a symbolic link in place of a folder whose files normlab overwrites or deletes.
 
