@@ -332,6 +332,52 @@ def share_of_wins(won: int, seeds: int, comparisons: int = 1) -> Estimate:
     return Estimate(won / seeds, float(interval.low), float(interval.high))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The choice of the value with the highest mean among several that were tried with seeds.
+
+    Attributes:
+        spread: The standard deviation between seeds at one value, pooled over the values.
+        loss: The upper 95% limit of how far the true mean of the chosen value is below the highest
+            true mean of all values; 0 if no other mean is within the noise of the highest.
+    """
+
+    spread: float
+    loss: float
+
+
+def choice(values: Sequence[Sequence[float]]) -> Choice | None:
+    """How much the choice of the first of several values, the one of highest mean, owes to luck.
+
+    The limit is that of multiple comparisons with the best (Hsu 1984, Constrained Simultaneous
+    Confidence Intervals for Multiple Comparisons with the Best, Annals of Statistics 12, 1136-1144)
+    with Bonferroni's critical value instead of Dunnett's: max over the others of
+    mean_j - mean_chosen + t s sqrt(1/n_j + 1/n_chosen), and at least 0. It holds for the value that
+    was chosen by the same data. It assumes independent normal draws of one spread; values that are
+    tried with the same seeds vary together, which makes the limit larger than it had to be.
+
+    Args:
+        values: For each value the measurements with its seeds; the chosen one first.
+
+    Returns:
+        None with one value, with one seed each, or if the seeds show no spread.
+    """
+    groups = [np.asarray(value, dtype=np.float64) for value in values]
+    freedom = sum(len(group) - 1 for group in groups)
+    if len(groups) < 2 or not freedom:
+        return None
+    spread = math.sqrt(sum(((g - g.mean()) ** 2).sum() for g in groups) / freedom)
+    if spread <= 1e-12:
+        return None
+    chosen, *others = groups
+    t = scipy.stats.t.ppf(1 - (1 - LEVEL) / len(others), freedom)
+    limits = [
+        other.mean() - chosen.mean() + t * spread * math.sqrt(1 / len(other) + 1 / len(chosen))
+        for other in others
+    ]
+    return Choice(spread, max(0.0, *map(float, limits)))
+
+
 def power(difference: float, spread: float, seeds: int, comparisons: int = 1) -> float:
     """The power of a paired t test: the probability that it detects a true difference.
 

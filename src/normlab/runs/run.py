@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
-from normlab.config import RunConfig
+from normlab.config import RunConfig, recorded
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
@@ -174,7 +174,7 @@ class Run:
         """The part of config.json that decides the numbers; the digest depends on its order."""
         return {
             "schema": SCHEMA,
-            "run": dataclasses.asdict(self.config),
+            "run": recorded(self.config),
             "recipe": dataclasses.asdict(self.recipe),
             "layout": self.layout,
             "data": dataclasses.asdict(self.data),
