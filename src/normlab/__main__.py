@@ -3,12 +3,10 @@
 import sys
 
 try:
-    import logging
-    import os
-    from pathlib import Path
+    import os  # as `sys`, Python has imported it already
 
     try:
-        _folder = str(Path.cwd())
+        _folder = os.getcwd()  # noqa: PTH109 — pathlib may lie in that folder
     except FileNotFoundError:
         print("normlab: the working folder was deleted: change to another", file=sys.stderr)
         sys.exit(1)
@@ -16,6 +14,7 @@ try:
     if not sys.flags.safe_path and sys.path[:1] == [_folder]:
         del sys.path[0]
 
+    import logging
     import signal
     from threading import Timer
 

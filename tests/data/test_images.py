@@ -70,6 +70,12 @@ def test_scans_hidden_behind_a_marker_without_meaning_are_counted():
         read_picture(hidden, FORMATS)
 
 
+def test_a_jpeg_of_fill_bytes_is_refused_in_time_that_does_not_explode():
+    """A search that begins anew at each of them would take hours."""
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        read_picture(b"\xff\xd8" + b"\xff" * 10**7, FORMATS)
+
+
 def test_what_follows_a_jpeg_and_its_thumbnail_are_not_counted():
     plain = encoded(RGB, "JPEG")
     follows = plain + jpeg_of_scans(RGB, 4000)  # as a film does in a phone's "motion photo"

@@ -17,7 +17,8 @@ from serving import served
 
 # Of Python itself, of what normlab needs, and those that they look for without needing them.
 MODULES = (
-    *("random", "json", "typing", "numpy", "torch", "PIL", "yaml", "tyro", "rich"),
+    *("random", "json", "typing", "logging", "pathlib", "signal", "threading"),
+    *("numpy", "torch", "PIL", "yaml", "tyro", "rich"),
     *("dill", "cuda", "pynvml", "torchcomms", "defusedxml", "normlab", "sitecustomize"),
     *("matplotlib", "scipy", "sklearn", "kornia", "pooch", "ray", "gradio", "captum", "onnx"),
 )

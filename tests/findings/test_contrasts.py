@@ -218,7 +218,10 @@ def verdicts(study, values):
     ]
     compared = statistics.differences(*groups, comparisons=contrasts.comparisons(study))
     pairs = [pair for group in compared for pair in group]
-    return [*(p.shown for p in pairs), *(c.shown for c in contrasts.changes(study, by_arm))]
+    return [
+        *(p.shown for p in pairs),
+        *(c.shown for c in contrasts.changes(study, by_arm, frozenset())),
+    ]
 
 
 @pytest.mark.slow(8)

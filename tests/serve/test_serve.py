@@ -452,6 +452,28 @@ def test_a_page_that_goes_takes_its_files_but_not_those_of_others(kept, tmp_path
     assert not second.exists()
 
 
+def test_a_page_may_show_more_while_old_files_are_deleted(kept, tmp_path, monkeypatch):
+    """Both happen in threads; an error would end the regular deletion for good."""
+    first, second = (tmp_path / name / "a.png" for name in ("first", "second"))
+    kept.add("one", [first])
+    exists = Path.exists
+
+    def meanwhile(path):
+        kept.add("one", [second])
+        return exists(path)
+
+    monkeypatch.setattr(kept_files, "MAX_AGE", -1)
+    monkeypatch.setattr(Path, "exists", meanwhile)
+    kept.delete_old()
+    assert not exists(first)
+
+
+def test_a_folder_that_the_system_has_emptied_is_no_error(kept, tmp_path):
+    shutil.rmtree(tmp_path)
+    kept.delete_old()
+    kept.delete_oldest()
+
+
 # The page
 
 

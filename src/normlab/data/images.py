@@ -22,8 +22,9 @@ GREY = "it is greyscale"
 MAX_BYTES = 256 * 1024**2  # of a picture's file; pixels without compression need about as many
 MAX_SCANS = 100  # of a JPEG: programs write ten, each takes time, and 200 bytes suffice for one
 _FILTERING = threading.Lock()
-# A marker of a JPEG (ITU-T T.81, section B.1.1), except those that may stand between pixels.
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+# A marker of a JPEG (ITU-T T.81, section B.1.1), except those that may stand between pixels. Any
+# number of \xff may precede it: a repetition here would take time quadratic in their number.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _START_OF_SCAN, _END_OF_IMAGE, _FIRST_WITH_LENGTH = 0xDA, 0xD9, 0xC0
 
 

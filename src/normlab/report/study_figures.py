@@ -121,6 +121,7 @@ def changes(data: StudyData) -> list[PageFigure]:
     ]
     if not drawn:
         return []
+    failed = any(change.failures for change in listed_here)
     shown = [text for text, change in drawn if change.shown]
     alt = f"Changes of differences: {len(shown)} of {len(drawn)} are shown"
     margin = data.study.config.margin
@@ -131,8 +132,8 @@ def changes(data: StudyData) -> list[PageFigure]:
             alt=f"{alt}: {'; '.join(shown)}." if shown else f"{alt}.",
             title="Changes of differences",
             caption="A difference in one setting minus the same difference in another, seed by "
-            "seed, as in the figure above. Grey band: what counts as equal, "
-            f"±{margin:g} points. Changes of arms that failed are in the table only.",
+            f"seed, as in the figure above. Grey band: what counts as equal, ±{margin:g} points."
+            f"{' Changes of arms that failed are in the table only.' if failed else ''}",
             table=_changes_table(listed_here, texts, len(data.changes), data.study),
         )
     ]
@@ -357,7 +358,7 @@ def _pairs_table(
             [test.label for test, _ in columns if test.corrected is kind] for kind in (True, False)
         )
         notes.append(
-            f"Corrected for all {corrected} contrasts of the study: the intervals and "
+            f"Corrected for all {corrected:,} contrasts of the study: the intervals and "
             f"{listed(with_correction)}; not corrected: {listed(without)}."
         )
     notes.append(

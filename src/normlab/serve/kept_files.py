@@ -30,19 +30,20 @@ class KeptFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._permanent: set[Path] = set()
-        self._shown: dict[str, set[Path]] = {}
+        self._shown: dict[str, frozenset[Path]] = {}  # replaced, not changed: threads read them
 
     def keep_present(self) -> None:
         """Keeps what is there now, for good: the page's example pictures."""
-        self._permanent = {*self._folder.iterdir()}
+        self._permanent = {*self._present()}
 
     def add(self, session: str, paths: Iterable[Path]) -> None:
         """Records that a page shows files of the folder."""
-        self._shown.setdefault(session, set()).update(path.resolve().parent for path in paths)
+        added = {path.resolve().parent for path in paths}
+        self._shown[session] = self._shown.get(session, frozenset()) | added
 
     def delete_session(self, session: str) -> None:
         """Deletes the files of a page that has gone, except those that others show as well."""
-        entries = self._shown.pop(session, set())
+        entries = self._shown.pop(session, frozenset())
         for entry in entries.difference(*[*self._shown.values()]) - self._permanent:
             _delete(entry)
 
@@ -66,10 +67,16 @@ class KeptFiles:
             _delete(entry)
             excess -= size
 
+    def _present(self) -> list[Path]:
+        try:
+            return [*self._folder.iterdir()]
+        except FileNotFoundError:  # a system may empty its folder for temporary files
+            return []
+
     def _entries(self) -> list[tuple[float, int, Path]]:
         """The time of each entry's last change, its bytes, and the entry, except the permanent."""
         entries = []
-        for entry in {*self._folder.iterdir()} - self._permanent:
+        for entry in {*self._present()} - self._permanent:
             with suppress(FileNotFoundError):  # a complete upload is renamed
                 inside = [*entry.iterdir()] if entry.is_dir() else []
                 states = [path.stat() for path in (entry, *inside)]

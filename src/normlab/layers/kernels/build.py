@@ -123,8 +123,9 @@ def _output(*command: str, temporary: str | None = None) -> str:
     except subprocess.TimeoutExpired:
         raise NormlabError(f"{command[0]} took longer than {TIME_LIMIT:.0f} seconds") from None
     finally:
-        with suppress(ProcessLookupError, PermissionError):  # ended, as it should be
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:  # afterwards its number may be another group's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
