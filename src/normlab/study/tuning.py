@@ -299,6 +299,8 @@ def extension(
         more: How many values below the smallest and above the largest.
     """
     knob = KNOBS[of.what]
+    if not knob.ordered:
+        return []
     values = sorted({float(trial.value) for trial in done})
     below, above = more
     beyond = [*_continued(values[::-1], below), *_continued(values, above)]
