@@ -124,8 +124,12 @@ class RunConfig(TrainingConfig):
     label_smoothing: Annotated[Share | None, default_is("the recipe's")] = None
     """Share of each target that is spread over all classes."""
 
-    augment: Annotated[tuple[AugmentStep, ...] | None, default_is("the recipe's")] = None
-    """Steps of augmentation, in order; no value means none."""
+    augment: Annotated[
+        tuple[AugmentStep, ...] | None,
+        tyro.conf.arg(metavar="[STEP ...]", help_behavior_hint="(default: the recipe's)"),
+    ] = None
+    """Steps of augmentation, in order: `color-jitter`, `affine`, `vertical-flip`, `shift`. No step
+    after the flag means none."""
 
     train_images: Annotated[Positive | None, default_is("all")] = None
     """Number of training images to use, stratified by class."""

@@ -208,9 +208,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     epochs, tune, seeds, trials, more, tmp_path, capsys
 ):
-    config = dataclasses.replace(
-        CONFIG, tune=tune, tune_seeds=seeds, epochs=epochs, batch_sizes=()
-    )
+    config = dataclasses.replace(CONFIG, tune=tune, tune_seeds=seeds, epochs=epochs, batch_sizes=())
     compare(config, tmp_path / "study", dry_run=True, workers=3)
     output = capsys.readouterr().out
     assert f"4 runs, after a search of {trials} more, 3 at a time: about " in output
@@ -390,11 +388,11 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path):
 # The search
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(20)
 def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "run_jobs", run_here)
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
-    rate = {"learning_rate": 1e-3}  # too low
+    rate = {"learning_rate": 0.004}  # too low
     config = dataclasses.replace(
         CONFIG, seeds=1, tune=("lr", "augment"), tune_seeds=2, norms=("bn", "ln"), **rate
     )
@@ -403,7 +401,7 @@ def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
     extensions = set()
     for arm in whole.arms:
         rates = tuning.in_round(whole.trials, arm.name, tuning.Round("lr"))
-        assert arm.config.learning_rate == tuning.best(rates).value > 4e-3
+        assert arm.config.learning_rate == tuning.best(rates).value
         extensions.add(tuning.added(rates))
         assert len(rates) == 2 * (4 + 2 + 2 + sum(tuning.added(rates)))
         steps = tuning.in_round(whole.trials, arm.name, tuning.Round("augment"))
@@ -414,10 +412,15 @@ def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
     assert below == 0 < above <= tuning.BEYOND * tuning.EXTENSIONS
     # As if the study had been killed: in the first round's rungs, while its values were extended,
     # and in the second round.
-    beyond = f"*-lr{rates[-1].value:g}-*"
+    beyond = f"*-lr{max(t.value for t in rates):g}-*"
     first = tuple(trial for trial in whole.trials if trial.what == "lr")
     for place, (lost, known) in enumerate(
-        [("ln-lr0.0005-*", ()), (beyond, ()), ("bn-augment*", first), ("ln-augment*", ())]
+        [
+            (f"ln-lr{rates[0].value:g}-*", ()),
+            (beyond, ()),
+            ("bn-augment*", first),
+            ("ln-augment*", ()),
+        ]
     ):
         part = tmp_path / str(place)
         shutil.copytree(whole.path, part)

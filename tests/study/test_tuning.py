@@ -76,6 +76,11 @@ def test_no_weight_decay_is_not_an_edge():
     assert tuning.edges(search(WD, lambda value, rung: value)) == (False, True)
 
 
+def test_where_all_values_are_equal_none_is_an_edge():
+    """A search that learned nothing, such as one at chance, is no reason for more of it."""
+    assert tuning.edges(search(LR, lambda value, rung: 0.1)) == (False, False)
+
+
 def test_values_beyond_an_edge_go_on_in_its_ratio_and_have_all_epochs():
     trials = search(LR, lambda value, rung: value)
     more = tuning.extension(LR, STUDY, ARMS[0], trials, (0, 2))

@@ -313,11 +313,13 @@ def extension(
 def edges(trials: Iterable[Trial]) -> tuple[bool, bool]:
     """Whether an arm's best value of a round is the smallest that it tried; and the largest.
 
-    Never for 0, for a value without an order, or if no value trained.
+    Never for 0, for a value without an order, if another is as good, or if no value trained.
     """
     trials = list(trials)
     found = best(trials)
     if found is None or not KNOBS[trials[0].what].ordered or found.value == 0:
+        return False, False
+    if sum(other.rank[:2] == found.rank[:2] for other in finalists(trials)) > 1:
         return False, False
     values = [float(trial.value) for trial in trials]
     return found.value == min(values), found.value == max(values)
