@@ -32,8 +32,8 @@ def test_the_noise_of_a_search_and_what_luck_may_have_cost(tmp_path):
         "with 42 runs each on held-out images, over the same values, each with 3 seeds."
     )
     assert noise.startswith(
-        "The noise of this search: with one learning rate, accuracy varies between seeds with a "
-        "standard deviation of 0."
+        "The noise of this search: near the best learning rate, accuracy varies between seeds with "
+        "a standard deviation of 0."
     )
     clear = with_accuracies(study, lambda t: 0.8 - t.value + 1e-4 * (t.seed % 3))
     assert searches(clear)[-1].endswith(
@@ -44,9 +44,9 @@ def test_the_noise_of_a_search_and_what_luck_may_have_cost(tmp_path):
     lucky = with_accuracies(study, lambda t: 0.8 + 0.01 * (t.seed % 3))
     (loss,) = (s for s in searches(lucky) if "second-best" in s)
     assert loss.endswith(
-        " The second-best value is within it for bn and gn: compared with the best of the values "
-        "that were tried with all epochs, an arm may have lost by luck up to 1.74 (bn) and 1.74 "
-        "(gn) points (95% limits)."
+        " The second-best value is within it for bn and gn: with that value, an arm might have "
+        "been better by up to 1.74 (bn) and 1.74 (gn) points, so much may have been lost by luck "
+        "(95% limits)."
     )
 
 

@@ -97,16 +97,17 @@ def _noise(of: Round, by_arm: dict[str, list[Trial]]) -> list[str]:
     else:
         spread = listed([f"{value:.2f} ({name})" for name, value in spreads.items()]) + " points"
     text = (
-        f"The noise of this search: with one {of.label}, accuracy varies between seeds with a "
+        f"The noise of this search: near the best {of.label}, accuracy varies between seeds with a "
         f"standard deviation of {spread}."
     )
     if not losses:
         return [f"{text} No second-best value is within it."]
     worst = sorted(losses, key=lambda name: -losses[name])
     return [
-        f"{text} The second-best value is within it for {_named([*losses])}: compared with the "
-        "best of the values that were tried with all epochs, an arm may have lost by luck up to "
-        f"{_named([f'{losses[name]:.2f} ({name})' for name in worst])} points (95% limits)."
+        f"{text} The second-best value is within it for {_named([*losses])}: with that value, an "
+        "arm might have been better by up to "
+        f"{_named([f'{losses[name]:.2f} ({name})' for name in worst])} points, so much may have "
+        "been lost by luck (95% limits)."
     ]
 
 
