@@ -30,10 +30,11 @@ try:
     if os.name == "posix":  # elsewhere os.kill ends the process
         sys.unraisablehook = _resend
 
+    from normlab.storage.files import user_cache
+
     # This process is normlab's own: a backend that the user's environment names is not needed, and
     # matplotlib keeps its files in normlab's cache. Where that cannot be written it says nothing.
-    _caches = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")  # noqa: PTH111
-    if _cache := next(filter(os.path.isabs, _caches), None):  # "~" stays where no home is known
+    if _cache := user_cache():
         os.environ.setdefault("MPLCONFIGDIR", f"{_cache}/normlab-matplotlib")
     os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -138,7 +138,8 @@ def compare(
         data_root: Folder of the data, as in `normlab train`.
         device: As in `normlab train`.
     """
-    from normlab.findings.study import group_by_setting, headline
+    from normlab.findings.groups import group_by_setting
+    from normlab.findings.study import headline
     from normlab.report.study_page import write_study_report
     from normlab.study.compare import compare as run_study
 

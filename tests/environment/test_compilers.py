@@ -251,7 +251,8 @@ def test_a_user_without_a_home_is_told_what_to_set():
 
 @pytest.mark.slow(3)
 def test_a_relative_cache_folder_is_ignored(tmp_path):
-    code = CODE.replace("library,", "print(build._cache_folder()); raise SystemExit\n    library,")
+    shown = "print(build.user_cache() / 'normlab'); raise SystemExit\n    library,"
+    code = CODE.replace("library,", shown)
     assert load("cache", code=code, HOME=str(tmp_path)) == str(tmp_path / ".cache" / "normlab")
 
 

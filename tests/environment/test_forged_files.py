@@ -28,6 +28,7 @@ from made_up import study as made_up_study
 from normlab.config import StudyConfig
 from normlab.errors import NormlabError, RunError, UsageError
 from normlab.findings import study as findings
+from normlab.findings.groups import group_by_setting
 from normlab.inference.evaluate import Evaluation
 from normlab.inference.predict import Prediction
 from normlab.report.card import model_card, write_card
@@ -88,7 +89,7 @@ def use_run(path):
 
 def use_study(path):
     study = Study.open(path)
-    groups = findings.group_by_setting(study)
+    groups = group_by_setting(study)
     findings.headline(study, groups)
     findings.further(study, groups)
 
@@ -301,7 +302,7 @@ def test_a_forged_study_is_refused_or_reported(data, tmp_path_factory):
     def report():
         study = Study.open(folder)
         study.write()
-        groups = findings.group_by_setting(study)
+        groups = group_by_setting(study)
         findings.headline(study, groups)
         findings.further(study, groups)
         for result in study.results:

@@ -12,8 +12,9 @@ from made_up import study as made_up
 from normlab.config import StudyConfig
 from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
+from normlab.findings.groups import changes, group_by_setting
 from normlab.findings.statistics import Difference
-from normlab.findings.study import group_by_setting, headline
+from normlab.findings.study import headline
 from normlab.study.plan import plan
 from normlab.study.record import Study
 
@@ -41,7 +42,7 @@ def test_the_change_from_batch_2_to_32_of_the_committed_study():
         for arm in ("bn-batch2", "gn-batch2", "bn-batch32", "gn-batch32")
     )
     test = stats.ttest_1samp((bn2 - gn2) - (bn32 - gn32), 0)
-    (change,) = findings.changes(study, group_by_setting(study))
+    (change,) = changes(study, group_by_setting(study))
     mean = change.change.mean
     assert (mean.low, mean.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert change.change.p_corrected == pytest.approx(test.pvalue)
@@ -56,7 +57,7 @@ def test_the_change_from_batch_2_to_32_of_the_committed_study():
 
 def test_in_the_default_family_the_interval_is_wider():
     study = Study.open(BATCHES)
-    found = findings.changes(study, group_by_setting(study))
+    found = changes(study, group_by_setting(study))
     (change,) = (c for c in found if c.change.first == "bn-batch32" and "gn" in c.change.second)
     half = stats.t.isf(0.025 / 23, 4) * stats.sem(change.change.differences)
     assert change.change.mean.high == pytest.approx(change.change.mean.value + half)
@@ -82,7 +83,7 @@ def test_a_change_of_an_arm_that_failed_with_some_seeds_is_not_tested():
         for r in study.results
     ]
     study = dataclasses.replace(study, results=tuple(results))
-    (change,) = findings.changes(study, group_by_setting(study))
+    (change,) = changes(study, group_by_setting(study))
     assert len(change.change.differences) == 3
     assert change.failures == ("ln-batch128",)
     clear = dataclasses.replace(

@@ -11,7 +11,8 @@ from made_up import study as made_up
 from normlab.errors import RunError
 from normlab.findings import statistics
 from normlab.findings import study as findings
-from normlab.findings.study import group_by_setting, headline, main_group
+from normlab.findings.groups import group_by_setting, main_group
+from normlab.findings.study import headline
 from normlab.study.record import Result
 
 

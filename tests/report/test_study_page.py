@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 from made_up import Page, dataset
 from made_up import study as made_up
 from normlab.errors import RunError
-from normlab.findings.study import group_by_setting, headline
+from normlab.findings.groups import group_by_setting
+from normlab.findings.study import headline
 from normlab.report.study_page import render, write_study_report
 from normlab.runs.run import Run
 from normlab.study import tuning

@@ -63,7 +63,7 @@ class Change:
 
 def comparisons(study: Study) -> int:
     """The number of comparisons that tests are corrected for: all contrasts, at every look."""
-    return max(1, len(study.family()) * study.config.looks)
+    return max(1, len(study.family) * study.config.looks)
 
 
 def changes(study: Study, accuracies: Accuracies, failed: Set[str]) -> list[Change]:
@@ -76,7 +76,7 @@ def changes(study: Study, accuracies: Accuracies, failed: Set[str]) -> list[Chan
     """
     number = comparisons(study)
     found = []
-    for contrast in study.family():
+    for contrast in study.family:
         if contrast.reference is None:
             continue
         values = [accuracies.get(arm.name, {}) for arm in contrast.arms]
@@ -104,7 +104,7 @@ def planned_pairs(study: Study) -> frozenset[frozenset[str]]:
     """The pairs of arms in one setting that the study tests, by name."""
     return frozenset(
         frozenset((contrast.first.name, contrast.second.name))
-        for contrast in study.family()
+        for contrast in study.family
         if contrast.reference is None
     )
 
@@ -116,7 +116,7 @@ def headline(study: Study, found: Sequence[Change]) -> list[str]:
         along = [c for c in found if _axes(c.contrast) == axes and len(c.change.differences) > 1]
         if not along:
             continue
-        planned = sum(c.reference is not None and _axes(c) == axes for c in study.family())
+        planned = sum(c.reference is not None and _axes(c) == axes for c in study.family)
         label = listed([AXES[axis].label for axis in axes])
         shown = [change for change in along if change.shown]
         if shown:
@@ -164,7 +164,7 @@ def tested(study: Study) -> str:
             parts.append(text)
         elif axes:
             parts.append(f"how each difference from {first.norm} changes against {listed(against)}")
-    size = len(study.family())
+    size = len(study.family)
     looks = study.config.looks
     times = f", at {counted(looks, 'look')}" if looks > 1 else ""
     chosen = "its plan" if study.config.contrasts else "normlab's default"

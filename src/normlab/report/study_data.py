@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from normlab.findings.contrasts import Change
-from normlab.findings.study import Group, changes, group_by_setting, main_group
+from normlab.findings.groups import Group, changes, group_by_setting, main_group
 from normlab.runs.run import Run
 from normlab.study.plan import settings, varying
 from normlab.study.predictions import Predictions

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from normlab.findings import contrasts
 from normlab.findings.calibration import BINS, calibration_bins, expected_calibration_error
 from normlab.findings.contrasts import Change
+from normlab.findings.groups import Group, along
 from normlab.findings.statistics import PAIR_TESTS, Difference
-from normlab.findings.study import Group, along
 from normlab.report.plots import (
     COLORS,
     FAINT,

@@ -13,7 +13,7 @@ from normlab.data import Dataset, apply_splits, load_for
 from normlab.errors import RunError
 from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
-from normlab.findings.study import Group
+from normlab.findings.groups import Group
 from normlab.network.shapes import count
 from normlab.recipes import Recipe
 from normlab.report import plots, study_figures

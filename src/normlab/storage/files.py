@@ -6,7 +6,6 @@ normlab works there too; a note says which guarantee is missing.
 
 import errno
 import os
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
     Raises:
         NormlabError: The file cannot be written (no space, no permission); the old one is intact.
     """
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}-{os.urandom(4).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -104,6 +103,18 @@ def _best_effort(consequence: str) -> Iterator[None]:
         if error.errno not in _NOT_OFFERED:
             raise
         note_once(f"this file system lacks a guarantee ({error.strerror}): {consequence}")
+
+
+def user_cache() -> Path | None:
+    """The user's folder for caches; None if there is no home folder.
+
+    A relative $XDG_CACHE_HOME is ignored, as its specification says.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        with suppress(RuntimeError):  # there is no home folder
+            base = Path.home() / ".cache"
+    return base if base.is_absolute() else None
 
 
 def refuse_link(folder: Path) -> None:

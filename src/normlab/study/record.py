@@ -16,6 +16,7 @@ import os
 import reprlib
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,10 +173,11 @@ class Study:
         if any(more <= fewer for fewer, more in pairwise(planned)):
             raise MalformedError("its numbers of seeds do not increase")
         try:
-            self.family()
+            _ = self.family  # refuses contrasts that are not those of its arms
         except UsageError as error:
             raise MalformedError(str(error)) from None
 
+    @cached_property
     def family(self) -> tuple[contrasts.Contrast, ...]:
         """The contrasts that it tests."""
         return contrasts.family(self.config, self.arms)

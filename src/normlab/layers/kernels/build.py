@@ -21,7 +21,7 @@ from pathlib import Path
 
 from normlab.errors import NormlabError
 from normlab.layers.activations import ACTIVATIONS, Activation, CompiledPass
-from normlab.storage.files import locked, write_atomically
+from normlab.storage.files import locked, user_cache, write_atomically
 
 FOLDER = Path(__file__).parent
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
@@ -63,7 +63,11 @@ def _load() -> ctypes.CDLL:
     texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, FOLDER / "common.h")]
     origin = "\n".join((*texts, *FLAGS, _machine(), _output(compiler, "-v")))
     name = f"kernels-{_hash(origin.encode())}"
-    folder = _cache_folder()
+    cache = user_cache()
+    if cache is None:
+        raise NormlabError("there is no home folder: set XDG_CACHE_HOME")
+    folder = cache / "normlab"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_writable_by_others(folder)
     if (library := _find(folder, name)) is not None:
         return library
@@ -135,23 +139,11 @@ def _output(*command: str, temporary: str | None = None) -> str:
     return output
 
 
-def _cache_folder() -> Path:
-    """The user's cache. A relative $XDG_CACHE_HOME is ignored, as its specification says."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():
-        with suppress(RuntimeError):  # there is none
-            base = Path.home() / ".cache"
-    if not base.is_absolute():
-        raise NormlabError("there is no home folder: set XDG_CACHE_HOME")
-    return base / "normlab"
-
-
 def _refuse_writable_by_others(folder: Path) -> None:
-    """Refuses a folder in which others could put a library, which is code. It is made private.
+    """Refuses a folder in which others could put a library, which is code.
 
     A group counts as others unless it has its owner's number, as private groups do.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = folder.resolve()
     if folder.stat().st_uid not in (0, os.geteuid()):
         raise NormlabError(f"{folder} belongs to another user: set XDG_CACHE_HOME")
