@@ -46,7 +46,7 @@ STUDY = StudyConfig(
     precision="bfloat16",
 )
 ADDED = ["contrasts", "margin", "looks"]  # by later versions; written only if given
-ADDED_TO_RUNS = ["muon", "label_smoothing", "augment"]
+ADDED_TO_RUNS = ["muon", "label_smoothing", "augment", "recalibrate"]
 
 
 def names(kind):
@@ -100,7 +100,7 @@ def test_files_record_the_settings_in_the_order_of_earlier_versions():
 
 
 def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them():
-    given = {"muon": 0.0, "label_smoothing": 0.0, "augment": ()}
+    given = {"muon": 0.0, "label_smoothing": 0.0, "augment": (), "recalibrate": True}
     for name, value in given.items():
         assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
     assert not set(given) & set(recorded(RUN))

@@ -41,7 +41,10 @@ def field_order(*names: str) -> Callable[[C], C]:
 
 MAX_SEEDS = 10_000
 # The fields that older files lack: of a study, and of a run.
-WRITTEN_IF_GIVEN = ("contrasts", "margin", "looks", "muon", "label_smoothing", "augment")
+WRITTEN_IF_GIVEN = (
+    *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
+    "recalibrate",
+)
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Precision = Literal["float32", "bfloat16"]
@@ -91,6 +94,13 @@ class TrainingConfig(DataConfig):
     weight_decay: Annotated[float | None, Range(at_least=0), default_is("the recipe's")] = None
     """Weight decay of convolutions and `FC`. Weights that Muon trains have none."""
 
+    muon: Annotated[float | None, Range(at_least=0), default_is("the recipe's")] = None
+    """Muon's learning rate for weights that mix channels, as a share of SGD's. 0: no Muon."""
+
+    recalibrate: bool = False
+    """After the last epoch of the run, measure running statistics anew over the training images,
+    before accuracy is measured; the accuracy without is recorded, too."""
+
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
     has instructions for it. Weights, their updates and evaluation stay in float32."""
@@ -100,7 +110,7 @@ class TrainingConfig(DataConfig):
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
-    *("train_images", "label_noise", "precision", "seed"),
+    *("train_images", "label_noise", "precision", "recalibrate", "seed"),
 )
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainingConfig):
@@ -117,9 +127,6 @@ class RunConfig(TrainingConfig):
 
     batch_size: Annotated[Positive | None, default_is("the recipe's")] = None
     """Images per step."""
-
-    muon: Annotated[float | None, Range(at_least=0), default_is("the recipe's")] = None
-    """Muon's learning rate for weights that mix channels, as a share of SGD's. 0: no Muon."""
 
     label_smoothing: Annotated[Share | None, default_is("the recipe's")] = None
     """Share of each target that is spread over all classes."""
@@ -144,7 +151,8 @@ class RunConfig(TrainingConfig):
 @field_order(
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
-    *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "precision"),
+    *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
+    "recalibrate",
 )
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TrainingConfig):

@@ -17,7 +17,8 @@ from normlab.findings import contrasts
 from normlab.findings.calibration import BINS, calibration_bins, expected_calibration_error
 from normlab.findings.contrasts import Change
 from normlab.findings.groups import Group, along
-from normlab.findings.statistics import PAIR_TESTS, Difference
+from normlab.findings.recalibration import without_recalibration
+from normlab.findings.statistics import PAIR_TESTS, Difference, Estimate
 from normlab.report.plots import (
     COLORS,
     FAINT,
@@ -67,6 +68,7 @@ def accuracy(data: StudyData) -> list[PageFigure]:
             title="Accuracy by epoch",
             caption=_curves_caption(main),
         ),
+        *_along_statistics(data),
         *(
             _along_axis(data, axis, line)
             for axis in data.axes
@@ -309,6 +311,96 @@ def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> 
     axes.set_xticks(places, [axis_value(value) for value in values])
     axes.minorticks_off()
     axes.set_xlabel(AXES[axis].label)
+    axes.set_ylabel("accuracy, last epoch")
+    axes.yaxis.set_major_formatter(percent_axis)
+    axes.grid()
+    _legend(figure, axes)
+    return figure
+
+
+def _along_statistics(data: StudyData) -> list[PageFigure]:
+    """Accuracy against the images that batch statistics are over; empty without such arms."""
+    main = data.main
+    images = {arm.name: n for arm in main.arms if (n := _images_of_statistics(arm))}
+    if len(images) < 3 or len({arm.recipe.batch_size for arm in main.arms}) > 1:
+        return []
+    over = [
+        arm for arm in sorted(main.arms, key=lambda a: images.get(a.name, 0)) if arm.name in images
+    ]
+    others = [arm for arm in main.arms if arm.name not in images]
+    best = max(over, key=main.score)
+    hollow = " Hollow: running statistics as training left them." if _before(data, over) else ""
+    return [
+        PageFigure(
+            name="statistics",
+            draw=lambda: _draw_along_statistics(data, over, others, images),
+            alt=f"Accuracy against the number of images in batch statistics: "
+            f"from {percent(main.mean(over[0]).value, data.study.images)} at "
+            f"{images[over[0].name]} to {percent(main.mean(over[-1]).value, data.study.images)} at "
+            f"{images[over[-1].name]}, highest at {images[best.name]}.",
+            title="Accuracy against the images that statistics are over",
+            caption="The weights are updated after the same number of images everywhere; only the "
+            "batch that the statistics see differs. Means and their 95% intervals; bands: "
+            f"normalizations that do not look at other images.{hollow}",
+        )
+    ]
+
+
+def _images_of_statistics(arm: Arm) -> int | None:
+    """The images that an arm's statistics are over in training; None for other normalizations."""
+    kind, _, images = arm.norm.partition("=")
+    if kind == "bn":
+        return arm.recipe.batch_size
+    return int(images or 32) if kind == "ghost-bn" else None
+
+
+def _before(data: StudyData, arms: Sequence[Arm]) -> list[Estimate | None]:
+    """The means of arms without recalibration; empty if nothing was recalibrated."""
+    if not data.study.config.recalibrate:
+        return []
+    return [without_recalibration(data.study, data.main, arm) for arm in arms]
+
+
+@styled
+def _draw_along_statistics(
+    data: StudyData, over: Sequence[Arm], others: Sequence[Arm], images: Mapping[str, int]
+) -> Figure:
+    """As Wu & He 2018, Group Normalization, figure 1, but with the same updates everywhere."""
+    figure = Chart(figsize=(WIDTH, 3.5))
+    axes = figure.subplots()
+    xs = [images[arm.name] for arm in over]
+    means = [data.main.mean(arm) for arm in over]
+    ends = np.array([[e.value - e.low, e.high - e.value] for e in means]).T
+    ends[np.isinf(ends)] = np.nan
+    axes.errorbar(
+        xs,
+        [e.value for e in means],
+        yerr=ends,
+        color=color_of(0),
+        marker=marker_of(0),
+        capsize=2.5,
+        elinewidth=1.0,
+        label="bn",
+    )
+    if before := _before(data, over):
+        axes.plot(
+            xs,
+            [e.value if e else math.nan for e in before],
+            linestyle=":",
+            color=color_of(0),
+            marker=marker_of(0),
+            markerfacecolor=PAPER,
+            label="bn, not recalibrated",
+        )
+    for k, arm in enumerate(others, start=1):
+        mean = data.main.mean(arm)
+        axes.axhline(mean.value, color=color_of(k), linewidth=1.2, label=short(arm.norm, 22))
+        if math.isfinite(mean.high):
+            axes.axhspan(mean.low, mean.high, color=color_of(k), alpha=0.12, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(xs, [str(x) for x in xs])
+    axes.minorticks_off()
+    axes.set_xlabel("images that bn's statistics are over")
     axes.set_ylabel("accuracy, last epoch")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()

@@ -53,6 +53,8 @@ class Epoch:
         accuracy: Share of images classified correctly on that split.
         learning_rate: Learning rate of the epoch's last step.
         seconds: Time for training and evaluation; the parts of a resumed epoch are added up.
+        without_recalibration: Accuracy before running statistics were measured anew; None if they
+            were not.
     """
 
     epoch: Positive
@@ -63,6 +65,7 @@ class Epoch:
     accuracy: Share
     learning_rate: Annotated[float, Range(at_least=0)]
     seconds: Seconds
+    without_recalibration: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -458,5 +461,7 @@ def append_metrics(path: Path, epoch: Epoch) -> None:
 
 
 def _line(epoch: Epoch) -> str:
-    content = add_checksum({"schema": SCHEMA} | dataclasses.asdict(epoch))
-    return json.dumps(content, allow_nan=False) + "\n"
+    content = {"schema": SCHEMA} | dataclasses.asdict(epoch)
+    if epoch.without_recalibration is None:
+        del content["without_recalibration"]
+    return json.dumps(add_checksum(content), allow_nan=False) + "\n"

@@ -412,7 +412,9 @@ def _run_config(
         epochs=study.epochs,
         learning_rate=study.learning_rate,
         weight_decay=study.weight_decay,
+        muon=study.muon,
         precision=study.precision,
+        recalibrate=study.recalibrate,
     )
     for field, axis in AXES.items():
         config = axis.apply(config, getattr(setting, field), available)

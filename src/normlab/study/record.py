@@ -51,6 +51,8 @@ class Result:
         problem: Why it failed; empty if it did not.
         accuracies: Accuracy after each epoch, 0 to 1.
         parameters: Number of parameters of the network; 0 while it is unknown.
+        without_recalibration: Accuracy before running statistics were measured anew; None if they
+            were not.
     """
 
     arm: str
@@ -59,6 +61,14 @@ class Result:
     problem: str = ""
     accuracies: tuple[Share, ...] = ()
     parameters: Annotated[int, Range(at_least=0, below=2**63)] = 0
+    without_recalibration: Share | None = None
+
+    def recorded(self) -> dict[str, Any]:
+        """Its fields as files have them: older files lack the last."""
+        content = dataclasses.asdict(self)
+        if self.without_recalibration is None:
+            del content["without_recalibration"]
+        return content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +222,7 @@ class Study:
                 "images": self.images,
                 "fingerprint": self.fingerprint,
                 "trials": [trial.recorded() for trial in self.trials],
-                "results": [dataclasses.asdict(result) for result in self.results],
+                "results": [result.recorded() for result in self.results],
                 **({"earlier_seeds": self.earlier_seeds} if self.earlier_seeds else {}),
             }
         )
@@ -279,6 +289,7 @@ class Study:
             *("arm", "norm", *settings, *recipe),
             *("seed", "state"),
             *("parameters", "epochs_done", "last_accuracy", "best_accuracy", "seconds", "problem"),
+            *(["without_recalibration"] if self.config.recalibrate else []),
         ]
         for result in self.results:
             arm, costs = self.arm(result.arm), self.costs.get(f"{result.arm}-{result.seed}")
@@ -289,6 +300,7 @@ class Study:
                 *(result.seed, result.state, result.parameters or "", len(measured)),
                 *((measured[-1], max(measured)) if measured else ("", "")),
                 *(f"{costs.seconds:.1f}" if costs else "", result.problem),
+                *([result.without_recalibration] if self.config.recalibrate else []),
             ]
 
 
@@ -319,6 +331,7 @@ def _measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, 
         problem="",
         accuracies=tuple(epoch.accuracy for epoch in run.epochs),
         parameters=run.summary.parameters,
+        without_recalibration=run.last.without_recalibration,
     )
     return done, Costs(seconds=run.seconds, peak_memory=answers_of(run).peak_memory)
 
