@@ -68,6 +68,18 @@ def test_the_table_has_one_row_per_run(finished):
 
 
 @pytest.mark.slow(4)
+def test_a_finished_study_whose_weights_were_left_out_trains_nothing(finished, tmp_path):
+    out = tmp_path / "study"
+    shutil.copytree(finished.path, out)
+    for weights in out.glob("runs/*/model.safetensors"):
+        weights.unlink()
+    again = compare(CONFIG, out, quiet=True, workers=2)
+    assert [r.state for r in again.results] == ["done"] * 4
+    assert content(out) == content(finished.path)
+    assert runs_of(out) == 0
+
+
+@pytest.mark.slow(4)
 def test_a_temporary_file_left_by_a_kill_is_removed_but_other_files_are_refused(tmp_path):
     config = dataclasses.replace(CONFIG, norms=("ln",), seeds=1, epochs=1)
     out = tmp_path / "study"
