@@ -202,9 +202,12 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
         config: Other settings of the study.
     """
     config = StudyConfig(
-        **{"network": "nano", "norms": ("bn", "gn", "ln"), "seeds": seeds, **config}
+        **{"network": "nano", "norms": ("bn", "gn", "ln"), "seeds": seeds, "tune_seeds": 1}
+        | {"tune": ("lr",)}
+        | config
     )
-    config = dataclasses.replace(config, tune=("lr",) if trials else ())
+    if not trials:
+        config = dataclasses.replace(config, tune=(), tune_seeds=3)
     arms = plan(config, classes=len(classes), images=50_000)
     random = np.random.default_rng(0)
     labels = np.arange(images) % len(classes)
@@ -269,18 +272,25 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
 
 def searched(config, arms):
     """The trials of a search: the best value is in the middle for the first arm, then moves up."""
-    for k, arm in enumerate(arms):
-        done = ()
-        for rung in range(3):
-            asked = tuning.rung_of("lr", rung, config, arm, done)
-            values = tuning.grid("lr", config, arm)
-            done = [
-                dataclasses.replace(
-                    trial,
-                    accuracy=max(
-                        0.0, 0.6 + 0.04 * rung - 0.02 * abs(values.index(trial.value) - 3 - k)
-                    ),
-                )
-                for trial in asked
-            ]
-            yield from done
+    noise = np.random.default_rng(1).normal(0, 0.004 * (config.tune_seeds > 1), 100)
+    for of in tuning.rounds(config):
+        for k, arm in enumerate(arms):
+            done = ()
+            for rung in of.rungs:
+                asked = tuning.rung_of(of, rung, config, arm, done)
+                values = tuning.grid(of, config, arm)
+                middle = (len(values) - 1) // 2
+                done = [
+                    dataclasses.replace(
+                        trial,
+                        accuracy=max(
+                            0.0,
+                            0.6
+                            + 0.04 * rung
+                            - 0.02 * abs(values.index(trial.value) - middle - k)
+                            + noise[(trial.seed * 7 + values.index(trial.value) + 31 * k) % 100],
+                        ),
+                    )
+                    for trial in asked
+                ]
+                yield from done

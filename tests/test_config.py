@@ -4,7 +4,13 @@ import dataclasses
 from pathlib import Path
 
 from normlab import Recipe, RunConfig, StudyConfig
-from normlab.config import WRITTEN_IF_GIVEN, DataConfig, TrainingConfig, field_order
+from normlab.config import (
+    WRITTEN_IF_GIVEN,
+    DataConfig,
+    TrainingConfig,
+    field_order,
+    recorded,
+)
 from normlab.runs.run import DataCard, Run
 
 RUN = RunConfig(
@@ -40,6 +46,7 @@ STUDY = StudyConfig(
     precision="bfloat16",
 )
 ADDED = ["contrasts", "margin", "looks"]  # by later versions; written only if given
+ADDED_TO_RUNS = ["muon", "label_smoothing", "augment", "recalibrate"]
 
 
 def names(kind):
@@ -77,19 +84,35 @@ def test_a_run_has_the_digest_that_earlier_versions_gave_it():
 
 def test_files_record_the_settings_in_the_order_of_earlier_versions():
     data = ["dataset", "holdout", "split_seed", "skip_unreadable"]
-    assert list(dataclasses.asdict(RUN)) == [
+    assert list(recorded(RUN)) == [
         *data,
         *("network", "norm", "budget", "recipe", "untuned", "epochs", "batch_size"),
         *("learning_rate", "weight_decay", "train_images", "label_noise", "precision", "seed"),
     ]
-    assert list(dataclasses.asdict(STUDY)) == [
+    assert list(recorded(STUDY)) == [
         *data,
         *("network", "norms", "seeds", "layouts", "budgets", "batch_sizes", "groups"),
         *("train_images", "label_noise", "tune", "recipe", "untuned", "epochs"),
         *("learning_rate", "weight_decay", "precision"),
-        *ADDED,
+        "tune_seeds",
     ]
-    assert tuple(ADDED) == WRITTEN_IF_GIVEN
+    assert (*ADDED, *ADDED_TO_RUNS) == WRITTEN_IF_GIVEN
+
+
+def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them():
+    given = {"muon": 0.0, "label_smoothing": 0.0, "augment": (), "recalibrate": True}
+    for name, value in given.items():
+        assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
+    assert not set(given) & set(recorded(RUN))
+
+
+def test_the_seeds_of_a_search_are_recorded_where_there_is_one():
+    """Searches of earlier versions had one seed and do not state it."""
+    assert recorded(STUDY)["tune_seeds"] == 3
+    assert "tune_seeds" not in recorded(dataclasses.replace(STUDY, tune=()))
+    once = dataclasses.replace(STUDY, tune_seeds=1)
+    assert "tune_seeds" not in recorded(once)
+    assert "--tune-seeds 1" in once.command
 
 
 def test_a_studys_command_gives_its_settings_in_the_order_of_earlier_versions():

@@ -116,3 +116,18 @@ def test_tuned_settings_apply_unless_the_configuration_overrides_them(monkeypatc
     assert (recipe.learning_rate, recipe.weight_decay) == (0.125, 0.0)
     assert resolve(RunConfig(network="sprint", norm="ln")) == RECIPES["sprint"]
     assert resolve(RunConfig(network="seed-bn", norm="gn")) == RECIPES["seed"]
+
+
+def test_a_run_may_state_the_settings_that_a_search_finds():
+    config = RunConfig(network="micro", muon=0.0, label_smoothing=0.0, augment=())
+    recipe = resolve(config)
+    assert (recipe.muon, recipe.label_smoothing, recipe.augment) == (0.0, 0.0, ())
+    plain = resolve(RunConfig(network="micro"))
+    assert (plain.muon, plain.label_smoothing, plain.augment) == (0.05, 0.1, ("shift",))
+    for stated, problem in [
+        ({"muon": -1.0}, "--muon must be at least 0, not -1.0"),
+        ({"label_smoothing": 1.5}, "--label-smoothing must be at most 1, not 1.5"),
+        ({"augment": ("flip",)}, "no step 'flip': --augment has color-jitter, affine"),
+    ]:
+        with pytest.raises(UsageError, match=problem):
+            resolve(RunConfig(network="micro", **stated))

@@ -5,6 +5,7 @@
 differ when the run is resumed or evaluated on another machine.
 """
 
+import dataclasses
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from normlab.ranges import Count, Positive, Range
+from normlab.ranges import Count, Positive, Range, Share
 
 
 def default_is(text: str) -> object:
@@ -39,7 +40,13 @@ def field_order(*names: str) -> Callable[[C], C]:
 
 
 MAX_SEEDS = 10_000
-WRITTEN_IF_GIVEN = ("contrasts", "margin", "looks")  # a study's fields that older files lack
+# The fields that older files lack: of a study, and of a run.
+WRITTEN_IF_GIVEN = (
+    *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
+    "recalibrate",
+)
+AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
+Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Precision = Literal["float32", "bfloat16"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
@@ -87,6 +94,13 @@ class TrainingConfig(DataConfig):
     weight_decay: Annotated[float | None, Range(at_least=0), default_is("the recipe's")] = None
     """Weight decay of convolutions and `FC`. Weights that Muon trains have none."""
 
+    muon: Annotated[float | None, Range(at_least=0), default_is("the recipe's")] = None
+    """Muon's learning rate for weights that mix channels, as a share of SGD's. 0: no Muon."""
+
+    recalibrate: bool = False
+    """After the last epoch of the run, measure running statistics anew over the training images,
+    before accuracy is measured; the accuracy without is recorded, too."""
+
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
     has instructions for it. Weights, their updates and evaluation stay in float32."""
@@ -95,7 +109,8 @@ class TrainingConfig(DataConfig):
 @field_order(
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
-    *("train_images", "label_noise", "precision", "seed"),
+    *("muon", "label_smoothing", "augment"),
+    *("train_images", "label_noise", "precision", "recalibrate", "seed"),
 )
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainingConfig):
@@ -113,6 +128,16 @@ class RunConfig(TrainingConfig):
     batch_size: Annotated[Positive | None, default_is("the recipe's")] = None
     """Images per step."""
 
+    label_smoothing: Annotated[Share | None, default_is("the recipe's")] = None
+    """Share of each target that is spread over all classes."""
+
+    augment: Annotated[
+        tuple[AugmentStep, ...] | None,
+        tyro.conf.arg(metavar="[STEP ...]", help_behavior_hint="(default: the recipe's)"),
+    ] = None
+    """Steps of augmentation, in order: `color-jitter`, `affine`, `vertical-flip`, `shift`. No step
+    after the flag means none."""
+
     train_images: Annotated[Positive | None, default_is("all")] = None
     """Number of training images to use, stratified by class."""
 
@@ -126,7 +151,8 @@ class RunConfig(TrainingConfig):
 @field_order(
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
-    *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "precision"),
+    *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
+    "recalibrate",
 )
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TrainingConfig):
@@ -161,9 +187,13 @@ class StudyConfig(TrainingConfig):
     label_noise: Annotated[tuple[NoiseShare, ...], default_is("none")] = ()
     """Shares of wrong training labels; 0 means none."""
 
-    tune: Annotated[tuple[Literal["lr", "wd"], ...], default_is("the recipe's settings")] = ()
-    """Search the learning rate, the weight decay, or both on held-out images before the runs, with
-    the same trials for every normalization."""
+    tune: Annotated[tuple[Searched, ...], default_is("the recipe's settings")] = ()
+    """Settings to search on held-out images before the runs, with the same trials for every
+    normalization: one after the other, each at the best values of those before. One may come again:
+    `lr batch-size lr`."""
+
+    tune_seeds: Annotated[int, Range(at_least=1, at_most=100)] = 3
+    """Number of seeds with which each value of the search is tried."""
 
     contrasts: Annotated[tuple[str, ...], default_is("pairs changes")] = ()
     """What is tested, and corrected for: `pairs` in each setting; `changes` of the differences from
@@ -184,12 +214,28 @@ class StudyConfig(TrainingConfig):
         words = ["normlab", "compare", self.network]
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "tune_seeds" and not self.tune:
+                continue
             stated = field.name in ("norms", "seeds")  # always: they are what is compared
             if field.name != "network" and (stated or value != field.default):
                 words.append(f"--{field.name.replace('_', '-')}")
                 values = value if isinstance(value, tuple) else (value,)
                 words += [str(each) for each in values if each is not True]
         return shlex.join(words)
+
+
+def recorded(config: RunConfig | StudyConfig) -> dict[str, Any]:
+    """A configuration as files have it: without what older ones lack and nobody asked for."""
+    defaults = {field.name: field.default for field in fields(config)}
+    written = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in WRITTEN_IF_GIVEN or value != defaults[name]
+    }
+    # Searches that do not state it had one seed.
+    if isinstance(config, StudyConfig) and (not config.tune or config.tune_seeds == 1):
+        del written["tune_seeds"]
+    return written
 
 
 @dataclass(frozen=True, kw_only=True)

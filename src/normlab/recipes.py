@@ -3,13 +3,11 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from normlab.config import RunConfig
+from normlab.config import AugmentStep, RunConfig
 from normlab.errors import UsageError
 from normlab.ranges import LARGEST, Positive, Range, Share
-
-AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +130,13 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
+# A recipe's settings that a run's configuration may state.
+SETTINGS = (
+    *("epochs", "batch_size", "learning_rate", "weight_decay"),
+    *("muon", "label_smoothing", "augment"),
+)
+
+
 def find(name: str) -> Recipe:
     """A recipe by its name; UsageError if there is no such recipe."""
     if name not in RECIPES:
@@ -159,16 +164,19 @@ def resolve(config: RunConfig) -> Recipe:
     recipe = find(name)
     tuned = {} if config.untuned else tuned_settings(name, config.norm) or {}
     given: dict[str, Any] = {
-        setting: value
-        for setting in ("epochs", "batch_size", "learning_rate", "weight_decay")
-        if (value := getattr(config, setting)) is not None
+        setting: value for setting in SETTINGS if (value := getattr(config, setting)) is not None
     }
     for setting, value in given.items():
-        bound = "at least" if setting == "weight_decay" else "above"
-        largest = LARGEST if setting in ("epochs", "batch_size") else math.inf
+        if setting == "augment":
+            continue
+        bound = "at least" if setting in ("weight_decay", "muon", "label_smoothing") else "above"
+        largest = {"epochs": LARGEST, "batch_size": LARGEST, "label_smoothing": 1}.get(setting)
         flag = f"--{setting.replace('_', '-')}"
         if not 0 <= value < math.inf or (value == 0 and bound == "above"):
             raise UsageError(f"{flag} must be {bound} 0, not {value}")
-        if value > largest:  # config.json could not be read again
+        if largest is not None and value > largest:  # config.json could not be read again
             raise UsageError(f"{flag} must be at most {largest:,}, not {value:,}")
+    for step in given.get("augment", ()):
+        if step not in get_args(AugmentStep):
+            raise UsageError(f"no step {step!r}: --augment has {', '.join(get_args(AugmentStep))}")
     return dataclasses.replace(recipe, **(tuned | given))

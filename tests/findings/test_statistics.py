@@ -474,3 +474,52 @@ def test_drawn_sign_patterns_include_the_observed_one_and_are_reproducible():
     assert statistics.sign_flip(clear) == 1 / 100_001
     unclear = np.random.default_rng(5).normal(0.3, 1.0, 40)
     assert statistics.sign_flip(unclear) == statistics.sign_flip(unclear)
+
+
+# The choice of a value
+
+
+def tried(rng, means, seeds, *, shared=0.0):
+    """Accuracies of several values with their seeds, the one of highest mean first; their means.
+
+    Values far below the others vary little, as those at chance do.
+    """
+    by_seed = rng.normal(0, shared, seeds)
+    values = [mean + by_seed + rng.normal(0, 0.5 if mean > 50 else 0.05, seeds) for mean in means]
+    order = sorted(range(len(means)), key=lambda k: -values[k].mean())
+    return [values[k] for k in order], [means[k] for k in order]
+
+
+@pytest.mark.slow(3)
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "means",
+    [(80, 80), (80, 80.3), (80, 80, 80, 80), (79.5, 80, 80.2, 80.4), (70, 80), (80, 80.3, 10, 10)],
+)
+def test_what_a_choice_lost_by_luck_is_above_its_limit_in_at_most_5_percent(means, shared):
+    rng = np.random.default_rng(5)
+    exceeded = 0
+    for _ in range(1000):
+        values, true = tried(rng, means, 3, shared=shared)
+        exceeded += true[1] - true[0] > statistics.choice(values).loss
+    assert exceeded <= 65  # 5%, and three standard errors
+
+
+def test_the_limit_is_student_s_with_bonferroni_s_correction_for_the_other_values():
+    rng = np.random.default_rng(6)
+    first, second, third = (80 + rng.normal(0, 0.5, 4) for _ in range(3))
+    first += 0.5
+    found = statistics.choice([first, second])
+    test = stats.ttest_ind(second, first, alternative="less")
+    assert found.loss == pytest.approx(max(0, test.confidence_interval(0.95).high))
+    assert found.spread == pytest.approx(np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 2))
+    corrected = statistics.choice([first, second, third])
+    assert corrected.loss == pytest.approx(max(0, test.confidence_interval(0.975).high))
+    assert corrected.spread == found.spread
+
+
+def test_a_clear_choice_lost_nothing_and_a_choice_without_noise_is_not_judged():
+    assert statistics.choice([[0.9, 0.91, 0.9], [0.5, 0.51, 0.52]]).loss == 0
+    assert statistics.choice([[0.9, 0.9], [0.8, 0.8]]) is None
+    assert statistics.choice([[0.9], [0.8]]) is None
+    assert statistics.choice([[0.9, 0.8]]) is None

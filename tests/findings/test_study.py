@@ -164,6 +164,22 @@ def test_other_recipes_do_not_say_that_they_were_made_with_bn(tmp_path):
     assert not any("made with bn" in sentence for sentence in sentences(study)[1])
 
 
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        ("micro", "The layout of micro was chosen with bn alone: this too may favour bn."),
+        ("line-5k", "The layout of line-5k was chosen with bn, gn and ln, in trials that were not"),
+        ("seed-bn", None),
+        ("C:4 GAP FC", None),
+    ],
+)
+def test_the_page_says_with_what_a_named_layout_was_chosen(tmp_path, network, sentence):
+    study = made_up(tmp_path, network=network, seeds=2, trials=False, images=200)
+    found = [s for s in sentences(study)[1] if "was chosen with" in s]
+    assert len(found) == (sentence is not None)
+    assert sentence is None or found[0].startswith(sentence)
+
+
 def test_the_headline_says_that_the_best_never_changes(tmp_path):
     study = made_up(tmp_path, label_noise=(0.0, 0.2), norms=("bn", "ln"))
     (_, changes), _ = sentences(study)

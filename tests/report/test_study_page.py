@@ -1,5 +1,6 @@
 """The page about a study, for synthetic studies."""
 
+import csv
 import dataclasses
 import re
 import time
@@ -16,7 +17,7 @@ from normlab.findings.study import headline
 from normlab.report.study_page import render, write_study_report
 from normlab.runs.run import Run
 from normlab.study import tuning
-from normlab.study.record import answers_of
+from normlab.study.record import Study, answers_of
 
 
 @pytest.fixture(scope="module")
@@ -396,3 +397,50 @@ def test_the_page_says_what_muon_makes_of_none(norms, recipe, said, tmp_path):
     study = made_up(tmp_path, seeds=2, norms=norms, recipe=recipe, epochs=19, trials=False)
     text = Page(render(study, None)).text
     assert ("With Muon, none is a weight normalization" in text) == said
+
+
+def recalibrated(path, norms):
+    """A study whose accuracies were 3 points lower before statistics were measured anew."""
+    made = made_up(path, norms=norms, seeds=3, trials=False, recalibrate=True)
+    results = tuple(
+        dataclasses.replace(
+            result,
+            without_recalibration=result.accuracies[-1] - 0.03 * ("bn" in result.arm),
+        )
+        for result in made.results
+    )
+    made = dataclasses.replace(made, results=results)
+    made.write()
+    return Study.open(path)
+
+
+def test_accuracy_is_shown_with_and_without_recalibration(tmp_path):
+    study = recalibrated(tmp_path / "study", ("bn", "ghost-bn=2", "gn"))
+    text = Page(render(study, None)).text
+    assert "running statistics were measured anew" in text
+    assert text.count(" 3.00 ") == 2
+    assert " 0.00 " in text
+    header, *rows = csv.reader((tmp_path / "study" / "study.csv").read_text().splitlines())
+    assert header[-1] == "without_recalibration"
+    assert [float(row[-1]) for row in rows] == [r.without_recalibration for r in study.results]
+
+
+def test_a_study_without_recalibration_does_not_mention_it(study, page):
+    assert "measured anew" not in page.text
+    assert "recalibrat" not in (study.path / "study.json").read_text()
+    assert "recalibrat" not in (study.path / "study.csv").read_text()
+
+
+def test_ghost_batches_have_a_figure_along_the_images_of_their_statistics(tmp_path):
+    norms = ("bn", "ghost-bn=2", "ghost-bn=8", "gn")
+    study = recalibrated(tmp_path / "study", norms)
+    page = Page(render(study, None))
+    (alt,) = (a["aria-label"] for a in page.all("svg") if "images in batch" in a["aria-label"])
+    assert " at 2 to " in alt
+    assert " at 128" in alt  # nano's batch
+    assert "Hollow: running statistics as training left them." in page.text
+
+
+def test_two_batch_normalizations_have_no_such_figure(tmp_path):
+    study = recalibrated(tmp_path / "study", ("bn", "ghost-bn=2", "gn"))
+    assert "images that statistics are over" not in Page(render(study, None)).text

@@ -68,6 +68,18 @@ def test_the_table_has_one_row_per_run(finished):
 
 
 @pytest.mark.slow(4)
+def test_a_finished_study_whose_weights_were_left_out_trains_nothing(finished, tmp_path):
+    out = tmp_path / "study"
+    shutil.copytree(finished.path, out)
+    for weights in out.glob("runs/*/model.safetensors"):
+        weights.unlink()
+    again = compare(CONFIG, out, quiet=True, workers=2)
+    assert [r.state for r in again.results] == ["done"] * 4
+    assert content(out) == content(finished.path)
+    assert runs_of(out) == 0
+
+
+@pytest.mark.slow(4)
 def test_a_temporary_file_left_by_a_kill_is_removed_but_other_files_are_refused(tmp_path):
     config = dataclasses.replace(CONFIG, norms=("ln",), seeds=1, epochs=1)
     out = tmp_path / "study"
@@ -195,14 +207,27 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "trials"), [(16, 28), (2, 20)]
-)  # with 2 epochs, the first two rungs are the same runs
-def test_a_dry_run_prints_the_plan_and_writes_nothing(epochs, trials, tmp_path, capsys):
-    config = dataclasses.replace(CONFIG, tune=("lr",), epochs=epochs)
+    ("epochs", "tune", "seeds", "trials", "more"),
+    [
+        (16, ("lr",), 1, 28, 4),
+        (16, ("lr",), 3, 84, 12),
+        (2, ("lr",), 1, 20, 4),  # with 2 epochs, the first two rungs are the same runs
+        (16, ("lr", "augment"), 1, 28 + 4, 4),
+        (16, ("augment",), 3, 12, None),
+        (16, ("batch-size", "lr"), 1, 18 + 28, 4),
+    ],
+)
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    epochs, tune, seeds, trials, more, tmp_path, capsys
+):
+    config = dataclasses.replace(CONFIG, tune=tune, tune_seeds=seeds, epochs=epochs, batch_sizes=())
     compare(config, tmp_path / "study", dry_run=True, workers=3)
     output = capsys.readouterr().out
     assert f"4 runs, after a search of {trials} more, 3 at a time: about " in output
-    assert "searched" in output
+    assert ("searched" in output) == (tune != ("augment",))
+    assert ("beyond it, 3 times at most" in output) == (more is not None)
+    assert more is None or f": each time {more} runs more, about " in output
+    assert ("smaller batches take longer" in output) == ("batch-size" in tune)
     assert not (tmp_path / "study").exists()
 
 
@@ -375,28 +400,61 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path):
 # The search
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(20)
 def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "run_jobs", run_here)
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
-    config = dataclasses.replace(CONFIG, seeds=1, tune=("lr",), norms=("ln",))
+    rate = {"learning_rate": 0.004}  # too low
+    config = dataclasses.replace(
+        CONFIG, seeds=1, tune=("lr", "augment"), tune_seeds=2, norms=("bn", "ln"), **rate
+    )
     whole = compare(config, tmp_path / "whole", quiet=True, workers=2)
-    assert len(whole.trials) == 4 + 2 + 1
     assert all(0 <= trial.accuracy <= 1 for trial in whole.trials)
+    extensions = set()
     for arm in whole.arms:
-        last = [t for t in whole.trials if t.arm == arm.name and t.rung == 2]
-        assert arm.config.learning_rate == max(last, key=lambda t: t.accuracy).value
-    # As if the study had been killed in the second rung.
-    part = tmp_path / "part"
-    shutil.copytree(whole.path, part)
-    shutil.rmtree(part / "runs")
-    shutil.rmtree(next(part.glob("tuning/ln-lr*")))
-    record = Study.open(part)
-    begun = tuple(Result(arm=r.arm, seed=r.seed) for r in record.results)
-    trials = tuple(trial for trial in record.trials if trial.rung < 2)
+        rates = tuning.in_round(whole.trials, arm.name, tuning.Round("lr"))
+        assert arm.config.learning_rate == tuning.best(rates).value
+        extensions.add(tuning.added(rates))
+        assert len(rates) == 2 * (4 + 2 + 2 + sum(tuning.added(rates)))
+        steps = tuning.in_round(whole.trials, arm.name, tuning.Round("augment"))
+        assert {t.value for t in steps} == {"none", "shift"}
+        found = tuning.best(steps).value
+        assert arm.recipe.augment == (() if found == "none" else (found,))
+    ((below, above),) = extensions  # for both alike
+    assert below == 0 < above <= tuning.BEYOND * tuning.EXTENSIONS
+    # As if the study had been killed: in the first round's rungs, while its values were extended,
+    # and in the second round.
+    beyond = f"*-lr{max(t.value for t in rates):g}-*"
+    first = tuple(trial for trial in whole.trials if trial.what == "lr")
+    for place, (lost, known) in enumerate(
+        [
+            (f"ln-lr{rates[0].value:g}-*", ()),
+            (beyond, ()),
+            ("bn-augment*", first),
+            ("ln-augment*", ()),
+        ]
+    ):
+        part = tmp_path / str(place)
+        shutil.copytree(whole.path, part)
+        shutil.rmtree(part / "runs")
+        folders = [*part.glob(f"tuning/{lost}")]
+        assert folders
+        for folder in folders:
+            shutil.rmtree(folder)
+        record = Study.open(part)
+        begun = tuple(Result(arm=r.arm, seed=r.seed) for r in record.results)
+        dataclasses.replace(record, results=begun, trials=known, costs={}).write()
+        compare(config, part, quiet=True, workers=1)
+        assert content(part) == content(whole.path)
+    # An arm that is searched later has as many trials as the others, wherever its best value is.
+    grid = max(t.value for t in rates if t.rung == 0)
+    of_ln = [t for t in rates if t.value <= grid]
+    assert tuning.edges(of_ln) == (False, True)
+    trials = tuple(t for t in whole.trials if t.arm == "bn" and (t.what != "lr" or t.value <= grid))
     dataclasses.replace(record, results=begun, trials=trials, costs={}).write()
-    compare(config, part, quiet=True, workers=1)
-    assert content(part) == content(whole.path)
+    shutil.rmtree(part / "runs")
+    late = compare(config, part, quiet=True, workers=1)
+    assert tuning.in_round(late.trials, "ln", tuning.Round("lr")) == of_ln
 
 
 @pytest.mark.slow(8)
@@ -404,9 +462,11 @@ def test_an_arm_whose_search_fails_does_not_stop_the_others(tmp_path, monkeypatc
     """All trials of none diverge. A file blocks one trial of rms, until it is deleted."""
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     norms = ("none", "rms", "ln")
-    config = dataclasses.replace(CONFIG, norms=norms, seeds=1, tune=("lr",), learning_rate=1e6)
-    rms = plan(config, classes=10, images=1437)[1]
-    blocked = tmp_path / "study" / "tuning" / tuning.rung_of("lr", 0, config, rms, ())[0].name
+    config = dataclasses.replace(
+        CONFIG, norms=norms, seeds=1, tune=("lr",), tune_seeds=1, learning_rate=1e6
+    )
+    rms, lr = plan(config, classes=10, images=1437)[1], tuning.Round("lr")
+    blocked = tmp_path / "study" / "tuning" / tuning.rung_of(lr, 0, config, rms, ())[0].name
 
     def with_a_blocked_trial(*arguments, **options):
         if not blocked.parent.exists():
@@ -425,6 +485,9 @@ def test_an_arm_whose_search_fails_does_not_stop_the_others(tmp_path, monkeypatc
     blocked.unlink()
     study = compare(config, tmp_path / "study", quiet=True, workers=2)
     assert [result.state for result in study.results] == ["failed", "done", "done"]
+    late, before = (tuning.in_round(study.trials, name, lr) for name in ("rms", "ln"))
+    assert len(late) == len(before)  # wherever the best value of the late arm is
+    assert tuning.added(late) == tuning.added(before)
 
 
 # The processes

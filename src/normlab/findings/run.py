@@ -353,6 +353,7 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         ("config", "train_images"),
         ("config", "label_noise"),
         ("config", "precision"),
+        ("config", "recalibrate"),
     ]
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
@@ -404,7 +405,7 @@ def _arm(run: Run) -> object:
     config = run.config
     return (
         *(run.layout, config.norm, run.recipe, run.data, run.last.epoch),
-        *(config.split_seed, config.label_noise, config.precision),
+        *(config.split_seed, config.label_noise, config.precision, config.recalibrate),
     )
 
 

@@ -332,6 +332,52 @@ def share_of_wins(won: int, seeds: int, comparisons: int = 1) -> Estimate:
     return Estimate(won / seeds, float(interval.low), float(interval.high))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The choice of the value with the highest mean among several that were tried with seeds.
+
+    Attributes:
+        spread: The standard deviation between seeds at one value, pooled over the best two.
+        loss: The upper 95% limit of how far the true mean of the chosen value is below that of the
+            second-best; 0 if the second-best is not within the noise.
+    """
+
+    spread: float
+    loss: float
+
+
+def choice(values: Sequence[Sequence[float]]) -> Choice | None:
+    """How much the choice of the first of several values, the one of highest mean, owes to luck.
+
+    The limit is that of multiple comparisons with the best (Hsu 1984, Constrained Simultaneous
+    Confidence Intervals for Multiple Comparisons with the Best, Annals of Statistics 12, 1136-1144)
+    for the second-best value: mean_second - mean_chosen + t s sqrt(1/n_second + 1/n_chosen), and at
+    least 0. It holds for the value that was chosen by the same data, because t is Bonferroni's for
+    all values that might have been chosen. The spread s is that of the two alone: values that fail
+    or end at chance vary by other amounts. It assumes independent normal draws; values that are
+    tried with the same seeds vary together, which makes the limit larger than it had to be.
+
+    Args:
+        values: For each value the measurements with its seeds; the highest mean first.
+
+    Returns:
+        None with one value, with one seed each, or if the seeds show no spread.
+    """
+    if len(values) < 2:
+        return None
+    chosen, second = (np.asarray(value, dtype=np.float64) for value in values[:2])
+    freedom = len(chosen) + len(second) - 2
+    if not freedom:
+        return None
+    squares = sum(((group - group.mean()) ** 2).sum() for group in (chosen, second))
+    spread = math.sqrt(squares / freedom)
+    if spread <= 1e-12:
+        return None
+    t = scipy.stats.t.ppf(1 - (1 - LEVEL) / (len(values) - 1), freedom)
+    noise = t * spread * math.sqrt(1 / len(chosen) + 1 / len(second))
+    return Choice(spread, max(0.0, float(second.mean() - chosen.mean() + noise)))
+
+
 def power(difference: float, spread: float, seeds: int, comparisons: int = 1) -> float:
     """The power of a paired t test: the probability that it detects a true difference.
 

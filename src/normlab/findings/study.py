@@ -12,7 +12,9 @@ from normlab import recipes
 from normlab.findings import contrasts, statistics
 from normlab.findings.groups import Group, along, changes, main_group
 from normlab.findings.run import TARGET
+from normlab.findings.search import searches
 from normlab.findings.statistics import Difference
+from normlab.network import zoo
 from normlab.recipes import Recipe
 from normlab.study import tuning
 from normlab.study.plan import AXES, Arm, settings, varying
@@ -33,7 +35,6 @@ from normlab.wording import (
 )
 
 GOAL = 0.005  # a difference that a study should be able to detect
-FEW_EDGES = 6  # arms with an optimum at the edge of the search that are named
 FEW_RIVALS = 3  # rivals with numbers in the headline; the numbers of the others are in the table
 FEW_PAIRS = 10  # pairs with a sentence; the others are in the table
 FEW_FAILURES = 5  # arms with failed runs that are named
@@ -60,7 +61,7 @@ def further(study: Study, groups: Sequence[Group]) -> list[str]:
         *contrasts.further(study, changes(study, groups), pairs),
         *_seeds_needed(main, contrasts.comparisons(study)),
         *_first_passed(study, main),
-        *_searches(study),
+        *searches(study),
         *_failed_runs(study, groups),
         *_unfinished_runs(study.results),
         *_differing_recipes(study, main),
@@ -431,37 +432,6 @@ def _first_passed(study: Study, group: Group) -> list[str]:
     return [f"Accuracy first passed {TARGET:.0%} (median): {listed(parts)}."]
 
 
-def _searches(study: Study) -> list[str]:
-    """Whether the search was equal for all, and which optima may lie outside it."""
-    sentences = []
-    for what in study.config.tune:
-        setting = spaced(tuning.FIELDS[what])
-        best = [t for arm in study.arms if (t := tuning.best(study.trials, arm.name, what))]
-        runs = {
-            len({(t.value, t.epochs) for t in study.trials if (t.arm, t.what) == (b.arm, what)})
-            for b in best
-        }
-        if len(runs) == 1 and len(best) == len(study.arms):
-            sentences.append(
-                f"The {setting} was searched for every normalization with {runs.pop()} runs each "
-                "on held-out images, over the same values."
-            )
-        edge = [f"{t.arm} ({t.value:.4g})" for t in best if tuning.on_edge(t, study.trials)]
-        if edge:
-            left = len(edge) - FEW_EDGES
-            more = [counted(left, "more arm")] if left > 0 else []
-            sentences.append(
-                f"The best {setting} for {listed([*edge[:FEW_EDGES], *more])} lies at the edge of "
-                "the searched values: a better one may lie beyond."
-            )
-        if study.config.holdout:
-            sentences.append(
-                f"The {setting} was chosen on the same held-out images that accuracy is measured "
-                "on here: this accuracy is somewhat too high."
-            )
-    return sentences
-
-
 def _failed_runs(study: Study, groups: Sequence[Group]) -> list[str]:
     """The runs that failed, each arm with the reason of its first."""
     chance = ended_at_chance(study, groups)
@@ -495,7 +465,7 @@ def _differing_recipes(study: Study, group: Group) -> list[str]:
     """What the arms differ in besides the normalization."""
     differing: list[str] = []
     scaled: list[str] = []
-    searched = [tuning.FIELDS[what] for what in study.config.tune]
+    searched = tuning.fields(study.config)
     all_searched = True  # whether this study searched all that differs
     for field in dataclasses.fields(Recipe):
         values = {arm.norm: getattr(arm.recipe, field.name) for arm in group.arms}
@@ -513,7 +483,7 @@ def _differing_recipes(study: Study, group: Group) -> list[str]:
             "Besides the normalization, the arms differ in what was found best for each on "
             f"held-out images{recorded}: {listed(differing)}."
         )
-    sentences += _made_with_bn(study, group)
+    sentences += [*_made_with_bn(study, group), *_layout_chosen_with(group)]
     if scaled:
         sentences.append(
             f"The arms differ in their {scaled[0]}: each is its recipe's, scaled to the compared "
@@ -548,9 +518,19 @@ def _made_with_bn(study: Study, group: Group) -> list[str]:
     if own and all(recipes.tuned_settings(name, norm) is not None for norm in norms):
         text += " in every setting that was not searched for each normalization"
     elif study.config.tune:
-        searched = listed([spaced(tuning.FIELDS[what]) for what in study.config.tune])
+        searched = listed([*dict.fromkeys(tuning.KNOBS[w].label for w in study.config.tune)])
         text += f" in all settings but the {searched}"
     return [f"{text}."]
+
+
+def _layout_chosen_with(group: Group) -> list[str]:
+    """With which normalizations the layout of a named network was chosen."""
+    known = zoo.ZOO.get(group.setting.network)
+    if known is None or not known.chosen_with or len(group.arms) < 2:
+        return []
+    text = f"The layout of {group.setting.network} was chosen with {known.chosen_with}"
+    alone = known.chosen_with == "bn" and any(arm.norm == "bn" for arm in group.arms)
+    return [f"{text} alone: this too may favour bn." if alone else f"{text}."]
 
 
 def _assumptions(group: Group) -> list[str]:

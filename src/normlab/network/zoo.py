@@ -14,10 +14,13 @@ class Entry:
     Attributes:
         layout: The layout; the classifier's width is the number of classes.
         about: Its source and its purpose.
+        chosen_with: The normalizations with which it was chosen among other layouts
+            (benchmarks/NOTES.md); empty if it was not chosen by accuracy here.
     """
 
     layout: str
     about: str
+    chosen_with: str = ""
 
 
 ZOO = {
@@ -40,22 +43,27 @@ ZOO = {
     "micro": Entry(
         "C:24 D:48 P D:64 D:64+ D:64+ P D:104 D:104+ D:104+ GAP FC",
         "any blocks, under 50,000 parameters",
+        chosen_with="bn",
     ),
     "nano": Entry(
         "C:12 D:16 D:16+ P D:24 D:24+ P D:26 D:26+ GAP FC",
         "any blocks, under 5,000 parameters",
+        chosen_with="bn",
     ),
     "line": Entry(
         "C:16 C:24 c:16 P C:24 C:24+ C:24+ c:16 P C:36 C:36+ C:36+ GAP c",
         "the assignment's own line, under 50,000 parameters, with residuals where they fit",
+        chosen_with="bn",
     ),
     "line-5k": Entry(
         "C:6 C:8 c:6 P C:8 C:8+ C:8+ c:6 P C:10 C:10+ C:10+ GAP c",
         "the same under 5,000 parameters",
+        chosen_with="bn, gn and ln, in trials that were not the same for each",
     ),
     "sprint": Entry(
         "C:32s2 C:32+ P C:48 P C:48 GAP FC",
         "passes 70% on CIFAR-10 after one epoch of its recipe: for a quick look, or a first lesson",
+        chosen_with="bn",
     ),
 }
 

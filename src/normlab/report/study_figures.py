@@ -17,7 +17,8 @@ from normlab.findings import contrasts
 from normlab.findings.calibration import BINS, calibration_bins, expected_calibration_error
 from normlab.findings.contrasts import Change
 from normlab.findings.groups import Group, along
-from normlab.findings.statistics import PAIR_TESTS, Difference
+from normlab.findings.recalibration import without_recalibration
+from normlab.findings.statistics import PAIR_TESTS, Difference, Estimate
 from normlab.report.plots import (
     COLORS,
     FAINT,
@@ -36,7 +37,7 @@ from normlab.report.study_data import StudyData
 from normlab.study.plan import AXES, Arm, Setting, settings
 from normlab.study.predictions import Predictions
 from normlab.study.record import Study
-from normlab.study.tuning import FIELDS, Trial, What, best
+from normlab.study.tuning import KNOBS, Round, Trial, best, in_round, rounds, tried
 from normlab.table import Table
 from normlab.wording import (
     axis_value,
@@ -47,7 +48,6 @@ from normlab.wording import (
     points_range,
     probability,
     signed_points,
-    spaced,
 )
 
 MAX_PAIRS = 45  # a forest plot of more cannot be read
@@ -68,6 +68,7 @@ def accuracy(data: StudyData) -> list[PageFigure]:
             title="Accuracy by epoch",
             caption=_curves_caption(main),
         ),
+        *_along_statistics(data),
         *(
             _along_axis(data, axis, line)
             for axis in data.axes
@@ -144,10 +145,10 @@ def searches(data: StudyData) -> list[PageFigure]:
     """Every search of a setting for the arms of a group."""
     study = data.study
     return [
-        _search(data, setting, arms, what)
-        for what in study.config.tune
+        _search(data, setting, arms, of)
+        for of in rounds(study.config)
         for setting, arms in settings(study.arms).items()
-        if any(t.what == what and t.arm in {arm.name for arm in arms} for t in study.trials)
+        if any(in_round(study.trials, arm.name, of) for arm in arms)
     ]
 
 
@@ -317,6 +318,96 @@ def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> 
     return figure
 
 
+def _along_statistics(data: StudyData) -> list[PageFigure]:
+    """Accuracy against the images that batch statistics are over; empty without such arms."""
+    main = data.main
+    images = {arm.name: n for arm in main.arms if (n := _images_of_statistics(arm))}
+    if len(images) < 3 or len({arm.recipe.batch_size for arm in main.arms}) > 1:
+        return []
+    over = [
+        arm for arm in sorted(main.arms, key=lambda a: images.get(a.name, 0)) if arm.name in images
+    ]
+    others = [arm for arm in main.arms if arm.name not in images]
+    best = max(over, key=main.score)
+    hollow = " Hollow: running statistics as training left them." if _before(data, over) else ""
+    return [
+        PageFigure(
+            name="statistics",
+            draw=lambda: _draw_along_statistics(data, over, others, images),
+            alt=f"Accuracy against the number of images in batch statistics: "
+            f"from {percent(main.mean(over[0]).value, data.study.images)} at "
+            f"{images[over[0].name]} to {percent(main.mean(over[-1]).value, data.study.images)} at "
+            f"{images[over[-1].name]}, highest at {images[best.name]}.",
+            title="Accuracy against the images that statistics are over",
+            caption="The weights are updated after the same number of images everywhere; only the "
+            "batch that the statistics see differs. Means and their 95% intervals; bands: "
+            f"normalizations that do not look at other images.{hollow}",
+        )
+    ]
+
+
+def _images_of_statistics(arm: Arm) -> int | None:
+    """The images that an arm's statistics are over in training; None for other normalizations."""
+    kind, _, images = arm.norm.partition("=")
+    if kind == "bn":
+        return arm.recipe.batch_size
+    return int(images or 32) if kind == "ghost-bn" else None
+
+
+def _before(data: StudyData, arms: Sequence[Arm]) -> list[Estimate | None]:
+    """The means of arms without recalibration; empty if nothing was recalibrated."""
+    if not data.study.config.recalibrate:
+        return []
+    return [without_recalibration(data.study, data.main, arm) for arm in arms]
+
+
+@styled
+def _draw_along_statistics(
+    data: StudyData, over: Sequence[Arm], others: Sequence[Arm], images: Mapping[str, int]
+) -> Figure:
+    """As Wu & He 2018, Group Normalization, figure 1, but with the same updates everywhere."""
+    figure = Chart(figsize=(WIDTH, 3.5))
+    axes = figure.subplots()
+    xs = [images[arm.name] for arm in over]
+    means = [data.main.mean(arm) for arm in over]
+    ends = np.array([[e.value - e.low, e.high - e.value] for e in means]).T
+    ends[np.isinf(ends)] = np.nan
+    axes.errorbar(
+        xs,
+        [e.value for e in means],
+        yerr=ends,
+        color=color_of(0),
+        marker=marker_of(0),
+        capsize=2.5,
+        elinewidth=1.0,
+        label="bn",
+    )
+    if before := _before(data, over):
+        axes.plot(
+            xs,
+            [e.value if e else math.nan for e in before],
+            linestyle=":",
+            color=color_of(0),
+            marker=marker_of(0),
+            markerfacecolor=PAPER,
+            label="bn, not recalibrated",
+        )
+    for k, arm in enumerate(others, start=1):
+        mean = data.main.mean(arm)
+        axes.axhline(mean.value, color=color_of(k), linewidth=1.2, label=short(arm.norm, 22))
+        if math.isfinite(mean.high):
+            axes.axhspan(mean.low, mean.high, color=color_of(k), alpha=0.12, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(xs, [str(x) for x in xs])
+    axes.minorticks_off()
+    axes.set_xlabel("images that bn's statistics are over")
+    axes.set_ylabel("accuracy, last epoch")
+    axes.yaxis.set_major_formatter(percent_axis)
+    axes.grid()
+    _legend(figure, axes)
+    return figure
+
+
 # Differences
 
 
@@ -477,17 +568,17 @@ def _draw_forest(pairs: Sequence[tuple[str, Difference]], *, margin: float | Non
 # Searches
 
 
-def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], what: What) -> PageFigure:
-    """Every trial for the arms of a group."""
-    name = spaced(FIELDS[what])
+def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], of: Round) -> PageFigure:
+    """Every trial of a round for the arms of a group."""
     where = f" at {setting.text(data.axes)}" if data.axes else ""
+    by_arm = {arm.name: in_round(data.study.trials, arm.name, of) for arm in arms}
     optima = [
-        f"{arm.norm} {trial.value:.3g}" if trial else f"{arm.norm} none"
+        f"{arm.norm} {_value(found.value)}" if found else f"{arm.norm} none"
         for arm in arms
-        for trial in (best(data.study.trials, arm.name, what),)
+        for found in (best(by_arm[arm.name]),)
     ]
-    arm_names = {arm.name for arm in arms}
-    trials = [t for t in data.study.trials if t.what == what and t.arm in arm_names]
+    trials = [trial for of_arm in by_arm.values() for trial in of_arm]
+    seeds = data.study.config.tune_seeds
     first, *longer = sorted({trial.epochs for trial in trials})
     caption = f"All trials, of {counted(first, 'epoch')} each."
     if longer:
@@ -495,40 +586,48 @@ def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], what: What) 
             " The better half of the values went on to runs of "
             f"{' and of '.join(map(str, longer))} epochs, drawn with thicker lines."
         )
+    if seeds > 1:
+        caption += f" Lines: means over the {seeds} seeds. Dots: the seeds of the longest runs."
     lost = sum(trial.accuracy is None for trial in trials)
     crosses = (
         f" Crosses at the lower edge: {lost} of {len(trials)} trials, whose loss was not finite."
         if lost
         else ""
     )
+    again = str(of.turn + 1) if of.turn else ""
     return PageFigure(
-        name=f"search-{what}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
-        draw=lambda: _draw_search(data.study.trials, _drawn(data.main, arms), what),
-        alt=f"Search of the {name}{where}; best: {', '.join(optima)}.{crosses}",
-        title=f"Search of the {name}{where}",
+        name=f"search-{of.what}{again}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
+        draw=lambda: _draw_search(by_arm, _drawn(data.main, arms), of),
+        alt=f"Search of the {of.label}{where}; best: {', '.join(optima)}.{crosses}",
+        title=f"Search of the {of.label}{where}",
         caption=caption + crosses + _left_out(data.main),
     )
 
 
+def _value(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
 @styled
-def _draw_search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Figure:
-    """Every trial of a search: accuracy on held-out images by value, one line per rung.
+def _draw_search(by_arm: Mapping[str, Sequence[Trial]], arms: Sequence[Arm], of: Round) -> Figure:
+    """Every trial of a round: mean accuracy on held-out images by value, one line per rung.
 
     Trials whose loss was not finite are crosses at the lower edge.
     """
     figure = Chart(figsize=(WIDTH, 3.7))
     axes = figure.subplots()
-    names = {arm.name for arm in arms}
-    shown = [t for t in trials if t.what == what and t.arm in names]
+    shown = [trial for arm in arms for trial in by_arm[arm.name]]
+    values = sorted({trial.value for trial in shown})
+    # Values without an order stand side by side.
+    places = {v: v if KNOBS[of.what].ordered else place for place, v in enumerate(values)}
     rungs = sorted({t.rung for t in shown})
     for k, arm in enumerate(arms):
         for rung in rungs:
-            line = sorted(
-                (t for t in shown if (t.arm, t.rung) == (arm.name, rung)), key=lambda t: t.value
-            )
+            measured = tried(t for t in by_arm[arm.name] if t.rung == rung)
+            measured.sort(key=lambda each: each.value)
             axes.plot(
-                [t.value for t in line],
-                [np.nan if t.accuracy is None else t.accuracy for t in line],
+                [places[each.value] for each in measured],
+                [np.nan if each.mean is None else each.mean for each in measured],
                 color=color_of(k),
                 marker=marker_of(k),
                 linewidth=0.8 + 0.6 * rung,
@@ -536,7 +635,16 @@ def _draw_search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Fi
                 alpha=0.5 + 0.5 * rung / max(rungs[-1], 1),
                 label=short(arm.norm, 22) if rung == rungs[-1] else None,
             )
-        lost = [t.value for t in shown if t.arm == arm.name and t.accuracy is None]
+            seeds = [(places[v.value], a) for v in measured for a in v.trained]
+            if rung == rungs[-1] and len(seeds) > len(measured):
+                axes.plot(
+                    *zip(*seeds, strict=True),
+                    color=color_of(k),
+                    linestyle="",
+                    marker=".",
+                    markersize=3,
+                )
+        lost = [places[t.value] for t in by_arm[arm.name] if t.accuracy is None]
         axes.plot(
             lost,
             [0.02 + 0.03 * k] * len(lost),
@@ -545,15 +653,15 @@ def _draw_search(trials: Sequence[Trial], arms: Sequence[Arm], what: What) -> Fi
             marker="x",
             color=color_of(k),
         )
-    values = sorted({t.value for t in shown})
-    if values[0] > 0:
-        axes.set_xscale("log", base=2)
-    else:
-        axes.set_xscale("symlog", linthresh=values[1])
+    if KNOBS[of.what].ordered and len(values) > 1:
+        if values[0] == 0:
+            axes.set_xscale("symlog", linthresh=values[1])
+        else:
+            axes.set_xscale("log", base=2)
     ticks = values[:: math.ceil(len(values) / 6)]
-    axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
+    axes.set_xticks([places[value] for value in ticks], [_value(value) for value in ticks])
     axes.minorticks_off()
-    axes.set_xlabel(spaced(FIELDS[what]))
+    axes.set_xlabel(of.label)
     axes.set_ylabel("accuracy, held-out images")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()

@@ -14,6 +14,7 @@ from normlab.errors import RunError
 from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
 from normlab.findings.groups import Group
+from normlab.findings.recalibration import without_recalibration
 from normlab.network.shapes import count
 from normlab.recipes import Recipe
 from normlab.report import plots, study_figures
@@ -35,6 +36,7 @@ from normlab.wording import (
     p_value,
     percent,
     seconds_range,
+    signed_points,
     spaced,
 )
 
@@ -116,6 +118,7 @@ def _render(data: StudyData, figures: dict[str, list[PageFigure]], dataset: Data
         main_setting=_main_setting(data),
         table=_table(study, [main], (), ()),
         every_setting=_table(study, groups, _nowhere_trained(data), axes) if axes else None,
+        recalibration=_recalibration(data),
         none_note=_none_note(study),
         findings=findings.further(study, groups),
         figures=figures,
@@ -138,6 +141,33 @@ def _about(study: Study) -> str:
         f"{runs} on {study.config.dataset}, "
         f"{contrasts.seeds_text(study)}, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
+    )
+
+
+def _recalibration(data: StudyData) -> Table | None:
+    """Accuracy with and without recalibrated statistics; None if they were not recalibrated."""
+    study, main = data.study, data.main
+    rows = []
+    for arm, mean in main.ranked:
+        if (without := without_recalibration(study, main, arm)) is not None:
+            rows.append(
+                (
+                    arm.norm,
+                    percent(mean.value, study.images),
+                    percent(without.value, study.images),
+                    signed_points(mean.value - without.value, study.images),
+                )
+            )
+    if not rows:
+        return None
+    return Table(
+        caption="After the last epoch, running statistics were measured anew over the training "
+        "images, unaugmented and with the final weights (Wu & Johnson 2021, arXiv:2105.07576, "
+        "section 3). All other numbers of this page are with recalibration. A normalization "
+        "without running statistics is the same with and without.",
+        head=("norm", "recalibrated", "as training left them", "difference in points"),
+        kinds=("name", "number", "number", "number"),
+        rows=rows,
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
-from normlab.config import RunConfig
+from normlab.config import RunConfig, recorded
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
@@ -53,6 +53,8 @@ class Epoch:
         accuracy: Share of images classified correctly on that split.
         learning_rate: Learning rate of the epoch's last step.
         seconds: Time for training and evaluation; the parts of a resumed epoch are added up.
+        without_recalibration: Accuracy before running statistics were measured anew; None if they
+            were not.
     """
 
     epoch: Positive
@@ -63,6 +65,7 @@ class Epoch:
     accuracy: Share
     learning_rate: Annotated[float, Range(at_least=0)]
     seconds: Seconds
+    without_recalibration: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +177,7 @@ class Run:
         """The part of config.json that decides the numbers; the digest depends on its order."""
         return {
             "schema": SCHEMA,
-            "run": dataclasses.asdict(self.config),
+            "run": recorded(self.config),
             "recipe": dataclasses.asdict(self.recipe),
             "layout": self.layout,
             "data": dataclasses.asdict(self.data),
@@ -458,5 +461,7 @@ def append_metrics(path: Path, epoch: Epoch) -> None:
 
 
 def _line(epoch: Epoch) -> str:
-    content = add_checksum({"schema": SCHEMA} | dataclasses.asdict(epoch))
-    return json.dumps(content, allow_nan=False) + "\n"
+    content = {"schema": SCHEMA} | dataclasses.asdict(epoch)
+    if epoch.without_recalibration is None:
+        del content["without_recalibration"]
+    return json.dumps(add_checksum(content), allow_nan=False) + "\n"

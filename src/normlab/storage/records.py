@@ -104,7 +104,7 @@ def check_range(name: str, value: Any, allowed: Range | None) -> None:
             raise MalformedError(f"{name} must be finite, not {item}")
         if allowed is not None and isinstance(item, bool):  # Python takes it for 0 or 1
             raise MalformedError(f"{name} must be a number, not {item}")
-        if allowed is not None and item is not None and item not in allowed:
+        if allowed is not None and not isinstance(item, str | None) and item not in allowed:
             raise MalformedError(f"{name} must be {allowed}, not {reprlib.repr(item)}")
 
 

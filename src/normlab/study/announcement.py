@@ -1,6 +1,6 @@
 """What a study prints before it begins: what will be run, and the estimated time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 
@@ -71,18 +71,21 @@ def announce(
             markup=False,
         )
     console.print(_total(study, arms, estimated_seconds, workers, ray), highlight=False)
+    for note in _notes(study, arms, estimated_seconds):
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if console.is_terminal and ray is None and (hint := busy()):
         console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _row(arm: Arm, line: str, classes: int, config: StudyConfig, seconds: float) -> tuple[str, ...]:
+    searched = dict.fromkeys(tuning.fields(config), "searched")
     return (
         arm.norm,
         f"{count(parse(line), norm=arm.norm, classes=classes):,}",
         str(arm.recipe.epochs),
-        str(arm.recipe.batch_size),
-        "searched" if "lr" in config.tune else f"{arm.recipe.learning_rate:.4g}",
-        "searched" if "wd" in config.tune else f"{arm.recipe.weight_decay:.4g}",
+        searched.get("batch_size", str(arm.recipe.batch_size)),
+        searched.get("learning_rate", f"{arm.recipe.learning_rate:.4g}"),
+        searched.get("weight_decay", f"{arm.recipe.weight_decay:.4g}"),
         estimated_duration(seconds),
     )
 
@@ -102,8 +105,7 @@ def _total(
     done = len(study.results) - len(remaining)
     trials = [
         seconds
-        for arm in arms
-        if not tuning.is_searched(study.trials, arm.name, study.config)
+        for arm in _to_search(study, arms)
         for seconds in _trial_seconds(study.config, arm, estimated_seconds[arm.name])
     ]
     if ray in (None, "local"):
@@ -117,14 +119,38 @@ def _total(
     )
 
 
+def _to_search(study: Study, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms whose settings are still to be found."""
+    return [a for a in arms if not tuning.is_searched(study.trials, a.name, study.config)]
+
+
 def _trial_seconds(config: StudyConfig, arm: Arm, whole_run: float) -> list[float]:
-    """The time of each trial of an arm's search."""
+    """The time of each trial of an arm's search, without extensions."""
     epochs = arm.recipe.epochs
-    lengths = [tuning.rung_epochs(epochs, rung) for rung in range(len(tuning.SHARES))]
-    return [
-        estimate.part(whole_run, length, epochs)
-        for what in config.tune
-        for rung, length in enumerate(lengths)
-        if length not in lengths[:rung]  # else these are the runs of the previous rung
-        for _ in range(len(tuning.grid(what, config, arm)) // 2**rung)
-    ]
+    seconds = []
+    for of in tuning.rounds(config):
+        values = len(tuning.grid(of, config, arm))
+        lengths = [tuning.rung_epochs(epochs, rung) for rung in of.rungs]
+        for place, (rung, length) in enumerate(zip(of.rungs, lengths, strict=True)):
+            if length not in lengths[:place]:  # else these are the runs of the previous rung
+                number = tuning.kept(values, rung) if place else values
+                each = estimate.part(whole_run, length, epochs)
+                seconds += [each] * number * config.tune_seeds
+    return seconds
+
+
+def _notes(
+    study: Study, arms: Sequence[Arm], estimated_seconds: Mapping[str, float]
+) -> Iterator[str]:
+    """What may make the search longer than estimated."""
+    config, searched = study.config, _to_search(study, arms)
+    if searched and any(tuning.KNOBS[what].ordered for what in config.tune):
+        values = tuning.BEYOND * config.tune_seeds
+        time = estimated_duration(values * sum(estimated_seconds[arm.name] for arm in searched))
+        yield (
+            "where a normalization is best at the smallest or the largest value of a search, all "
+            f"try {counted(tuning.BEYOND, 'value')} beyond it, {tuning.EXTENSIONS} times at most: "
+            f"each time {counted(values * len(searched), 'run')} more, about {time} of one core"
+        )
+    if searched and "batch-size" in config.tune:
+        yield "the time is that of the recipe's batch size: runs with smaller batches take longer"

@@ -135,8 +135,8 @@ def _changes(
     changes = differences(previous.config, study)
     if not changes:  # but recipes may have changed since; each run refuses a changed layout
         for old, arm in zip(previous.arms, arms, strict=True):
-            fields = [tuning.FIELDS[what] for what in study.tune]
-            now = arm.with_settings({field: getattr(old.config, field) for field in fields})
+            found = {field: getattr(old.config, field) for field in tuning.fields(study)}
+            now = arm.with_settings(found)
             changed = differences(old.recipe, now.recipe) or differences(old.config, now.config)
             changes += [f"{arm.name}'s {text}" for text in changed]
     if any(

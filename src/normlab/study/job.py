@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normlab.config import Execution, RunConfig
+from normlab.config import Execution, RunConfig, recorded
 from normlab.errors import DivergedError, NormlabError, RunError, printable
 from normlab.storage.files import locked
+from normlab.storage.records import build
 from normlab.study import predictions
 from normlab.wording import spaced
 
@@ -48,12 +49,12 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether the run and its predictions exist."""
-        return all((self.out / name).exists() for name in ("model.safetensors", "answers.npz"))
+        """Whether it is finished: predictions are written last. Weights may be left out later."""
+        return (self.out / "answers.npz").exists()
 
     def to_json(self) -> str:
         """One line of JSON."""
-        content = dataclasses.asdict(self)
+        content = dataclasses.asdict(self) | {"config": recorded(self.config)}
         return json.dumps(content | {"out": str(self.out), "data": str(self.data)})
 
     @classmethod
@@ -61,7 +62,7 @@ class Job:
         """The inverse of `to_json`."""
         content: dict[str, Any] = json.loads(text)
         return cls(
-            config=RunConfig(**content["config"]),
+            config=build(RunConfig, content["config"]),
             out=Path(content["out"]),
             data=Path(content["data"]),
             device=content["device"],

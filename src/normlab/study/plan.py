@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Annotated, Any, get_type_hints
 
 from normlab import notation, recipes
@@ -218,7 +218,8 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
         raise UsageError(f"--margin must be above 0 and at most 100 points, not {study.margin}")
     compared = _normalizations(study)
     values = {field: axis.values(study) for field, axis in AXES.items()}
-    _refuse_repeated_values([*values.values(), study.tune])
+    _refuse_repeated_values(values.values())
+    _refuse_impossible_search(study)
     available = _available_images(study, images)
     for field, axis in AXES.items():
         for value in values[field]:
@@ -328,6 +329,15 @@ def _refuse_repeated_values(axes: Iterable[tuple[Any, ...]]) -> None:
             raise UsageError(f"a value is given twice: {', '.join(map(str, values))}")
 
 
+def _refuse_impossible_search(study: StudyConfig) -> None:
+    if again := [what for what, after in pairwise(study.tune) if what == after]:
+        raise UsageError(f"--tune: {again[0]} after {again[0]} repeats the search: leave one out")
+    if "batch-size" in study.tune and study.batch_sizes:
+        raise UsageError("--tune batch-size: --batch-sizes compares them, leave one out")
+    if not 1 <= study.tune_seeds <= 100:
+        raise UsageError(f"--tune-seeds must be at least 1 and at most 100, not {study.tune_seeds}")
+
+
 def _available_images(study: StudyConfig, images: int) -> Images:
     """The images that runs and trials can train on, of a training split of a size."""
     if not 0 <= study.holdout < images:
@@ -402,7 +412,9 @@ def _run_config(
         epochs=study.epochs,
         learning_rate=study.learning_rate,
         weight_decay=study.weight_decay,
+        muon=study.muon,
         precision=study.precision,
+        recalibrate=study.recalibrate,
     )
     for field, axis in AXES.items():
         config = axis.apply(config, getattr(setting, field), available)

@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from normlab.config import WRITTEN_IF_GIVEN, RunConfig, StudyConfig
+from normlab.config import RunConfig, StudyConfig, recorded
 from normlab.errors import RunError, UsageError
 from normlab.ranges import LARGEST, Count, Range, Seconds, Share
 from normlab.recipes import Recipe
@@ -34,7 +34,7 @@ from normlab.study import contrasts, predictions
 from normlab.study.job import refuse_other_run
 from normlab.study.plan import Arm, Setting, are_planned
 from normlab.study.predictions import Predictions
-from normlab.study.tuning import Trial
+from normlab.study.tuning import Trial, is_value, rounds
 
 SCHEMA = 3
 State = Literal["waiting", "stopped", "done", "failed"]
@@ -51,6 +51,8 @@ class Result:
         problem: Why it failed; empty if it did not.
         accuracies: Accuracy after each epoch, 0 to 1.
         parameters: Number of parameters of the network; 0 while it is unknown.
+        without_recalibration: Accuracy before running statistics were measured anew; None if they
+            were not.
     """
 
     arm: str
@@ -59,6 +61,14 @@ class Result:
     problem: str = ""
     accuracies: tuple[Share, ...] = ()
     parameters: Annotated[int, Range(at_least=0, below=2**63)] = 0
+    without_recalibration: Share | None = None
+
+    def recorded(self) -> dict[str, Any]:
+        """Its fields as files have them: older files lack the last."""
+        content = dataclasses.asdict(self)
+        if self.without_recalibration is None:
+            del content["without_recalibration"]
+        return content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +127,7 @@ class Study:
             content = verify_checksum(content)
             study = cls(
                 path=path,
-                config=build(StudyConfig, entry(content, "study", dict)),
+                config=_config(entry(content, "study", dict)),
                 arms=tuple(map(_arm, entry(content, "arms", list))),
                 images=entry(content, "images", int),
                 fingerprint=entry(content, "fingerprint", str),
@@ -159,9 +169,14 @@ class Study:
                 raise MalformedError(f"{name} is done, but has no accuracies or no costs")
         if not self.costs.keys() <= runs.keys():
             raise MalformedError("it has the costs of a run that it does not list")
-        trials = {(trial.arm, trial.what, trial.rung, trial.value) for trial in self.trials}
+        trials = {
+            (trial.arm, trial.round, trial.rung, trial.value, trial.seed) for trial in self.trials
+        }
         if len(trials) < len(self.trials) or any(
-            trial.arm not in epochs or trial.what not in self.config.tune for trial in self.trials
+            trial.arm not in epochs
+            or trial.round not in rounds(self.config)
+            or not is_value(trial.what, trial.value)
+            for trial in self.trials
         ):
             raise MalformedError("its trials are not those of its search")
         planned = (0, *self.earlier_seeds, self.config.seeds)
@@ -200,12 +215,14 @@ class Study:
         content = add_checksum(
             {
                 "schema": SCHEMA,
-                "study": _stated(self.config),
-                "arms": [dataclasses.asdict(arm) for arm in self.arms],
+                "study": recorded(self.config),
+                "arms": [
+                    dataclasses.asdict(arm) | {"config": recorded(arm.config)} for arm in self.arms
+                ],
                 "images": self.images,
                 "fingerprint": self.fingerprint,
-                "trials": [dataclasses.asdict(trial) for trial in self.trials],
-                "results": [dataclasses.asdict(result) for result in self.results],
+                "trials": [trial.recorded() for trial in self.trials],
+                "results": [result.recorded() for result in self.results],
                 **({"earlier_seeds": self.earlier_seeds} if self.earlier_seeds else {}),
             }
         )
@@ -272,6 +289,7 @@ class Study:
             *("arm", "norm", *settings, *recipe),
             *("seed", "state"),
             *("parameters", "epochs_done", "last_accuracy", "best_accuracy", "seconds", "problem"),
+            *(["without_recalibration"] if self.config.recalibrate else []),
         ]
         for result in self.results:
             arm, costs = self.arm(result.arm), self.costs.get(f"{result.arm}-{result.seed}")
@@ -282,6 +300,7 @@ class Study:
                 *(result.seed, result.state, result.parameters or "", len(measured)),
                 *((measured[-1], max(measured)) if measured else ("", "")),
                 *(f"{costs.seconds:.1f}" if costs else "", result.problem),
+                *([result.without_recalibration] if self.config.recalibrate else []),
             ]
 
 
@@ -312,6 +331,7 @@ def _measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, 
         problem="",
         accuracies=tuple(epoch.accuracy for epoch in run.epochs),
         parameters=run.summary.parameters,
+        without_recalibration=run.last.without_recalibration,
     )
     return done, Costs(seconds=run.seconds, peak_memory=answers_of(run).peak_memory)
 
@@ -322,14 +342,9 @@ def answers_of(run: Run) -> Predictions:
     return predictions.read(run.path / "answers.npz", images=images, classes=len(run.data.classes))
 
 
-def _stated(config: StudyConfig) -> dict[str, Any]:
-    """The configuration as files have it: without what older ones lack and nobody asked for."""
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return {
-        name: value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in WRITTEN_IF_GIVEN or value != defaults[name]
-    }
+def _config(content: dict[str, Any]) -> StudyConfig:
+    """The configuration; searches of older studies tried each value with one seed."""
+    return build(StudyConfig, {"tune_seeds": 1} | content if content.get("tune") else content)
 
 
 def _arm(content: dict[str, Any]) -> Arm:

@@ -10,32 +10,31 @@ from normlab.study.local import Outcome
 from normlab.study.plan import Arm
 from normlab.study.record import Result, Study, collect
 from normlab.study.resources import Resources
-from normlab.study.tuning import Trial, What
-from normlab.wording import spaced
+from normlab.study.tuning import Round, Trial, Tried
+from normlab.wording import rounded_setting
 
 
 def search(study: Study, planned: Sequence[Arm], holdout: int, resources: Resources) -> Study:
     """The study, with the settings that the search found for its arms.
 
-    Settings are searched one after the other, each at the best value of the previous ones. An arm
-    whose search fails is given up, and its runs say why. It is searched again when the study is
-    resumed.
+    Settings are searched in rounds, each at the best values of the rounds before. An arm whose
+    search fails is given up, and its runs say why. It is searched again when the study is resumed,
+    with as many trials as the others had.
     """
     arms = [arm for arm in planned if not _is_searched(study, arm)]
     study = _without_trials(study, arms)
     problems: dict[str, str] = {}
-    for what in study.config.tune:
-        study, failed = _search_setting(study, what, arms, holdout, resources)
+    for of in tuning.rounds(study.config):
+        study, failed = _search_round(study, of, arms, holdout, resources)
         problems |= failed
-        best = [tuning.best(study.trials, arm.name, what) for arm in arms]
-        arms = [
-            arm.with_settings({tuning.FIELDS[what]: trial.value})
-            for arm, trial in zip(arms, best, strict=True)
-            if trial is not None
-        ]
-        if resources.console is not None:
-            for trial in filter(None, best):
-                resources.console.print(_found(trial, study.trials), highlight=False)
+        settled = []
+        for arm in arms:
+            trials = tuning.in_round(study.trials, arm.name, of)
+            if found := tuning.best(trials):
+                settled.append(arm.with_settings(tuning.settings_of(of.what, found.value, arm)))
+                if resources.console is not None:
+                    resources.console.print(_found(of, found, trials), highlight=False)
+        arms = settled
     return dataclasses.replace(
         study,
         arms=tuple(_with_tuned_settings(study, arm) for arm in planned),
@@ -59,55 +58,97 @@ def _without_trials(study: Study, arms: Iterable[Arm]) -> Study:
 def _with_trials(study: Study, trials: Iterable[Trial]) -> Study:
     """The study with more trials, in an order that does not depend on when they ran."""
     places = {arm.name: place for place, arm in enumerate(study.arms)}
-    whats = study.config.tune
+    order = tuning.rounds(study.config)
     ordered = sorted(
         [*study.trials, *trials],
-        key=lambda t: (whats.index(t.what), t.rung, places[t.arm], t.value),
+        key=lambda t: (order.index(t.round), t.rung, places[t.arm], t.value, t.seed),
     )
     return dataclasses.replace(study, trials=tuple(ordered))
 
 
 def _with_tuned_settings(study: Study, arm: Arm) -> Arm:
     """The arm with the settings that the search found; unchanged if it found none."""
-    if not _is_searched(study, arm):
-        return arm
-    best = [tuning.best(study.trials, arm.name, what) for what in study.config.tune]
-    return arm.with_settings({tuning.FIELDS[t.what]: t.value for t in best if t is not None})
+    if _is_searched(study, arm):
+        for of in tuning.rounds(study.config):
+            if found := tuning.best(tuning.in_round(study.trials, arm.name, of)):
+                arm = arm.with_settings(tuning.settings_of(of.what, found.value, arm))
+    return arm
 
 
-def _found(best: Trial, trials: Sequence[Trial]) -> str:
-    """What the search found: `gn: learning rate 0.01`."""
-    edge = ", at the edge of the values tried" if tuning.on_edge(best, trials) else ""
-    return f"{best.arm}: {spaced(tuning.FIELDS[best.what])} {best.value:.4g}{edge}"
+def _found(of: Round, best: Tried, trials: Sequence[Trial]) -> str:
+    """What a round found: `gn: learning rate 0.01`."""
+    edge = ", at the edge of the values tried" if any(tuning.edges(trials)) else ""
+    return f"{best.arm}: {of.label} {rounded_setting(best.value)}{edge}"
 
 
-def _search_setting(
-    study: Study, what: What, arms: Sequence[Arm], holdout: int, resources: Resources
+def _search_round(
+    study: Study, of: Round, arms: Sequence[Arm], holdout: int, resources: Resources
 ) -> tuple[Study, dict[str, str]]:
-    """Searches one setting, rung by rung.
+    """Searches one setting, rung by rung, and beyond the edges where an arm's best value is.
+
+    The record gets the trials when the round is complete: what was run is in its folders.
 
     Returns:
         The study with the trials; and by the arm's name, why its search failed.
     """
     problems: dict[str, str] = {}
-    previous: dict[str, list[Trial]] = {arm.name: [] for arm in arms}
-    for rung in range(len(tuning.SHARES)):
+    done: dict[str, list[Trial]] = {arm.name: [] for arm in arms}
+    previous = done
+    for rung in of.rungs:
         trials = {
-            arm: tuning.rung_of(what, rung, study.config, arm, previous[arm.name])
+            arm: tuning.rung_of(of, rung, study.config, arm, previous[arm.name])
             for arm in arms
             if arm.name not in problems
         }
-        previous, failed = _run_rung(study, trials, holdout, resources)
+        previous, failed = _run_trials(study, trials, holdout, resources)
+        problems |= _diverged(of, previous) | failed
+        done = {
+            name: [] if name in failed else of_arm + previous.get(name, [])
+            for name, of_arm in done.items()
+        }
+    elsewhere = _added_elsewhere(study, of)
+    for _ in range(tuning.EXTENSIONS):
+        searched = [arm for arm in arms if arm.name not in problems]
+        more = elsewhere or _needed([done[arm.name] for arm in searched])
+        trials = {
+            arm: tuning.extension(of, study.config, arm, done[arm.name], more) for arm in searched
+        }
+        if not any(trials.values()):
+            break
+        measured, failed = _run_trials(study, trials, holdout, resources)
         problems |= failed
-        study = _with_trials(study, (trial for of_arm in previous.values() for trial in of_arm))
-        study.write()
+        done = {
+            name: [] if name in failed else of_arm + measured.get(name, [])
+            for name, of_arm in done.items()
+        }
+        if elsewhere is not None:
+            break
+    study = _with_trials(study, (trial for of_arm in done.values() for trial in of_arm))
+    study.write()
     return study, problems
 
 
-def _run_rung(
+def _needed(by_arm: Iterable[Sequence[Trial]]) -> tuple[int, int]:
+    """How many values all arms try below and above their own, because some arm's best is there."""
+    at_edges = [tuning.edges(trials) for trials in by_arm]
+    return (
+        tuning.BEYOND * any(below for below, _ in at_edges),
+        tuning.BEYOND * any(above for _, above in at_edges),
+    )
+
+
+def _added_elsewhere(study: Study, of: Round) -> tuple[int, int] | None:
+    """How many values the arms had below and above their grid whose search ended before."""
+    for arm in study.arms:
+        if trials := tuning.in_round(study.trials, arm.name, of):
+            return tuning.added(trials)
+    return None
+
+
+def _run_trials(
     study: Study, trials: Mapping[Arm, Sequence[Trial]], holdout: int, resources: Resources
 ) -> tuple[dict[str, list[Trial]], dict[str, str]]:
-    """Runs the trials of a rung.
+    """Runs trials.
 
     Returns:
         By the arm's name: the trials with their accuracies; and why its search failed.
@@ -131,15 +172,17 @@ def _run_rung(
         measured[trial.arm].append(dataclasses.replace(trial, accuracy=accuracy))
         if problem:
             problems.setdefault(trial.arm, problem)
-    for name in problems:  # an incomplete rung could be taken for a complete one
-        measured[name] = []
-    for name, of_arm in measured.items():
-        if of_arm and all(trial.accuracy is None for trial in of_arm):
-            problems[name] = (
-                f"its loss was not finite with any {spaced(tuning.FIELDS[of_arm[0].what])} that "
-                "was tried: leave it out, or choose another recipe"
-            )
     return measured, problems
+
+
+def _diverged(of: Round, measured: Mapping[str, Sequence[Trial]]) -> dict[str, str]:
+    """By the arm's name, why its search failed if no trial of a rung could be trained."""
+    return {
+        name: f"its loss was not finite with any {of.label} that was tried: leave it out, or "
+        "choose another recipe"
+        for name, trials in measured.items()
+        if trials and all(trial.accuracy is None for trial in trials)
+    }
 
 
 def _measure(study: Study, trial: Trial, job: Job, outcome: Outcome) -> tuple[float | None, str]:

@@ -3,10 +3,14 @@
 import dataclasses
 import math
 
+import torch
+
 from normlab.data import Dataset
 from normlab.inference.evaluate import evaluate
 from normlab.runs import checkpoint
 from normlab.runs.run import Epoch, append_metrics
+from normlab.seeding import generator
+from normlab.training.recalibration import recalibrate
 from normlab.training.state import TrainingState
 
 
@@ -42,10 +46,16 @@ class Evaluation(Callback):
     def on_epoch_end(self, state: TrainingState) -> None:
         """Adds the epoch to `state.run`; DivergedError where a loss or a weight is not finite."""
         run, split = state.run, state.run.split
-        loss, accuracy = state.train_loss, state.train_accuracy
+        loss, accuracy, without = state.train_loss, state.train_accuracy, None
         if split != "train":
-            evaluation = evaluate(state.network, self.dataset, split)
-            loss, accuracy = evaluation.loss, evaluation.accuracy
+            loss, accuracy = self._measure(state)
+        if run.config.recalibrate and state.epoch == state.epochs:
+            images, seed = torch.from_numpy(self.dataset.train.images), run.config.seed
+            order = torch.randperm(len(images), generator=generator(seed, "recalibration"))
+            recalibrate(state.network, images, order)
+            if split != "train":
+                without = accuracy
+                loss, accuracy = self._measure(state)
         state.check_finite()
         if not math.isfinite(loss):
             raise state.diverged(loss)
@@ -58,8 +68,14 @@ class Evaluation(Callback):
             accuracy=accuracy,
             learning_rate=state.learning_rate,
             seconds=state.seconds,
+            without_recalibration=without,
         )
         state.run = dataclasses.replace(run, epochs=(*run.epochs, epoch))
+
+    def _measure(self, state: TrainingState) -> tuple[float, float]:
+        """Loss and accuracy on the split that the run's curve is measured on."""
+        evaluation = evaluate(state.network, self.dataset, state.run.split)
+        return evaluation.loss, evaluation.accuracy
 
 
 class Checkpointing(Callback):

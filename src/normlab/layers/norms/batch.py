@@ -42,7 +42,10 @@ def batch_norm(shape: Shape, *, activation: Activation | None, dropout: float) -
     scale_invariant=True,
 )
 class GhostBatchNorm(nn.Module):
-    """Batch normalization over parts of the batch. The last part may be smaller."""
+    """Batch normalization over parts of the batch. The last part may be smaller.
+
+    If only the inner layer is in training mode, as in recalibration, it sees whole batches.
+    """
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class BatchRenorm(nn.Module):
     """Batch renormalization; in eval mode it is batch normalization."""
 
     WARM_UP, R_STEPS, D_STEPS = 250, 2000, 1250  # for runs of about 7,000 steps
-    R_MAX, D_MAX, MOMENTUM = 3.0, 5.0, 0.01
+    R_MAX, D_MAX = 3.0, 5.0
 
     running_mean: Tensor
     running_std: Tensor
@@ -91,7 +94,7 @@ class BatchRenorm(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        channels = shape[0]
+        channels, self.momentum = shape[0], 0.01
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -128,8 +131,8 @@ class BatchRenorm(nn.Module):
         d_max = self.D_MAX * min(1.0, max(0.0, d_share))
         r = (std / self.running_std).clamp(1 / r_max, r_max)
         d = ((mean - self.running_mean) / self.running_std).clamp(-d_max, d_max)
-        self.running_mean.lerp_(mean, self.MOMENTUM)
-        self.running_std.lerp_(std, self.MOMENTUM)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_std.lerp_(std, self.momentum)
         self.steps += 1
         return r, d
 
@@ -161,14 +164,12 @@ class _SumOfAll(torch.autograd.Function):
 class SyncBatchNorm(nn.Module):
     """Batch normalization over the batches of all processes together."""
 
-    MOMENTUM = 0.1
-
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        channels = shape[0]
+        channels, self.momentum = shape[0], 0.1
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -200,8 +201,8 @@ class SyncBatchNorm(nn.Module):
         deviation = x - mean[:, None, None]
         variance = self._sum(deviation.square().sum((0, 2, 3))) / count
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.MOMENTUM)
-            self.running_var.lerp_(variance * count / (count - 1), self.MOMENTUM)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         return mean, variance
 
     @staticmethod
