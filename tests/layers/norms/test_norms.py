@@ -26,6 +26,7 @@ from normlab.layers import norms
 from normlab.layers.norms import registry
 from normlab.network.model import Network
 from normlab.network.summary import summarize
+from normlab.training.recalibration import recalibrate
 
 SHAPE = (12, 5, 6)
 NAMES = [*FORMULAS, "ghost-bn=3", "gn=3", "evonorm-s0=3", "proxy-gn=3"]
@@ -665,3 +666,15 @@ def test_normalizations_without_batch_statistics_treat_each_image_separately(nam
     x = torch.randn(batch, *SHAPE, generator=generator)
     separately = torch.cat([layer(image[None]) for image in x])
     np.testing.assert_allclose(layer(x).detach(), separately.detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ebn", "evonorm-b0"])
+def test_running_averages_of_the_batch_can_be_measured_anew(name):
+    network = Network("C:4 D:4 GAP FC", norm=name)
+    running = {key: x for key, x in network.named_buffers() if "running" in key}
+    before = {key: values.clone() for key, values in running.items()}
+    images = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8)
+    recalibrate(network, images, torch.arange(12))
+    changed = [not torch.equal(values, before[key]) for key, values in running.items()]
+    assert changed
+    assert all(changed)

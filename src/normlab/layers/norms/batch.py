@@ -225,14 +225,12 @@ class SyncBatchNorm(nn.Module):
 class ExtendedBatchNorm(nn.Module):
     """Batch normalization with a mean per channel and a variance over all channels."""
 
-    MOMENTUM = 0.1
-
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        channels = shape[0]
+        channels, self.momentum = shape[0], 0.1
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -260,8 +258,8 @@ class ExtendedBatchNorm(nn.Module):
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Updates the running averages of the means and of the unbiased variance."""
-        self.running_mean.lerp_(mean, self.MOMENTUM)
-        self.running_var.lerp_(variance * count / (count - 1), self.MOMENTUM)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
 
 
 @register(
@@ -279,13 +277,11 @@ class ExtendedBatchNorm(nn.Module):
 class EvoNormB0(nn.Module):
     """EvoNorm-B0, which combines normalization and activation."""
 
-    MOMENTUM = 0.1
-
     running_var: Tensor
 
     def __init__(self, shape: Shape, *, activate: bool, dropout: float) -> None:
         super().__init__()
-        channels, self.dropout = shape[0], dropout
+        channels, self.momentum, self.dropout = shape[0], 0.1, dropout
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.slope = nn.Parameter(torch.ones(channels)) if activate else None
@@ -317,4 +313,4 @@ class EvoNormB0(nn.Module):
     @torch.no_grad()
     def _update_running_variance(self, variance: Tensor, count: int) -> None:
         """Updates the running average of the unbiased variance."""
-        self.running_var.lerp_(variance * count / (count - 1), self.MOMENTUM)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
