@@ -74,10 +74,17 @@ def by_deviation(x, p, *, activate):
 
 
 def by_proxy(y, p, activation=torch.relu):
-    """Proxy normalization of f(y): less the mean, and over the deviation, of f(w z + b)."""
-    z = torch.special.ndtri((torch.arange(256, dtype=torch.float64) + 0.5) / 256)
+    """Proxy normalization of f(y): less the mean, and over the deviation, of f(w z + b).
+
+    The proxy z has mean β and deviation 1 + γ.
+    """
+    n = torch.special.ndtri((torch.arange(256, dtype=torch.float64) + 0.5) / 256)
+    names = ("weight", "bias", "proxy_mean", "proxy_scale")
     proxy = torch.stack(
-        [activation(w * z + b) for w, b in zip(p["weight"], p["bias"], strict=True)]
+        [
+            activation(w * (beta + (1 + gamma) * n) + b)
+            for w, b, beta, gamma in zip(*(p[name] for name in names), strict=True)
+        ]
     )
     mean = proxy.mean(1)
     variance = ((proxy - mean[:, None]) ** 2).mean(1)

@@ -61,7 +61,9 @@ def replace_norms(module: nn.Module, norm: str, *, example: Tensor) -> nn.Module
     the old one. It starts with the old weight, bias and running averages, as far as it has the
     same in the same shape; but a weight that starts at another value than 1 (`none`, `lrn`, `dyt`)
     stays. ε and the momentum of running averages are the registry's. A layer that is used in
-    several places stays one layer. Activations stay those of the module.
+    several places stays one layer. Activations stay those of the module. A BatchNorm2d without
+    running averages looks at the batch in eval mode, too; `bn` in its place has running averages,
+    which start at 0 and 1.
 
     Call it before an optimizer, DistributedDataParallel or torch.compile is given the module.
 

@@ -1,5 +1,6 @@
 """Proxy normalization: activations are normalized by what they would be of normal values."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,21 +11,22 @@ from normlab.layers.norms.sample import checked_groups
 
 _FORMULA = (
     "(f(y) − E[f(z)]) / √(Var[f(z)] + 0.03) with y = (x − E) / √(Var + ε) · w + b, f the "
-    "activation and z = w · n + b of standard normal n; y where no activation follows"
+    "activation and z = w · ((1 + γ) · n + β) + b of standard normal n, where β and γ are learned "
+    "and start at 0; y where no activation follows"
 )
 _PAPER = (
     "Labatie et al. 2021, Proxy-Normalizing Activations to Match Batch Normalization while "
-    "Removing Batch Dependence, arXiv:2106.03743, section 5; the proxy z has no parameters of its "
-    "own, and its moments are taken over 256 quantiles"
+    "Removing Batch Dependence, arXiv:2106.03743, section 5; the proxy's moments are over 256 "
+    "quantiles"
 )
 
 
 class ProxyNorm(nn.Module):
     """A normalization and its activation, whose outputs are then normalized channel by channel.
 
-    Their mean and variance are not measured: they are those of a proxy, a standard normal value
-    that goes through the same affine map and activation. So each channel is near mean 0 and
-    variance 1 as after batch normalization, without a batch.
+    Their mean and variance are not measured: they are those of a proxy, a normal value of mean β
+    and deviation 1 + γ that goes through the same affine map and activation. So each channel is
+    near mean 0 and variance 1 as after batch normalization, without a batch.
     """
 
     EPSILON = 0.03
@@ -35,12 +37,16 @@ class ProxyNorm(nn.Module):
         super().__init__()
         self.activation, self.dropout = activation, dropout
         self.norm = FusedNorm(shape, groups=groups, activation=activation, dropout=0.0, eps=EPSILON)
+        self.proxy_mean = nn.Parameter(torch.zeros(shape[0]))
+        self.proxy_scale = nn.Parameter(torch.zeros(shape[0]))  # less 1
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
         weight, bias = self.norm.weight, self.norm.bias
         assert bias is not None
-        mean, variance = normal_moments(self.activation, weight, bias)
+        proxy_scale = weight * (1 + self.proxy_scale)
+        proxy_bias = weight * self.proxy_mean + bias
+        mean, variance = normal_moments(self.activation, proxy_scale, proxy_bias)
         scale = (variance + self.EPSILON).rsqrt()
         y = self.norm(x.to(weight.dtype)) - mean[:, None, None]
         y = (y * scale[:, None, None]).to(x.dtype)
@@ -59,7 +65,7 @@ def _build(shape: Shape, groups: int, activation: Activation | None, dropout: fl
     formula=_FORMULA,
     paper=_PAPER,
     axes="H, W and a group of channels",
-    parameters="2·C",
+    parameters="4·C",
     argument="number of groups (default: the largest divisor of C that is at most 4)",
     divides=True,
     takes_activation=True,
@@ -78,7 +84,7 @@ def proxy_group_norm(
     formula=_FORMULA,
     paper=_PAPER,
     axes="C, H, W",
-    parameters="2·C",
+    parameters="4·C",
     takes_activation=True,
     scale_invariant=True,
     by_activation=True,
