@@ -74,7 +74,7 @@ def unusual_process():
 
 
 @pytest.mark.slow(5)
-@pytest.mark.parametrize("before", [unusual_process, partial(os.umask, 0o777)])
+@pytest.mark.parametrize("before", [unusual_process, partial(os.umask, 0o077)])
 def test_a_run_trains_in_an_unusual_process(before, tmp_path):
     train(tmp_path, before=before)
 
