@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from normlab.errors import DataError
+from normlab.storage.reading import open_regular
 from normlab.wording import listed
 
 SIZE = 32
@@ -55,8 +56,9 @@ def read_picture(
         with opened as image:
             return to_pixels(image, size), tuple(peculiarities(image))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
-        unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
-        reason = f"it is no {_names(formats)}" if unknown else error
+        unknown = isinstance(error, UnidentifiedImageError)
+        said = getattr(error, "strerror", None) or error  # without the path
+        reason = f"it is no {_names(formats)}" if unknown else said
         raise DataError(f"{name} cannot be read as an image ({reason})") from error
 
 
@@ -115,9 +117,7 @@ def _content_of(source: Path | IO[bytes] | bytes) -> bytes:
         ValueError: It has more than `MAX_BYTES`.
     """
     if isinstance(source, Path):
-        if source.exists() and not (source.is_file() or source.is_dir()):
-            raise OSError("it is no regular file")
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             content = read_limited(file)
     elif isinstance(source, bytes):
         content = source
