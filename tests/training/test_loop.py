@@ -587,15 +587,15 @@ def not_as_root(folder):
 def test_leftovers_of_a_kill_are_removed_when_a_run_is_resumed(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     out.mkdir()
-    ours = [".checkpoint-abcd_123.pt", ".config-abcd_123.json"]
-    others = {".checkpoint-mine.pt", ".report-abcd_123.html"}
+    ours = [".checkpoint-abcd0123.pt", ".config-abcd0123.json"]
+    others = {".checkpoint-mine.pt", ".report-abcd0123.html"}
     for name in (*ours, *others):
         (out / name).write_bytes(b"half")
     hooks = [InterruptAt((0, 2))]
     with pytest.raises(InterruptedRunError):
         train(SMALL, out, callbacks=hooks, quiet=True)
     assert {path.name for path in out.glob(".*")} == others
-    for name in (*ours, ".metrics-abcd_123.jsonl", ".model-abcd_123.safetensors"):
+    for name in (*ours, ".metrics-abcd0123.jsonl", ".model-abcd0123.safetensors"):
         (out / name).write_bytes(b"half")
     assert_equal_runs(whole, resume(out, quiet=True))
     assert {path.name for path in out.glob(".*")} == others

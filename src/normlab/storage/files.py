@@ -137,7 +137,7 @@ def exists(path: Path) -> bool:
 
 def leftovers(path: Path) -> Iterator[Path]:
     """Temporary files of `write_atomically`: left by a kill, or being written now."""
-    return path.parent.glob(f".{path.stem}-????????{path.suffix}")
+    return path.parent.glob(f".{path.stem}-{8 * '[0-9a-f]'}{path.suffix}")
 
 
 def remove_leftovers(path: Path) -> None:
