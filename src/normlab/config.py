@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from normlab.ranges import Count, Positive, Range
+from normlab.ranges import Count, Positive, Range, Seed
 
 
 def default_is(text: str) -> object:
@@ -119,7 +119,7 @@ class RunConfig(TrainingConfig):
     label_noise: NoiseShare = 0.0
     """Share of training labels that are replaced by another class, drawn at random."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random draw: weights, batches, augmentation, dropout."""
 
 

@@ -1,13 +1,12 @@
 """Named training recipes: everything about training that is neither the network nor the data."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from normlab.config import RunConfig
 from normlab.errors import UsageError
-from normlab.ranges import LARGEST, Positive, Range, Share
+from normlab.ranges import Positive, Range, Share
 
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 
@@ -153,7 +152,7 @@ def resolve(config: RunConfig) -> Recipe:
     """The recipe in force: with the normalization's tuned settings and the configuration's own.
 
     Raises:
-        UsageError: The recipe is unknown, or a setting is out of range.
+        UsageError: The recipe is unknown.
     """
     name = name_of(config)
     recipe = find(name)
@@ -163,12 +162,4 @@ def resolve(config: RunConfig) -> Recipe:
         for setting in ("epochs", "batch_size", "learning_rate", "weight_decay")
         if (value := getattr(config, setting)) is not None
     }
-    for setting, value in given.items():
-        bound = "at least" if setting == "weight_decay" else "above"
-        largest = LARGEST if setting in ("epochs", "batch_size") else math.inf
-        flag = f"--{setting.replace('_', '-')}"
-        if not 0 <= value < math.inf or (value == 0 and bound == "above"):
-            raise UsageError(f"{flag} must be {bound} 0, not {value}")
-        if value > largest:  # config.json could not be read again
-            raise UsageError(f"{flag} must be at most {largest:,}, not {value:,}")
     return dataclasses.replace(recipe, **(tuned | given))

@@ -26,7 +26,7 @@ CODE = """if True:
 
 
 def load(cache, *arguments, code=CODE, **variables):
-    """Loads the passes in a new process. Returns "loaded", "not kept: WHY", or why there are none."""
+    """Loads the passes in a new process: "loaded", "not kept: WHY", or why there are none."""
     process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=os.environ | {"XDG_CACHE_HOME": str(cache), **variables},
@@ -200,7 +200,10 @@ def test_a_run_says_that_the_passes_are_not_kept(tmp_path):
         (b"#!/nonexistent/interpreter\n", "No such file or directory"),
         (b"#!/bin/sh\nprintf 'gcc \\303\\050 \\377\\n'; exit 1", "gcc fails: gcc \ufffd( \ufffd"),
         (b"#!/bin/sh\nkill -SEGV $$", "gcc fails"),
-        (b"#!/bin/sh\n[ $1 = -v ] || for i in $@; do o=$i; done; exit 0", "kernels.so: cannot open"),
+        (
+            b"#!/bin/sh\n[ $1 = -v ] || for i in $@; do o=$i; done; exit 0",
+            "kernels.so: cannot open",
+        ),
     ],
 )
 def test_a_gcc_that_is_none_is_a_reason(script, reason, tmp_path):

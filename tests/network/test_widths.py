@@ -39,11 +39,10 @@ def test_the_error_says_by_how_much_the_budget_is_exceeded():
     Network(ASSIGNMENT, norm="ln-full", budget=6_119)
 
 
-@pytest.mark.parametrize("budget", [0, 10**9 + 1])
-def test_a_budget_that_a_run_could_not_record_is_refused(budget):
-    with pytest.raises(UsageError, match="the budget must be at "):
+@pytest.mark.parametrize("budget", [0, -5])
+def test_no_network_stays_below_a_budget_of_0(budget):
+    with pytest.raises(UsageError, match=f"too many to stay below the budget of {budget}"):
         Network("C:4 P GAP FC", budget=budget)
-    Network("C:4 P GAP FC", budget=10**9)
 
 
 @settings(max_examples=60)

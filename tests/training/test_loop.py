@@ -622,12 +622,17 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch):
     ("settings", "problem"),
     [
         ({"recipe": "sede"}, "no recipe 'sede': there are seed, demo"),
-        ({"epochs": 0}, "--epochs must be above 0, not 0"),
-        ({"batch_size": -1}, "--batch-size must be above 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"epochs": 0}, "--epochs must be at least 1 and at most 1,000,000,000, not 0"),
+        ({"batch_size": -1}, "--batch-size must be at least 1"),
+        ({"learning_rate": 0}, "--learning-rate must be above 0, not 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be finite, not nan"),
+        ({"weight_decay": -0.1}, "--weight-decay must be at least 0, not -0.1"),
+        ({"budget": 10**9 + 1}, "--budget must be at least 1 and at most 1,000,000,000"),
+        ({"seed": 2**63}, "--seed must be at least -9,223,372,036,854,775,808 and below"),
+        ({"precision": "float16"}, "--precision must be .*Literal"),
         ({"network": "seed-nb"}, "did you mean .*seed-bn"),
         ({"norm": "gm"}, "did you mean gn"),
-        ({"holdout": -1}, "cannot be set apart"),
+        ({"holdout": -1}, "--holdout must be at least 0"),
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_written(settings, problem, tmp_path):

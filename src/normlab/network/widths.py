@@ -9,7 +9,6 @@ from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.network.shapes import INPUT, classifier_of, count
 from normlab.notation import MAX_WIDTH, Block, LayoutError
-from normlab.ranges import LARGEST
 
 DEFAULT_BUDGET = 50_000
 
@@ -41,13 +40,9 @@ def solve(
     Raises:
         LayoutError: A block is not allowed in its place.
         UsageError: Even the narrowest network exceeds the budget (the message says by how much),
-            the budget is out of range, there are fewer than two classes, or no width is divisible
+            there are fewer than two classes, or no width is divisible
             by the groups.
     """
-    if budget is not None and budget < 1:
-        raise UsageError(f"the budget must be at least 1, not {budget}")
-    if budget is not None and budget > LARGEST:  # config.json could not be read again
-        raise UsageError(f"the budget must be at most {LARGEST:,}, not {budget:,}")
     if classes < 2:
         raise UsageError(f"a classifier needs at least 2 classes, not {classes}")
     multiple = _common_multiple(blocks, norm)
