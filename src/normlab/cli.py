@@ -433,6 +433,9 @@ def serve(
     model: _Model = None,
     host: str = "127.0.0.1",
     port: int = 7860,
+    name: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="HOST", help_behavior_hint="")
+    ] = (),
     data_root: Annotated[Path | None, default_is("$NORMLAB_DATA, else the cached download")] = None,
 ) -> None:
     """Serve a page that classifies pictures and photos with several networks, side by side.
@@ -449,6 +452,8 @@ def serve(
         host: The address to listen on. By default only this machine can reach the page; 0.0.0.0
             opens it to the whole network.
         port: The port; 0 takes a free one.
+        name: Another name by which browsers reach it: an alias, or a proxy's name. Repeat the flag
+            for several.
         data_root: Folder of the data, for example pictures. Nothing is downloaded.
     """
     from normlab.runs.run import Run
@@ -457,7 +462,8 @@ def serve(
     folders = _folders(runs, model)
     if not folders:
         raise UsageError("expected one run's folder or more, or --model NAME")
-    serve_runs([Run.open(folder) for folder in folders], host=host, port=port, data_root=data_root)
+    opened = [Run.open(folder) for folder in folders]
+    serve_runs(opened, host=host, port=port, data_root=data_root, names=name)
 
 
 @command

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from normlab.cli import main
 from peculiar import jpeg_of_scans
 from serving import MAIN, png, served, wait_for
 
@@ -259,6 +260,29 @@ def test_a_server_for_everyone_answers_to_the_machine_s_name():
     assert is_own(f"{own.partition('.')[0]}.local", names_of("::", "::"))
     assert is_own("lab.example", names_of("lab.example", "192.0.2.1"))
     assert not is_own("evil.example", names_of("0.0.0.0", "0.0.0.0"))
+
+
+def test_names_that_the_user_gives_are_the_server_s_too(tmp_path):
+    names = ("--name", "Lab.Example.", "--name", "alias")
+    with served(tmp_path, *NANO, *names) as server:
+        for host, status in (("lab.example", 200), ("alias:80", 200), ("evil.example", 400)):
+            assert server.request("POST", "/predict", PICTURE, {"Host": host})[0] == status
+        # As a browser does that has opened the page through a proxy with HTTPS.
+        proxied = {"Host": "lab.example", "X-Forwarded-Proto": "https"}
+        status, content = server.request("GET", "/config", headers=proxied)
+        assert (status, json.loads(content)["root"]) == (200, "https://lab.example")
+        for origin, status in (("https://lab.example", 200), ("https://evil.example", 403)):
+            headers = proxied | {"Origin": origin}
+            assert server.request("POST", "/predict", PICTURE, headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    "name", ["https://lab.example", "lab.example:80", "lab.example/a", "*", ""]
+)
+def test_a_name_that_is_none_is_refused(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", *NANO, "--name", name, "--port", "0"])
+    assert "expected a host alone, such as lab.example.org" in capsys.readouterr().err
 
 
 # Requests that no page sends
