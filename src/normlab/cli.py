@@ -24,7 +24,7 @@ from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConf
 from normlab.errors import NormlabError, UsageError, printable
 from normlab.export import formats
 from normlab.notation import LayoutError
-from normlab.storage.files import exists
+from normlab.storage.files import exists, refuse_foreign
 from normlab.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -304,9 +304,10 @@ def explain(
     if len(pictures) != 1:
         raise UsageError(f"expected one picture, got {len(pictures)}")
     (picture,) = pictures
-    explained = explain_picture(predictor, picture, classes)
     stem = "picture" if picture == "-" else Path(picture).stem
     out = out or Path(f"{stem}-explained.png")
+    refuse_foreign(out, plots.PNG_MARK)
+    explained = explain_picture(predictor, picture, classes)
     plots.save(plots.explanation(explained), out)
     print(as_text(explained.prediction))
     _show(f"explanation: {out}")
