@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -191,11 +193,44 @@ def test_a_picture_that_takes_too_long_is_given_up_and_the_next_is_answered(hurr
     wait_for(lambda: hurried.predict(PICTURE)[0] == 200)
 
 
+@pytest.mark.slow(5)
 def test_a_decoder_that_crashes_costs_one_picture(server):
+    assert server.predict(PICTURE)[0] == 200  # so that it has a process that waits
+    before = cpu_seconds(server.picture_processes())
+    slow = jpeg_of_scans(Image.new("L", (9400, 9400), 70), 100)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(server.predict, slow)
+        wait_for(lambda: cpu_seconds(server.picture_processes()) > before + 0.5)  # it decodes
+        for process in server.picture_processes():
+            os.kill(process, signal.SIGKILL)
+        problem = "the picture cannot be read as an image (its decoder crashed)"
+        assert asked.result() == (400, {"error": problem})
     assert server.predict(PICTURE)[0] == 200
+
+
+def cpu_seconds(processes):
+    """The time that processes have computed."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes]
+    return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
+
+
+def test_where_no_process_can_be_started_a_picture_may_be_sent_again(server):
+    assert server.predict(PICTURE)[0] == 200
+    number = server.process.pid
+    taken = {int(path.name) for path in Path(f"/proc/{number}/fd").iterdir()}
+    few = [free for free in range(2 * len(taken) + 9) if free not in taken][3]  # three more
+    usual = resource.prlimit(number, resource.RLIMIT_NOFILE)
     for process in server.picture_processes():
         os.kill(process, signal.SIGKILL)
-    wait_for(lambda: server.predict(PICTURE)[0] == 200)
+        wait_for(lambda pid=process: ") Z " in Path(f"/proc/{pid}/stat").read_text())
+    resource.prlimit(number, resource.RLIMIT_NOFILE, (few, usual[1]))
+    try:
+        status, answer = server.predict(PICTURE)
+    finally:
+        resource.prlimit(number, resource.RLIMIT_NOFILE, usual)
+    problem = "no process can be started to read the picture (Too many open files): try again"
+    assert (status, answer) == (503, {"error": problem})
+    assert server.predict(PICTURE)[0] == 200
 
 
 # Sites that borrow a visitor's browser
