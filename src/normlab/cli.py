@@ -23,7 +23,9 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
 from normlab.errors import NormlabError, UsageError, printable
 from normlab.export import formats
+from normlab.launch import launch_variables
 from normlab.notation import LayoutError
+from normlab.notes import note
 from normlab.storage.files import exists, refuse_foreign
 from normlab.wording import counted, percent
 
@@ -201,8 +203,8 @@ def evaluate(
     dataset = opened.dataset(execution.data_root)
     evaluation = evaluate_network(network, dataset, split, tta=tta)
     console = Console()
-    for note in dataset.notes:
-        _show(f"note: {note}")
+    for fact in dataset.notes:
+        _show(f"note: {fact}")
     console.print(evaluation)
     if opened.epochs and split == opened.split and tta is None:
         stated = opened.last
@@ -241,8 +243,7 @@ def predict(
         csv: A table with the probabilities of all classes.
         device: As in `normlab train`.
     """
-    from normlab.inference.left_out import find_left_out
-    from normlab.inference.pictures import find_pictures
+    from normlab.inference.finding import find_pictures
     from normlab.inference.predict import predict_files
     from normlab.report.prediction_lines import write_predictions
     from normlab.runs import machine
@@ -251,10 +252,9 @@ def predict(
         raise UsageError("--json and --csv exclude each other: leave one out")
     predictor, pictures = _load_predictor(inputs, model)
     predictor.to(machine.prepare(Execution(device=device)))
-    left_out = find_left_out(pictures)
+    names, left_out = find_pictures(pictures)
     if str(left_out):
-        print(f"note: {left_out}", file=sys.stderr)
-    names = find_pictures(pictures)
+        note(str(left_out))
     predictions = predict_files(predictor, names)
     unreadable = write_predictions(
         predictions, names, predictor.classes, "json" if json else "csv" if csv else "text"
@@ -727,7 +727,7 @@ def _open_streams() -> None:
 
 def _say(message: str) -> None:
     """Prints a message. A process that a launcher started says which one it is."""
-    rank = os.environ.get("RANK")
+    _, rank = launch_variables()
     with suppress(OSError):  # the standard error cannot be written either
         print(f"normlab: {f'rank {printable(rank)}: ' if rank else ''}{message}", file=sys.stderr)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from normlab.errors import NormlabError, UsageError
 from normlab.findings import run as findings
+from normlab.notes import note
 from normlab.runs.run import Run
 from normlab.serve.examples import load_examples
 from normlab.serve.hosts import is_everywhere, names_of
@@ -64,7 +65,7 @@ def serve(
         own_names = names_of(host, bound, names)
         address = _address(host, bound, port)
         if is_everywhere(bound):
-            print("note: anyone on this network can reach the page at this machine's address")
+            note("anyone on this network can reach the page at this machine's address")
         with ExitStack() as stack:  # what is entered last is undone first
             stack.enter_context(_stopped_by_signals())
             uploads = stack.enter_context(tempfile.TemporaryDirectory(prefix="normlab-"))
