@@ -82,6 +82,7 @@ def orientation(value):
     return exif
 
 
+EMPTY_CHUNK = struct.pack(">I4sI", 0, b"noNe", zlib.crc32(b"noNe"))
 ENTRY = struct.pack("<HHII", ExifTags.Base.Orientation, 3, 1, 6)
 EXIF = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + ENTRY + bytes(4)
 ODD_EXIF = (
@@ -231,6 +232,14 @@ REFUSED = {
         "too large",
     ),
     "a JPEG of 4000 scans": (jpeg_of_scans(RGB, 4000), "it has more than 100 scans"),
+    "a JPEG of 20,000 comments": (
+        encoded(RGB, "JPEG")[:2] + 20_000 * b"\xff\xfe\0\2" + encoded(RGB, "JPEG")[2:],
+        "it has more than 1,000 markers",
+    ),
+    "a PNG of 200,000 empty chunks": (
+        encoded(RGB, "PNG")[:33] + 200_000 * EMPTY_CHUNK + encoded(RGB, "PNG")[33:],
+        "it has more than 100,000 chunks",
+    ),
     "a GIF": (encoded(RGB, "GIF", save_all=True, append_images=FRAMES), UNKNOWN),
     "a TIFF": (encoded(RGB, "TIFF"), UNKNOWN),
     "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', UNKNOWN),

@@ -10,6 +10,7 @@ from normlab import RunConfig
 from normlab.data.augment import STEPS
 from normlab.errors import UsageError
 from normlab.recipes import RECIPES, Recipe, find, name_of, resolve
+from normlab.storage.records import check_settings
 
 CONFIG = RunConfig(network="c GAP", dataset="digits", recipe="seed")
 
@@ -83,23 +84,9 @@ def test_weight_decay_may_be_0(value):
     assert resolve(dataclasses.replace(CONFIG, weight_decay=value)).weight_decay == value
 
 
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_a_weight_decay_out_of_range_is_refused(value):
-    with pytest.raises(UsageError, match=f"^--weight-decay must be at least 0, not {value}$"):
-        resolve(dataclasses.replace(CONFIG, weight_decay=value))
-
-
 def test_an_unknown_recipe_gets_the_list_of_recipes():
     with pytest.raises(UsageError, match=rf"^no recipe 'sede': there are {', '.join(RECIPES)}$"):
         find("sede")
-
-
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-@pytest.mark.parametrize("setting", ["epochs", "batch_size", "learning_rate"])
-def test_the_error_for_a_setting_out_of_range_names_its_flag(setting, value):
-    flag = f"--{setting.replace('_', '-')}"
-    with pytest.raises(UsageError, match=f"^{flag} must be above 0, not {value}$"):
-        resolve(dataclasses.replace(CONFIG, **{setting: value}))
 
 
 def test_a_network_with_its_own_recipe_uses_it():
@@ -125,9 +112,10 @@ def test_a_run_may_state_the_settings_that_a_search_finds():
     plain = resolve(RunConfig(network="micro"))
     assert (plain.muon, plain.label_smoothing, plain.augment) == (0.05, 0.1, ("shift",))
     for stated, problem in [
-        ({"muon": -1.0}, "--muon must be at least 0, not -1.0"),
-        ({"label_smoothing": 1.5}, "--label-smoothing must be at most 1, not 1.5"),
-        ({"augment": ("flip",)}, "no step 'flip': --augment has color-jitter, affine"),
+        ({"muon": -1.0}, "--muon must be at least 0 and at most 1,000,000,000, not -1.0"),
+        ({"learning_rate": 1e10}, "--learning-rate must be above 0 and at most 1,000,000,000, not"),
+        ({"label_smoothing": 1.5}, "--label-smoothing must be at least 0 and at most 1, not 1.5"),
+        ({"augment": ("flip",)}, "--augment must be .*color-jitter.*, not .'flip'"),
     ]:
         with pytest.raises(UsageError, match=problem):
-            resolve(RunConfig(network="micro", **stated))
+            check_settings(RunConfig(network="micro", **stated))

@@ -3,17 +3,11 @@
 A function under `@command` is a command: its parameters are the flags, its docstring is the help.
 Many flags come from the dataclasses of `config`. Commands import what they need when they run, so
 that `--help` needs no torch.
-
-Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 """
 
-import errno
 import inspect
-import io
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -21,10 +15,11 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
-from normlab.errors import NormlabError, UsageError, printable
+from normlab.errors import NormlabError, UsageError
 from normlab.export import formats
-from normlab.notation import LayoutError
-from normlab.storage.files import exists
+from normlab.notes import note
+from normlab.process import exit_after, show
+from normlab.storage.files import exists, refuse_foreign
 from normlab.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -106,7 +101,7 @@ def train(
         return
     machine.prepare(execution)  # the page is computed with as many threads
     page = write_report([run], data_root=execution.data_root)
-    _show(f"report: {page}")
+    show(f"report: {page}")
 
 
 @command
@@ -158,8 +153,8 @@ def compare(
         return
     if any(result.state == "done" for result in study.results):
         for sentence in headline(study, group_by_setting(study)):
-            _show(sentence)
-        _show(f"report: {write_study_report(study, data_root=data_root)}")
+            show(sentence)
+        show(f"report: {write_study_report(study, data_root=data_root)}")
     failed = [result for result in study.results if result.state == "failed"]
     if failed:
         raise NormlabError(
@@ -201,8 +196,8 @@ def evaluate(
     dataset = opened.dataset(execution.data_root)
     evaluation = evaluate_network(network, dataset, split, tta=tta)
     console = Console()
-    for note in dataset.notes:
-        _show(f"note: {note}")
+    for fact in dataset.notes:
+        show(f"note: {fact}")
     console.print(evaluation)
     if opened.epochs and split == opened.split and tta is None:
         stated = opened.last
@@ -241,8 +236,7 @@ def predict(
         csv: A table with the probabilities of all classes.
         device: As in `normlab train`.
     """
-    from normlab.inference.left_out import find_left_out
-    from normlab.inference.pictures import find_pictures
+    from normlab.inference.finding import find_pictures
     from normlab.inference.predict import predict_files
     from normlab.report.prediction_lines import write_predictions
     from normlab.runs import machine
@@ -251,10 +245,9 @@ def predict(
         raise UsageError("--json and --csv exclude each other: leave one out")
     predictor, pictures = _load_predictor(inputs, model)
     predictor.to(machine.prepare(Execution(device=device)))
-    left_out = find_left_out(pictures)
+    names, left_out = find_pictures(pictures)
     if str(left_out):
-        print(f"note: {left_out}", file=sys.stderr)
-    names = find_pictures(pictures)
+        note(str(left_out))
     predictions = predict_files(predictor, names)
     unreadable = write_predictions(
         predictions, names, predictor.classes, "json" if json else "csv" if csv else "text"
@@ -304,12 +297,13 @@ def explain(
     if len(pictures) != 1:
         raise UsageError(f"expected one picture, got {len(pictures)}")
     (picture,) = pictures
-    explained = explain_picture(predictor, picture, classes)
     stem = "picture" if picture == "-" else Path(picture).stem
     out = out or Path(f"{stem}-explained.png")
+    refuse_foreign(out, plots.PNG_MARK)
+    explained = explain_picture(predictor, picture, classes)
     plots.save(plots.explanation(explained), out)
     print(as_text(explained.prediction))
-    _show(f"explanation: {out}")
+    show(f"explanation: {out}")
 
 
 @command
@@ -391,7 +385,7 @@ def report(
             raise UsageError("a study's page takes neither --out nor --published: leave them out")
         study = Study.open(runs[0])
         page = write_study_report(study, data_root=data_root, images=not no_images)
-        _show(f"report: {page}")
+        show(f"report: {page}")
         return
     page = write_report(
         [Run.open(run) for run in runs],
@@ -400,7 +394,7 @@ def report(
         images=not no_images,
         published=published,
     )
-    _show(f"report: {page}")
+    show(f"report: {page}")
 
 
 @command
@@ -423,7 +417,7 @@ def card(
 
     if not runs:
         raise UsageError("expected a run's folder")
-    _show(f"card: {write_card([Run.open(run) for run in runs], out)}")
+    show(f"card: {write_card([Run.open(run) for run in runs], out)}")
 
 
 @command
@@ -433,6 +427,9 @@ def serve(
     model: _Model = None,
     host: str = "127.0.0.1",
     port: int = 7860,
+    name: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="HOST", help_behavior_hint="")
+    ] = (),
     data_root: Annotated[Path | None, default_is("$NORMLAB_DATA, else the cached download")] = None,
 ) -> None:
     """Serve a page that classifies pictures and photos with several networks, side by side.
@@ -449,6 +446,8 @@ def serve(
         host: The address to listen on. By default only this machine can reach the page; 0.0.0.0
             opens it to the whole network.
         port: The port; 0 takes a free one.
+        name: Another name by which browsers reach it: an alias, or a proxy's name. Repeat the flag
+            for several.
         data_root: Folder of the data, for example pictures. Nothing is downloaded.
     """
     from normlab.runs.run import Run
@@ -457,7 +456,8 @@ def serve(
     folders = _folders(runs, model)
     if not folders:
         raise UsageError("expected one run's folder or more, or --model NAME")
-    serve_runs([Run.open(folder) for folder in folders], host=host, port=port, data_root=data_root)
+    opened = [Run.open(folder) for folder in folders]
+    serve_runs(opened, host=host, port=port, data_root=data_root, names=name)
 
 
 @command
@@ -492,7 +492,7 @@ def data(
         dataset = dataset.hold_out(config.holdout, config.split_seed)
     Console().print(describe(dataset))
     page = write_data_page(dataset, out, recipe_steps=steps)
-    _show(f"page: {page}")
+    show(f"page: {page}")
 
 
 @command
@@ -550,8 +550,6 @@ def norms() -> None:
             print("    a residual branch is multiplied by a learned scale, which starts at 0")
         print(f"    over {entry.axes}; {entry.parameters} parameters\n    {entry.paper}")
 
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
@@ -659,99 +657,5 @@ def _help(command: Callable[..., None]) -> tuple[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    _open_streams()
-    code: str | int | None = None
-    try:
-        try:
-            _dispatch(list(arguments))
-        except NormlabError as error:
-            # A layout's error has a line with a caret; other line breaks come from a name.
-            lines = str(error).split("\n") if isinstance(error, LayoutError) else [str(error)]
-            _say("\n".join(map(printable, lines)))
-            code = error.exit_code
-        except SystemExit as stop:  # after --help, or an unknown flag
-            code = stop.code
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has closed the pipe
-        _close_output()
-        sys.exit(141)
-    except (KeyboardInterrupt, Exception) as error:
-        if _by_interrupt(error):
-            _say("interrupted")
-            sys.exit(130)
-        if _out_of_memory(error):
-            _say("there is too little memory: a smaller --batch-size or fewer --workers need less")
-            sys.exit(1)
-        if not (isinstance(error, OSError) and error.errno in _FULL and error.filename is None):
-            raise
-        _say(f"the output cannot be written: {error.strerror}")
-        _close_output()
-        sys.exit(1)
-    if code is not None:
-        sys.exit(code)
-
-
-def _open_streams() -> None:
-    """Makes the standard streams usable, however this process was started.
-
-    A closed one is replaced by the null device: else the next file that is opened would take its
-    place. Output to a full pipe waits for the reader.
-    """
-    with suppress(OSError):  # no null device, as in a bare container: then no stream is closed
-        null = os.open(os.devnull, os.O_RDWR)
-        while null <= 2:  # the lowest number that is free
-            os.set_inheritable(null, True)
-            null = os.open(os.devnull, os.O_RDWR)
-        os.close(null)
-    if sys.stdin is None:
-        sys.stdin = os.fdopen(0, encoding="utf-8")
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
-        with suppress(OSError):
-            os.set_blocking(number, True)
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns) < 20:  # some programs set 0: tables would be empty
-        del os.environ["COLUMNS"]
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may be ASCII only
-
-
-def _say(message: str) -> None:
-    """Prints a message. A process that a launcher started says which one it is."""
-    rank = os.environ.get("RANK")
-    with suppress(OSError):  # the standard error cannot be written either
-        print(f"normlab: {f'rank {printable(rank)}: ' if rank else ''}{message}", file=sys.stderr)
-
-
-def _show(line: str) -> None:
-    """Prints a line that may name a file: a terminal must not obey what its name contains."""
-    print(printable(line))
-
-
-def _close_output() -> None:
-    """Keeps Python from flushing the output again when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _by_interrupt(error: BaseException) -> bool:
-    """Whether Ctrl-C caused an error: an import that it interrupts can raise an ImportError."""
-    return any(isinstance(cause, KeyboardInterrupt) for cause in _chain(error))
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether Python, NumPy or torch could not allocate memory."""
-    return any(
-        isinstance(cause, MemoryError)
-        or "can't allocate memory" in str(cause)
-        or "out of memory" in str(cause)
-        for cause in _chain(error)
-    )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, the one that caused it, and so on."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    exit_after(lambda: _dispatch(given))

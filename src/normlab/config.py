@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from normlab.ranges import Count, Positive, Range, Share
+from normlab.ranges import LARGEST, Count, Positive, Range, Seed, Share
 
 
 def default_is(text: str) -> object:
@@ -88,13 +88,19 @@ class TrainingConfig(DataConfig):
     epochs: Annotated[Positive | None, default_is("the recipe's")] = None
     """Passes over the training images."""
 
-    learning_rate: Annotated[float | None, Range(above=0), default_is("the recipe's")] = None
+    learning_rate: Annotated[
+        float | None, Range(above=0, at_most=LARGEST), default_is("the recipe's")
+    ] = None
     """Peak learning rate."""
 
-    weight_decay: Annotated[float | None, Range(at_least=0), default_is("the recipe's")] = None
+    weight_decay: Annotated[
+        float | None, Range(at_least=0, at_most=LARGEST), default_is("the recipe's")
+    ] = None
     """Weight decay of convolutions and `FC`. Weights that Muon trains have none."""
 
-    muon: Annotated[float | None, Range(at_least=0), default_is("the recipe's")] = None
+    muon: Annotated[
+        float | None, Range(at_least=0, at_most=LARGEST), default_is("the recipe's")
+    ] = None
     """Muon's learning rate for weights that mix channels, as a share of SGD's. 0: no Muon."""
 
     recalibrate: bool = False
@@ -144,7 +150,7 @@ class RunConfig(TrainingConfig):
     label_noise: NoiseShare = 0.0
     """Share of training labels that are replaced by another class, drawn at random."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random draw: weights, batches, augmentation, dropout."""
 
 

@@ -1,4 +1,4 @@
-"""Notes on the standard error: what normlab cannot guarantee here. Each is printed once."""
+"""Notes on the standard error: what the user should know, and is no error."""
 
 import sys
 from contextlib import suppress
@@ -7,8 +7,11 @@ from functools import cache
 from normlab.errors import printable
 
 
-@cache
-def note_once(text: str) -> None:
-    """Prints `note: TEXT` on the standard error, once per process."""
+def note(text: str) -> None:
+    """Prints `note: TEXT` on the standard error."""
     with suppress(OSError, ValueError):  # a closed or full standard error must not end a run
         print(f"note: {printable(text)}", file=sys.stderr)
+
+
+note_once = cache(note)
+"""Likewise, but each text once per process: what normlab cannot guarantee here."""

@@ -1,6 +1,6 @@
 """Ranges of numbers, stated beside a dataclass's fields: `Annotated[float, Range(at_least=0)]`.
 
-`storage.records.build` checks them when a file is read.
+`storage.records` checks them: when a file is read, and before settings are used that it will hold.
 """
 
 import sys
@@ -42,6 +42,7 @@ class Range:
         return " and ".join(stated) or "finite"
 
 
+Seed = Annotated[int, Range(at_least=-(2**63), below=2**63)]
 Count = Annotated[int, Range(at_least=0, at_most=LARGEST)]
 Positive = Annotated[int, Range(at_least=1, at_most=LARGEST)]
 Share = Annotated[float, Range(at_least=0, at_most=1)]

@@ -1,5 +1,6 @@
 """The compiled passes: a damaged or foreign cache, and compilers that are none."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from environments import needs_shims
+from environments import TRAIN, needs_shims, normlab
 
 pytestmark = needs_shims
 
@@ -20,12 +21,12 @@ CODE = """if True:
     if sys.argv[1:]:
         build.TIME_LIMIT = float(sys.argv[1])
     library, reason = build.load()
-    print(reason if library is None else "loaded")
+    print(reason if library is None else f"not kept: {reason}" if reason else "loaded")
 """
 
 
 def load(cache, *arguments, code=CODE, **variables):
-    """Loads the passes in a new process. Returns "loaded", or why there are none."""
+    """Loads the passes in a new process: "loaded", "not kept: WHY", or why there are none."""
     process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=os.environ | {"XDG_CACHE_HOME": str(cache), **variables},
@@ -120,32 +121,74 @@ def test_a_library_of_another_machine_is_left_to_it(cache):
 
 @pytest.mark.slow(2)
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o722])
-def test_a_cache_folder_that_others_can_write_is_refused(mode, cache):
+def test_from_a_cache_folder_that_others_can_write_nothing_is_loaded(mode, cache):
+    planted = library(cache)
+    planted.write_bytes(b"")  # it would count as damaged and be built anew there
     (cache / "normlab").chmod(mode)
-    assert load(cache) == f"other users can write to {cache / 'normlab'}: set XDG_CACHE_HOME"
+    reason = f"other users can write to {cache / 'normlab'}: set XDG_CACHE_HOME"
+    assert load(cache) == f"not kept: {reason}"
+    assert planted.read_bytes() == b""
 
 
 @pytest.mark.slow(2)
 def test_so_is_a_folder_above_it_unless_only_owners_may_rename_there(cache):
     cache.chmod(0o777)
-    assert load(cache) == f"other users can write to {cache}: set XDG_CACHE_HOME"
+    assert load(cache) == f"not kept: other users can write to {cache}: set XDG_CACHE_HOME"
     cache.chmod(0o1777)
     assert load(cache) == "loaded"
 
 
 @pytest.mark.slow(2)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_cache_folder_of_another_user_is_refused(cache):
+def test_from_a_cache_folder_of_another_user_nothing_is_loaded(cache):
     os.chown(cache / "normlab", 12345, 12345)
-    assert load(cache) == f"{cache / 'normlab'} belongs to another user: set XDG_CACHE_HOME"
+    reason = f"{cache / 'normlab'} belongs to another user: set XDG_CACHE_HOME"
+    assert load(cache) == f"not kept: {reason}"
 
 
 @pytest.mark.slow(2)
 def test_a_folder_of_a_private_group_is_not_others(cache):
     status = (cache / "normlab").stat()
     (cache / "normlab").chmod(0o770)
-    expected = "loaded" if status.st_uid == status.st_gid else "other users can write"
+    expected = "loaded" if status.st_uid == status.st_gid else "not kept: other users can write"
     assert load(cache).startswith(expected)
+
+
+@pytest.mark.slow(3)
+def test_a_home_that_a_group_can_write_has_the_passes_in_each_process(tmp_path):
+    """As in Jupyter's containers (2775, a group of its own) and in OpenShift's (group 0)."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, -1, next(g for g in (*os.getgroups(), 12345) if g != os.geteuid()))
+    home.chmod(0o2775)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir(mode=0o700)
+    answer = load("", HOME=str(home), TMPDIR=str(temporary))
+    assert answer == f"not kept: other users can write to {home}: set XDG_CACHE_HOME"
+    assert not list(temporary.iterdir())
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow(3)
+def test_nor_are_they_loaded_from_a_folder_for_temporary_files_that_others_can_write(tmp_path):
+    for name in ("cache", "temporary"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+    answer = load(tmp_path / "cache", TMPDIR=str(tmp_path / "temporary"))
+    assert answer == f"other users can write to {tmp_path / 'temporary'}: set XDG_CACHE_HOME"
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.slow(5)
+def test_a_run_says_that_the_passes_are_not_kept(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert process.returncode == 0, process.stderr
+    note = "note: the compiled passes are built anew at each start (other users can write to"
+    assert note in process.stdout
+    (machine,) = json.loads((tmp_path / "run" / "config.json").read_text())["machines"]
+    assert machine["kernels"] == "compiled"
 
 
 @pytest.mark.slow(3)
@@ -157,7 +200,10 @@ def test_a_folder_of_a_private_group_is_not_others(cache):
         (b"#!/nonexistent/interpreter\n", "No such file or directory"),
         (b"#!/bin/sh\nprintf 'gcc \\303\\050 \\377\\n'; exit 1", "gcc fails: gcc \ufffd( \ufffd"),
         (b"#!/bin/sh\nkill -SEGV $$", "gcc fails"),
-        (b"#!/bin/sh\n[ $1 = -v ] || for i in $@; do o=$i; done; exit 0", "kernels.so: No such"),
+        (
+            b"#!/bin/sh\n[ $1 = -v ] || for i in $@; do o=$i; done; exit 0",
+            "kernels.so: cannot open",
+        ),
     ],
 )
 def test_a_gcc_that_is_none_is_a_reason(script, reason, tmp_path):
@@ -246,7 +292,7 @@ def test_a_user_without_a_home_is_told_what_to_set():
     # As for a user's number without an entry, which containers have.
     code = "import os, pwd; pwd.getpwuid = {}.__getitem__; del os.environ['HOME']\n"
     answer = load("", code=code + CODE)
-    assert answer == "there is no home folder: set XDG_CACHE_HOME"
+    assert answer == "not kept: there is no home folder: set XDG_CACHE_HOME"
 
 
 @pytest.mark.slow(3)
@@ -256,17 +302,28 @@ def test_a_relative_cache_folder_is_ignored(tmp_path):
     assert load("cache", code=code, HOME=str(tmp_path)) == str(tmp_path / ".cache" / "normlab")
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(4)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-def test_from_a_folder_where_nothing_may_be_executed_it_is_not_loaded(cache):
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("noexec", "failed to map segment from shared object"),
+        ("ro", "Read-only file system"),
+        ("size=4k", "No space left on device"),
+    ],
+)
+def test_where_the_cache_cannot_keep_them_the_process_has_its_own(options, reason, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "noexec,mode=700", "none", cache], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"{options},mode=700", "none", cache], capture_output=True
     )
     if mounted.returncode:
         pytest.skip("this container may not mount")
     try:
-        answer = load(cache)
-        assert "failed to map segment from shared object" in answer
-        assert load(cache) == answer
+        for _ in range(2):
+            answer = load(cache)
+            assert answer.startswith("not kept: ")
+            assert reason in answer
     finally:
         subprocess.run(["umount", cache], check=True)

@@ -11,7 +11,7 @@ from harness import assert_equal_runs
 
 pytestmark = needs_shims
 
-FLOCK = "#include <errno.h>\nint flock(int file, int operation) {{ errno = {}; return -1; }}"
+FLOCK = "#include <errno.h>\nint flock(int file, int operation) {{ errno = {number}; return -1; }}"
 FSYNC = """
 #include <dlfcn.h>
 #include <errno.h>
@@ -41,44 +41,41 @@ def whole(tmp_path_factory):
     return folder / "run"
 
 
+NOT_NOTICED = "a second process that works in the same folder is not noticed"
+NOT_SYNCED = "it may lose the newest files in a power failure"
+
+
 @pytest.mark.slow(5)
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EBADF])
-def test_without_locks_a_run_trains_and_a_note_says_it_once(number, whole, tmp_path):
-    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, **shim(tmp_path, FLOCK.format(number)))
+@pytest.mark.parametrize(
+    ("source", "number", "consequence"),
+    [
+        (FLOCK, errno.ENOSYS, NOT_NOTICED),
+        (FLOCK, errno.ENOLCK, NOT_NOTICED),
+        (FLOCK, errno.EBADF, NOT_NOTICED),
+        (FSYNC.replace("{which}", "S_ISDIR"), errno.EINVAL, NOT_SYNCED),
+        (FSYNC.replace("{which}", "S_ISREG"), errno.ENOTSUP, NOT_SYNCED),
+    ],
+)
+def test_without_a_guarantee_a_run_trains_and_a_note_says_it_once(
+    source, number, consequence, whole, tmp_path
+):
+    variables = shim(tmp_path, source.format(number=number))
+    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, **variables)
     assert process.returncode == 0, process.stderr
     assert process.stderr == (
-        f"note: this file system lacks a guarantee ({os.strerror(number)}): "
-        "a second process that works in the same folder is not noticed\n"
+        f"note: this file system lacks a guarantee ({os.strerror(number)}): {consequence}\n"
     )
     assert_equal_runs(tmp_path / "run", whole)
 
 
 @pytest.mark.slow(10)
 def test_without_locks_a_study_runs(tmp_path):
-    variables = shim(tmp_path, FLOCK.format(errno.ENOSYS))
+    variables = shim(tmp_path, FLOCK.format(number=errno.ENOSYS))
     process = normlab(*COMPARE, "--out", "study", cwd=tmp_path, **variables)
     assert process.returncode == 0, process.stderr
-    assert process.stderr.count("a second process that works in the same folder") == 1
+    assert process.stderr.count(NOT_NOTICED) == 1
     states = json.loads((tmp_path / "study" / "study.json").read_text())["results"]
     assert [result["state"] for result in states] == ["done", "done"]
-
-
-@pytest.mark.slow(5)
-@pytest.mark.parametrize(
-    ("which", "number"),
-    [("S_ISDIR", errno.EINVAL), ("S_ISREG", errno.ENOTSUP)],
-)
-def test_where_nothing_can_be_synced_a_run_trains_and_a_note_says_it_once(
-    which, number, whole, tmp_path
-):
-    variables = shim(tmp_path, FSYNC.format(which=which, number=number))
-    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, **variables)
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == (
-        f"note: this file system lacks a guarantee ({os.strerror(number)}): "
-        "it may lose the newest files in a power failure\n"
-    )
-    assert_equal_runs(tmp_path / "run", whole)
 
 
 @pytest.mark.slow(5)

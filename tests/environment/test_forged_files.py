@@ -233,7 +233,9 @@ def test_a_study_is_opened_without_importing_what_it_names(forged_study, tmp_pat
 
 
 def test_a_study_of_very_many_seeds_is_refused_before_they_are_counted_out(tmp_path):
-    with pytest.raises(UsageError, match="--seeds must be at most 10,000, not 1,000,000,000"):
+    with pytest.raises(
+        UsageError, match="--seeds must be at least 1 and at most 10,000, not 1000000000"
+    ):
         compare(StudyConfig(network="nano", dataset="digits", seeds=10**9), tmp_path / "s")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from normlab.data import Dataset, Split, load
 from normlab.data.dataset import repeated
 from normlab.errors import DataError
-from normlab.inference.left_out import find_left_out
+from normlab.inference.finding import find_pictures
 from normlab.runs.run import Run
 
 RANDOM = np.random.default_rng(0)
@@ -203,8 +203,10 @@ def test_a_folder_of_which_nothing_is_read_says_what_it_holds(tmp_path, cli):
     picture(tmp_path / "x.tif", "TIFF")
     code, output, errors = cli("predict", "--model", "nano", tmp_path)
     assert (code, output) == (2, "")
-    assert errors.splitlines()[0].startswith("note: left out: 1 picture (1 .tif: ")
-    assert errors.splitlines()[1].startswith(f"normlab: {tmp_path}: there is no such picture")
+    assert errors == (
+        f"normlab: {tmp_path}: there is no such picture, nor a folder with pictures; "
+        "left out: 1 picture (1 .tif: PNG, JPEG, WebP and BMP are read)\n"
+    )
 
 
 def test_what_looks_like_a_picture_and_cannot_be_opened_counts(tmp_path, cli):
@@ -264,7 +266,8 @@ def test_folders_that_cannot_be_opened_are_named(open_to_all):
     locked.mkdir(mode=0)
     with no_superuser():
         assert notes(open_to_all) == ("left out: 1 folder that cannot be opened",)
-        assert str(find_left_out([str(open_to_all)])) == "left out: locked/ (cannot be opened)"
+        _, left_out = find_pictures([str(open_to_all)])
+        assert str(left_out) == "left out: locked/ (cannot be opened)"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can open every folder")

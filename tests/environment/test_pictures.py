@@ -64,7 +64,7 @@ def test_a_pipe_and_a_device_are_no_pictures(tmp_path):
 def test_a_pipe_and_a_device_are_refused_from_python(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):
-        with pytest.raises(DataError, match=r"it is no regular file\)$"):
+        with pytest.raises(DataError, match=r"it is not a regular file\)$"):
             read_picture(path, FORMATS)
 
 

@@ -5,15 +5,21 @@ import resource
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+import normlab as normlab_package
 from environments import COMPARE, NETWORK, TRAIN, assert_one_line, normlab
+from normlab.network.checks import MAX_PARAMETERS
+from normlab.runs.checkpoint import LARGEST
 from normlab.runs.run import Run
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 OPTIMIZED = (sys.executable, "-OO", "-P", "-m", "normlab")
-ISOLATED = (sys.executable, "-I", "-m", "normlab")
+TREE = Path(normlab_package.__file__).parents[1]  # -I ignores PYTHONPATH, which may name it
+RUN = "import runpy; runpy.run_module('normlab', run_name='__main__')"
+ISOLATED = (sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(TREE)!r}); {RUN}")
 
 
 def limit(kind, value):
@@ -74,7 +80,7 @@ def unusual_process():
 
 
 @pytest.mark.slow(5)
-@pytest.mark.parametrize("before", [unusual_process, partial(os.umask, 0o777)])
+@pytest.mark.parametrize("before", [unusual_process, partial(os.umask, 0o077)])
 def test_a_run_trains_in_an_unusual_process(before, tmp_path):
     train(tmp_path, before=before)
 
@@ -145,3 +151,15 @@ def test_a_width_that_is_none(columns, tmp_path):
     process = normlab("summary", NETWORK, cwd=tmp_path, COLUMNS=columns)
     assert (process.returncode, process.stderr) == (0, "")
     assert "318" in process.stdout
+
+
+@pytest.mark.slow(2)
+def test_a_network_whose_checkpoints_could_not_be_read_is_refused_before_it_takes_memory(tmp_path):
+    wide = " ".join(["C:4096"] * 5)
+    arguments = [f"{wide} P GAP FC" if each == NETWORK else each for each in TRAIN]
+    before = limit(resource.RLIMIT_AS, 4 << 30)  # its weights alone take 2.3 GiB
+    process = normlab(*arguments, "--out", "run", cwd=tmp_path, before=before)
+    assert_one_line(process, 2)
+    assert "at most 500,000,000 can be trained" in process.stderr
+    assert not (tmp_path / "run").exists()
+    assert 8 * MAX_PARAMETERS < LARGEST - 2**20  # a weight and its momentum, in float32

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from normlab.cli import main
 from peculiar import jpeg_of_scans
 from serving import MAIN, png, served, wait_for
 
@@ -190,11 +193,44 @@ def test_a_picture_that_takes_too_long_is_given_up_and_the_next_is_answered(hurr
     wait_for(lambda: hurried.predict(PICTURE)[0] == 200)
 
 
+@pytest.mark.slow(5)
 def test_a_decoder_that_crashes_costs_one_picture(server):
+    assert server.predict(PICTURE)[0] == 200  # so that it has a process that waits
+    before = cpu_seconds(server.picture_processes())
+    slow = jpeg_of_scans(Image.new("L", (9400, 9400), 70), 100)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(server.predict, slow)
+        wait_for(lambda: cpu_seconds(server.picture_processes()) > before + 0.5)  # it decodes
+        for process in server.picture_processes():
+            os.kill(process, signal.SIGKILL)
+        problem = "the picture cannot be read as an image (its decoder crashed)"
+        assert asked.result() == (400, {"error": problem})
     assert server.predict(PICTURE)[0] == 200
+
+
+def cpu_seconds(processes):
+    """The time that processes have computed."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes]
+    return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
+
+
+def test_where_no_process_can_be_started_a_picture_may_be_sent_again(server):
+    assert server.predict(PICTURE)[0] == 200
+    number = server.process.pid
+    taken = {int(path.name) for path in Path(f"/proc/{number}/fd").iterdir()}
+    few = [free for free in range(2 * len(taken) + 9) if free not in taken][3]  # three more
+    usual = resource.prlimit(number, resource.RLIMIT_NOFILE)
     for process in server.picture_processes():
         os.kill(process, signal.SIGKILL)
-    wait_for(lambda: server.predict(PICTURE)[0] == 200)
+        wait_for(lambda pid=process: ") Z " in Path(f"/proc/{pid}/stat").read_text())
+    resource.prlimit(number, resource.RLIMIT_NOFILE, (few, usual[1]))
+    try:
+        status, answer = server.predict(PICTURE)
+    finally:
+        resource.prlimit(number, resource.RLIMIT_NOFILE, usual)
+    problem = "no process can be started to read the picture (Too many open files): try again"
+    assert (status, answer) == (503, {"error": problem})
+    assert server.predict(PICTURE)[0] == 200
 
 
 # Sites that borrow a visitor's browser
@@ -259,6 +295,29 @@ def test_a_server_for_everyone_answers_to_the_machine_s_name():
     assert is_own(f"{own.partition('.')[0]}.local", names_of("::", "::"))
     assert is_own("lab.example", names_of("lab.example", "192.0.2.1"))
     assert not is_own("evil.example", names_of("0.0.0.0", "0.0.0.0"))
+
+
+def test_names_that_the_user_gives_are_the_server_s_too(tmp_path):
+    names = ("--name", "Lab.Example.", "--name", "alias")
+    with served(tmp_path, *NANO, *names) as server:
+        for host, status in (("lab.example", 200), ("alias:80", 200), ("evil.example", 400)):
+            assert server.request("POST", "/predict", PICTURE, {"Host": host})[0] == status
+        # As a browser does that has opened the page through a proxy with HTTPS.
+        proxied = {"Host": "lab.example", "X-Forwarded-Proto": "https"}
+        status, content = server.request("GET", "/config", headers=proxied)
+        assert (status, json.loads(content)["root"]) == (200, "https://lab.example")
+        for origin, status in (("https://lab.example", 200), ("https://evil.example", 403)):
+            headers = proxied | {"Origin": origin}
+            assert server.request("POST", "/predict", PICTURE, headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    "name", ["https://lab.example", "lab.example:80", "lab.example/a", "*", ""]
+)
+def test_a_name_that_is_none_is_refused(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", *NANO, "--name", name, "--port", "0"])
+    assert "expected a host alone, such as lab.example.org" in capsys.readouterr().err
 
 
 # Requests that no page sends

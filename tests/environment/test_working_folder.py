@@ -1,14 +1,18 @@
 """What lies in the working folder, or in a stranger's study, is neither run nor deleted."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from environments import COMPARE, NETWORK, TRAIN, normlab
 from normlab import StudyConfig, compare
-from normlab.errors import NormlabError
+from normlab.data import load
+from normlab.errors import NormlabError, UsageError
+from normlab.report.data_page import write_data_page
 from normlab.report.run_page import write_report
 from normlab.report.study_page import write_study_report
 from normlab.runs.run import Run
@@ -169,3 +173,64 @@ def test_nothing_is_written_or_deleted_through_a_link(trained, tmp_path):
         compare(STUDY, study, quiet=True)
     assert [path.name for path in elsewhere.iterdir()] == ["curves.png"]
     assert (elsewhere / "curves.png").read_text() == "mine"
+
+
+WRITING = [  # a command, without --out; the file; what normlab wrote there before
+    (("data", "--dataset", "digits", "--recipe", "demo"), "data.html"),
+    (("report", "run"), "page.html"),
+    (("explain", "run", "x.png"), "why.png"),
+    (("export", "run", "--to", "pt2"), "mine.pt2"),
+]
+
+
+@pytest.fixture
+def beside_a_run(trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "run")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "x.png")
+    return tmp_path
+
+
+@pytest.mark.slow(10)
+@pytest.mark.parametrize(("command", "name"), WRITING)
+def test_a_file_of_the_user_is_not_overwritten_and_one_of_normlab_is(command, name, beside_a_run):
+    file = beside_a_run / name
+    Image.new("RGB", (9, 9), "blue").save(file, "PNG")
+    mine = file.read_bytes()
+    process = normlab(*command, "--out", name, cwd=beside_a_run)
+    assert process.returncode == 2
+    assert process.stderr.count("\n") == 1
+    assert f"{name} is there already, and normlab did not write it: delete it" in process.stderr
+    assert file.read_bytes() == mine
+    file.unlink()
+    for _ in range(2):
+        process = normlab(*command, "--out", name, cwd=beside_a_run)
+        assert process.returncode == 0, process.stderr
+    assert file.read_bytes() != mine
+
+
+def test_nor_are_figures_of_the_user_beside_a_page_of_several_runs(trained, tmp_path):
+    runs = [Run.open(shutil.copytree(trained.path, tmp_path / name)) for name in "ab"]
+    figure = tmp_path / "figures" / "curves.png"
+    figure.parent.mkdir()
+    figure.write_text("mine")
+    with pytest.raises(
+        UsageError, match=r"curves\.png is there already, and normlab did not write"
+    ):
+        write_report(runs)
+    assert figure.read_text() == "mine"
+    assert not (tmp_path / "report.html").exists()
+    figure.unlink()
+    for _ in range(2):
+        assert write_report(runs) == tmp_path / "report.html"
+        assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing", "pipe"])
+def test_what_is_no_file_is_not_replaced(kind, tmp_path):
+    out = tmp_path / "data.html"
+    make = {"folder": out.mkdir, "link to nothing": lambda: out.symlink_to("x")}
+    make.get(kind, lambda: os.mkfifo(out))()
+    mode = out.lstat().st_mode
+    with pytest.raises(UsageError, match="is there already"):
+        write_data_page(load("digits"), out, recipe_steps=())
+    assert out.lstat().st_mode == mode

@@ -20,7 +20,7 @@ from rich.cells import cell_len
 import normlab
 from normlab.data import load
 from normlab.errors import DataError, RunError, UsageError
-from normlab.inference.pictures import find_pictures
+from normlab.inference.finding import find_pictures
 from normlab.runs.checkpoint import save_weights
 from peculiar import ANSWERED, REFUSED
 from tampering import rewrite
@@ -449,13 +449,17 @@ def test_folders_patterns_and_files_name_pictures(tmp_path, monkeypatch):
     for name in ("2.png", "1.jpg", "b/3.WEBP", "readme.txt", "._1.jpg", ".thumbnails/1.jpg"):
         (tmp_path / "a" / name).touch()
     monkeypatch.chdir(tmp_path)
-    assert find_pictures(["a"]) == ["a/1.jpg", "a/2.png", "a/b/3.WEBP"]
-    assert find_pictures(["a/*.png", "-"]) == ["a/2.png", "-"]
-    assert find_pictures(["**/*.jpg"]) == ["a/1.jpg"]
-    assert find_pictures(["a/.th*/*.jpg"]) == ["a/.thumbnails/1.jpg"]
+
+    def found(inputs):
+        return find_pictures(inputs)[0]
+
+    assert found(["a"]) == ["a/1.jpg", "a/2.png", "a/b/3.WEBP"]
+    assert found(["a/*.png", "-"]) == ["a/2.png", "-"]
+    assert found(["**/*.jpg"]) == ["a/1.jpg"]
+    assert found(["a/.th*/*.jpg"]) == ["a/.thumbnails/1.jpg"]
     monkeypatch.chdir(tmp_path / "a" / ".thumbnails")
-    assert find_pictures(["."]) == ["1.jpg"]  # the hidden folder itself was named
+    assert found(["."]) == ["1.jpg"]  # the hidden folder itself was named
     monkeypatch.chdir(tmp_path)
-    assert find_pictures([str(tmp_path / "a" / "*.jpg")]) == [str(tmp_path / "a" / "1.jpg")]
+    assert found([str(tmp_path / "a" / "*.jpg")]) == [str(tmp_path / "a" / "1.jpg")]
     with pytest.raises(UsageError, match="there is no such picture"):
-        find_pictures(["b"])
+        found(["b"])

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from normlab.errors import NormlabError
-from normlab.storage.files import write_atomically
+from normlab.storage.files import remove_leftovers, write_atomically
 
 
 def test_bytes_and_text_are_written_and_replace_what_was_there(tmp_path):
@@ -42,3 +42,10 @@ def test_a_file_gets_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "other").write_text("x")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("one", "other")]
     assert modes[0] == modes[1]
+
+
+def test_a_file_of_the_user_with_a_similar_name_is_no_leftover(tmp_path):
+    for name in (".config-0123abcd.json", ".config-original.json"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "config.json")
+    assert [path.name for path in tmp_path.iterdir()] == [".config-original.json"]

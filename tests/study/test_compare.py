@@ -15,9 +15,9 @@ import pytest
 
 from harness import processes_of
 from holding import held, holding
-from normlab import Run, evaluate, recipes
+from normlab import Run, StudyConfig, evaluate, recipes
 from normlab.cli import main
-from normlab.errors import RunError
+from normlab.errors import RunError, UsageError
 from normlab.study import local, predictions, tuning
 from normlab.study.compare import compare
 from normlab.study.plan import plan
@@ -530,7 +530,7 @@ def test_damaged_predictions_are_refused(tmp_path, finished):
         (["--layouts", "C:3 Q"], "unknown block 'Q'"),
         (["--contrasts", "bn,rms"], "'bn,rms' has 'rms', not one of bn, gn and ln"),
         (["--looks", "0"], "--looks must be at least 1 and at most 100, not 0"),
-        (["--margin", "nan"], "--margin must be above 0 and at most 100 points, not nan"),
+        (["--margin", "nan"], "--margin must be finite, not nan"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(arguments, problem, tmp_path, capsys):
@@ -539,3 +539,13 @@ def test_the_command_line_refuses_in_one_line(arguments, problem, tmp_path, caps
     assert caught.value.code == 2
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+def test_a_study_that_could_not_be_read_again_is_refused_before_anything_is_written(tmp_path):
+    study = StudyConfig(
+        **{"network": "C:2 P GAP FC", "dataset": "digits", "recipe": "demo", "norms": ("bn",)},
+        label_noise=(0.1, 0.1000000001),  # their arms would share a name, and a folder
+    )
+    with pytest.raises(UsageError, match="could not be read again: two of its arms have one name"):
+        compare(study, tmp_path / "study")
+    assert not (tmp_path / "study").exists()

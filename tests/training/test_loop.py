@@ -587,15 +587,15 @@ def not_as_root(folder):
 def test_leftovers_of_a_kill_are_removed_when_a_run_is_resumed(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     out.mkdir()
-    ours = [".checkpoint-abcd_123.pt", ".config-abcd_123.json"]
-    others = {".checkpoint-mine.pt", ".report-abcd_123.html"}
+    ours = [".checkpoint-abcd0123.pt", ".config-abcd0123.json"]
+    others = {".checkpoint-mine.pt", ".report-abcd0123.html"}
     for name in (*ours, *others):
         (out / name).write_bytes(b"half")
     hooks = [InterruptAt((0, 2))]
     with pytest.raises(InterruptedRunError):
         train(SMALL, out, callbacks=hooks, quiet=True)
     assert {path.name for path in out.glob(".*")} == others
-    for name in (*ours, ".metrics-abcd_123.jsonl", ".model-abcd_123.safetensors"):
+    for name in (*ours, ".metrics-abcd0123.jsonl", ".model-abcd0123.safetensors"):
         (out / name).write_bytes(b"half")
     assert_equal_runs(whole, resume(out, quiet=True))
     assert {path.name for path in out.glob(".*")} == others
@@ -622,12 +622,17 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch):
     ("settings", "problem"),
     [
         ({"recipe": "sede"}, "no recipe 'sede': there are seed, demo"),
-        ({"epochs": 0}, "--epochs must be above 0, not 0"),
-        ({"batch_size": -1}, "--batch-size must be above 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"epochs": 0}, "--epochs must be at least 1 and at most 1,000,000,000, not 0"),
+        ({"batch_size": -1}, "--batch-size must be at least 1"),
+        ({"learning_rate": 0}, "--learning-rate must be above 0, not 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be finite, not nan"),
+        ({"weight_decay": -0.1}, "--weight-decay must be at least 0, not -0.1"),
+        ({"budget": 10**9 + 1}, "--budget must be at least 1 and at most 1,000,000,000"),
+        ({"seed": 2**63}, "--seed must be at least -9,223,372,036,854,775,808 and below"),
+        ({"precision": "float16"}, "--precision must be .*Literal"),
         ({"network": "seed-nb"}, "did you mean .*seed-bn"),
         ({"norm": "gm"}, "did you mean gn"),
-        ({"holdout": -1}, "cannot be set apart"),
+        ({"holdout": -1}, "--holdout must be at least 0"),
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_written(settings, problem, tmp_path):

@@ -10,6 +10,7 @@ from normlab.config import DataConfig, RunConfig
 from normlab.data import sources
 from normlab.data.dataset import Dataset, Split, repeated
 from normlab.errors import UsageError
+from normlab.storage.records import check_settings
 from normlab.wording import counted
 
 __all__ = ["Dataset", "Split", "apply_splits", "load", "load_for", "source_of"]
@@ -37,6 +38,7 @@ def load(
         UsageError: There is no such data set, or it cannot be loaded with these arguments.
         DataError: The data is missing or malformed.
     """
+    check_settings(DataConfig(dataset=name, split_seed=split_seed, skip_unreadable=skip_unreadable))
     source = source_of(name)
     if source is None:
         raise _unknown(name)

@@ -97,7 +97,6 @@ class Dataset:
         """Gives a stratified, seeded share of the training images another class's label.
 
         Raises:
-            UsageError: `share` is not from 0 to 1, exclusively.
             DataError: The share is less than one image per class.
         """
         labels = relabeled(self.train.labels, share, len(self.classes), seed)

@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from normlab.errors import DataError
+from normlab.storage.reading import open_regular
 from normlab.wording import listed
 
 SIZE = 32
 GREY = "it is greyscale"
 MAX_BYTES = 256 * 1024**2  # of a picture's file; pixels without compression need about as many
 MAX_SCANS = 100  # of a JPEG: programs write ten, each takes time, and 200 bytes suffice for one
+MAX_MARKERS = 1000  # of a JPEG: those of 65 MB of metadata; Pillow copies it all at each
+MAX_CHUNKS = 100_000  # of a PNG: a large one has one for every 8 kB of its pixels
 _FILTERING = threading.Lock()
+_PNG = b"\x89PNG\r\n\x1a\n"
 # A marker of a JPEG (ITU-T T.81, section B.1.1), except those that may stand between pixels. Any
 # number of \xff may precede it: a repetition here would take time quadratic in their number.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
@@ -42,21 +46,23 @@ def read_picture(
         The results of `to_pixels` and of `peculiarities`.
 
     Raises:
-        DataError: It cannot be read, is no regular file, or has more bytes, pixels or scans than
+        DataError: It cannot be read, is no regular file, or has more bytes, pixels or parts than
             a picture needs.
     """
     name = source if isinstance(source, Path) else "the picture"
     try:
         content = _content_of(source)
         _refuse_large_webp(content)
-        _refuse_many_scans(content)
+        _refuse_many_markers(content)
+        _refuse_many_chunks(content)
         with _quiet():  # reads the header only
             opened = Image.open(io.BytesIO(content), formats=list(formats))
         with opened as image:
             return to_pixels(image, size), tuple(peculiarities(image))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
-        unknown = isinstance(error, UnidentifiedImageError)  # its text repeats the path
-        reason = f"it is no {_names(formats)}" if unknown else error
+        unknown = isinstance(error, UnidentifiedImageError)
+        said = getattr(error, "strerror", None) or error  # without the path
+        reason = f"it is no {_names(formats)}" if unknown else said
         raise DataError(f"{name} cannot be read as an image ({reason})") from error
 
 
@@ -115,9 +121,7 @@ def _content_of(source: Path | IO[bytes] | bytes) -> bytes:
         ValueError: It has more than `MAX_BYTES`.
     """
     if isinstance(source, Path):
-        if source.exists() and not (source.is_file() or source.is_dir()):
-            raise OSError("it is no regular file")
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             content = read_limited(file)
     elif isinstance(source, bytes):
         content = source
@@ -140,24 +144,43 @@ def read_limited(file: IO[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _refuse_many_scans(content: bytes) -> None:
-    """Refuses a JPEG whose pixels are spread over more scans than `MAX_SCANS`.
+def _refuse_many_markers(content: bytes) -> None:
+    """Refuses a JPEG of more scans than `MAX_SCANS`, or more markers than `MAX_MARKERS`.
 
     Raises:
         ValueError: The content is such a JPEG.
     """
     if not content.startswith(b"\xff\xd8"):
         return
-    scans, position = 0, 2
-    while scans <= MAX_SCANS and (marker := _MARKER.search(content, position)):
+    scans, markers, position = 0, 0, 2
+    while marker := _MARKER.search(content, position):
         kind, position = marker[1][0], marker.end()
         if kind == _END_OF_IMAGE:  # another picture or a film may follow
             return
+        markers += 1
         scans += kind == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise ValueError(f"it has more than {MAX_SCANS} scans")
+        if markers > MAX_MARKERS:
+            raise ValueError(f"it has more than {MAX_MARKERS:,} markers")
         if kind >= _FIRST_WITH_LENGTH:
             position += int.from_bytes(content[position : position + 2], "big")
-    if scans > MAX_SCANS:
-        raise ValueError(f"it has more than {MAX_SCANS} scans")
+
+
+def _refuse_many_chunks(content: bytes) -> None:
+    """Refuses a PNG of more chunks (section 5.3 of its specification) than `MAX_CHUNKS`.
+
+    Raises:
+        ValueError: The content is such a PNG.
+    """
+    if not content.startswith(_PNG):
+        return
+    chunks, position = 0, len(_PNG)
+    while position < len(content):
+        length = int.from_bytes(content[position : position + 4], "big")
+        chunks, position = chunks + 1, position + length + 12  # and length, type, checksum
+        if chunks > MAX_CHUNKS:
+            raise ValueError(f"it has more than {MAX_CHUNKS:,} chunks")
 
 
 def _refuse_large_webp(content: bytes) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.errors import DataError, UsageError
+from normlab.errors import DataError
 
 HOLD_OUT, SUBSET, _NOISE, _NOISY_CLASS = range(4)  # purposes; test splits draw as hold-outs
 
@@ -27,10 +27,8 @@ def stratified(
 
     Raises:
         DataError: A class would have no image on one of the two sides.
-        UsageError: The seed is negative.
+        ValueError: The seed is negative.
     """
-    if seed < 0:
-        raise UsageError(f"the split's seed must be 0 or more, not {seed}")
     classes, sizes = np.unique(labels, return_counts=True)
     if not 0 < count < len(labels):
         raise DataError(
@@ -65,11 +63,8 @@ def relabeled(
     drawn label keeps its class.
 
     Raises:
-        UsageError: The share is not from 0 to 1, exclusively.
         DataError: A class would have no image with a correct label, or none with a wrong one.
     """
-    if not 0 < share < 1:
-        raise UsageError(f"the share of noisy labels must be above 0 and below 1, not {share}")
     drawn, _ = stratified(labels, round(share * len(labels)), seed, purpose=_NOISE)
     steps = 1 + _keys(len(labels), seed, _NOISY_CLASS)[drawn] % np.uint64(classes - 1)
     noisy = labels.copy()

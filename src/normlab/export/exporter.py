@@ -22,7 +22,7 @@ from normlab.inference.predict import BATCH
 from normlab.network.model import Network
 from normlab.runs.isolation import isolated
 from normlab.runs.run import Run
-from normlab.storage.files import write_atomically
+from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.version import __version__
 from normlab.wording import counted, kilobytes, percent
 
@@ -117,8 +117,8 @@ def export_run(
         data_root: Where the data lies, as in `Execution`.
 
     Raises:
-        UsageError: There is no such format, it has no int8, `out` has another suffix, or a library
-            is not installed.
+        UsageError: There is no such format, it has no int8, `out` has another suffix or is
+            another program's file, or a library is not installed.
         RunError: The run is not finished, or its data has changed.
         DataError: The run's data is not there.
         NormlabError: The network cannot be exported (its custom normalization is the cause), the
@@ -131,6 +131,8 @@ def export_run(
     path = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
     if path.suffix.lower() != export_format.suffix:  # protects the run's own files
         raise UsageError(f"--out {path}: end its name with {export_format.suffix}")
+    if out:
+        refuse_foreign(path, b"normlab")  # a key of the metadata, in both formats near the end
     _require_libraries(to, export_format)
     network = run.network()
     dataset = run.dataset(data_root)

@@ -16,12 +16,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.errors import DataError
+from normlab.errors import DataError, NormlabError
 from normlab.inference.pictures import LoadedPicture, read
 
 MAX_SECONDS = 20.0  # for one picture: the largest that Pillow opens take a few
 # Nothing is imported from the folder in which the program runs, which may be a stranger's.
 _START = f"import sys; sys.path.append(sys.argv[1]); from {__name__} import main; main()"
+
+
+class NoProcessError(NormlabError):
+    """No process can be started to read a picture: the machine has no more now."""
 
 
 class PictureReader:
@@ -36,6 +40,7 @@ class PictureReader:
 
         Raises:
             DataError: The picture cannot be read, or takes longer than `MAX_SECONDS`.
+            NoProcessError: No process can be started.
         """
         process = self._take()
         expired = threading.Event()
@@ -67,13 +72,18 @@ class PictureReader:
             if process.poll() is None:
                 return process
             self._end(process)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C is for the server, which ends its readers
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for the server, which ends its readers
+            )
+        except OSError as error:  # too many processes or files, too little memory
+            raise NoProcessError(
+                f"no process can be started to read the picture ({error.strerror}): try again"
+            ) from None
         self._all.add(process)
         return process
 

@@ -1,9 +1,7 @@
-"""Pictures to predict: the files that command-line arguments name, and reading them."""
+"""Reads the pictures to predict."""
 
 import os
 import sys
-from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from normlab.data.images import SIZE, peculiarities, read_limited, read_picture, to_pixels
-from normlab.errors import DataError, UsageError
+from normlab.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -32,59 +30,6 @@ class LoadedPicture(NamedTuple):
     name: str
     pixels: NDArray[np.uint8]
     notes: tuple[str, ...]
-
-
-def find_pictures(inputs: Sequence[str]) -> list[str]:
-    """The picture files that inputs name: files, folders and their subfolders, patterns, `-`.
-
-    Raises:
-        UsageError: An input names no picture.
-    """
-    files: list[str] = []
-    for name in inputs:
-        if name == "-":
-            files.append(name)
-            continue
-        try:
-            matches = _matching_files(name)
-        except (OSError, ValueError, NotImplementedError):  # not a valid path or pattern
-            matches = []
-        if not matches:
-            raise UsageError(
-                f"{name or repr(name)}: there is no such picture, nor a folder with pictures"
-            )
-        files += map(str, matches)
-    return files
-
-
-def _matching_files(name: str) -> list[Path]:
-    """The files that one input names, sorted."""
-    path = Path(name)
-    if not name:
-        return []
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if _is_picture_in(path, p))
-    anchor = Path(path.anchor)
-    matches = anchor.glob(str(path.relative_to(anchor)))
-    return sorted(p for p in matches if p.is_file() and _pattern_names_hidden(path, p))
-
-
-def _is_picture_in(folder: Path, path: Path) -> bool:
-    """Whether a path below a folder is a picture and not hidden.
-
-    macOS puts a file named `._NAME` beside each file, and programs hide their thumbnails.
-    """
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
-
-
-def _pattern_names_hidden(pattern: Path, path: Path) -> bool:
-    """Whether a pattern names every hidden part of a path, as a shell requires."""
-    named = [part for part in pattern.parts if part.startswith(".")]
-    hidden = (part for part in path.parts if part.startswith("."))
-    return all(any(fnmatch(part, name) for name in named) for part in hidden)
 
 
 def read(picture: Picture, size: int = SIZE) -> LoadedPicture:

@@ -1,29 +1,38 @@
-"""Whether a layout can be trained with a batch size: errors and warnings before training starts."""
+"""Whether a layout can be trained, and with a batch size: errors and warnings before training."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from normlab import notation
+from normlab.errors import UsageError
 from normlab.layers import norms
-from normlab.network.shapes import infer_shapes, shape_text
+from normlab.network.shapes import count, infer_shapes, shape_text
 from normlab.notation import Block
 
 SMALL_BATCH = 8
+MAX_PARAMETERS = 500_000_000  # each takes 8 bytes of a checkpoint, which may have 4 GiB
 
 
 def check_trainable(
     blocks: Sequence[Block], *, norm: str, classes: int, batches: Sequence[int]
 ) -> None:
-    """Raises an error if a normalization cannot be trained on batches of these sizes.
+    """Raises an error if a network is too large or cannot be trained on batches of these sizes.
 
     Each normalization is applied in training mode to batches of these sizes. BatchNorm over a 1 × 1
     map refuses a single image, which gives it one value per channel; a custom normalization may
     refuse anything.
 
     Raises:
+        UsageError: It has more than `MAX_PARAMETERS`.
         LayoutError: A normalization refuses a batch; a caret shows the first such block.
     """
+    parameters = count(blocks, norm=norm, classes=classes)
+    if parameters > MAX_PARAMETERS:
+        raise UsageError(
+            f"the network has {parameters:,} parameters, at most {MAX_PARAMETERS:,} can be "
+            "trained: choose narrower blocks or a smaller --budget"
+        )
     for index, block_shape in enumerate(infer_shapes(blocks, norm=norm, classes=classes)):
         for shape, activate in block_shape.normalized:
             with torch.random.fork_rng(devices=[]), torch.no_grad():

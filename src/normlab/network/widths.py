@@ -40,10 +40,9 @@ def solve(
     Raises:
         LayoutError: A block is not allowed in its place.
         UsageError: Even the narrowest network exceeds the budget (the message says by how much),
-            there are fewer than two classes, or no width is divisible by the groups.
+            there are fewer than two classes, or no width is divisible
+            by the groups.
     """
-    if budget is not None and budget < 1:
-        raise UsageError(f"the budget must be at least 1, not {budget}")
     if classes < 2:
         raise UsageError(f"a classifier needs at least 2 classes, not {classes}")
     multiple = _common_multiple(blocks, norm)

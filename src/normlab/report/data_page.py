@@ -12,9 +12,9 @@ from normlab.data.describe import CHANNELS, Description, describe
 from normlab.errors import UsageError
 from normlab.report import plots
 from normlab.report.embed import picture
-from normlab.report.rendering import PageFigure, Picture, render_template
+from normlab.report.rendering import PAGE_MARK, PageFigure, Picture, render_template
 from normlab.runs.isolation import isolated
-from normlab.storage.files import write_atomically
+from normlab.storage.files import refuse_foreign, write_atomically
 
 EXAMPLES = 40
 STRIP = 6  # images per row: on a phone each is still wider than its 32 pixels
@@ -36,10 +36,11 @@ def write_data_page(
         The path of the page.
 
     Raises:
-        UsageError: A step does not exist.
+        UsageError: A step does not exist, or another file has the page's name.
         NormlabError: The page cannot be written.
     """
     out = Path(out)
+    refuse_foreign(out, PAGE_MARK)
     write_atomically(out, render(dataset, recipe_steps=recipe_steps, seed=seed))
     return out
 

@@ -436,6 +436,9 @@ def heat_over(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[
     return mixed
 
 
+PNG_MARK = b"Software\0normlab"  # in a text chunk
+
+
 def save(figure: Figure, path: Path | str) -> None:
     """Writes a figure as PNG, completely or not at all.
 
@@ -447,7 +450,7 @@ def save(figure: Figure, path: Path | str) -> None:
 
 def png(figure: Figure) -> bytes:
     """A figure as PNG."""
-    return _render(figure, "png", {"Software": None})
+    return _render(figure, "png", {"Software": "normlab"})
 
 
 def svg(figure: Figure) -> bytes:

@@ -20,6 +20,8 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
+PAGE_MARK = b'<meta name="generator" content="normlab '  # in base.html
+
 
 @dataclass(frozen=True, kw_only=True)
 class PageFigure:

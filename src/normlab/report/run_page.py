@@ -19,10 +19,10 @@ from normlab.inference.explain import class_maps
 from normlab.network.model import Network
 from normlab.report import plots, run_figures
 from normlab.report.embed import picture
-from normlab.report.rendering import Picture, render_template
+from normlab.report.rendering import PAGE_MARK, Picture, render_template
 from normlab.runs.isolation import isolated
 from normlab.runs.run import Machine, Run
-from normlab.storage.files import refuse_link, write_atomically
+from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
 from normlab.table import Table
 from normlab.wording import (
     counted,
@@ -59,7 +59,8 @@ def write_report(
 
     Raises:
         UsageError: There is no run, or a run is given twice; the runs have no folder in common;
-            none of them has a published curve.
+            none of them has a published curve; another file has the name of the page or of one of
+            its figures.
         RunError: A run is not finished, or its data has changed.
         DataError: The data of a run is missing.
         NormlabError: A file cannot be read or written.
@@ -69,6 +70,9 @@ def write_report(
     page = Path(out) if out else _common_folder(runs) / "report.html"
     folder = (runs[0].path if single else page.parent) / "figures"
     refuse_link(folder)
+    in_runs_folder = single and out is None  # where the names are normlab's
+    if not in_runs_folder:
+        refuse_foreign(page, PAGE_MARK)
     curves = _published_curves(runs, published)
     datasets: dict[object, Dataset] = {}
     evaluations, splits, maps = [], [], []
@@ -82,8 +86,12 @@ def write_report(
         splits.append(split)
         maps.append(_class_maps(network, split, len(run.data.classes)))
     shown = splits if images else None
+    figures = run_figures.files(runs, evaluations, shown, curves)
+    if not single and not page.exists():  # else the figures are the page's
+        for name in figures:
+            refuse_foreign(folder / f"{name}.png", plots.PNG_MARK)
     write_atomically(page, render(runs, evaluations, shown, published=curves, maps=maps))
-    for name, figure in run_figures.files(runs, evaluations, shown, curves).items():
+    for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")
     if single and not images:
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier report

@@ -160,6 +160,17 @@ class Run:
         _refuse_other_metrics(run, path / "metrics.jsonl")
         return run
 
+    def refuse_unreadable(self) -> None:
+        """Refuses a run whose config.json, once it is written, could not be read.
+
+        Raises:
+            UsageError: It could not; with the reason.
+        """
+        try:
+            _fields_of(json.loads(json.dumps(self._settings | {"machines": []})))
+        except MalformedError as error:
+            raise UsageError(f"a run of this could not be read again: {error}") from None
+
     def write_config(self) -> None:
         """Writes config.json."""
         content = self._settings | {"machines": [dataclasses.asdict(m) for m in self.machines]}
@@ -383,7 +394,14 @@ def _parse_config(file: Path) -> dict[str, Any]:
     """
     content = read_json(file, SCHEMA, "run")
     try:
-        content = verify_checksum(content)
+        return _fields_of(verify_checksum(content))
+    except MalformedError as error:
+        raise RunError(f"{file} is damaged: {error}") from None
+
+
+def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Run` in config.json's content, each checked; MalformedError if one is not."""
+    try:
         line = entry(content, "layout", str)
         recipe = build(recipes.Recipe, entry(content, "recipe", dict))
         config = build(RunConfig, entry(content, "run", dict))
@@ -407,9 +425,7 @@ def _parse_config(file: Path) -> dict[str, Any]:
             "stopped_after": stopped_after,
         }
     except notation.LayoutError as error:
-        raise RunError(f"{file} is damaged: {error.problem}") from None
-    except MalformedError as error:
-        raise RunError(f"{file} is damaged: {error}") from None
+        raise MalformedError(error.problem) from None
 
 
 def read_metrics(path: Path) -> tuple[Epoch, ...]:

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from normlab.errors import NormlabError, UsageError
-from normlab.findings.run import names
+from normlab.findings import run as findings
+from normlab.notes import note
 from normlab.runs.run import Run
 from normlab.serve.examples import load_examples
 from normlab.serve.hosts import is_everywhere, names_of
@@ -36,6 +37,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     data_root: Path | None = None,
+    names: Sequence[str] = (),
 ) -> None:
     """Serves a page on which finished runs predict pictures, until it is interrupted.
 
@@ -44,25 +46,26 @@ def serve(
         host: The address to listen on. The default can only be reached from this machine.
         port: The port; 0 chooses a free one.
         data_root: Where the data lies, for example pictures. Nothing is downloaded.
+        names: Further host names by which requests may call the server.
 
     Raises:
-        UsageError: There is no run, one is given twice, the port is out of range, or gradio is not
-            installed.
+        UsageError: There is no run, one is given twice, the port is out of range, a name is none,
+            or gradio is not installed.
         NormlabError: The server cannot listen on the address.
         RunError: A run is unfinished or damaged.
         DataError: The data is not in `data_root`.
     """
-    run_names = names(runs)
+    run_names = findings.names(runs)
     if find_spec("gradio") is None:
         raise UsageError('the page needs gradio: pip install "normlab[serve]"')
     with _listen(host, port) as listener:
         served_runs = [ServedRun(name, run) for name, run in zip(run_names, runs, strict=True)]
         examples = load_examples(runs[0], data_root)
         bound, port = listener.getsockname()[:2]
-        own_names = names_of(host, bound)
+        own_names = names_of(host, bound, names)
         address = _address(host, bound, port)
         if is_everywhere(bound):
-            print("note: anyone on this network can reach the page at this machine's address")
+            note("anyone on this network can reach the page at this machine's address")
         with ExitStack() as stack:  # what is entered last is undone first
             stack.enter_context(_stopped_by_signals())
             uploads = stack.enter_context(tempfile.TemporaryDirectory(prefix="normlab-"))

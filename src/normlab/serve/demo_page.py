@@ -12,6 +12,7 @@ from gradio.processing_utils import save_img_array_to_cache
 from numpy.typing import NDArray
 
 from normlab.errors import DataError, RunError
+from normlab.inference.picture_process import NoProcessError
 from normlab.serve.examples import Example
 from normlab.serve.kept_files import KeptFiles
 from normlab.serve.limits import NOT_UNDERSTOOD, log_failure
@@ -132,7 +133,7 @@ def build_page(
                 raise _refusal("the picture was not uploaded")
             try:
                 results = await explain(path.read_bytes())
-            except (DataError, RunError) as error:
+            except (DataError, NoProcessError, RunError) as error:
                 raise _refusal(str(error)) from None
             maps = [_save(result.heat_map, picture.GRADIO_CACHE) for result in results]
             kept.add(request.session_hash or "", [path, *map(Path, filter(None, maps))])

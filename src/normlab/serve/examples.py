@@ -1,6 +1,5 @@
 """Example pictures for the page, from the run's own data set."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ from numpy.typing import NDArray
 
 from normlab.data import Split, source_of
 from normlab.errors import DataError, RunError
+from normlab.notes import note
 from normlab.runs.run import Run
 
 COUNT = 20
@@ -33,7 +33,7 @@ def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | st
         if data_root is not None:
             raise
         # Visitors are not told: it names a folder.
-        print(f"note: there are no pictures to try: {error}", file=sys.stderr)
+        note(f"there are no pictures to try: {error}")
         return "their data cannot be read; what the server prints says why."
     split = dataset.split(run.split)
     indices = _first_of_each_class(split, len(dataset.classes))

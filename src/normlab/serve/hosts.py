@@ -8,10 +8,14 @@ Another site could otherwise have its visitors' browsers send requests here: by 
 import ipaddress
 import re
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
+from normlab.errors import UsageError
+
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d*)?", re.IGNORECASE)
+
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 
 
 def is_everywhere(address: str) -> bool:
@@ -19,14 +23,22 @@ def is_everywhere(address: str) -> bool:
     return ipaddress.ip_address(address).is_unspecified
 
 
-def names_of(host: str, address: str) -> frozenset[str]:
+def names_of(host: str, address: str, given: Sequence[str] = ()) -> frozenset[str]:
     """The names under which a server may be asked, in lower case.
 
     Args:
         host: Where it was told to listen.
         address: The address that it listens on. At every address, the machine's name is its own.
+        given: Further names: aliases, and the name of a proxy before it.
+
+    Raises:
+        UsageError: One of these is no host's name.
     """
     names = {"localhost", host.lower()}
+    for name in given:
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"--name {name}: expected a host alone, such as lab.example.org")
+        names.add(name.rstrip(".").lower())
     if is_everywhere(address):
         own = socket.gethostname().lower()
         short = own.partition(".")[0]

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from normlab.data.images import SIZE
 from normlab.errors import DataError, RunError
 from normlab.inference.explain import DISPLAY_SIZE
-from normlab.inference.picture_process import PictureReader
+from normlab.inference.picture_process import NoProcessError, PictureReader
 from normlab.inference.predict import Prediction
 from normlab.report.prediction_lines import as_json
 from normlab.runs import machine
@@ -133,6 +133,8 @@ def build_app(
                 prediction = await run_in_thread(_predict, reader, by_name[run], content)
             except DataError as error:
                 raise HTTPException(400, str(error)) from None
+            except NoProcessError as error:
+                raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
             except RunError as error:
                 raise HTTPException(500, str(error)) from None
         return Response(as_json(prediction) + "\n", media_type="application/json")

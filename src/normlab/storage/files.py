@@ -14,12 +14,14 @@ from pathlib import Path
 
 from normlab.errors import NormlabError, RunError, UsageError
 from normlab.notes import note_once
+from normlab.storage.reading import open_regular
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_NEAR = 2**15  # bytes
 # What file systems answer to what they do not offer. A failing disk answers otherwise (EIO).
 _NOT_OFFERED = {
     *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK),
@@ -127,6 +129,30 @@ def refuse_link(folder: Path) -> None:
         raise NormlabError(f"{folder} is a symbolic link, and normlab writes there: delete it")
 
 
+def refuse_foreign(path: Path, mark: bytes) -> None:
+    """Refuses to overwrite a file that normlab did not write.
+
+    Args:
+        path: The file; there may be none.
+        mark: What the files of this kind that normlab writes have near their begin or end.
+
+    Raises:
+        UsageError: There is another file, or something that is no file.
+    """
+    if not os.path.lexists(path):
+        return
+    with suppress(OSError), open_regular(path) as file:  # it may be a folder, a device, unreadable
+        size = os.fstat(file.fileno()).st_size
+        ends = file.read(_NEAR)
+        file.seek(max(0, size - _NEAR))
+        ends += file.read(_NEAR)
+        if mark in ends:
+            return
+    raise UsageError(
+        f"{path} is there already, and normlab did not write it: delete it, or choose another --out"
+    )
+
+
 def exists(path: Path) -> bool:
     """Whether a file exists; NormlabError if its folder may not be read."""
     try:
@@ -137,7 +163,7 @@ def exists(path: Path) -> bool:
 
 def leftovers(path: Path) -> Iterator[Path]:
     """Temporary files of `write_atomically`: left by a kill, or being written now."""
-    return path.parent.glob(f".{path.stem}-????????{path.suffix}")
+    return path.parent.glob(f".{path.stem}-{8 * '[0-9a-f]'}{path.suffix}")
 
 
 def remove_leftovers(path: Path) -> None:

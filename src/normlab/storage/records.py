@@ -11,6 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
+from normlab.errors import UsageError
 from normlab.ranges import Range
 
 T = TypeVar("T")
@@ -95,6 +96,22 @@ def check(kind: type[Any], fields: Mapping[Any, Any]) -> None:
         inspect.signature(kind).bind(**fields)
     except TypeError as error:  # a field without a default is missing
         raise MalformedError(f"{kind.__name__}: {error}") from None
+
+
+def check_settings(settings: object) -> None:
+    """Refuses settings that a file could not hold: what is written must be readable again.
+
+    Args:
+        settings: A dataclass of `config`.
+
+    Raises:
+        UsageError: A field is of another type or out of its `Range`; it is named as its flag.
+    """
+    try:
+        check(type(settings), vars(settings))
+    except MalformedError as error:
+        name, _, problem = str(error).partition(" ")
+        raise UsageError(f"--{name.replace('_', '-')} {problem}") from None
 
 
 def check_range(name: str, value: Any, allowed: Range | None) -> None:

@@ -14,6 +14,7 @@ from normlab.errors import InterruptedRunError, RunError, UsageError
 from normlab.runs import machine
 from normlab.runs.isolation import isolated
 from normlab.storage.files import leftovers, locked, remove_leftovers
+from normlab.storage.records import check_settings
 from normlab.study import estimate, tuning
 from normlab.study.announcement import announce
 from normlab.study.contrasts import family
@@ -60,6 +61,7 @@ def compare(
         RunError: The folder holds another study, or another process works on it.
         InterruptedRunError: Ctrl-C; the same call resumes the study.
     """
+    check_settings(study)
     out = Path(out).resolve()
     execution = execution or Execution()
     if workers is not None and workers < 1:
@@ -72,6 +74,7 @@ def compare(
     family(study, arms)  # refuses a contrast of other arms
     previous = _open_previous(out, study, arms, dataset)
     record = previous or _new_record(out, study, arms, dataset)
+    record.refuse_unreadable()
     estimated_seconds = _estimate_seconds(arms, dataset, device)
     workers = estimate.workers_for(workers, device)
     console = None if quiet else Console()

@@ -8,7 +8,7 @@ from itertools import pairwise, product
 from typing import Annotated, Any, get_type_hints
 
 from normlab import notation, recipes
-from normlab.config import MAX_SEEDS, NoiseShare, RunConfig, StudyConfig
+from normlab.config import NoiseShare, RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.network import zoo
@@ -16,6 +16,7 @@ from normlab.network.checks import check_trainable, small_batch_warnings
 from normlab.network.shapes import count, norms_of
 from normlab.network.widths import solve
 from normlab.ranges import Positive
+from normlab.storage.records import check_settings
 from normlab.wording import axis_value
 
 
@@ -51,11 +52,6 @@ class Axis:
     apply: Callable[[RunConfig, Any, Images], RunConfig] = lambda config, *_: config
 
 
-def _check_batch_size(size: int | None, _: Images) -> None:
-    if size is not None and size < 1:
-        raise UsageError(f"--batch-sizes must be above 0, not {size}")
-
-
 def _apply_batch_size(config: RunConfig, size: int | None, _: Images) -> RunConfig:
     """The learning rate scales with the square root of the batch size."""
     if size is None:
@@ -66,19 +62,12 @@ def _apply_batch_size(config: RunConfig, size: int | None, _: Images) -> RunConf
 
 
 def _check_train_images(number: int | None, images: Images) -> None:
-    if number is not None and not (0 < number <= images.searched or number == images.whole):
-        raise UsageError(
-            f"--train-images must be above 0 and at most {images.searched:,}, not {number:,}"
-        )
+    if number is not None and number > images.searched and number != images.whole:
+        raise UsageError(f"--train-images must be at most {images.searched:,}, not {number:,}")
 
 
 def _apply_train_images(config: RunConfig, number: int | None, images: Images) -> RunConfig:
     return dataclasses.replace(config, train_images=None if number == images.whole else number)
-
-
-def _check_label_noise(share: float, _: Images) -> None:
-    if not 0 <= share < 1:
-        raise UsageError(f"--label-noise must be 0 or more and below 1, not {share}")
 
 
 def _apply_label_noise(config: RunConfig, share: float, _: Images) -> RunConfig:
@@ -120,7 +109,6 @@ class Setting:
             label="batch size",
             values=lambda study: study.batch_sizes or (None,),
             spell=lambda size: f"batch{size}",
-            check=_check_batch_size,
             apply=_apply_batch_size,
         ),
     ]
@@ -144,7 +132,6 @@ class Setting:
             label="label noise",
             values=lambda study: study.label_noise or (0.0,),
             spell=lambda share: f"noise{share:g}",
-            check=_check_label_noise,
             apply=_apply_label_noise,
         ),
     ]
@@ -205,17 +192,10 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
         images: Size of its training split, before any hold-out or subset.
 
     Raises:
-        UsageError: A normalization is unknown or given twice, a number makes no sense, or an arm
-            cannot be built or trained: then with the block.
+        UsageError: A normalization is unknown or given twice, a number is out of its range, or
+            an arm cannot be built or trained: then with the block.
     """
-    if study.seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, not {study.seeds}")
-    if study.seeds > MAX_SEEDS:
-        raise UsageError(f"--seeds must be at most {MAX_SEEDS:,}, not {study.seeds:,}")
-    if not 1 <= study.looks <= 100:
-        raise UsageError(f"--looks must be at least 1 and at most 100, not {study.looks}")
-    if not 0 < study.margin <= 100:  # NaN too
-        raise UsageError(f"--margin must be above 0 and at most 100 points, not {study.margin}")
+    check_settings(study)
     compared = _normalizations(study)
     values = {field: axis.values(study) for field, axis in AXES.items()}
     _refuse_repeated_values(values.values())
@@ -229,6 +209,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     for setting, norm, name in _points(values, compared):
         line = lines[setting.network, setting.budget]
         config = _run_config(study, setting, line, norm, compared, available)
+        check_settings(config)  # a learning rate that is scaled can become infinite
         recipe = recipes.resolve(config)
         check_trainable(
             notation.parse(line),
@@ -334,16 +315,13 @@ def _refuse_impossible_search(study: StudyConfig) -> None:
         raise UsageError(f"--tune: {again[0]} after {again[0]} repeats the search: leave one out")
     if "batch-size" in study.tune and study.batch_sizes:
         raise UsageError("--tune batch-size: --batch-sizes compares them, leave one out")
-    if not 1 <= study.tune_seeds <= 100:
-        raise UsageError(f"--tune-seeds must be at least 1 and at most 100, not {study.tune_seeds}")
 
 
 def _available_images(study: StudyConfig, images: int) -> Images:
     """The images that runs and trials can train on, of a training split of a size."""
-    if not 0 <= study.holdout < images:
+    if study.holdout >= images:
         raise UsageError(
-            f"--holdout must be 0 or more and below {images:,}, the training images, not "
-            f"{study.holdout:,}"
+            f"--holdout must be below {images:,}, the training images, not {study.holdout:,}"
         )
     whole = images - study.holdout
     searched = images - held_out(study, images) if study.tune else whole

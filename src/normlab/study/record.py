@@ -122,27 +122,43 @@ class Study:
         file = path / "study.json"
         content = read_json(file, SCHEMA, "study")
         try:
-            costs = verify_checksum(entry(content, "costs", dict))
-            del content["costs"]
-            content = verify_checksum(content)
-            study = cls(
-                path=path,
-                config=_config(entry(content, "study", dict)),
-                arms=tuple(map(_arm, entry(content, "arms", list))),
-                images=entry(content, "images", int),
-                fingerprint=entry(content, "fingerprint", str),
-                trials=tuple(build(Trial, trial) for trial in entry(content, "trials", list)),
-                results=tuple(build(Result, result) for result in entry(content, "results", list)),
-                costs={name: build(Costs, cost) for name, cost in costs.items()},
-                earlier_seeds=tuple(
-                    entry({"earlier seeds": seeds}, "earlier seeds", int)
-                    for seeds in entry({"earlier_seeds": []} | content, "earlier_seeds", list)
-                ),
-            )
-            study._check()
-            return study
+            return cls._from(path, content)
         except MalformedError as error:
             raise RunError(f"{file} is damaged: {error}") from None
+
+    @classmethod
+    def _from(cls, path: Path, content: dict[str, Any]) -> "Study":
+        """The study in study.json's content; MalformedError if it is none."""
+        costs = verify_checksum(entry(content, "costs", dict))
+        del content["costs"]
+        content = verify_checksum(content)
+        study = cls(
+            path=path,
+            config=_config(entry(content, "study", dict)),
+            arms=tuple(map(_arm, entry(content, "arms", list))),
+            images=entry(content, "images", int),
+            fingerprint=entry(content, "fingerprint", str),
+            trials=tuple(build(Trial, trial) for trial in entry(content, "trials", list)),
+            results=tuple(build(Result, result) for result in entry(content, "results", list)),
+            costs={name: build(Costs, cost) for name, cost in costs.items()},
+            earlier_seeds=tuple(
+                entry({"earlier seeds": seeds}, "earlier seeds", int)
+                for seeds in entry({"earlier_seeds": []} | content, "earlier_seeds", list)
+            ),
+        )
+        study._check()
+        return study
+
+    def refuse_unreadable(self) -> None:
+        """Refuses a study whose study.json, once it is written, could not be read.
+
+        Raises:
+            UsageError: It could not; with the reason.
+        """
+        try:
+            self._from(self.path, json.loads(self._text()))
+        except MalformedError as error:
+            raise UsageError(f"a study of this could not be read again: {error}") from None
 
     def _check(self) -> None:
         """Raises MalformedError if the parts of the record do not fit together."""
@@ -212,6 +228,13 @@ class Study:
 
     def write(self) -> None:
         """Writes study.json and study.csv."""
+        write_atomically(self.path / "study.json", self._text() + "\n")
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows(map(cell, row) for row in self._rows())
+        write_atomically(self.path / "study.csv", file.getvalue())
+
+    def _text(self) -> str:
+        """The content of study.json."""
         content = add_checksum(
             {
                 "schema": SCHEMA,
@@ -228,11 +251,7 @@ class Study:
         )
         # Costs have a checksum of their own: the rest of two equal studies is equal to the byte.
         costs = add_checksum({name: dataclasses.asdict(cost) for name, cost in self.costs.items()})
-        text = json.dumps(content | {"costs": costs}, indent=1)
-        write_atomically(self.path / "study.json", text + "\n")
-        file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows(map(cell, row) for row in self._rows())
-        write_atomically(self.path / "study.csv", file.getvalue())
+        return json.dumps(content | {"costs": costs}, indent=1)
 
     def arm(self, name: str) -> Arm:
         """An arm by its name."""

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from normlab.errors import UsageError
+from normlab.launch import launch_variables
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def process_group() -> ProcessGroup:
 
 def _world_size() -> int:
     """The number of processes that torchrun started, as its variables say; 1 without them."""
-    size, rank = (os.environ.get(name, "").strip() for name in ("WORLD_SIZE", "RANK"))
+    size, rank = launch_variables()
     if size in ("", "1"):
         return 1
     if not (size.isdecimal() and rank.isdecimal() and int(rank) < int(size)):

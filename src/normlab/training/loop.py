@@ -26,6 +26,7 @@ from normlab.runs.checkpoint import (
 from normlab.runs.isolation import isolated, repeatable
 from normlab.runs.run import Run
 from normlab.seeding import seed_for, seed_layers
+from normlab.storage.records import check_settings
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
 from normlab.training.progress import ProgressDisplay, announce
@@ -75,6 +76,7 @@ def train(
     """
     out = Path(out)
     execution = execution or Execution()
+    check_settings(config)
     refuse_existing_run(out)
     config = dataclasses.replace(config, recipe=recipes.name_of(config))
     recipe = recipes.resolve(config)
@@ -85,6 +87,7 @@ def train(
     data = data_card(dataset, holdout=config.holdout)
     network = new_network(config, recipe, data)
     run = Run(path=out, config=config, recipe=recipe, layout=network.layout, data=data, machines=())
+    run.refuse_unreadable()
     checkpoint = first_checkpoint(run, network)
     with locked_run(out):
         refuse_existing_run(out)  # another process may have started one meanwhile

@@ -55,9 +55,11 @@ def _notes(run: Run) -> Iterator[str]:
     if flips and source is not None and not source.MIRRORABLE:
         yield f"note: this recipe flips or mirrors {run.config.dataset}; --recipe demo does not"
     machine = run.machines[-1]
-    if machine.device == "cpu" and machine.kernels == "torch":
-        reason = build.load()[1]
-        yield f"note: no compiled passes ({reason}): PyTorch's slower layers are used instead"
+    if machine.device == "cpu" and (reason := build.load()[1]):
+        if machine.kernels == "torch":
+            yield f"note: no compiled passes ({reason}): PyTorch's slower layers are used instead"
+        else:
+            yield f"note: the compiled passes are built anew at each start ({reason})"
 
 
 class ProgressDisplay(Callback):

@@ -15,6 +15,7 @@ from normlab.errors import RunError, UsageError
 from normlab.network import zoo
 from normlab.network.checks import check_trainable
 from normlab.network.model import Network
+from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
 from normlab.runs.checkpoint import Checkpoint
@@ -68,8 +69,21 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
     """The network with the first weights that its recipe wants, on the CPU.
 
     Raises:
-        UsageError: The layout and the normalization cannot be trained on batches of this size.
+        UsageError: The layout and the normalization cannot be trained on batches of this size, or
+            make a network that is too large.
     """
+    blocks = solve(
+        notation.parse(zoo.find(config.network)),
+        norm=config.norm,
+        classes=len(data.classes),
+        budget=config.budget,
+    )
+    check_trainable(  # before memory is allocated
+        blocks,
+        norm=config.norm,
+        classes=len(data.classes),
+        batches=_batch_sizes(data.train, recipe.batch_size),
+    )
     network = Network(
         zoo.find(config.network),
         norm=config.norm,
@@ -77,12 +91,6 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         budget=config.budget,
         dropout=recipe.dropout,
         seed=config.seed,
-    )
-    check_trainable(
-        notation.parse(network.layout),
-        norm=config.norm,
-        classes=len(data.classes),
-        batches=_batch_sizes(data.train, recipe.batch_size),
     )
     start_at_muons_norm(network, recipe)
     network.input_mean.copy_(torch.tensor(data.mean, dtype=torch.float64))

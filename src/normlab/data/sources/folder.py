@@ -28,7 +28,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")  # by content, whatever the suffix says: Pillo
 
 
 @dataclass
-class LeftOut:
+class LeftOutImages:
     """What is in a folder of images and is not read. Hidden files and folders do not count.
 
     Attributes:
@@ -89,7 +89,7 @@ def load(request: Request) -> Dataset:
             "and, optionally, test/CLASS/*.png; if it was moved, name its place with --data-root"
         )
     try:
-        left_out = LeftOut()
+        left_out = LeftOutImages()
         train_files = _files_by_class(path / "train", left_out)
         has_test = (path / "test").exists()
         test_files = _files_by_class(path / "test", left_out) if has_test else {}
@@ -124,7 +124,7 @@ def needs_download() -> bool:
     return False
 
 
-def _files_by_class(part: Path, left_out: LeftOut) -> dict[str, list[Path]]:
+def _files_by_class(part: Path, left_out: LeftOutImages) -> dict[str, list[Path]]:
     """The image files of each class; classes and files sorted by name. Notes what is left out."""
     entries = _visible(part)
     classes = sorted(entry.name for entry in entries if entry.is_dir())

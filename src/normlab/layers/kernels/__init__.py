@@ -43,7 +43,7 @@ class _Pool(ctypes.Structure):
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled passes; None if no GCC can build them or no folder can hold them."""
+    """The compiled passes; None if no GCC can build them."""
     return build.load()[0]
 
 

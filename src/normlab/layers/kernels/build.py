@@ -3,6 +3,9 @@
 The library's name holds two hashes: of what it is built from (the sources, the flags, the compiler,
 the machine), so that machines can share a home folder, and of its content, so that a damaged
 library is built again instead of loaded.
+
+Where the cache cannot be used, or others can write to it, each process builds the library for
+itself. It is never loaded from a folder in which others could have put it.
 """
 
 import ctypes
@@ -46,23 +49,28 @@ TIME_LIMIT = 120.0  # seconds for the compiler, which takes about three
 _BUILDING = "building-"  # temporary folders
 
 
+class _TooSlowError(NormlabError):
+    """The compiler takes too long: another attempt would, too."""
+
+
 @cache
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled passes, or None and the reason."""
+    """The compiled passes, and why they are not kept (empty if they are); or None, and why."""
     try:
-        return _load(), ""
-    except NormlabError as error:
-        return None, str(error)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return None, f"{where}{error.strerror or error}"
+        compiler = _compiler()
+        name = f"kernels-{_origin(compiler)}"
+        try:
+            return _load_kept(compiler, name), ""
+        except _TooSlowError:
+            raise
+        except (NormlabError, OSError) as error:
+            return _load_unkept(compiler), _reason(error)
+    except (NormlabError, OSError) as error:
+        return None, _reason(error)
 
 
-def _load() -> ctypes.CDLL:
-    compiler = _compiler()
-    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, FOLDER / "common.h")]
-    origin = "\n".join((*texts, *FLAGS, _machine(), _output(compiler, "-v")))
-    name = f"kernels-{_hash(origin.encode())}"
+def _load_kept(compiler: str, name: str) -> ctypes.CDLL:
+    """The library in the user's cache, built if it is not there yet."""
     cache = user_cache()
     if cache is None:
         raise NormlabError("there is no home folder: set XDG_CACHE_HOME")
@@ -77,10 +85,25 @@ def _load() -> ctypes.CDLL:
         if lock is not None:  # nobody else is building: a kill left these
             for leftover in folder.glob(f"{_BUILDING}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        content = _build(compiler, folder)
+        with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=folder) as building:
+            content = _build(compiler, building).read_bytes()
         path = folder / f"{name}-{_hash(content)}.so"
         write_atomically(path, content)
         return ctypes.CDLL(str(path))
+
+
+def _load_unkept(compiler: str) -> ctypes.CDLL:
+    """The library of this process alone. Once it is loaded, its file is not needed."""
+    with tempfile.TemporaryDirectory(prefix="normlab-", ignore_cleanup_errors=True) as building:
+        _refuse_writable_by_others(Path(building))
+        return ctypes.CDLL(str(_build(compiler, building)))
+
+
+def _reason(error: NormlabError | OSError) -> str:
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return str(error)
 
 
 def _find(folder: Path, name: str) -> ctypes.CDLL | None:
@@ -91,11 +114,11 @@ def _find(folder: Path, name: str) -> ctypes.CDLL | None:
     return None
 
 
-def _build(compiler: str, folder: Path) -> bytes:
-    with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=folder) as building:
-        built = Path(building) / "kernels.so"
-        _output(compiler, *FLAGS, "-o", str(built), *map(str, SOURCES), temporary=building)
-        return built.read_bytes()
+def _build(compiler: str, folder: str) -> Path:
+    """Compiles the library into a folder, where the compiler's temporary files are, too."""
+    built = Path(folder) / "kernels.so"
+    _output(compiler, *FLAGS, "-o", str(built), *map(str, SOURCES), temporary=folder)
+    return built
 
 
 def _compiler() -> str:
@@ -125,7 +148,7 @@ def _output(*command: str, temporary: str | None = None) -> str:
     try:
         output = process.communicate(timeout=TIME_LIMIT)[0].decode(errors="replace")
     except subprocess.TimeoutExpired:
-        raise NormlabError(f"{command[0]} took longer than {TIME_LIMIT:.0f} seconds") from None
+        raise _TooSlowError(f"{command[0]} took longer than {TIME_LIMIT:.0f} seconds") from None
     finally:
         if process.returncode is None:  # afterwards its number may be another group's
             with suppress(ProcessLookupError, PermissionError):
@@ -135,7 +158,8 @@ def _output(*command: str, temporary: str | None = None) -> str:
         process.stdout.close()
     if process.returncode:
         lines = output.strip().splitlines()
-        raise NormlabError(f"{Path(command[0]).name} fails" + (f": {lines[-1]}" if lines else ""))
+        said = next((line for line in lines if "error: " in line), lines[-1] if lines else "")
+        raise NormlabError(f"{Path(command[0]).name} fails" + (f": {said}" if said else ""))
     return output
 
 
@@ -153,6 +177,12 @@ def _refuse_writable_by_others(folder: Path) -> None:
         sticky = place != folder and status.st_mode & stat.S_ISVTX  # only owners rename there
         if status.st_mode & (stat.S_IWOTH | group) and not sticky:
             raise NormlabError(f"other users can write to {place}: set XDG_CACHE_HOME")
+
+
+def _origin(compiler: str) -> str:
+    """The hash of what a library is built from."""
+    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, FOLDER / "common.h")]
+    return _hash("\n".join((*texts, *FLAGS, _machine(), _output(compiler, "-v"))).encode())
 
 
 def _machine() -> str:
