@@ -50,6 +50,13 @@ def test_the_noise_of_a_search_and_what_luck_may_have_cost(tmp_path):
     )
 
 
+def test_no_more_can_have_been_lost_than_there_was_to_gain(tmp_path):
+    study = made_up(tmp_path, seeds=2, images=200, norms=("bn", "gn"), tune_seeds=2)
+    wild = with_accuracies(study, lambda t: 0.4 if t.seed % 2 else 0.9)
+    (loss,) = (s for s in searches(wild) if "second-best" in s)
+    assert "better by up to 35.00 (bn) and 35.00 (gn) points" in loss  # the mean is 65%
+
+
 def test_extensions_are_stated(tmp_path):
     study = made_up(tmp_path, seeds=2, images=200, norms=("bn", "gn"))
     of = tuning.Round("lr")

@@ -1,5 +1,6 @@
 """What a study's search found, what it may have missed, and how much of it may be luck."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from normlab.findings import statistics
@@ -117,10 +118,12 @@ def choice(trials: Sequence[Trial]) -> Choice | None:
     None if its noise is unknown: with one value, one seed, no spread, or a seed that failed.
     """
     chosen, *others = tuning.finalists(trials)
-    if chosen.failures:
+    if chosen.failures or chosen.mean is None:
         return None
     # A value that failed with a seed was not passed over by luck alone.
-    return statistics.choice([chosen.trained, *(v.trained for v in others if not v.failures)])
+    found = statistics.choice([chosen.trained, *(v.trained for v in others if not v.failures)])
+    # No value can be better than 100%.
+    return found and dataclasses.replace(found, loss=min(found.loss, 1 - chosen.mean))
 
 
 def _named(texts: Sequence[str]) -> str:
