@@ -1,7 +1,7 @@
 """ResNet-20 with shortcuts of option A: He et al. 2015, arXiv:1512.03385, section 4.2.
 
-    normlab compare examples.resnet20:resnet20 --norms bn gn ln
-    normlab train examples.resnet20:resnet20 --norm gn --dataset digits --recipe demo
+normlab compare examples.resnet20:resnet20 --norms bn gn ln
+normlab train examples.resnet20:resnet20 --norm gn --dataset digits --recipe demo
 """
 
 import torch.nn.functional as F

@@ -158,7 +158,7 @@ def _in_range(digits: str) -> bool:
 
 def _parse_token(line: str, start: int, end: int) -> Block:
     if is_custom(line[start:end]):
-        raise LayoutError(line, start, "a network of your own stands alone: remove the other blocks")
+        raise LayoutError(line, start, "your own network stands alone: remove other blocks")
     head = _HEAD.match(line, start, end)
     if head is None:
         raise LayoutError(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ NOT_APPLIED = (
     "is your own network: the parameter budget, open widths, compiled blocks, the recipe's dropout "
     "and folding do not apply"
 )
+
+
+_MADE: WeakSet[nn.Module] = WeakSet()  # a run must not start with the weights of another
 
 
 class Norm(nn.Module):
@@ -131,16 +135,22 @@ class CustomNetwork(nn.Module):
             # By keyword: a run's folder can make no other function run by naming it.
             module = make(norm=NormFactory(norm), classes=classes)
         if not isinstance(module, nn.Module):
-            raise UsageError(
-                f"{called} must return a torch.nn.Module, not {type(module).__name__}"
-            )
+            raise UsageError(f"{called} must return a torch.nn.Module, not {type(module).__name__}")
+        if module in _MADE:
+            raise UsageError(f"{called} must make a new module at each call: it returned one twice")
+        _MADE.add(module)
         self.module = module
         trace = _Trace(module)
-        images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-        module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with _explained(f"{called}, applied to two images"), torch.no_grad():
+        images = torch.randn(2, 3, 32, 32)
+        module.eval()
+        applied = f"{called}, applied to two images,"
+        with _explained(applied), torch.no_grad():
             output = trace.run(images)
         self._check(called, norm, classes, output)
+        with _explained(applied), torch.no_grad():  # as in training, where .view can fail
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module(images.to(memory_format=torch.channels_last))
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.layers = [*trace.layers(images=2)]
         self.normalizations = trace.normalizations
         module.train()
@@ -250,7 +260,8 @@ class _Trace:
         self._shapes.setdefault(part, ())
         self._running.append([self._counter.get_total_flops(), 0])
         if isinstance(part, Norm) and inputs and id(inputs[0]) in self._sources:
-            self.normalizations[self._sources[id(inputs[0])]].append(part)
+            norms = self.normalizations[self._sources[id(inputs[0])]]
+            norms += [] if part in norms else [part]
 
     def _leave(self, part: nn.Module, _: object, output: object) -> None:
         start, within = self._running.pop()

@@ -77,6 +77,22 @@ class Network(nn.Module):
             )
         ]
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """Its blocks; the modules of a custom network."""
+        return [
+            part
+            for block in self.blocks
+            for part in ([*block.modules()] if isinstance(block, CustomNetwork) else [block])
+        ]
+
+    @property
+    def counted_parameters(self) -> int | None:
+        """Number of parameters of a custom network; None for a layout, which says it."""
+        if not isinstance(self.blocks[0], CustomNetwork):
+            return None
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def forward(self, images: Tensor) -> Tensor:
         """Images, N × 3 × 32 × 32 with values from 0 to 1, to logits, N × classes."""
         x = (images - self.input_mean[:, None, None]) / self.input_std[:, None, None]
