@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -508,6 +509,7 @@ def test_page_card_heat_maps_and_export(finished, tmp_path):
         assert exported.difference < 1e-5
 
 
+@pytest.mark.slow(2)
 def test_odd_networks_are_saved_and_exported(nets, tmp_path):
     config = dataclasses.replace(tiny(nets), network=f"{nets}:odd", recipe="sprint", norm="gn")
     run = normlab.train(config, tmp_path / "run", EXECUTION, quiet=True)
@@ -543,6 +545,7 @@ def test_a_study_of_two_arms_trains_stops_and_resumes(nets, tmp_path):
     assert {result.parameters for result in done.results} == {1406}
     page = normlab.write_study_report(done).read_text()
     assert "nets_of_a_test:net" in page
+    (tmp_path / "study" / "runs" / "bn-1" / "answers.npz").unlink()  # its process opens the run
     again = compare(study, tmp_path / "study", workers=2, quiet=True)
     assert again.results == done.results
     del sys.modules[nets]  # a study is opened without importing what it names
@@ -582,3 +585,12 @@ def test_the_example_trains(from_the_root, tmp_path):
     )
     run = normlab.train(config, tmp_path / "run", EXECUTION, quiet=True)
     assert run.last.train_loss < run.epochs[0].train_loss
+
+
+def test_it_is_a_scikit_learn_classifier(nets):
+    train = normlab.data.load("digits").train
+    images, labels = train.images[:64].transpose(0, 2, 3, 1), train.labels[:64]
+    classifier = normlab.Classifier(network=f"{nets}:net", recipe="demo", epochs=1, device="cpu")
+    classifier.fit(images, labels)
+    expected = classifier.predict(images)
+    assert list(pickle.loads(pickle.dumps(classifier)).predict(images)) == [*expected]
