@@ -68,6 +68,7 @@ def train(
         $ normlab train assignment --norm gn --budget 5000 --epochs 10
         $ normlab train "C:16 D:24 P D:32+ GAP FC" --dataset digits --recipe demo
         $ normlab train --resume runs/cifar10/seed-bn-1
+        $ normlab train my_nets:resnet20 --norm gn
         $ torchrun --nproc-per-node 2 -m normlab train micro --norm sync-bn
 
     Args:
@@ -509,7 +510,7 @@ def summary(
         $ normlab summary assignment --norm gn --budget 5000
 
     Args:
-        network: A name that `normlab zoo` lists, or a layout.
+        network: A name that `normlab zoo` lists, a layout, or your `module:function`.
         norm: Normalization, as `normlab norms` lists them, or your `module:Class`.
         budget: Number of parameters to stay below. Open widths are solved from it.
         classes: Number of classes.

@@ -123,7 +123,8 @@ class RunConfig(TrainingConfig):
     """All settings that decide a run's numbers."""
 
     network: NetworkName
-    """A name that `normlab zoo` lists, or a layout, such as "C1 C2 c3 P C4 C5 c6 P C7 GAP C8"."""
+    """A name that `normlab zoo` lists, a layout, such as "C1 C2 c3 P C4 C5 c6 P C7 GAP C8", or your
+    `module:function`."""
 
     norm: str = "bn"
     """Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your `module:Class`."""

@@ -17,6 +17,8 @@ A token is a kind, a label (digits, which have no effect) and options:
     /gn=3 normalization of this block
     +     the block's input is added to its output
     *3    applied three times, with the same convolution weights and three normalizations
+
+A network of the user's own, `module:function`, is a single token that stands for the whole.
 """
 
 import re
@@ -24,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from normlab.errors import UsageError
+from normlab.own_code import REFERENCE
 
 
 class LayoutError(UsageError):
@@ -47,7 +50,7 @@ class Block:
     """One token of a layout.
 
     Attributes:
-        kind: `C`, `c`, `D`, `P`, `A`, `GAP` or `FC`.
+        kind: `C`, `c`, `D`, `P`, `A`, `GAP` or `FC`; or the `module:function` of a custom network.
         label: Digits for readers, to tell blocks apart; they have no effect.
         width: Output channels; None if the budget decides.
         valid: Whether the convolution has no padding.
@@ -65,6 +68,11 @@ class Block:
     norm: str | None = None
     residual: bool = False
     repeat: int = 1
+
+    @property
+    def custom(self) -> bool:
+        """Whether it is a custom network, `module:function`, and so the only block."""
+        return ":" in self.kind
 
     @property
     def weighted(self) -> bool:
@@ -122,7 +130,15 @@ def parse(line: str) -> tuple[Block, ...]:
     tokens = list(re.finditer(r"\S+", line))
     if not tokens:
         raise LayoutError(line, 0, "the layout is empty: expected blocks such as C:12 P c GAP")
+    if len(tokens) == 1 and is_custom(line.strip()):
+        return (Block(line.strip()),)
     return tuple(_parse_token(line, token.start(), token.end()) for token in tokens)
+
+
+def is_custom(token: str) -> bool:
+    """Whether a token names a custom network, `module:function`: `C:24` and the like do not."""
+    named = REFERENCE.fullmatch(token)
+    return named is not None and not _HEAD.fullmatch(named[1])
 
 
 def format(blocks: Sequence[Block]) -> str:
@@ -141,6 +157,8 @@ def _in_range(digits: str) -> bool:
 
 
 def _parse_token(line: str, start: int, end: int) -> Block:
+    if is_custom(line[start:end]):
+        raise LayoutError(line, start, "your own network stands alone: remove other blocks")
     head = _HEAD.match(line, start, end)
     if head is None:
         raise LayoutError(

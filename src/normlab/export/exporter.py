@@ -21,7 +21,7 @@ from normlab.export.program import Pixels, PredictFn, Probabilities, trace
 from normlab.inference.predict import BATCH
 from normlab.network.model import Network
 from normlab.runs.isolation import isolated
-from normlab.runs.run import Run
+from normlab.runs.run import Run, custom_networks
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.version import __version__
 from normlab.wording import counted, kilobytes, percent
@@ -228,7 +228,7 @@ def _largest_difference(expected: Probabilities, exported: Probabilities) -> flo
 
 @contextmanager
 def _translate_errors(run: Run, to: str) -> Iterator[None]:
-    """Turns errors into one line that names the normalization: custom ones can raise anything."""
+    """Turns errors into one line that names the custom parts: they can raise anything."""
     try:
         yield
     except NormlabError:
@@ -238,7 +238,8 @@ def _translate_errors(run: Run, to: str) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         message = str(cause).strip().partition("\n")[0]
+        networks = "".join(f"its network is {name}, " for name in custom_networks(run.layout))
         raise NormlabError(
-            f"{run.path} cannot be exported to {to}: its normalization is {run.config.norm}, "
-            f"which raises {type(cause).__name__}: {message}"
+            f"{run.path} cannot be exported to {to}: {networks}its normalization is "
+            f"{run.config.norm}, which raises {type(cause).__name__}: {message}"
         ) from error

@@ -2,6 +2,7 @@
 
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -189,14 +190,26 @@ def class_maps(network: Network, split: Split, classes: int) -> NDArray[np.float
 
 
 def _last_maps(network: Network) -> torch.nn.Module:
-    """The last block whose output has more than one pixel per channel."""
-    last = None
-    x = torch.zeros(1, 3, 32, 32, device=network.input_mean.device)
-    with torch.inference_mode():
-        for block in network.blocks:
-            x = block(x)
-            if x.shape[2] * x.shape[3] > 1:
-                last = block
+    """The last part whose output has more than one pixel per channel.
+
+    A part is a block; of a custom network, a module that is used once.
+    """
+    used: Counter[torch.nn.Module] = Counter()
+    with_maps: list[torch.nn.Module] = []
+
+    def look(part: torch.nn.Module, _: object, output: object) -> None:
+        used[part] += 1
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+            with_maps.append(part)
+
+    handles = [part.register_forward_hook(look) for part in network.parts]
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, 32, 32, device=network.input_mean.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = next((part for part in reversed(with_maps) if used[part] == 1), None)
     if last is None:
         raise UsageError(f"{network.layout} has no maps of more than one pixel to explain")
     return last

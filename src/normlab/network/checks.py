@@ -7,8 +7,10 @@ import torch
 from normlab import notation
 from normlab.errors import UsageError
 from normlab.layers import norms
+from normlab.network.custom import CustomNetwork
 from normlab.network.shapes import count, infer_shapes, shape_text
 from normlab.notation import Block
+from normlab.own_code import one_line
 
 SMALL_BATCH = 8
 MAX_PARAMETERS = 500_000_000  # each takes 8 bytes of a checkpoint, which may have 4 GiB
@@ -26,6 +28,7 @@ def check_trainable(
     Raises:
         UsageError: It has more than `MAX_PARAMETERS`.
         LayoutError: A normalization refuses a batch; a caret shows the first such block.
+        UsageError: A custom network refuses a batch.
     """
     parameters = count(blocks, norm=norm, classes=classes)
     if parameters > MAX_PARAMETERS:
@@ -47,6 +50,21 @@ def check_trainable(
                             "choose another --batch-size"
                         )
                         raise notation.error_at(blocks, index, problem) from None
+    if blocks[0].custom:
+        _check_custom(blocks[0].kind, norm=norm, classes=classes, batch=min(batches))
+
+
+def _check_custom(reference: str, *, norm: str, classes: int, batch: int) -> None:
+    """Raises UsageError if a custom network fails in training mode. Two images stand for more."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = CustomNetwork(reference, norm, classes)
+        try:
+            network(torch.zeros(min(batch, 2), 3, 32, 32))
+        except Exception as error:  # the user's code can raise anything
+            raise UsageError(
+                f"{reference} with {norm} cannot be trained on a batch of {batch}, which every "
+                f"epoch has: {one_line(error)}"
+            ) from error
 
 
 def small_batch_warnings(used: Iterable[tuple[str, int]], processes: int = 1) -> Iterator[str]:

@@ -8,13 +8,14 @@ from normlab.layers import norms
 from normlab.layers.fused import FusedNorm
 from normlab.layers.pooling import MaxPool
 from normlab.network import zoo
+from normlab.network.custom import CustomNetwork
 from normlab.network.shapes import BlockShape, infer_shapes
 from normlab.network.widths import solve
 from normlab.seeding import seed_for, seed_layers
 
 
 class Network(nn.Module):
-    """The network of a layout.
+    """The network of a layout, or a custom one.
 
     It takes images, float N × 3 × 32 × 32 with values from 0 to 1, and returns logits, float
     N × classes. It first normalizes the images by the mean and standard deviation of the training
@@ -24,7 +25,7 @@ class Network(nn.Module):
     (seed, block), so networks that differ only in normalization start from equal convolutions.
 
     Args:
-        line: A layout, or the name of one in the zoo.
+        line: A layout, the name of one in the zoo, or the `module:function` of a custom network.
         norm: The network's normalization.
         classes: Number of classes.
         budget: Upper limit of the number of parameters, as in `solve`.
@@ -33,7 +34,8 @@ class Network(nn.Module):
 
     Raises:
         LayoutError: The layout has an error.
-        UsageError: There is no such normalization, or the network does not fit the budget.
+        UsageError: There is no such normalization, the network does not fit the budget, or a
+            custom network fails.
     """
 
     input_mean: Tensor
@@ -66,11 +68,30 @@ class Network(nn.Module):
     def weights(self) -> list[Tensor]:
         """The weights of the convolutions and of `FC`, in order; the classifier's are last."""
         return [
-            layer.weight
+            weight
             for block in self.blocks
-            for layer in block.children()
-            if isinstance(layer, nn.Conv2d | nn.Linear)
+            for weight in (
+                block.weights
+                if isinstance(block, CustomNetwork)
+                else [b.weight for b in block.children() if isinstance(b, nn.Conv2d | nn.Linear)]
+            )
         ]
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """Its blocks; the modules of a custom network."""
+        return [
+            part
+            for block in self.blocks
+            for part in ([*block.modules()] if isinstance(block, CustomNetwork) else [block])
+        ]
+
+    @property
+    def counted_parameters(self) -> int | None:
+        """Number of parameters of a custom network; None for a layout, which says it."""
+        if not isinstance(self.blocks[0], CustomNetwork):
+            return None
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, images: Tensor) -> Tensor:
         """Images, N × 3 × 32 × 32 with values from 0 to 1, to logits, N × classes."""
@@ -84,6 +105,8 @@ def _module(block_shape: BlockShape, dropout: float, seed: int) -> nn.Module:
     """The module of a block. Seeds torch's generator; the convolutions are drawn first."""
     seed_layers(torch.device("cpu"), seed)
     block = block_shape.block
+    if block.custom:
+        return CustomNetwork(block.kind, block_shape.norm or "", block_shape.output[0])
     match block.kind:
         case "P":
             return MaxPool()

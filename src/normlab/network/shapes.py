@@ -9,6 +9,7 @@ from normlab import notation
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
+from normlab.network.custom import CustomNetwork
 from normlab.notation import Block
 
 INPUT: Shape = (3, 32, 32)
@@ -84,6 +85,29 @@ class BlockShape:
         return self.weights * self.output[1] * self.output[2] * self.block.repeat
 
 
+@dataclass(frozen=True)
+class CustomShape(BlockShape):
+    """A custom network as the one block of its layout. `norm_parameters` are all its parameters.
+
+    Attributes:
+        counted_macs: Multiply-accumulates for one image.
+        normalizes: Per normalization, its shape and whether an activation follows.
+    """
+
+    counted_macs: int = 0
+    normalizes: tuple[tuple[Shape, bool], ...] = ()
+
+    @property
+    def normalized(self) -> tuple[tuple[Shape, bool], ...]:
+        """Per normalization: its shape, and whether an activation follows."""
+        return self.normalizes
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of its convolutions and matrix products, for one image."""
+        return self.counted_macs
+
+
 def infer_shapes(blocks: Sequence[Block], *, norm: str, classes: int) -> tuple[BlockShape, ...]:
     """The shapes of all blocks of a layout. Only the classifier's width may be open.
 
@@ -91,6 +115,8 @@ def infer_shapes(blocks: Sequence[Block], *, norm: str, classes: int) -> tuple[B
         LayoutError: A block is not allowed in its place; a caret shows which.
         UsageError: There is no such normalization.
     """
+    if blocks[0].custom:
+        return (_custom_shape(blocks[0], norm, classes),)
     classifier = classifier_of(blocks)
     block_shapes: list[BlockShape] = []
     shape = INPUT
@@ -195,11 +221,28 @@ def _with_norm_counts(block_shape: BlockShape) -> BlockShape:
     )
 
 
+def _custom_shape(block: Block, norm: str, classes: int) -> CustomShape:
+    """Builds a custom network, and counts."""
+    with torch.random.fork_rng(devices=[]):
+        network = CustomNetwork(block.kind, norm, classes)
+    seen = [(layer.shape, layer.activate) for layer in network.norms if layer.shape is not None]
+    return CustomShape(
+        block,
+        INPUT,
+        (classes, 1, 1),
+        norm,
+        norm_parameters=sum(layer.parameters for layer in network.layers),
+        running_statistics=sum(b.numel() for b in network.buffers() if b.is_floating_point()),
+        counted_macs=sum(layer.macs for layer in network.layers),
+        normalizes=tuple(dict.fromkeys(seen)),
+    )
+
+
 def norms_of(blocks: Sequence[Block], norm: str) -> list[str]:
     """The names of the normalizations in a layout, without repetition."""
-    return list(dict.fromkeys(b.norm or norm for b in blocks if b.kind in ("C", "D")))
+    return list(dict.fromkeys(b.norm or norm for b in blocks if b.kind in ("C", "D") or b.custom))
 
 
-def shape_text(shape: Shape) -> str:
+def shape_text(shape: Sequence[int]) -> str:
     """A shape as text: `12 × 32 × 32`."""
     return " × ".join(map(str, shape))

@@ -1,16 +1,19 @@
 """The layer table: output, parameters and cost of each block of a network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from rich.console import Group
 from rich.text import Text
 
 from normlab import notation
 from normlab.layers import norms
-from normlab.layers.norms import Shape
 from normlab.network import zoo
+from normlab.network.custom import NOT_APPLIED, CustomNetwork, Norm
 from normlab.network.shapes import BlockShape, infer_shapes, shape_text
 from normlab.network.widths import solve
+from normlab.notation import is_custom
 from normlab.table import Table
 
 
@@ -19,18 +22,18 @@ class Row:
     """A row of the layer table.
 
     Attributes:
-        block: The token.
+        block: The token; for a custom network, the name of one of its modules.
         normalization: Its normalization, with the number of groups; empty if it has none.
-        shape: Shape (C, H, W) of its output.
+        shape: Shape (C, H, W) of its output. A module can have another; empty if it has none.
         parameters: Number of learned parameters.
         macs: Multiply-accumulates for one image.
         receptive_field: Side of the input patch that one output depends on, in pixels; None: the
-            whole input.
+            whole input; 0: it is not known.
     """
 
     block: str
     normalization: str
-    shape: Shape
+    shape: tuple[int, ...]
     parameters: int
     macs: int
     receptive_field: int | None
@@ -76,7 +79,7 @@ class Summary:
                     shape_text(row.shape),
                     f"{row.parameters:,}",
                     f"{row.macs:,}",
-                    "all" if row.receptive_field is None else str(row.receptive_field),
+                    "all" if row.receptive_field is None else str(row.receptive_field or "–"),
                 )
                 for row in self.rows
             ],
@@ -86,10 +89,11 @@ class Summary:
     @property
     def note(self) -> str:
         """What the column heads mean, and the number of running statistics."""
+        custom = f" {self.layout} {NOT_APPLIED}." if is_custom(self.layout) else ""
         return (
             "MACs: multiply-accumulates for one image. Field: receptive field, the side in pixels "
             f"of the patch that an output sees. {self.running_statistics:,} running statistics are "
-            "kept beside the parameters."
+            f"kept beside the parameters.{custom}"
         )
 
     def __rich__(self) -> Group:
@@ -104,6 +108,8 @@ def summarize(
 ) -> Summary:
     """The layer table of a layout, or of one named in the zoo. Raises what `Network` raises."""
     blocks = solve(notation.parse(zoo.find(line)), norm=norm, classes=classes, budget=budget)
+    if blocks[0].custom:
+        return _summarize_custom(blocks[0].kind, norm, classes)
     rows: list[Row] = []
     field: int | None = 1
     jump = 1  # distance, in input pixels, between neighbouring outputs
@@ -135,10 +141,41 @@ def summarize(
     )
 
 
-def _describe_norm(block_shape: BlockShape) -> str:
-    if block_shape.norm == "gn":
-        groups = dict.fromkeys(
-            norms.default_groups(shape[0]) for shape, _ in block_shape.normalized
+def _summarize_custom(reference: str, norm: str, classes: int) -> Summary:
+    """The layer table of a custom network: its modules, in the order of their use."""
+    with torch.random.fork_rng(devices=[]):
+        network = CustomNetwork(reference, norm, classes)
+    rows = [
+        Row(
+            block=layer.name,
+            normalization=(
+                _with_groups(norm, [layer.module.channels])
+                if isinstance(layer.module, Norm)
+                else ""
+            ),
+            shape=layer.shape,
+            parameters=layer.parameters,
+            macs=layer.macs,
+            receptive_field=0,
         )
-        return "gn=" + ", ".join(map(str, groups))
-    return block_shape.norm or ""
+        for layer in network.layers
+    ]
+    return Summary(
+        layout=reference,
+        norm=norm,
+        rows=tuple(rows),
+        running_statistics=sum(b.numel() for b in network.buffers() if b.is_floating_point()),
+    )
+
+
+def _describe_norm(block_shape: BlockShape) -> str:
+    if block_shape.norm is None:
+        return ""
+    return _with_groups(block_shape.norm, [shape[0] for shape, _ in block_shape.normalized])
+
+
+def _with_groups(norm: str, channels: Sequence[int]) -> str:
+    """The normalization; for `gn`, with the groups that it makes of these channels."""
+    if norm != "gn":
+        return norm
+    return "gn=" + ", ".join(map(str, dict.fromkeys(map(norms.default_groups, channels))))

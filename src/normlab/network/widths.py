@@ -40,11 +40,17 @@ def solve(
     Raises:
         LayoutError: A block is not allowed in its place.
         UsageError: Even the narrowest network exceeds the budget (the message says by how much),
-            there are fewer than two classes, or no width is divisible
-            by the groups.
+            there are fewer than two classes, no width is divisible by the groups, or a custom
+            network has a budget.
     """
     if classes < 2:
         raise UsageError(f"a classifier needs at least 2 classes, not {classes}")
+    if blocks[0].custom:
+        if budget is not None:
+            raise UsageError(
+                f"{blocks[0]} is your own network: a parameter budget does not apply, leave it out"
+            )
+        return tuple(blocks)
     multiple = _common_multiple(blocks, norm)
     classifier = classifier_of(blocks)
     is_open = any(

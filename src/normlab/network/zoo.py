@@ -5,6 +5,7 @@ import hashlib
 from dataclasses import dataclass
 
 from normlab.errors import UsageError
+from normlab.notation import is_custom
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,15 @@ ZOO = {
 def find(network: str) -> str:
     """The layout with this name. Text that is not a name is returned as a layout itself.
 
+    So is the `module:function` of a custom network.
+
     Raises:
         UsageError: The text resembles a name, but is not one.
     """
     if network in ZOO:
         return ZOO[network].layout
+    if is_custom(network):
+        return network
     near = difflib.get_close_matches(network.lower(), ZOO)
     if near:
         raise UsageError(f"no network {network!r}: did you mean {' or '.join(near)}?")
@@ -86,4 +91,6 @@ def short_name(network: str) -> str:
     """A network's name in folder names: its name, or a hash of its layout."""
     if network in ZOO:
         return network
+    if is_custom(network):
+        return network.replace(":", ".")
     return f"layout-{hashlib.sha256(network.encode(errors='surrogatepass')).hexdigest()[:6]}"

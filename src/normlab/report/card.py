@@ -11,7 +11,7 @@ from normlab.errors import UsageError
 from normlab.findings.run import ACCURACY, images_measured
 from normlab.network import zoo
 from normlab.report.rendering import render_template
-from normlab.runs.run import Run
+from normlab.runs.run import Run, custom_code, custom_networks
 from normlab.storage.files import exists, write_atomically
 from normlab.storage.reading import read_text
 from normlab.wording import decimals, listed, percent
@@ -74,6 +74,8 @@ def model_card(runs: Sequence[Run]) -> str:
             metadata={name: json.dumps(value) for name, value in _metadata(run).items()},
             title=_title(run),
             run=run,
+            function=custom_networks(run.layout),
+            modules=sorted({code.module for code in custom_code(run.config.norm, run.layout)}),
             measured=ACCURACY[run.split].capitalize(),
             images=images,
             accuracy=percent(run.last.accuracy, images),

@@ -279,4 +279,5 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
+    """A copy: two tensors of a custom network may share their memory."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

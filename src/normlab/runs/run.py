@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import reprlib
+import shlex
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -129,11 +130,14 @@ class Run:
         path: The folder.
         config: The settings that were asked for.
         recipe: The recipe in force: the named one with the settings of `config`.
-        layout: The network's line, with every width but the classifier's.
+        layout: The network's line, with every width but the classifier's; the `module:function` of
+            a custom network.
         data: The data it was trained on.
         machines: The machines that computed it, in order.
         epochs: The epochs measured so far, in order.
         stopped_after: The last epoch, if a callback ended the run before its recipe did.
+        parameters: Number of parameters of a custom network, whose function may change; None for a
+            layout, which says it.
     """
 
     path: Path
@@ -144,6 +148,7 @@ class Run:
     machines: tuple[Machine, ...]
     epochs: tuple[Epoch, ...] = ()
     stopped_after: int | None = None
+    parameters: int | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
@@ -151,7 +156,7 @@ class Run:
 
         Raises:
             RunError: It is not a run's folder, it is damaged, a newer normlab wrote it, or it names
-                a custom normalization whose code is not trusted.
+                a custom normalization or network whose code is not trusted.
         """
         path = Path(path)
         recorded = _parse_config(path / "config.json")
@@ -192,6 +197,7 @@ class Run:
             "recipe": dataclasses.asdict(self.recipe),
             "layout": self.layout,
             "data": dataclasses.asdict(self.data),
+            **({} if self.parameters is None else {"parameters": self.parameters}),
         }
 
     @property
@@ -203,6 +209,17 @@ class Run:
     def name(self) -> str:
         """The folder's name."""
         return self.path.resolve().name
+
+    @property
+    def trusting(self) -> str:
+        """What stands before a command that opens it, if it has custom code; else nothing."""
+        modules: dict[str, set[str]] = {}
+        for code in custom_code(self.config.norm, self.layout):
+            modules.setdefault(code.variable, set()).add(code.module)
+        return "".join(
+            f"{variable}={shlex.quote(' '.join(sorted(names)))} "
+            for variable, names in modules.items()
+        )
 
     @property
     def split(self) -> SplitName:
@@ -255,15 +272,22 @@ class Run:
         """The layer table.
 
         Raises:
-            RunError: Layout, normalization and classes do not make a network.
+            RunError: Layout, normalization and classes do not make a network, or a custom network
+                is not the one that was trained.
         """
         from normlab.network.summary import summarize
 
         try:
-            return summarize(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+            table = summarize(self.layout, norm=self.config.norm, classes=len(self.data.classes))
         except UsageError as error:
             problem = error.problem if isinstance(error, notation.LayoutError) else error
             raise RunError(f"{self.path / 'config.json'} makes no network: {problem}") from None
+        if self.parameters not in (None, table.parameters):
+            raise RunError(
+                f"{self.layout} makes {table.parameters:,} parameters, the run in {self.path} has "
+                f"{self.parameters:,}: its code has changed since"
+            )
+        return table
 
     def network(self) -> "Network":
         """The trained network, on the CPU, ready to evaluate.
@@ -304,8 +328,11 @@ class Run:
                 f"{weights} is damaged or another network's: it holds {numbers:,} numbers, "
                 f"the layout's parameters take {summary.parameters:,}"
             )
-        used = norms_of(notation.parse(self.layout), self.config.norm)
-        if all(norms.find(name)[0].layer.startswith("normlab.") for name in used):
+        blocks = notation.parse(self.layout)
+        used = norms_of(blocks, self.config.norm)
+        if not blocks[0].custom and all(
+            norms.find(name)[0].layer.startswith("normlab.") for name in used
+        ):
             with torch.device("meta"):  # shapes only; code that is not ours may need values
                 shapes = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
             refuse_another(weights, tensors, shapes)
@@ -369,19 +396,54 @@ def custom_normalizations(norm: str, line: str) -> list[str]:
     return sorted(name for name in names if ":" in name)
 
 
+def custom_networks(line: str) -> list[str]:
+    """The custom network that a line names, `module:function`; none if it is a layout."""
+    return [block.kind for block in notation.parse(line) if block.custom]
+
+
+@dataclass(frozen=True)
+class CustomCode:
+    """A part of a run that is the user's own code.
+
+    Attributes:
+        what: The kind of part.
+        name: Its name, `module:name`.
+        variable: The environment variable that says which modules of this kind are trusted.
+    """
+
+    what: str
+    name: str
+    variable: str
+
+    @property
+    def module(self) -> str:
+        """The module that is imported for it."""
+        return self.name.partition(":")[0]
+
+
+def custom_code(norm: str, line: str) -> list[CustomCode]:
+    """The parts of a run that are the user's own code."""
+    return [
+        *(
+            CustomCode("normalization", n, "NORMLAB_NORMS")
+            for n in custom_normalizations(norm, line)
+        ),
+        *(CustomCode("network", name, "NORMLAB_NETWORKS") for name in custom_networks(line)),
+    ]
+
+
 def _refuse_untrusted_code(run: Run) -> None:
-    """Refuses a custom normalization unless its module is trusted.
+    """Refuses a custom normalization or network unless its module is trusted.
 
     A run's folder can come from anyone, and importing a module runs its code. A module is trusted
-    if it was imported already, or if the environment's NORMLAB_NORMS names it.
+    if it was imported already, or if the environment names it.
     """
-    trusted = {*sys.modules, *os.environ.get("NORMLAB_NORMS", "").split()}
-    for name in custom_normalizations(run.config.norm, run.layout):
-        module = name.partition(":")[0]
-        if module not in trusted:
+    for code in custom_code(run.config.norm, run.layout):
+        module, variable = code.module, code.variable
+        if module not in {*sys.modules, *os.environ.get(variable, "").split()}:
             raise RunError(
-                f"{run.path} names the normalization {name}, which is code: if you trust what "
-                f"{module} is here, put NORMLAB_NORMS={module} before the command "
+                f"{run.path} names the {code.what} {code.name}, which is code: if you trust what "
+                f"{module} is here, put {variable}={module} before the command "
                 f"(in Python: import {module})"
             )
 
@@ -416,13 +478,16 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
             stopped_after = entry(content, "stopped_after", int)
             if not 0 < stopped_after < recipe.epochs:
                 raise MalformedError(f"stopped after {stopped_after} of {recipe.epochs} epochs")
+        layout = notation.format(notation.parse(line))
+        parameters = entry(content, "parameters", int) if custom_networks(layout) else None
         return {
             "config": config,
             "recipe": recipe,
-            "layout": notation.format(notation.parse(line)),
+            "layout": layout,
             "data": data,
             "machines": tuple(build(Machine, m) for m in entry(content, "machines", list)),
             "stopped_after": stopped_after,
+            "parameters": parameters,
         }
     except notation.LayoutError as error:
         raise MalformedError(error.problem) from None

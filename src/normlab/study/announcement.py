@@ -6,8 +6,9 @@ from rich.console import Console
 
 from normlab.config import StudyConfig
 from normlab.network import zoo
+from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import count
-from normlab.notation import parse
+from normlab.notation import is_custom, parse
 from normlab.runs.machine import busy
 from normlab.study import estimate, tuning
 from normlab.study.plan import Arm, settings, varying, warnings
@@ -47,6 +48,9 @@ def announce(
         line = zoo.find(config.network)
         if line != previous:
             console.print(line, soft_wrap=True, highlight=False, markup=False)
+            if is_custom(line):
+                note = f"note: {line} {NOT_APPLIED}"
+                console.print(note, soft_wrap=True, highlight=False, markup=False)
         previous = line
         caption = [study.config.dataset, f"recipe {config.recipe}"]
         caption += [setting.text(axes)] if axes else []

@@ -119,16 +119,16 @@ def run_job(job: Job) -> None:
 def _run_job(job: Job) -> None:
     from normlab.data import shared
     from normlab.inference.evaluate import evaluate
-    from normlab.layers import norms
     from normlab.network import zoo
+    from normlab.own_code import import_module
     from normlab.runs import machine
-    from normlab.runs.run import Run, custom_normalizations
+    from normlab.runs.run import Run, custom_code
     from normlab.training.loop import resume, train
 
     if job.done:
         return
-    for name in custom_normalizations(job.config.norm, zoo.find(job.config.network)):
-        norms.find(name)  # imports it: the run's folder may name it then
+    for code in custom_code(job.config.norm, zoo.find(job.config.network)):
+        import_module(code.module, code.name)  # the run's folder may name it then
     dataset = shared.read(job.data)
     execution = Execution(device=job.device, threads=1)  # type: ignore[arg-type]
     trains = True

@@ -352,6 +352,8 @@ def _solve_once(network: str, compared: Sequence[str], classes: int, budget: int
     problem: UsageError | None = None
     for norm in compared:
         line = solve(blocks, norm=norm, classes=classes, budget=budget)
+        if notation.format(line) in largest:
+            continue
         try:
             largest[notation.format(line)] = max(
                 count(line, norm=other, classes=classes) for other in compared

@@ -4,8 +4,12 @@ PyTorch's first weights have about √(1/3) of that norm. Muon's first step woul
 and where their scale has an effect, that changes the answers, whatever the learning rate.
 """
 
+from collections import Counter
+from collections.abc import Iterable
+
 import torch
 
+from normlab.network.custom import CustomNetwork
 from normlab.network.model import Convolution, FullyConnected, Network
 from normlab.recipes import Recipe
 from normlab.training.muon import to_its_norm
@@ -25,6 +29,9 @@ def start_at_muons_norm(network: Network, recipe: Recipe) -> None:
     by_muon = set(trained_by_muon(network, recipe))
     ignored = False  # whether the scale of the output has no effect, from the last block backwards
     for block in reversed(network.blocks):
+        if isinstance(block, CustomNetwork):
+            _scale_custom(block, by_muon)
+            continue
         norms: list[torch.nn.Module] = []
         if isinstance(block, Convolution):
             weight, norms = block.conv.weight, [*block.norms]
@@ -37,9 +44,27 @@ def start_at_muons_norm(network: Network, recipe: Recipe) -> None:
             continue
         if weight not in by_muon or ignores_weight:
             continue
-        scale = to_its_norm(weight)
-        weight.mul_(scale)
-        for norm in norms:
-            for layer in norm.modules():
-                if undo_scale := getattr(layer, "undo_scale", None):
-                    undo_scale(float(scale))
+        _scale(weight, norms)
+
+
+def _scale_custom(network: CustomNetwork, by_muon: set[torch.Tensor]) -> None:
+    """Scales the weights of a custom network, which shows by itself what follows a convolution.
+
+    A normalization that several convolutions share cannot make up for all of their scales.
+    """
+    sources = Counter(norm for norms in network.normalizations.values() for norm in norms)
+    followed = {convolution.weight: norms for convolution, norms in network.normalizations.items()}
+    for weight in network.weights:
+        norms = followed.get(weight, [])
+        if weight in by_muon and not (norms and all(norm.scale_invariant for norm in norms)):
+            _scale(weight, [norm for norm in norms if sources[norm] == 1])
+
+
+def _scale(weight: torch.Tensor, norms: Iterable[torch.nn.Module]) -> None:
+    """Scales a weight, and has the normalizations after it make up for that."""
+    scale = to_its_norm(weight)
+    weight.mul_(scale)
+    for norm in norms:
+        for layer in norm.modules():
+            if undo_scale := getattr(layer, "undo_scale", None):
+                undo_scale(float(scale))

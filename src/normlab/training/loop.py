@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from normlab import notation, recipes
+from normlab import recipes
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, apply_splits, load_for
 from normlab.errors import RunError
-from normlab.network import zoo
+from normlab.network import custom, zoo
 from normlab.network.model import Network
 from normlab.notes import note_once
 from normlab.runs import machine
@@ -24,7 +24,7 @@ from normlab.runs.checkpoint import (
     restore_previous,
 )
 from normlab.runs.isolation import isolated, repeatable
-from normlab.runs.run import Run
+from normlab.runs.run import Run, custom_networks
 from normlab.seeding import seed_for, seed_layers
 from normlab.storage.records import check_settings
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
@@ -80,13 +80,22 @@ def train(
     refuse_existing_run(out)
     config = dataclasses.replace(config, recipe=recipes.name_of(config))
     recipe = recipes.resolve(config)
-    notation.parse(zoo.find(config.network))  # reports a misspelt layout before a download
+    for reference in custom_networks(zoo.find(config.network)):  # a misspelt layout is refused
+        custom.find(reference)  # and a misspelt function: before a download
     device = machine.prepare(execution)
     if dataset is None:
         dataset = apply_splits(load_for(config, execution.data_root), config)
     data = data_card(dataset, holdout=config.holdout)
     network = new_network(config, recipe, data)
-    run = Run(path=out, config=config, recipe=recipe, layout=network.layout, data=data, machines=())
+    run = Run(
+        path=out,
+        config=config,
+        recipe=recipe,
+        layout=network.layout,
+        data=data,
+        machines=(),
+        parameters=network.counted_parameters,
+    )
     run.refuse_unreadable()
     checkpoint = first_checkpoint(run, network)
     with locked_run(out):

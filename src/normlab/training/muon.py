@@ -36,6 +36,8 @@ class Muon(torch.optim.Optimizer):
         del closure
         for group in self.param_groups:
             for weight in group["params"]:
+                if weight.grad is None:  # a custom network may not use all in every step
+                    continue
                 state: dict[str, Any] = self.state[weight]
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)

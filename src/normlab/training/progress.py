@@ -14,9 +14,10 @@ from normlab.data import source_of
 from normlab.errors import printable
 from normlab.layers.kernels import build
 from normlab.network.checks import small_batch_warnings
+from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import norms_of
 from normlab.runs.machine import busy
-from normlab.runs.run import Run
+from normlab.runs.run import Run, custom_networks
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
 from normlab.training.state import TrainingState
@@ -46,6 +47,8 @@ def announce(run: Run, console: Console) -> None:
 def _notes(run: Run) -> Iterator[str]:
     for note in run.data.notes:
         yield f"note: {note}"
+    for name in custom_networks(run.layout):
+        yield f"note: {name} {NOT_APPLIED}"
     used = norms_of(notation.parse(run.layout), run.config.norm)
     batches = [(norm, run.recipe.batch_size) for norm in used]
     for warning in small_batch_warnings(batches, process_group().size):

@@ -12,7 +12,7 @@ import torch
 
 from normlab.config import Execution
 from normlab.errors import InterruptedRunError
-from normlab.runs.run import Run, custom_normalizations
+from normlab.runs.run import Run
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
 from normlab.training.state import TrainingState
@@ -97,9 +97,6 @@ class StopRequests(Callback):
 
 def _resume_command(run: Run, execution: Execution) -> str:
     """The command that resumes a run where, and how, it was computed."""
-    custom = custom_normalizations(run.config.norm, run.layout)
-    modules = " ".join(sorted({name.partition(":")[0] for name in custom}))
-    trusted = f"NORMLAB_NORMS={shlex.quote(modules)} " if custom else ""
     command = ["normlab", "train", "--resume", str(run.path)]
     if execution.data_root is not None:
         command += ["--data-root", str(execution.data_root)]
@@ -107,4 +104,4 @@ def _resume_command(run: Run, execution: Execution) -> str:
         command += ["--device", execution.device]
     if execution.threads is not None:
         command += ["--threads", str(execution.threads)]
-    return trusted + shlex.join(command)
+    return run.trusting + shlex.join(command)

@@ -1,10 +1,7 @@
 """The registry: a normalization's name, what it computes, how it is built."""
 
 import difflib
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +9,7 @@ from torch import nn
 
 from normlab.errors import UsageError
 from normlab.layers.activations import RELU, Activate, Activation
+from normlab.own_code import import_module, one_line
 
 Shape = tuple[int, int, int]
 EPSILON = 1e-5
@@ -213,32 +211,9 @@ def build(
     return entry.build(shape, number, activation if activate else None, dropout)
 
 
-@contextmanager
-def _working_folder_searched() -> Iterator[None]:
-    """Searches the working folder for modules, last. Otherwise what lies there must not run."""
-    if "" in sys.path:  # as in a notebook
-        yield
-        return
-    sys.path.append("")
-    try:
-        yield
-    finally:
-        sys.path.remove("")
-
-
 def _import(text: str) -> Normalization:
     module_name, _, class_name = text.partition(":")
-    try:
-        with _working_folder_searched():
-            module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"--norm {text}: {error}. Is the file in this folder or on PYTHONPATH?"
-        ) from None
-    except (Exception, SystemExit) as error:  # the user's code can raise anything
-        raise UsageError(
-            f"--norm {text}: importing {module_name} failed: {_one_line(error)}"
-        ) from error
+    module = import_module(module_name, f"--norm {text}")
     layer = getattr(module, class_name, None)
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
         raise UsageError(f"--norm {text}: {module_name} has no torch.nn.Module {class_name}")
@@ -254,7 +229,7 @@ def _import(text: str) -> Normalization:
         except Exception as error:
             raise UsageError(
                 f"--norm {text}: the layer built for the shape {shape} failed on two such maps: "
-                f"{_one_line(error)}"
+                f"{one_line(error)}"
             ) from error
         if output.shape != (2, *shape):
             raise UsageError(
@@ -283,11 +258,6 @@ def _followed_by(layer: nn.Module, activation: Activation | None, dropout: float
     if dropout:
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers) if len(layers) > 1 else layer
-
-
-def _one_line(error: BaseException) -> str:
-    """An error raised by the user's code, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def channel_multiple(text: str) -> int:
