@@ -1,7 +1,8 @@
 """The search for settings: the same trials for every arm, before the runs."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 
 from normlab.study import estimate, tuning
@@ -17,12 +18,12 @@ from normlab.wording import rounded_setting
 def search(study: Study, planned: Sequence[Arm], holdout: int, resources: Resources) -> Study:
     """The study, with the settings that the search found for its arms.
 
-    Settings are searched in rounds, each at the best values of the rounds before. An arm whose
-    search fails is given up, and its runs say why. It is searched again when the study is resumed,
-    with as many trials as the others had.
+    Settings are searched in rounds, each at the best values of the rounds before. The record gets
+    each trial when it ends; a trial that it has is not run again. An arm whose search fails is
+    given up, and its runs say why. It is searched again when the study is resumed, with as many
+    trials as the others had.
     """
-    arms = [arm for arm in planned if not _is_searched(study, arm)]
-    study = _without_trials(study, arms)
+    arms = [arm for arm in planned if not _has_settings(study, arm)]
     problems: dict[str, str] = {}
     for of in tuning.rounds(study.config):
         study, failed = _search_round(study, of, arms, holdout, resources)
@@ -45,25 +46,33 @@ def search(study: Study, planned: Sequence[Arm], holdout: int, resources: Resour
     )
 
 
+def _has_settings(study: Study, arm: Arm) -> bool:
+    """Whether the record has the settings that a search found for a planned arm.
+
+    Its trials alone do not say that the search was complete: others may have been to follow.
+    """
+    return _is_searched(study, arm) and study.arm(arm.name).config != arm.config
+
+
 def _is_searched(study: Study, arm: Arm) -> bool:
     return tuning.is_searched(study.trials, arm.name, study.config)
 
 
-def _without_trials(study: Study, arms: Iterable[Arm]) -> Study:
-    names = {arm.name for arm in arms}
-    trials = tuple(trial for trial in study.trials if trial.arm not in names)
-    return dataclasses.replace(study, trials=trials)
-
-
-def _with_trials(study: Study, trials: Iterable[Trial]) -> Study:
-    """The study with more trials, in an order that does not depend on when they ran."""
+def _with_trial(study: Study, trial: Trial) -> Study:
+    """The study with one more trial, in an order that does not depend on when they ran."""
     places = {arm.name: place for place, arm in enumerate(study.arms)}
     order = tuning.rounds(study.config)
     ordered = sorted(
-        [*study.trials, *trials],
+        [*study.trials, trial],
         key=lambda t: (order.index(t.round), t.rung, places[t.arm], t.value, t.seed),
     )
     return dataclasses.replace(study, trials=tuple(ordered))
+
+
+def _without_trials(study: Study, of: Round, names: Collection[str]) -> Study:
+    """The study without the trials of a round that some arms have."""
+    trials = tuple(t for t in study.trials if t.round != of or t.arm not in names)
+    return dataclasses.replace(study, trials=trials)
 
 
 def _with_tuned_settings(study: Study, arm: Arm) -> Arm:
@@ -86,12 +95,11 @@ def _search_round(
 ) -> tuple[Study, dict[str, str]]:
     """Searches one setting, rung by rung, and beyond the edges where an arm's best value is.
 
-    The record gets the trials when the round is complete: what was run is in its folders.
-
     Returns:
         The study with the trials; and by the arm's name, why its search failed.
     """
     problems: dict[str, str] = {}
+    broken: set[str] = set()  # arms with a trial that could not be run
     done: dict[str, list[Trial]] = {arm.name: [] for arm in arms}
     previous = done
     for rung in of.rungs:
@@ -100,13 +108,14 @@ def _search_round(
             for arm in arms
             if arm.name not in problems
         }
-        previous, failed = _run_trials(study, trials, holdout, resources)
+        study, previous, failed = _run_trials(study, trials, holdout, resources)
         problems |= _diverged(of, previous) | failed
+        broken |= failed.keys()
         done = {
             name: [] if name in failed else of_arm + previous.get(name, [])
             for name, of_arm in done.items()
         }
-    elsewhere = _added_elsewhere(study, of)
+    elsewhere = _added_elsewhere(study, of, arms)
     for _ in range(tuning.EXTENSIONS):
         searched = [arm for arm in arms if arm.name not in problems]
         more = elsewhere or _needed([done[arm.name] for arm in searched])
@@ -115,17 +124,16 @@ def _search_round(
         }
         if not any(trials.values()):
             break
-        measured, failed = _run_trials(study, trials, holdout, resources)
+        study, measured, failed = _run_trials(study, trials, holdout, resources)
         problems |= failed
+        broken |= failed.keys()
         done = {
             name: [] if name in failed else of_arm + measured.get(name, [])
             for name, of_arm in done.items()
         }
         if elsewhere is not None:
             break
-    study = _with_trials(study, (trial for of_arm in done.values() for trial in of_arm))
-    study.write()
-    return study, problems
+    return _without_trials(study, of, broken), problems
 
 
 def _needed(by_arm: Iterable[Sequence[Trial]]) -> tuple[int, int]:
@@ -137,42 +145,54 @@ def _needed(by_arm: Iterable[Sequence[Trial]]) -> tuple[int, int]:
     )
 
 
-def _added_elsewhere(study: Study, of: Round) -> tuple[int, int] | None:
+def _added_elsewhere(study: Study, of: Round, arms: Sequence[Arm]) -> tuple[int, int] | None:
     """How many values the arms had below and above their grid whose search ended before."""
+    now = {arm.name for arm in arms}
     for arm in study.arms:
-        if trials := tuning.in_round(study.trials, arm.name, of):
-            return tuning.added(trials)
+        if arm.name not in now and _is_searched(study, arm):
+            return tuning.added(tuning.in_round(study.trials, arm.name, of))
     return None
 
 
 def _run_trials(
     study: Study, trials: Mapping[Arm, Sequence[Trial]], holdout: int, resources: Resources
-) -> tuple[dict[str, list[Trial]], dict[str, str]]:
-    """Runs trials.
+) -> tuple[Study, dict[str, list[Trial]], dict[str, str]]:
+    """Runs the trials that the record does not have.
 
     Returns:
-        By the arm's name: the trials with their accuracies; and why its search failed.
+        The study with the trials; and by the arm's name: its trials with their accuracies, and why
+        its search failed.
     """
+    known = {dataclasses.replace(trial, accuracy=None): trial for trial in study.trials}
     jobs: dict[Job, Trial] = {}
     seconds: dict[Job, float] = {}
     for arm, of_arm in trials.items():
         whole_run = resources.estimated_seconds[arm.name]
         for trial in of_arm:
+            if trial in known:
+                continue
             config = tuning.config_of(trial, arm, holdout)
             job = resources.job(config, study.path / "tuning" / trial.name)
             jobs[job] = trial
             seconds[job] = estimate.part(whole_run, trial.epochs, arm.recipe.epochs)
     epochs = {job: trial.epochs for job, trial in jobs.items() if not job.done}
-    with closing(resources.run(epochs, seconds, images=holdout)) as ended:
-        outcomes = dict(ended)
-    measured: dict[str, list[Trial]] = {arm.name: [] for arm in trials}
     problems: dict[str, str] = {}
-    for job, trial in jobs.items():
-        accuracy, problem = _measure(study, trial, job, outcomes.get(job, Outcome()))
-        measured[trial.arm].append(dataclasses.replace(trial, accuracy=accuracy))
-        if problem:
-            problems.setdefault(trial.arm, problem)
-    return measured, problems
+    with closing(resources.run(epochs, seconds, images=holdout)) as ended:
+        done_before = ((job, Outcome()) for job in jobs if job.done)
+        for job, outcome in itertools.chain(done_before, ended):
+            trial = jobs[job]
+            accuracy, problem = _measure(study, trial, job, outcome)
+            if problem:
+                problems.setdefault(trial.arm, problem)
+                continue
+            known[trial] = dataclasses.replace(trial, accuracy=accuracy)
+            study = _with_trial(study, known[trial])
+            study.write()
+    measured = {
+        arm.name: [known[trial] for trial in of_arm if trial in known]
+        for arm, of_arm in trials.items()
+    }
+    return study, measured, problems
 
 
 def _diverged(of: Round, measured: Mapping[str, Sequence[Trial]]) -> dict[str, str]:
