@@ -64,12 +64,17 @@ class Network(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """The weights of the convolutions and of `FC`, in order; the classifier's are last."""
+        """The weights of the convolutions and of `FC`, in order; the classifier's are last.
+
+        A convolution with branches has the kernel of each.
+        """
         return [
-            layer.weight
+            parameter
             for block in self.blocks
             for layer in block.children()
             if isinstance(layer, nn.Conv2d | nn.Linear)
+            for parameter in layer.parameters()
+            if parameter.dim() > 1
         ]
 
     def forward(self, images: Tensor) -> Tensor:

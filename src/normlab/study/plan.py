@@ -415,6 +415,7 @@ def _run_config(
         muon=study.muon,
         precision=study.precision,
         recalibrate=study.recalibrate,
+        branches=study.branches,
     )
     for field, axis in AXES.items():
         config = axis.apply(config, getattr(setting, field), available)
