@@ -46,7 +46,7 @@ STUDY = StudyConfig(
     precision="bfloat16",
 )
 ADDED = ["contrasts", "margin", "looks"]  # by later versions; written only if given
-ADDED_TO_RUNS = ["muon", "label_smoothing", "augment", "recalibrate"]
+ADDED_TO_RUNS = ["muon", "label_smoothing", "augment", "recalibrate", "branches"]
 
 
 def names(kind):
@@ -101,6 +101,7 @@ def test_files_record_the_settings_in_the_order_of_earlier_versions():
 
 def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them():
     given = {"muon": 0.0, "label_smoothing": 0.0, "augment": (), "recalibrate": True}
+    given |= {"branches": "repvgg"}
     for name, value in given.items():
         assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
     assert not set(given) & set(recorded(RUN))

@@ -43,10 +43,11 @@ MAX_SEEDS = 10_000
 # The fields that older files lack: of a study, and of a run.
 WRITTEN_IF_GIVEN = (
     *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
-    "recalibrate",
+    *("recalibrate", "branches"),
 )
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
+Branches = Literal["none", "repvgg", "expand"]
 Precision = Literal["float32", "bfloat16"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
@@ -107,6 +108,10 @@ class TrainingConfig(DataConfig):
     """After the last epoch of the run, measure running statistics anew over the training images,
     before accuracy is measured; the accuracy without is recorded, too."""
 
+    branches: Branches = "none"
+    """Train each 3×3 convolution as several that are folded into one before it is saved: `repvgg`,
+    the sum of 3×3, 1×1 and identity; `expand`, 1×1 · 3×3 · 1×1, four times as wide in between."""
+
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
     has instructions for it. Weights, their updates and evaluation stay in float32."""
@@ -116,7 +121,7 @@ class TrainingConfig(DataConfig):
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
-    *("train_images", "label_noise", "precision", "recalibrate", "seed"),
+    *("train_images", "label_noise", "precision", "recalibrate", "branches", "seed"),
 )
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainingConfig):
@@ -159,7 +164,7 @@ class RunConfig(TrainingConfig):
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
-    "recalibrate",
+    *("recalibrate", "branches"),
 )
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TrainingConfig):

@@ -1,4 +1,4 @@
-from bisect import bisect_right
+import dataclasses
 
 import pytest
 import torch
@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from normlab import notation
 from normlab.errors import UsageError
+from normlab.layers.norms import REGISTRY
 from normlab.network.model import Network
 from normlab.network.shapes import count
 from normlab.network.summary import summarize
-from normlab.network.widths import solve, widen
+from normlab.network.widths import STAGE_RATIOS, solve, widen
 from normlab.network.zoo import ZOO
 
 ASSIGNMENT = ZOO["assignment"].layout
@@ -23,6 +24,12 @@ OPEN_LAYOUTS = [
     "Cs2 D*3 P C c P D+*2 GAP C FC",
     "C C:24 P c A D+ GAP FC",
 ]
+OPEN_BLOCKS = st.lists(st.sampled_from(["C", "D", "c", "C+", "D+", "C*2"]), min_size=1, max_size=3)
+# Layouts such as "C D+ P c C GAP FC".
+OPEN_LINES = st.tuples(OPEN_BLOCKS, OPEN_BLOCKS).map(
+    lambda stages: ["C", *stages[0], "P", *stages[1], "GAP", "FC"]
+)
+UNITS = {"gn=3": 6, "gn=8": 8}  # what even widths are multiples of, with given groups
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -45,14 +52,31 @@ def test_no_network_stays_below_a_budget_of_0(budget):
         Network("C:4 P GAP FC", budget=budget)
 
 
+@pytest.mark.parametrize("norm", [*sorted(set(REGISTRY) - {"ln-full"}), "gn=3", "gn=8"])
+@pytest.mark.parametrize("line", OPEN_LAYOUTS)
+@pytest.mark.parametrize("budget", [5_000, 50_000])
+def test_97_percent_of_the_budget_are_used(budget, line, norm):
+    solved = solve(notation.parse(line), norm=norm, classes=10, budget=budget)
+    assert 0.97 * budget <= count(solved, norm=norm, classes=10) < budget
+    assert in_proportion(notation.parse(line), solved, unit=UNITS.get(norm, 2))
+
+
+def test_what_the_rule_leaves_of_the_budget_widens_later_blocks():
+    line = summarize(ASSIGNMENT, norm="gn", budget=5_000).layout
+    assert line == ("C1:6 C2:6 c3:2 P1 C3:8 C4:8 C5:10 c6:4 P2 C7:10 C8:12 C9:12 GAP C10")
+
+
 @settings(max_examples=60)
 @given(
-    line=st.sampled_from(OPEN_LAYOUTS),
+    line=st.sampled_from(OPEN_LAYOUTS) | st.builds(" ".join, OPEN_LINES),
     norm=st.sampled_from(NORMS),
     budget=st.integers(1_500, 200_000),
     classes=st.integers(2, 20),
 )
-def test_widths_are_the_widest_that_fit(line, norm, budget, classes):
+def test_97_percent_are_used_unless_each_wider_block_would_exceed_the_budget(
+    line, norm, budget, classes
+):
+    """So they are used where some block can be widened by less than 3% of the budget."""
     blocks = notation.parse(line)
     try:
         solved = solve(blocks, norm=norm, classes=classes, budget=budget)
@@ -60,31 +84,99 @@ def test_widths_are_the_widest_that_fit(line, norm, budget, classes):
         unit = {"gn=3": 3, "gn=8": 8}.get(norm, 1)
         assert count(widen(blocks, 1, unit), norm=norm, classes=classes) >= budget
         return
-    assert count(solved, norm=norm, classes=classes) < budget
-    even = {"gn=3": 6, "gn=8": 8}.get(norm, 2)
-    unit = even if all((b.width or even) % even == 0 for b in solved) else even // 2
-    total = sum(b.width or 0 for b in solved)
-    wider = bisect_right(  # the first step that is wider than the solution
-        range(8 * budget), total, key=lambda k: sum(b.width or 0 for b in widen(blocks, k, unit))
-    )
-    assert widen(blocks, wider - 1, unit) == solved
-    assert count(widen(blocks, wider, unit), norm=norm, classes=classes) >= budget
+    used = count(solved, norm=norm, classes=classes)
+    assert used < budget
     # Given widths are kept; open ones are filled in, except the classifier's.
     for before, after in zip(blocks, solved, strict=True):
         assert before.width is None or before.width == after.width
     assert [b.width is None for b in solved if b.kind in "CcDFC"].count(True) == 1
+    unit = UNITS.get(norm, 2)
+    normalized = [b.width for b in solved if b.kind in "CD" and b.width]
+    if any(width % unit for width in normalized):
+        unit //= 2
+        assert not any(width % unit for width in normalized)
+    assert in_proportion(blocks, solved, unit)
+    if used < 0.97 * budget:
+        for wider in wider_by_one_block(blocks, solved, unit):
+            assert count(wider, norm=norm, classes=classes) >= budget
+
+
+def own_widths(blocks):
+    """The indices of the blocks whose width is open and not their input's."""
+    weighted = [i for i, b in enumerate(blocks) if b.weighted][:-1]
+    return [
+        i
+        for i in weighted
+        if blocks[i].width is None and not blocks[i].residual and blocks[i].repeat == 1
+    ]
+
+
+def stage_ratios(blocks):
+    halved = [b.kind in ("P", "A") or b.stride == 2 for b in blocks]
+    return [STAGE_RATIOS[min(sum(halved[:i]), 3)] for i in range(len(blocks))]
+
+
+def in_proportion(blocks, solved, unit):
+    """Widths do not fall, none is far beyond the others, each `c` is narrower than its input."""
+    own = [i for i in own_widths(blocks) if blocks[i].kind != "c"]
+    widths, ratios = [solved[i].width for i in own], stage_ratios(blocks)
+    shares = [(solved[i].width / ratios[i], (solved[i].width - 2 * unit) / ratios[i]) for i in own]
+    transitions = [
+        (solved[i].width, next((b.width for b in reversed(solved[:i]) if b.width), 3))
+        for i in own_widths(blocks)
+        if blocks[i].kind == "c"
+    ]
+    return (
+        widths == sorted(widths)
+        and all(share <= 2 * min(each for each, _ in shares) for _, share in shares)
+        and all(width <= max(unit, 0.75 * before) for width, before in transitions)
+    )
+
+
+def wider_by_one_block(blocks, solved, unit):
+    """The layouts in which one block is wider by a step, and that are still in proportion."""
+    for index in own_widths(blocks):
+        following = next(b for b in blocks[index + 1 :] if b.weighted)
+        bare = following.kind == "C" and not following.residual and following.repeat == 1
+        step = 1 if blocks[index].kind == "c" and bare else unit
+        wider, channels = [], 3
+        for i, (block, now) in enumerate(zip(blocks, solved, strict=True)):
+            width = now.width
+            if i == index:
+                width += step
+            elif width is not None and block.width is None:
+                if block.residual or block.repeat > 1:
+                    width = channels
+                elif block.kind == "c":
+                    width = max(width, channels // 2 // unit * unit)
+            channels = width or channels
+            wider.append(dataclasses.replace(now, width=width))
+        if wider[index].width <= 4096 and may_be_widened(blocks, wider, index, step):
+            yield wider
+
+
+def may_be_widened(blocks, wider, index, step):
+    if blocks[index].kind == "c":
+        before = next((b.width for b in reversed(wider[:index]) if b.width), 3)
+        return wider[index].width <= 0.75 * before
+    own = [i for i in own_widths(blocks) if blocks[i].kind != "c"]
+    widths, ratios = [wider[i].width for i in own], stage_ratios(blocks)
+    narrowest = min(wider[i].width / ratios[i] for i in own)
+    return widths == sorted(widths) and (wider[index].width - step) / ratios[index] <= 2 * narrowest
 
 
 def test_open_widths_follow_the_rules():
-    blocks = solve(notation.parse("C:11 c C+ D*2 P c:7 FC:5 FC"), norm="bn", classes=3, budget=None)
-    assert [b.width for b in blocks] == [11, 4, 4, 4, None, 7, 5, None]
+    blocks = notation.parse("C:11 c C+ D*2 P c:7 FC:5 FC")
+    assert [b.width for b in widen(blocks, 1, 2)] == [11, 4, 4, 4, None, 7, 5, None]
+    solved = solve(blocks, norm="bn", classes=3, budget=None)  # the budget is not used up
+    assert [b.width for b in solved] == [11, 8, 8, 8, None, 7, 5, None]
 
 
 def test_widths_are_odd_if_even_ones_do_not_fit():
     blocks = notation.parse("C C C GAP FC")
     even = count(widen(blocks, 1, 2), norm="bn", classes=10)
     solved = solve(blocks, norm="bn", classes=10, budget=even)
-    assert [b.width for b in solved] == [1, 1, 1, None, None]
+    assert [b.width for b in solved] == [1, 2, 3, None, None]
 
 
 def test_without_open_widths_there_is_no_limit_by_default():

@@ -17,6 +17,7 @@ from harness import processes_of
 from holding import held, holding
 from normlab import Run, StudyConfig, evaluate, recipes
 from normlab.cli import main
+from normlab.data import load
 from normlab.errors import RunError, UsageError
 from normlab.study import local, predictions, tuning
 from normlab.study.compare import compare
@@ -556,3 +557,31 @@ def test_a_study_that_could_not_be_read_again_is_refused_before_anything_is_writ
     with pytest.raises(UsageError, match="could not be read again: two of its arms have one name"):
         compare(study, tmp_path / "study")
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow(6)
+def test_a_study_with_the_widths_of_an_older_solver_is_resumed_with_them(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, network="C P C GAP FC", budgets=(700,), norms=("bn",), epochs=1
+    )
+    (arm,) = plan(config, classes=10, images=1437)
+    older = dataclasses.replace(arm.config, network="C:4 P C:6 GAP FC")
+    assert arm.config.network != older.network
+    record = Study(
+        path=tmp_path / "study",
+        config=config,
+        arms=(dataclasses.replace(arm, config=older),),
+        images=360,
+        fingerprint=load("digits").fingerprint,
+        results=tuple(Result(arm="bn", seed=seed) for seed in (0, 1)),
+    )
+    (tmp_path / "study").mkdir()
+    record.write()
+    done = compare(config, tmp_path / "study", quiet=True)
+    assert [result.state for result in done.results] == ["done", "done"]
+    assert {Run.open(done.folder(result)).layout for result in done.results} == {older.network}
+    other = dataclasses.replace(older, network="C:4 P C:6 C:6 GAP FC")
+    record = dataclasses.replace(record, arms=(dataclasses.replace(arm, config=other),))
+    record.write()
+    with pytest.raises(RunError, match=r"bn's network was 'C:4 P C:6 C:6 GAP FC', is 'C:"):
+        compare(config, tmp_path / "study", quiet=True)

@@ -354,6 +354,7 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         ("config", "label_noise"),
         ("config", "precision"),
         ("config", "recalibrate"),
+        ("config", "branches"),
     ]
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
@@ -406,6 +407,7 @@ def _arm(run: Run) -> object:
     return (
         *(run.layout, config.norm, run.recipe, run.data, run.last.epoch),
         *(config.split_seed, config.label_noise, config.precision, config.recalibrate),
+        config.branches,
     )
 
 

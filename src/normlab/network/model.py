@@ -66,14 +66,23 @@ class Network(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """The weights of the convolutions and of `FC`, in order; the classifier's are last."""
+        """The weights of the convolutions and of `FC`, in order; the classifier's are last.
+
+        A convolution with branches has the kernel of each.
+        """
         return [
             weight
             for block in self.blocks
             for weight in (
                 block.weights
                 if isinstance(block, CustomNetwork)
-                else [b.weight for b in block.children() if isinstance(b, nn.Conv2d | nn.Linear)]
+                else [
+                    parameter
+                    for layer in block.children()
+                    if isinstance(layer, nn.Conv2d | nn.Linear)
+                    for parameter in layer.parameters()
+                    if parameter.dim() > 1
+                ]
             )
         ]
 

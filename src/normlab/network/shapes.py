@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
 from normlab import notation
 from normlab.errors import UsageError
 from normlab.layers import norms
-from normlab.layers.norms import Shape
+from normlab.layers.activations import RELU
+from normlab.layers.norms import Normalization, Shape
 from normlab.network.custom import CustomNetwork
 from normlab.notation import Block
 
@@ -208,16 +210,16 @@ def count(blocks: Sequence[Block], *, norm: str, classes: int) -> int:
 
 
 def _with_norm_counts(block_shape: BlockShape) -> BlockShape:
-    """Counts parameters and statistics of the normalizations: builds them, as custom ones vary."""
-    parameters = statistics = 0
-    with torch.random.fork_rng(devices=[]):  # building may draw random weights
-        for shape, activate in block_shape.normalized:
-            module = norms.build(block_shape.norm or "", shape, activate=activate)
-            parameters += sum(p.numel() for p in module.parameters())
-            statistics += sum(b.numel() for b in module.buffers() if b.is_floating_point())
+    """Counts parameters and statistics of the normalizations."""
+    if block_shape.norm is None:
+        return block_shape
+    entry, number = norms.find(block_shape.norm)
+    counts = [_norm_counts(entry, number, *each) for each in block_shape.normalized]
     repeat = block_shape.block.repeat
     return replace(
-        block_shape, norm_parameters=repeat * parameters, running_statistics=repeat * statistics
+        block_shape,
+        norm_parameters=repeat * sum(parameters for parameters, _ in counts),
+        running_statistics=repeat * sum(statistics for _, statistics in counts),
     )
 
 
@@ -236,6 +238,17 @@ def _custom_shape(block: Block, norm: str, classes: int) -> CustomShape:
         counted_macs=sum(layer.macs for layer in network.layers),
         normalizes=tuple(dict.fromkeys(seen)),
     )
+
+
+@lru_cache(maxsize=4096)  # the solver counts hundreds of layouts of much the same blocks
+def _norm_counts(
+    entry: Normalization, number: int | None, shape: Shape, activate: bool
+) -> tuple[int, int]:
+    """Parameters and running statistics of a normalization: builds it, as custom ones vary."""
+    with torch.random.fork_rng(devices=[]):  # building may draw random weights
+        module = entry.build(shape, number, RELU if activate else None, 0.0)
+    parameters = sum(p.numel() for p in module.parameters())
+    return parameters, sum(b.numel() for b in module.buffers() if b.is_floating_point())
 
 
 def norms_of(blocks: Sequence[Block], norm: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Solves the open widths of a layout from a parameter budget."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from normlab import notation
@@ -17,6 +17,7 @@ DEFAULT_BUDGET = 50_000
 # one after the other and little of the budget is left over.
 STAGE_RATIOS = (1.0, 1.3, 1.7, 2.2)
 STEPS_PER_CHANNEL = 8
+ENOUGH = 0.97  # of the budget
 
 
 def solve(
@@ -27,8 +28,10 @@ def solve(
     An open width is k/8 times its stage's ratio, rounded down to a multiple of 2 (with given
     groups, of 2 and the groups; if that does not fit, of 1 or the groups). An open `c` has half its
     input's width, an open `+` or `*` its input's width. k is the largest whole number for which the
-    number of parameters is strictly below the budget and the notation can write the widths. The
-    classifier's width remains open.
+    number of parameters is strictly below the budget and the notation can write the widths. What
+    then is left of the budget widens single blocks: `_fill` says which. Smaller k, and with given
+    groups odd multiples, are tried where less than 97% of the budget is used. The classifier's
+    width remains open.
 
     Args:
         blocks: The layout.
@@ -52,13 +55,7 @@ def solve(
             )
         return tuple(blocks)
     multiple = _common_multiple(blocks, norm)
-    classifier = classifier_of(blocks)
-    is_open = any(
-        block.width is None and block.weighted
-        for index, block in enumerate(blocks)
-        if index != classifier
-    )
-    if not is_open:
+    if not _open(blocks):
         parameters = count(blocks, norm=norm, classes=classes)
         if budget is not None and parameters >= budget:
             raise UsageError(
@@ -72,6 +69,9 @@ def solve(
     def parameters_at(k: int, unit: int) -> int:
         return count(widen(blocks, k, unit), norm=norm, classes=classes)
 
+    def parameters_of(filled: Sequence[Block]) -> int:
+        return count(filled, norm=norm, classes=classes)
+
     # Even widths first, because groups divide them; then any.
     units = [
         unit
@@ -83,16 +83,33 @@ def solve(
             f"no width up to {MAX_WIDTH:,} is divisible by all given groups: use fewer groups"
         )
     narrowest = 0
+    solutions: dict[tuple[Block, ...], int] = {}
     for unit in units:
+        if solutions and multiple == 1:
+            break  # gn on odd widths has few groups, or one
         try:
             narrowest = parameters_at(1, unit)
         except LayoutError:
             if unit == units[0]:
                 raise
             break  # a normalization that needs two channels
-        if narrowest < budget:
-            return widen(blocks, _largest_step(blocks, unit, budget, parameters_at), unit)
+        if narrowest >= budget:
+            continue
+        largest = _largest_step(blocks, unit, budget, parameters_at)
+        for k in _steps_down(largest, unit):
+            filled = _fill(blocks, k, unit, lambda wider: parameters_of(wider) < budget)
+            solutions[filled] = parameters_of(filled)
+            if solutions[filled] >= ENOUGH * budget:
+                return filled
+    if solutions:
+        return max(solutions, key=lambda filled: solutions[filled])
     raise UsageError(f"at its narrowest the network has {_excess(narrowest, norm, budget)}")
+
+
+def _steps_down(largest: int, unit: int) -> range:
+    """Sixteen steps, from the largest down, over which every width falls by about one unit."""
+    stride = -(-unit // 2)
+    return range(largest, max(0, largest - 2 * STEPS_PER_CHANNEL * stride), -stride)
 
 
 def _excess(parameters: int, norm: str, budget: int) -> str:
@@ -136,22 +153,117 @@ def _widest(blocks: Sequence[Block], k: int, unit: int) -> int:
     return max(block.width or 0 for block in widen(blocks, k, unit))
 
 
-def widen(blocks: Sequence[Block], k: int, unit: int) -> tuple[Block, ...]:
-    """The layout with its open widths filled in for one k, except the classifier's."""
-    classifier = classifier_of(blocks)
-    filled: list[Block] = []
-    channels, stage = INPUT[0], 0
-    for index, block in enumerate(blocks):
-        if block.weighted and index != classifier:
-            if block.width is None:
-                ratio = STAGE_RATIOS[min(stage, len(STAGE_RATIOS) - 1)]
-                if block.residual or block.repeat > 1:
-                    width = channels
-                else:
-                    target = channels / 2 if block.kind == "c" else k * ratio / STEPS_PER_CHANNEL
-                    width = max(unit, int(target) // unit * unit)
-                block = replace(block, width=width)
-            channels = block.width or channels
+def _fill(
+    blocks: Sequence[Block], k: int, unit: int, fits: Callable[[Sequence[Block]], bool]
+) -> tuple[Block, ...]:
+    """Widens single blocks while the network fits: the least widened first, of equals the last.
+
+    It stays in proportion: `_in_proportion` says how. Each `c` is widened when nothing else can be:
+    it takes small remainders.
+    """
+    own = [index for index in _open(blocks) if not _takes_its_inputs(blocks[index])]
+    filled = widen(blocks, k, unit)
+    rule = {index: filled[index].width or 0 for index in own}
+    widths = dict(rule)
+    while True:
+        for index in sorted(own, key=lambda i: (blocks[i].kind == "c", widths[i] - rule[i], -i)):
+            step = 1 if _is_bare(blocks, index) else unit
+            tried = widths | {index: (filled[index].width or 0) + step}
+            wider = widen(blocks, k, unit, tried)
+            if _in_proportion(blocks, wider, index, step) and fits(wider):
+                widths, filled = tried, wider
+                break
+        else:
+            return filled
+
+
+def _in_proportion(blocks: Sequence[Block], filled: Sequence[Block], index: int, step: int) -> bool:
+    """Whether a block may be widened by a step, to a width that is filled in already.
+
+    An open `c` has at most three quarters of its input's width. Other widths do not fall along the
+    network, and one of twice its stage's share of the narrowest grows no more.
+    """
+    width = filled[index].width or 0
+    if width > MAX_WIDTH:
+        return False
+    if blocks[index].kind == "c":
+        before = next((b.width for b in reversed(filled[:index]) if b.width), INPUT[0])
+        return 4 * width <= 3 * before
+    ratios = _ratios(blocks)
+    own = {
+        i: filled[i].width or 0
+        for i in _open(blocks)
+        if blocks[i].kind != "c" and not _takes_its_inputs(blocks[i])
+    }
+    narrowest = min(each / ratios[i] for i, each in own.items())
+    return (width - step) / ratios[index] <= 2 * narrowest and all(
+        width <= each for i, each in own.items() if i > index
+    )
+
+
+def _ratios(blocks: Sequence[Block]) -> list[float]:
+    """The ratio of each block's stage."""
+    ratios, stage = [], 0
+    for block in blocks:
+        ratios.append(STAGE_RATIOS[min(stage, len(STAGE_RATIOS) - 1)])
         stage += block.kind in ("P", "A") or block.stride == 2
+    return ratios
+
+
+def _open(blocks: Sequence[Block]) -> list[int]:
+    """The indices of the blocks whose width is to be solved."""
+    classifier = classifier_of(blocks)
+    return [
+        index
+        for index, block in enumerate(blocks)
+        if block.weighted and block.width is None and index != classifier
+    ]
+
+
+def _takes_its_inputs(block: Block) -> bool:
+    """Whether a block's open width is its input's."""
+    return block.residual or block.repeat > 1
+
+
+def _is_bare(blocks: Sequence[Block], index: int) -> bool:
+    """Whether a block is a `c` whose width is normalized nowhere: any width will do.
+
+    A `D` normalizes its input's channels, and a `+` or `*` takes over its input's width.
+    """
+    following = next((block for block in blocks[index + 1 :] if block.weighted), None)
+    return (
+        blocks[index].kind == "c"
+        and following is not None
+        and following.kind == "C"
+        and not _takes_its_inputs(following)
+    )
+
+
+def widen(
+    blocks: Sequence[Block], k: int, unit: int, at_least: Mapping[int, int] | None = None
+) -> tuple[Block, ...]:
+    """The layout with its open widths filled in, except the classifier's.
+
+    Args:
+        blocks: The layout.
+        k: The step of the rule.
+        unit: What the widths are multiples of.
+        at_least: Widths of single blocks, by their index, where they exceed the rule's.
+    """
+    is_open = set(_open(blocks))
+    filled: list[Block] = []
+    channels = INPUT[0]
+    for index, (block, ratio) in enumerate(zip(blocks, _ratios(blocks), strict=True)):
+        if index in is_open:
+            if _takes_its_inputs(block):
+                width = channels
+            else:
+                target = channels / 2 if block.kind == "c" else k * ratio / STEPS_PER_CHANNEL
+                multiple = math.gcd(2, unit) if _is_bare(blocks, index) else unit
+                width = max(multiple, int(target) // multiple * multiple)
+                width = max(width, (at_least or {}).get(index, 0))
+            block = replace(block, width=width)
+        if block.weighted:
+            channels = block.width or channels
         filled.append(block)
     return tuple(filled)

@@ -20,7 +20,7 @@ from normlab.study.announcement import announce
 from normlab.study.contrasts import family
 from normlab.study.job import PATIENCE, Job, differences
 from normlab.study.local import Outcome
-from normlab.study.plan import Arm, held_out, plan, settings
+from normlab.study.plan import Arm, held_out, plan, settings, with_recorded_widths
 from normlab.study.record import Result, Study, collect
 from normlab.study.resources import Resources, executor, shared_data
 from normlab.study.search import search
@@ -73,6 +73,8 @@ def compare(
     arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
     family(study, arms)  # refuses a contrast of other arms
     previous = _open_previous(out, study, arms, dataset)
+    if previous is not None:
+        arms = with_recorded_widths(arms, previous.arms)
     record = previous or _new_record(out, study, arms, dataset)
     record.refuse_unreadable()
     estimated_seconds = _estimate_seconds(arms, dataset, device)
@@ -137,7 +139,7 @@ def _changes(
     """How a recorded study differs from the one that is asked for."""
     changes = differences(previous.config, study)
     if not changes:  # but recipes may have changed since; each run refuses a changed layout
-        for old, arm in zip(previous.arms, arms, strict=True):
+        for old, arm in zip(previous.arms, with_recorded_widths(arms, previous.arms), strict=True):
             found = {field: getattr(old.config, field) for field in tuning.fields(study)}
             now = arm.with_settings(found)
             changed = differences(old.recipe, now.recipe) or differences(old.config, now.config)

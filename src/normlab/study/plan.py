@@ -221,6 +221,28 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     return arms
 
 
+def with_recorded_widths(planned: Sequence[Arm], recorded: Sequence[Arm]) -> list[Arm]:
+    """Planned arms with the widths that their study was begun with: an older solver had others."""
+    return [
+        dataclasses.replace(arm, config=dataclasses.replace(arm.config, network=old.config.network))
+        if _fills(old.config.network, arm.setting.network)
+        else arm
+        for arm, old in zip(planned, recorded, strict=True)
+    ]
+
+
+def _fills(solved: str, network: str) -> bool:
+    """Whether a layout is that of a network, with any widths where that leaves them open."""
+    try:
+        filled, blocks = (notation.parse(zoo.find(each)) for each in (solved, network))
+    except UsageError:
+        return False
+    return len(filled) == len(blocks) and all(
+        block == (dataclasses.replace(wide, width=None) if block.width is None else wide)
+        for wide, block in zip(filled, blocks, strict=True)
+    )
+
+
 def are_planned(arms: Sequence[Arm], study: StudyConfig) -> bool:
     """Whether arms are those of a configuration: their settings, normalizations and names.
 
@@ -395,6 +417,7 @@ def _run_config(
         muon=study.muon,
         precision=study.precision,
         recalibrate=study.recalibrate,
+        branches=study.branches,
     )
     for field, axis in AXES.items():
         config = axis.apply(config, getattr(setting, field), available)

@@ -10,6 +10,7 @@ from normlab.inference.evaluate import evaluate
 from normlab.runs import checkpoint
 from normlab.runs.run import Epoch, append_metrics
 from normlab.seeding import generator
+from normlab.training.branches import fold_branches
 from normlab.training.recalibration import recalibrate
 from normlab.training.state import TrainingState
 
@@ -91,9 +92,10 @@ class Checkpointing(Callback):
         state.checkpoint().save(state.run.path / "checkpoint.pt")
 
     def on_run_end(self, state: TrainingState) -> None:
-        """Writes the weights, and removes the checkpoint, which is no longer needed."""
+        """Writes the weights, branches folded; removes the checkpoint, no longer needed."""
         if state.epoch < state.epochs:  # in this order: weights make the run finished
             state.run = dataclasses.replace(state.run, stopped_after=state.epoch)
             state.run.write_config()
+        fold_branches(state.network)
         checkpoint.save_weights(state.run.path / "model.safetensors", state.network)
         checkpoint.remove(state.run.path / "checkpoint.pt")

@@ -27,6 +27,7 @@ from normlab.runs.isolation import isolated, repeatable
 from normlab.runs.run import Run, custom_networks
 from normlab.seeding import seed_for, seed_layers
 from normlab.storage.records import check_settings
+from normlab.training.branches import add_branches
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
 from normlab.training.progress import ProgressDisplay, announce
@@ -151,6 +152,7 @@ def resume(
             classes=len(run.data.classes),
             dropout=run.recipe.dropout,
         )
+        add_branches(network, run.config.branches, muon=run.recipe.muon, seed=run.config.seed)
         refuse_another(run.path / "checkpoint.pt", checkpoint.model, network)
         if note and process_group().is_main:
             restore_previous(run.path / "checkpoint.pt")

@@ -21,6 +21,7 @@ from normlab.runs import machine
 from normlab.runs.checkpoint import Checkpoint
 from normlab.runs.run import DataCard, Run
 from normlab.storage.files import exists, locked, remove_leftovers
+from normlab.training.branches import add_branches
 from normlab.training.distributed import process_group
 from normlab.training.first_weights import start_at_muons_norm
 from normlab.training.state import TrainingState
@@ -93,6 +94,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         seed=config.seed,
     )
     start_at_muons_norm(network, recipe)
+    add_branches(network, config.branches, muon=recipe.muon, seed=config.seed)
     network.input_mean.copy_(torch.tensor(data.mean, dtype=torch.float64))
     network.input_std.copy_(torch.tensor(data.std, dtype=torch.float64))
     return network
