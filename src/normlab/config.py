@@ -43,11 +43,14 @@ MAX_SEEDS = 10_000
 # The fields that older files lack: of a study, and of a run.
 WRITTEN_IF_GIVEN = (
     *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
-    "recalibrate",
+    *("recalibrate", "activation"),
 )
+# What the file of a run means by leaving a setting out, if that is not the default.
+UNSTATED: dict[str, Any] = {"activation": "relu"}
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Precision = Literal["float32", "bfloat16"]
+ActivationName = Literal["relu", "hard-swish", "silu", "gelu", "prelu", "leaky"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
 NetworkName = Annotated[
@@ -101,13 +104,19 @@ class TrainingConfig(DataConfig):
     """After the last epoch of the run, measure running statistics anew over the training images,
     before accuracy is measured; the accuracy without is recorded, too."""
 
+    activation: Annotated[
+        ActivationName | None, default_is("the network's own if it has one, else relu")
+    ] = None
+    """Activation after the normalizations; `frn` and `evonorm-s0` have their own instead. `prelu`
+    learns a slope for each channel, which counts as a parameter."""
+
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
     has instructions for it. Weights, their updates and evaluation stay in float32."""
 
 
 @field_order(
-    *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
+    *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "activation", "budget"),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
     *("train_images", "label_noise", "precision", "recalibrate", "seed"),
@@ -152,7 +161,7 @@ class RunConfig(TrainingConfig):
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
-    "recalibrate",
+    *("recalibrate", "activation"),
 )
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TrainingConfig):
@@ -226,11 +235,14 @@ class StudyConfig(TrainingConfig):
 
 def recorded(config: RunConfig | StudyConfig) -> dict[str, Any]:
     """A configuration as files have it: without what older ones lack and nobody asked for."""
-    defaults = {field.name: field.default for field in fields(config)}
+    left_out = {field.name: [field.default] for field in fields(config)}
+    if isinstance(config, RunConfig):
+        for name, value in UNSTATED.items():
+            left_out[name].append(value)
     written = {
         name: value
         for name, value in dataclasses.asdict(config).items()
-        if name not in WRITTEN_IF_GIVEN or value != defaults[name]
+        if name not in WRITTEN_IF_GIVEN or value not in left_out[name]
     }
     # Searches that do not state it had one seed.
     if isinstance(config, StudyConfig) and (not config.tune or config.tune_seeds == 1):

@@ -1,16 +1,19 @@
 """The activations of the table, and one without a compiled pass in layers and networks."""
 
-import functools
+import copy
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from normlab.config import ActivationName
+from normlab.errors import UsageError
 from normlab.export.folding import InferenceModel
 from normlab.layers import kernels, norms
-from normlab.layers.activations import ACTIVATIONS, Activation
+from normlab.layers.activations import ACTIVATIONS, PRELU, Activate, Activation, find
 from normlab.network.model import Network
 
 SHAPE = (6, 4, 5)
@@ -31,12 +34,15 @@ def channels_last(*shape, seed=0):
 def test_the_second_moment_is_that_of_a_standard_normal(activation):
     z = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     density = torch.exp(-(z**2) / 2) / (2 * torch.pi) ** 0.5
-    moment = torch.trapezoid(activation.formula(z) ** 2 * density, z)
+    moment = torch.trapezoid(Activate(activation, 1).double()(z[None])[0] ** 2 * density, z)
     assert moment.item() == pytest.approx(activation.second_moment, rel=1e-6)
 
 
 def test_every_activation_is_listed_by_its_name():
     assert all(name == activation.name for name, activation in ACTIVATIONS.items())
+    assert get_args(ActivationName) == tuple(ACTIVATIONS)  # what --activation takes
+    with pytest.raises(UsageError, match="no activation 'swish': use one of relu, hard-swish, silu"):
+        find("swish")
     with_a_pass = {a for a in ACTIVATIONS.values() if a.compiled}
     assert set(kernels.ACTIVATION_NUMBERS) == {None, *with_a_pass}
 
@@ -56,6 +62,118 @@ def test_a_compiled_pass_computes_the_formula_and_its_gradient(activation):
         results.append((y, x.grad, *(p.grad for p in layer.parameters())))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+FORMULAS = {
+    "relu": lambda z: z.clamp(min=0),
+    "hard-swish": lambda z: z * (z / 6 + 0.5).clamp(0, 1),
+    "silu": lambda z: z / (1 + torch.exp(-z)),
+    "gelu": lambda z: 0.5 * z * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3))),
+    "prelu": lambda z: torch.where(z > 0, z, 0.25 * z),
+    "leaky": lambda z: torch.where(z > 0, z, 0.01 * z),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("norm", ["bn", "gn=3", "ln"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_computes_its_formula_and_gradient_in_float64(name, norm, dtype):
+    """After the normalization, with dropout's place empty and values far out on both sides."""
+    layer = norms.build(norm, SHAPE, activate=True, activation=find(name))
+    with torch.no_grad():  # z reaches from about -60 to 60
+        layer.weight.copy_(torch.tensor([0.5, 1.0, 2.0, 4.0, 10.0, 20.0]))
+        layer.bias.copy_(torch.linspace(-2, 2, 6))
+    plain = norms.build(norm, SHAPE, activate=False).double()
+    plain.load_state_dict(layer.state_dict(), strict=False)
+    x = channels_last(9, *SHAPE).to(dtype)
+    upstream = channels_last(9, *SHAPE, seed=1).to(dtype)
+    leaf, leaf64 = (x.detach().to(kind).requires_grad_() for kind in (dtype, torch.float64))
+    y, y64 = layer(leaf), FORMULAS[name](plain(leaf64))
+    assert y.dtype == dtype
+    y.backward(upstream)
+    y64.backward(upstream.double())
+    rounding = 2**-22 if dtype == torch.float32 else 2**-8
+    if dtype == torch.bfloat16 and find(name).compiled is None:
+        rounding *= 4  # the affine map and the activation are rounded one after the other
+    pairs = [(y, y64), (leaf.grad, leaf64.grad)]
+    pairs += [(getattr(layer, each).grad, getattr(plain, each).grad) for each in ("weight", "bias")]
+    for one, exact in pairs:
+        largest = float(exact.detach().abs().max())
+        torch.testing.assert_close(one.double(), exact, rtol=8 * rounding, atol=rounding * largest)
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+@pytest.mark.parametrize("name", [a.name for a in ACTIVATIONS.values() if a.compiled])
+def test_a_compiled_pass_is_exact_to_rounding_wherever_z_is(name):
+    """Value and gradient of the pass alone: 10,000 values from -120 to 120, 0 and not a number."""
+    z = torch.cat([torch.linspace(-120, 120, 10_001), torch.linspace(-4, 4, 10_003)])
+    z = z[(z.abs() - 3).abs() > 1e-4]  # float32 has the bends of hard swish elsewhere
+    x = torch.cat([z, torch.tensor([0.0, torch.nan])])[: len(z) // 2 * 2 + 2]
+    x = x[: len(x) // 4 * 4].reshape(1, -1, 1, 4).contiguous(memory_format=torch.channels_last)
+    x = torch.cat([x, torch.full_like(x[:, :1], torch.nan)], 1)
+    channels = x.shape[1]
+    blocks = [x[:, start : start + 2048] for start in range(0, channels, 2048)]
+    for block in blocks:
+        block = block.contiguous(memory_format=torch.channels_last)
+        one, none = torch.ones(1, block.shape[1]), torch.zeros(1, block.shape[1])
+        common = {"activation": find(name), "scale": one, "shift": none}
+        y, dx = torch.empty_like(block), torch.empty_like(block)
+        kernels.normalize("apply", block, out=y, **common)
+        kernels.normalize(
+            "backward_apply",
+            block,
+            out=dx,
+            dy=torch.ones_like(block),
+            gradient_factor=one,
+            input_factor=none,
+            constant=none,
+            **common,
+        )
+        exact = block.double().requires_grad_()
+        value = find(name).formula(exact)
+        value.sum().backward()
+        for ours, expected in ((y, value.detach()), (dx, exact.grad)):
+            torch.testing.assert_close(
+                ours.double(), expected, rtol=2e-6, atol=1e-6, equal_nan=True
+            )
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn=3", "none", "ln-channel"])
+def test_prelu_learns_a_slope_for_each_channel(norm):
+    layer = norms.build(norm, SHAPE, activate=True, activation=PRELU)
+    (slope,) = (p for name, p in layer.named_parameters() if name.endswith("slope"))
+    assert slope.tolist() == [0.25] * 6
+    plain = norms.build(norm, SHAPE, activate=False)
+    plain.load_state_dict(
+        {name.removeprefix("0."): value for name, value in layer.state_dict().items()},
+        strict=False,
+    )
+    with torch.no_grad():
+        slope.copy_(torch.linspace(-1, 1, 6))
+    x, upstream = channels_last(9, *SHAPE), channels_last(9, *SHAPE, seed=1)
+    z = plain(x).detach()
+    y = layer(x)
+    y.backward(upstream)
+    torch.testing.assert_close(y.detach(), torch.where(z > 0, z, slope[:, None, None] * z).detach())
+    expected = (torch.where(z > 0, 0, z) * upstream).sum((0, 2, 3))
+    torch.testing.assert_close(slope.grad, expected)
+    assert layer(x.bfloat16()).dtype in (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn", "none", "gn-ws", "frn"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_network_with_each_activation_trains_and_is_folded(name, norm):
+    network = Network("C:6 C:6+*2 P D:8a c:8 GAP FC", norm=norm, activation=name)
+    network = network.to(memory_format=torch.channels_last)
+    pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    images = (pixels / 255).contiguous(memory_format=torch.channels_last)
+    logits = network(images)
+    F.cross_entropy(logits, torch.arange(4)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    slopes = [key for key, _ in network.named_parameters() if key.endswith("slope")]
+    assert len(slopes) == (5 if name == "prelu" and norm != "frn" else 0)
+    expected = copy.deepcopy(network).eval()(images).softmax(1)
+    torch.testing.assert_close(InferenceModel(network)(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
@@ -108,9 +226,8 @@ def test_a_network_with_another_activation_trains_and_is_folded(norm, monkeypatc
     pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     images = (pixels / 255).contiguous(memory_format=torch.channels_last)
     with_relu = Network(line, norm=norm)(images)
-    with_squares = functools.partial(norms.build, activation=SQUARED_RELU)
-    monkeypatch.setattr(norms, "build", with_squares)
-    network = Network(line, norm=norm).to(memory_format=torch.channels_last)
+    monkeypatch.setitem(ACTIVATIONS, SQUARED_RELU.name, SQUARED_RELU)
+    network = Network(line, norm=norm, activation=SQUARED_RELU.name).to(memory_format=torch.channels_last)
     logits = network(images)
     assert torch.allclose(logits, with_relu, atol=1e-5) == (norm in WITH_THEIR_OWN)
     F.cross_entropy(logits, torch.arange(4)).backward()

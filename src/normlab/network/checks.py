@@ -13,7 +13,12 @@ SMALL_BATCH = 8
 
 
 def check_trainable(
-    blocks: Sequence[Block], *, norm: str, classes: int, batches: Sequence[int]
+    blocks: Sequence[Block],
+    *,
+    norm: str,
+    classes: int,
+    batches: Sequence[int],
+    activation: str = "relu",
 ) -> None:
     """Raises an error if a normalization cannot be trained on batches of these sizes.
 
@@ -24,10 +29,11 @@ def check_trainable(
     Raises:
         LayoutError: A normalization refuses a batch; a caret shows the first such block.
     """
-    for index, block_shape in enumerate(infer_shapes(blocks, norm=norm, classes=classes)):
+    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
+    for index, block_shape in enumerate(block_shapes):
         for shape, activate in block_shape.normalized:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                module = norms.build(block_shape.norm or "", shape, activate=activate)
+                module = block_shape.build_norm(shape, activate=activate)
                 for batch in batches:
                     try:
                         module(torch.zeros(batch, *shape))

@@ -26,6 +26,8 @@ class Network(nn.Module):
     Args:
         line: A layout, or the name of one in the zoo.
         norm: The network's normalization.
+        activation: The activation after the normalizations. None: the named network's own if it has
+            one, else `relu`.
         classes: Number of classes.
         budget: Upper limit of the number of parameters, as in `solve`.
         dropout: Probability of dropout after every activation.
@@ -33,7 +35,7 @@ class Network(nn.Module):
 
     Raises:
         LayoutError: The layout has an error.
-        UsageError: There is no such normalization, or the network does not fit the budget.
+        UsageError: There is no such normalization or activation, or the network does not fit the budget.
     """
 
     input_mean: Tensor
@@ -44,13 +46,21 @@ class Network(nn.Module):
         line: str,
         *,
         norm: str = "bn",
+        activation: str | None = None,
         classes: int = 10,
         budget: int | None = None,
         dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        blocks = solve(notation.parse(zoo.find(line)), norm=norm, classes=classes, budget=budget)
+        activation = zoo.activation_of(line, activation)
+        blocks = solve(
+            notation.parse(zoo.find(line)),
+            norm=norm,
+            classes=classes,
+            budget=budget,
+            activation=activation,
+        )
         self.layout = notation.format(blocks)
         self.register_buffer("input_mean", torch.zeros(3))
         self.register_buffer("input_std", torch.ones(3))
@@ -58,7 +68,7 @@ class Network(nn.Module):
             self.blocks = nn.ModuleList(
                 _module(block_shape, dropout, seed_for(seed, "weights", index))
                 for index, block_shape in enumerate(
-                    infer_shapes(blocks, norm=norm, classes=classes)
+                    infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
                 )
             )
 
@@ -144,10 +154,12 @@ class Convolution(nn.Module):
             self.branch_scales = nn.Parameter(torch.zeros(block_shape.branch_scales))
         if block_shape.norm is not None:
             for _ in range(block.repeat):
-                for shape, activate in block_shape.normalized:
-                    drop = dropout if activate else 0.0
-                    norm = norms.build(block_shape.norm, shape, activate=activate, dropout=drop)
-                    (self.norms if activate else self.depthwise_norms).append(norm)
+                *first, last = (
+                    block_shape.build_norm(shape, activate=activate, dropout=dropout)
+                    for shape, activate in block_shape.normalized
+                )
+                self.depthwise_norms.extend(first)
+                self.norms.append(last)
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × width × H' × W'."""

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from normlab import notation
 from normlab.errors import UsageError
-from normlab.layers import norms
+from normlab.layers import activations, norms
 from normlab.layers.norms import Shape
 from normlab.notation import Block
 
@@ -23,7 +24,9 @@ class BlockShape:
         input: Shape (C, H, W) of its input.
         output: Shape of its output.
         norm: The normalization it uses, its own or the network's; None for a block without one.
-        norm_parameters: Learned parameters of its normalizations, over all applications.
+        activation: The activation after its normalizations.
+        norm_parameters: Learned parameters of its normalizations and activations, over all
+            applications.
         running_statistics: Values that the normalizations keep from training but do not learn.
     """
 
@@ -31,6 +34,7 @@ class BlockShape:
     input: Shape
     output: Shape
     norm: str | None
+    activation: str = "relu"
     norm_parameters: int = 0
     running_statistics: int = 0
 
@@ -46,8 +50,18 @@ class BlockShape:
             return ()
         last = (self.output, True)
         if self.block.kind == "D":
-            return (((self.input[0], *self.output[1:]), False), last)
+            return (((self.input[0], *self.output[1:]), self.block.between), last)
         return (last,)
+
+    def build_norm(self, shape: Shape, *, activate: bool, dropout: float = 0.0) -> nn.Module:
+        """One of its normalizations, with its activation and dropout if an activation follows."""
+        return norms.build(
+            self.norm or "",
+            shape,
+            activate=activate,
+            activation=activations.find(self.activation),
+            dropout=dropout if activate else 0.0,
+        )
 
     @property
     def branch_scales(self) -> int:
@@ -84,13 +98,16 @@ class BlockShape:
         return self.weights * self.output[1] * self.output[2] * self.block.repeat
 
 
-def infer_shapes(blocks: Sequence[Block], *, norm: str, classes: int) -> tuple[BlockShape, ...]:
+def infer_shapes(
+    blocks: Sequence[Block], *, norm: str, classes: int, activation: str = "relu"
+) -> tuple[BlockShape, ...]:
     """The shapes of all blocks of a layout. Only the classifier's width may be open.
 
     Raises:
         LayoutError: A block is not allowed in its place; a caret shows which.
-        UsageError: There is no such normalization.
+        UsageError: There is no such normalization or activation.
     """
+    activations.find(activation)
     classifier = classifier_of(blocks)
     block_shapes: list[BlockShape] = []
     shape = INPUT
@@ -121,7 +138,8 @@ def infer_shapes(blocks: Sequence[Block], *, norm: str, classes: int) -> tuple[B
                 f"{sign} needs an output of the input's shape: "
                 f"the input is {shape_text(shape)}, the output {shape_text(output)}",
             )
-        block_shape = BlockShape(block, shape, output, (block.norm or norm) if normalized else None)
+        used = (block.norm or norm) if normalized else None
+        block_shape = BlockShape(block, shape, output, used, activation)
         try:
             block_shapes.append(_with_norm_counts(block_shape))
         except UsageError as error:
@@ -176,9 +194,12 @@ def _output(block: Block, shape: Shape, *, bare: bool) -> Shape:
     )
 
 
-def count(blocks: Sequence[Block], *, norm: str, classes: int) -> int:
+def count(
+    blocks: Sequence[Block], *, norm: str, classes: int, activation: str = "relu"
+) -> int:
     """The parameters of a layout. Only the classifier's width may be open."""
-    return sum(shape.parameters for shape in infer_shapes(blocks, norm=norm, classes=classes))
+    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
+    return sum(block_shape.parameters for block_shape in block_shapes)
 
 
 def _with_norm_counts(block_shape: BlockShape) -> BlockShape:
@@ -186,7 +207,7 @@ def _with_norm_counts(block_shape: BlockShape) -> BlockShape:
     parameters = statistics = 0
     with torch.random.fork_rng(devices=[]):  # building may draw random weights
         for shape, activate in block_shape.normalized:
-            module = norms.build(block_shape.norm or "", shape, activate=activate)
+            module = block_shape.build_norm(shape, activate=activate)
             parameters += sum(p.numel() for p in module.parameters())
             statistics += sum(b.numel() for b in module.buffers() if b.is_floating_point())
     repeat = block_shape.block.repeat

@@ -43,12 +43,14 @@ class Summary:
     Attributes:
         layout: The layout with its widths filled in, except the classifier's.
         norm: The network's normalization.
+        activation: The network's activation.
         rows: One row per block.
         running_statistics: Number of values that are kept but not learned, so not parameters.
     """
 
     layout: str
     norm: str
+    activation: str
     rows: tuple[Row, ...]
     running_statistics: int
 
@@ -66,7 +68,7 @@ class Summary:
     def table(self) -> Table:
         """The table: one row per block, and the totals."""
         return Table(
-            caption=f"Layers, normalization {self.norm}",
+            caption=f"Layers, normalization {self.norm}, activation {self.activation}",
             head=("block", "norm", "output", "parameters", "MACs", "field"),
             kinds=("plain", "plain", "number", "number", "number", "number"),
             rows=[
@@ -100,14 +102,26 @@ class Summary:
 
 
 def summarize(
-    line: str, *, norm: str = "bn", classes: int = 10, budget: int | None = None
+    line: str,
+    *,
+    norm: str = "bn",
+    activation: str | None = None,
+    classes: int = 10,
+    budget: int | None = None,
 ) -> Summary:
     """The layer table of a layout, or of one named in the zoo. Raises what `Network` raises."""
-    blocks = solve(notation.parse(zoo.find(line)), norm=norm, classes=classes, budget=budget)
+    activation = zoo.activation_of(line, activation)
+    blocks = solve(
+        notation.parse(zoo.find(line)),
+        norm=norm,
+        classes=classes,
+        budget=budget,
+        activation=activation,
+    )
     rows: list[Row] = []
     field: int | None = 1
     jump = 1  # distance, in input pixels, between neighbouring outputs
-    block_shapes = infer_shapes(blocks, norm=norm, classes=classes)
+    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
     for block_shape in block_shapes:
         block = block_shape.block
         if block.kind in ("GAP", "FC"):
@@ -130,6 +144,7 @@ def summarize(
     return Summary(
         layout=notation.format(blocks),
         norm=norm,
+        activation=activation,
         rows=tuple(rows),
         running_statistics=sum(block_shape.running_statistics for block_shape in block_shapes),
     )

@@ -20,7 +20,12 @@ STEPS_PER_CHANNEL = 8
 
 
 def solve(
-    blocks: Sequence[Block], *, norm: str, classes: int, budget: int | None
+    blocks: Sequence[Block],
+    *,
+    norm: str,
+    classes: int,
+    budget: int | None,
+    activation: str = "relu",
 ) -> tuple[Block, ...]:
     """Fills in the open widths of a layout, as wide as the budget allows.
 
@@ -36,6 +41,7 @@ def solve(
         classes: The classifier's width.
         budget: The network must have fewer parameters. None: 50,000 if a width is open, otherwise
             no limit.
+        activation: The network's activation, whose parameters count, too.
 
     Raises:
         LayoutError: A block is not allowed in its place.
@@ -54,7 +60,7 @@ def solve(
         if index != classifier
     )
     if not is_open:
-        parameters = count(blocks, norm=norm, classes=classes)
+        parameters = count(blocks, norm=norm, classes=classes, activation=activation)
         if budget is not None and parameters >= budget:
             raise UsageError(
                 f"the network has {_excess(parameters, norm, budget)}: leave widths open, "
@@ -65,7 +71,7 @@ def solve(
     budget = DEFAULT_BUDGET if budget is None else budget
 
     def parameters_at(k: int, unit: int) -> int:
-        return count(widen(blocks, k, unit), norm=norm, classes=classes)
+        return count(widen(blocks, k, unit), norm=norm, classes=classes, activation=activation)
 
     # Even widths first, because groups divide them; then any.
     units = [

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
-from normlab.config import RunConfig, recorded
+from normlab.config import UNSTATED, RunConfig, recorded
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
@@ -184,6 +184,15 @@ class Run:
         }
 
     @property
+    def _network_settings(self) -> dict[str, Any]:
+        """What makes its layout a network."""
+        return {
+            "norm": self.config.norm,
+            "activation": self.config.activation,
+            "classes": len(self.data.classes),
+        }
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) of the settings: a checkpoint carries it to name its run."""
         return hashlib.sha256(json.dumps(self._settings).encode()).hexdigest()
@@ -249,7 +258,7 @@ class Run:
         from normlab.network.summary import summarize
 
         try:
-            return summarize(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+            return summarize(self.layout, **self._network_settings)
         except UsageError as error:
             problem = error.problem if isinstance(error, notation.LayoutError) else error
             raise RunError(f"{self.path / 'config.json'} makes no network: {problem}") from None
@@ -267,7 +276,7 @@ class Run:
         weights = self.path / "model.safetensors"
         with isolated():
             self._refuse_other_shapes(weights)
-            network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+            network = Network(self.layout, **self._network_settings)
             load_weights(weights, network)
         if not (network.input_std > 0).all():  # the input is divided by it
             raise RunError(f"{weights} is damaged: input_std has a value that is not above 0")
@@ -296,7 +305,7 @@ class Run:
         used = norms_of(notation.parse(self.layout), self.config.norm)
         if all(norms.find(name)[0].layer.startswith("normlab.") for name in used):
             with torch.device("meta"):  # shapes only; code that is not ours may need values
-                shapes = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+                shapes = Network(self.layout, **self._network_settings)
             refuse_another(weights, tensors, shapes)
 
     def dataset(self, data_root: Path | None = None) -> Dataset:
@@ -386,7 +395,7 @@ def _parse_config(file: Path) -> dict[str, Any]:
         content = verify_checksum(content)
         line = entry(content, "layout", str)
         recipe = build(recipes.Recipe, entry(content, "recipe", dict))
-        config = build(RunConfig, entry(content, "run", dict))
+        config = build(RunConfig, UNSTATED | entry(content, "run", dict))
         data = build(DataCard, entry(content, "data", dict))
         check_range("number of classes", len(data.classes), CLASSES)
         if len(set(data.classes)) < len(data.classes):

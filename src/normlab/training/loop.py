@@ -76,7 +76,11 @@ def train(
     out = Path(out)
     execution = execution or Execution()
     refuse_existing_run(out)
-    config = dataclasses.replace(config, recipe=recipes.name_of(config))
+    config = dataclasses.replace(
+        config,
+        recipe=recipes.name_of(config),
+        activation=zoo.activation_of(config.network, config.activation),
+    )
     recipe = recipes.resolve(config)
     notation.parse(zoo.find(config.network))  # reports a misspelt layout before a download
     device = machine.prepare(execution)
@@ -136,6 +140,7 @@ def resume(
         network = Network(
             run.layout,
             norm=run.config.norm,
+            activation=run.config.activation,
             classes=len(run.data.classes),
             dropout=run.recipe.dropout,
         )

@@ -73,6 +73,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
     network = Network(
         zoo.find(config.network),
         norm=config.norm,
+        activation=config.activation,
         classes=len(data.classes),
         budget=config.budget,
         dropout=recipe.dropout,
@@ -83,6 +84,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         norm=config.norm,
         classes=len(data.classes),
         batches=_batch_sizes(data.train, recipe.batch_size),
+        activation=zoo.activation_of(config.network, config.activation),
     )
     start_at_muons_norm(network, recipe)
     network.input_mean.copy_(torch.tensor(data.mean, dtype=torch.float64))

@@ -29,6 +29,46 @@ typedef struct {
     uint32_t threshold, seed; /* dropout: its probability in units of 2^-32, its random seed */
 } Pass;
 
+/* e^x, to about two units of float32's rounding; beyond +-87 it stays at the value there. Plain
+   arithmetic, so that it becomes vector instructions: x = n ln 2 + r, and e^r is its Taylor sum. */
+INLINE float exponential(float x) {
+    const float bound = x < -87 ? -87 : x > 87 ? 87 : x;
+    const float round = 0x1.8p23f; /* float32 has no fractions there */
+    const float shifted = bound * 1.44269504f + round, n = shifted - round;
+    const float r = bound - n * 0.693145752f - n * 1.42860677e-6f;
+    float sum = 1.0f / 720;
+    sum = sum * r + 1.0f / 120;
+    sum = sum * r + 1.0f / 24;
+    sum = sum * r + 1.0f / 6;
+    sum = sum * r + 0.5f;
+    sum = sum * r + 1;
+    sum = sum * r + 1;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127) << 23; /* the last bits of `shifted` are n: this is 2^n */
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return sum * power;
+}
+
+INLINE float logistic(float z) {
+    return 1 / (1 + exponential(-z));
+}
+
+INLINE float hard_logistic(float z) {
+    const float s = z * (1.0f / 6) + 0.5f, most = s > 1 ? 1 : s;
+    return most < 0 ? 0 : most;
+}
+
+/* The tanh form of GELU is z * logistic(gelu_exponent(z)). */
+INLINE float gelu_exponent(float z) {
+    return 1.59576912f * z * (1 + 0.044715f * z * z);
+}
+
+INLINE float gelu_exponent_gradient(float z) {
+    return 1.59576912f * (1 + 3 * 0.044715f * z * z);
+}
+
 #define VALUE(pass, number, value, gradient) \
     case number: return value;
 #define GRADIENT(pass, number, value, gradient) \
