@@ -77,10 +77,7 @@ SILU = Activation(
     name="silu",
     formula=F.silu,
     second_moment=0.3557755,
-    compiled=CompiledPass(
-        value="z * logistic(z)",
-        gradient="g * logistic(z) * (1 + z * (1 - logistic(z)))",
-    ),
+    compiled=CompiledPass(value="z * logistic(z)", gradient="g * silu_slope(z)"),
 )
 
 # Hendrycks & Gimpel 2016, Gaussian Error Linear Units, arXiv:1606.08415, section 2: their
@@ -91,8 +88,7 @@ GELU = Activation(
     second_moment=0.4251937,
     compiled=CompiledPass(
         value="z * logistic(gelu_exponent(z))",
-        gradient="g * logistic(gelu_exponent(z)) * (1 + z * (1 - logistic(gelu_exponent(z))) "
-        "* gelu_exponent_gradient(z))",
+        gradient="g * gelu_slope(z)",
     ),
 )
 
