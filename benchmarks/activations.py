@@ -32,9 +32,7 @@ class Race:
     def __init__(self, network, dataset, threads, precision, norm):
         recipe = recipes.find(network)
         self.trainings = {
-            name: Training(
-                network, dataset, recipe, threads, precision, norm=norm, activation=name
-            )
+            name: Training(network, dataset, recipe, threads, precision, norm=norm, activation=name)
             for name in ACTIVATIONS
         }
 

@@ -116,7 +116,16 @@ class TrainingConfig(DataConfig):
 
 
 @field_order(
-    *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "activation", "budget"),
+    *(
+        "dataset",
+        "holdout",
+        "split_seed",
+        "skip_unreadable",
+        "network",
+        "norm",
+        "activation",
+        "budget",
+    ),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
     *("train_images", "label_noise", "precision", "recalibrate", "seed"),

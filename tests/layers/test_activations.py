@@ -41,7 +41,9 @@ def test_the_second_moment_is_that_of_a_standard_normal(activation):
 def test_every_activation_is_listed_by_its_name():
     assert all(name == activation.name for name, activation in ACTIVATIONS.items())
     assert get_args(ActivationName) == tuple(ACTIVATIONS)  # what --activation takes
-    with pytest.raises(UsageError, match="no activation 'swish': use one of relu, hard-swish, silu"):
+    with pytest.raises(
+        UsageError, match="no activation 'swish': use one of relu, hard-swish, silu"
+    ):
         find("swish")
     with_a_pass = {a for a in ACTIVATIONS.values() if a.compiled}
     assert set(kernels.ACTIVATION_NUMBERS) == {None, *with_a_pass}
@@ -217,7 +219,9 @@ def test_a_network_with_another_activation_trains_and_is_folded(norm, monkeypatc
     images = (pixels / 255).contiguous(memory_format=torch.channels_last)
     with_relu = Network(line, norm=norm)(images)
     monkeypatch.setitem(ACTIVATIONS, SQUARED_RELU.name, SQUARED_RELU)
-    network = Network(line, norm=norm, activation=SQUARED_RELU.name).to(memory_format=torch.channels_last)
+    network = Network(line, norm=norm, activation=SQUARED_RELU.name).to(
+        memory_format=torch.channels_last
+    )
     logits = network(images)
     assert torch.allclose(logits, with_relu, atol=1e-5) == (norm in WITH_THEIR_OWN)
     F.cross_entropy(logits, torch.arange(4)).backward()

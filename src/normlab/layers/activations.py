@@ -72,7 +72,7 @@ HARD_SWISH = Activation(
     ),
 )
 
-# z · σ(z): Elfwing, Uchibe & Doya 2017, Sigmoid-Weighted Linear Units, arXiv:1702.03118, equation 5.
+# z · σ(z): Elfwing, Uchibe & Doya 2017, Sigmoid-Weighted Linear Units, arXiv:1702.03118, section 2.
 SILU = Activation(
     name="silu",
     formula=F.silu,
@@ -101,7 +101,8 @@ PRELU = Activation(
     first_slope=0.25,
 )
 
-# Maas, Hannun & Ng 2013, Rectifier Nonlinearities Improve Neural Network Acoustic Models, section 2.
+# Maas, Hannun & Ng 2013, Rectifier Nonlinearities Improve Neural Network Acoustic Models,
+# section 2.
 LEAKY = Activation(
     name="leaky",
     formula=partial(F.leaky_relu, negative_slope=0.01),

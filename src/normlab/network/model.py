@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab import notation
+from normlab.config import ActivationName
 from normlab.layers import norms
 from normlab.layers.fused import FusedNorm
 from normlab.layers.pooling import MaxPool
@@ -35,7 +36,8 @@ class Network(nn.Module):
 
     Raises:
         LayoutError: The layout has an error.
-        UsageError: There is no such normalization or activation, or the network does not fit the budget.
+        UsageError: There is no such normalization or activation, or the network does not fit the
+            budget.
     """
 
     input_mean: Tensor
@@ -46,7 +48,7 @@ class Network(nn.Module):
         line: str,
         *,
         norm: str = "bn",
-        activation: str | None = None,
+        activation: ActivationName | None = None,
         classes: int = 10,
         budget: int | None = None,
         dropout: float = 0.0,

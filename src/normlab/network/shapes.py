@@ -194,9 +194,7 @@ def _output(block: Block, shape: Shape, *, bare: bool) -> Shape:
     )
 
 
-def count(
-    blocks: Sequence[Block], *, norm: str, classes: int, activation: str = "relu"
-) -> int:
+def count(blocks: Sequence[Block], *, norm: str, classes: int, activation: str = "relu") -> int:
     """The parameters of a layout. Only the classifier's width may be open."""
     block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
     return sum(block_shape.parameters for block_shape in block_shapes)

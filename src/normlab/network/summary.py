@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.text import Text
 
 from normlab import notation
+from normlab.config import ActivationName
 from normlab.layers import norms
 from normlab.layers.norms import Shape
 from normlab.network import zoo
@@ -105,7 +106,7 @@ def summarize(
     line: str,
     *,
     norm: str = "bn",
-    activation: str | None = None,
+    activation: ActivationName | None = None,
     classes: int = 10,
     budget: int | None = None,
 ) -> Summary:

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 from dataclasses import dataclass
 
+from normlab.config import ActivationName
 from normlab.errors import UsageError
 
 
@@ -22,7 +23,7 @@ class Entry:
     layout: str
     about: str
     chosen_with: str = ""
-    activation: str = "relu"
+    activation: ActivationName = "relu"
 
 
 ZOO = {
@@ -84,7 +85,7 @@ def find(network: str) -> str:
     return network
 
 
-def activation_of(network: str, asked: str | None = None) -> str:
+def activation_of(network: str, asked: ActivationName | None = None) -> ActivationName:
     """The activation that was asked for; else the named network's own; else `relu`."""
     return asked or (ZOO[network].activation if network in ZOO else "relu")
 

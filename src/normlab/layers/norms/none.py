@@ -68,7 +68,8 @@ register(
 
 @register(
     "lrn",
-    formula="a / (2 + 1e-4 · Σ a²)^0.75 with a = f(x · w + b), f the activation, Σ over 5 neighbouring channels",
+    formula="a / (2 + 1e-4 · Σ a²)^0.75 with a = f(x · w + b), f the activation, Σ over 5 "
+    "neighbouring channels",
     paper="Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural "
     "Networks, section 3.3; w and b as in none, the first w times 2^0.75",
     axes="5 channels, at each pixel",
