@@ -219,7 +219,7 @@ class Training:
         dataset: It is trained on the training split.
         recipe: The training recipe.
         threads: torch's CPU threads.
-        precision, norm, budget, seed: As in RunConfig.
+        precision, norm, activation, budget, seed: As in RunConfig.
     """
 
     def __init__(
@@ -231,6 +231,7 @@ class Training:
         precision="float32",
         *,
         norm="bn",
+        activation=None,
         budget=None,
         seed=0,
     ):
@@ -239,6 +240,7 @@ class Training:
         self.network = Network(
             line,
             norm=norm,
+            activation=activation,
             classes=len(dataset.classes),
             dropout=recipe.dropout,
             budget=budget,

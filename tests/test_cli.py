@@ -293,9 +293,13 @@ def test_the_default_folders_of_different_runs_differ():
     names = {
         str(_default_out(RunConfig(network=network, **settings)))
         for network in ("seed-bn", "assignment", "C:8 GAP FC", "C:9 GAP FC")
-        for settings in ({}, {"norm": "gn"}, {"budget": 5000}, {"dataset": "digits"}, {"seed": 1})
+        for settings in (
+            *({}, {"norm": "gn"}, {"budget": 5000}, {"dataset": "digits"}, {"seed": 1}),
+            {"activation": "silu"},
+        )
     }
-    assert len(names) == 20
+    assert len(names) == 24
+    assert "runs/cifar10/seed-bn-silu-0" in names
     assert "runs/cifar10/seed-bn-0" in names
     assert "runs/cifar10/seed-bn-gn-0" in names
     assert "runs/cifar10/assignment-5000-bn-0" in names
@@ -322,6 +326,15 @@ def test_the_summary_is_a_table_that_fits_80_columns(monkeypatch, cli):
     assert re.search(r"all +42,140 +11,202,496", out)
     assert "296 running statistics" in out
     assert re.search(r"C:32vs2/ln-full +ln-full +32 × 3 × 3 +6,336 +51,840 +30", out)
+
+
+def test_the_summary_takes_an_activation_and_names_it(cli):
+    code, out, _ = cli("summary", "C:8 D:12a GAP FC", "--activation", "prelu")
+    assert code == 0
+    assert "Layers, normalization bn, activation prelu" in out
+    assert re.search(r"D:12a +bn +12 × 32 × 32 +228 ", out)  # 8 · 9 + 8 · 12 + 3 · (8 + 12)
+    code, out, _ = cli("summary", "seed-bn", "--activation", "swish")
+    assert code == 2
 
 
 def test_zoo_and_norms_list_their_entries(cli):

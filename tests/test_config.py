@@ -46,7 +46,7 @@ STUDY = StudyConfig(
     precision="bfloat16",
 )
 ADDED = ["contrasts", "margin", "looks"]  # by later versions; written only if given
-ADDED_TO_RUNS = ["muon", "label_smoothing", "augment", "recalibrate", "branches"]
+ADDED_TO_RUNS = ["muon", "label_smoothing", "augment", "recalibrate", "branches", "activation"]
 
 
 def names(kind):
@@ -101,10 +101,18 @@ def test_files_record_the_settings_in_the_order_of_earlier_versions():
 
 def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them():
     given = {"muon": 0.0, "label_smoothing": 0.0, "augment": (), "recalibrate": True}
-    given |= {"branches": "repvgg"}
+    given |= {"branches": "repvgg", "activation": "silu"}
     for name, value in given.items():
         assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
     assert not set(given) & set(recorded(RUN))
+
+
+def test_a_relu_is_what_a_run_does_not_state_and_a_study_does():
+    """A study without it takes each network's own; a run has had that filled in."""
+    assert "activation" not in recorded(dataclasses.replace(RUN, activation="relu"))
+    assert recorded(dataclasses.replace(STUDY, activation="relu"))["activation"] == "relu"
+    assert "activation" not in recorded(STUDY)
+    assert dataclasses.replace(STUDY, activation="silu").command.endswith(" --activation silu")
 
 
 def test_the_seeds_of_a_search_are_recorded_where_there_is_one():

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,10 +21,11 @@ CONVOLUTIONS = st.builds(
     width=WIDTHS,
     valid=st.booleans(),
     stride=st.sampled_from([1, 2]),
+    between=st.booleans(),
     norm=NORMS,
     residual=st.booleans(),
     repeat=REPEATS,
-)
+).map(lambda block: replace(block, between=block.between and block.kind == "D"))
 TRANSITIONS = st.builds(
     Block,
     kind=st.just("c"),
@@ -49,7 +51,7 @@ def test_spaces_and_the_order_of_options_do_not_matter(blocks, data):
     for block in blocks:
         head = f"{block.kind}{block.label}"
         # A name takes as many characters as it can, so it comes last.
-        options = re.findall(r":[0-9]+|v|s2|/[^+*]+|\+|\*[0-9]+", str(block)[len(head) :])
+        options = re.findall(r":[0-9]+|v|s2|a|/[^+*]+|\+|\*[0-9]+", str(block)[len(head) :])
         named = [o for o in options if o.startswith("/")]
         others = data.draw(st.permutations([o for o in options if not o.startswith("/")]))
         tokens.append(head + "".join([*others, *named]))

@@ -39,6 +39,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         network: A name that `normlab zoo` lists, or a layout. Its last width is the number of
             classes.
         norm: Normalization.
+        activation: Activation. None: the network's own if it has one, else `relu`.
         budget: Number of parameters to stay below. Open widths are solved from it.
         recipe: Training recipe. None: the network's own if it has one, else `seed`.
         epochs: Passes over the images. None: the recipe's; the same holds for the next three.
@@ -63,6 +64,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         network: str = "nano",
         *,
         norm: str = "bn",
+        activation: str | None = None,
         budget: int | None = None,
         recipe: str | None = None,
         epochs: int | None = None,
@@ -77,6 +79,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.network = network
         self.norm = norm
+        self.activation = activation
         self.budget = budget
         self.recipe = recipe
         self.epochs = epochs

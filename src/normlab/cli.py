@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from normlab.config import DataConfig, DataRoot, Execution, RunConfig, StudyConfig, default_is
+from normlab.config import (
+    ActivationName,
+    DataConfig,
+    DataRoot,
+    Execution,
+    RunConfig,
+    StudyConfig,
+    default_is,
+)
 from normlab.errors import NormlabError, UsageError
 from normlab.export import formats
 from normlab.notes import note
@@ -501,6 +509,9 @@ def summary(
     network: Annotated[str, Positional, arg(metavar="NAME_OR_LAYOUT", help_behavior_hint="")],
     *,
     norm: str = _UNSET.norm,
+    activation: Annotated[
+        ActivationName | None, default_is("the network's own if it has one, else relu")
+    ] = None,
     budget: Annotated[int | None, default_is("50000 where a width is open")] = None,
     classes: int = 10,
 ) -> None:
@@ -508,10 +519,12 @@ def summary(
 
         $ normlab summary seed-ln
         $ normlab summary assignment --norm gn --budget 5000
+        $ normlab summary nano --activation prelu
 
     Args:
         network: A name that `normlab zoo` lists, a layout, or your `module:function`.
         norm: Normalization, as `normlab norms` lists them, or your `module:Class`.
+        activation: Activation after the normalizations.
         budget: Number of parameters to stay below. Open widths are solved from it.
         classes: Number of classes.
     """
@@ -519,7 +532,7 @@ def summary(
 
     from normlab.network.summary import summarize
 
-    table = summarize(network, norm=norm, classes=classes, budget=budget)
+    table = summarize(network, norm=norm, activation=activation, classes=classes, budget=budget)
     print(table.layout)  # on one line, however long, so that it can be copied
     Console().print(table)
 
@@ -533,7 +546,8 @@ def zoo() -> None:
     from normlab.network.zoo import ZOO
 
     for name, entry in ZOO.items():
-        print(f"{name}: {entry.about}\n    {entry.layout}")
+        activation = "" if entry.activation == "relu" else f" ({entry.activation})"
+        print(f"{name}: {entry.about}\n    {entry.layout}{activation}")
 
 
 @command
@@ -581,7 +595,7 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
 
 
 def _default_out(config: RunConfig) -> Path:
-    """runs/DATASET/NETWORK-NORM-SEED, with the budget if there is one.
+    """runs/DATASET/NETWORK-NORM-SEED, with the budget and the activation if they are given.
 
     A layout is named by its hash. The published networks have the normalization in their name.
     """
@@ -593,6 +607,8 @@ def _default_out(config: RunConfig) -> Path:
         parts.append(str(config.budget))
     if not (network.startswith("seed-") and config.norm == _UNSET.norm):
         parts.append(config.norm.replace(":", "."))
+    if config.activation is not None:
+        parts.append(config.activation)
     dataset = config.dataset.partition(":")[0]
     return Path("runs") / dataset / "-".join([*parts, str(config.seed)])
 

@@ -43,12 +43,15 @@ MAX_SEEDS = 10_000
 # The fields that older files lack: of a study, and of a run.
 WRITTEN_IF_GIVEN = (
     *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
-    *("recalibrate", "branches"),
+    *("recalibrate", "branches", "activation"),
 )
+# What the file of a run means by leaving a setting out, if that is not the default.
+UNSTATED: dict[str, Any] = {"activation": "relu"}
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Branches = Literal["none", "repvgg", "expand"]
 Precision = Literal["float32", "bfloat16"]
+ActivationName = Literal["relu", "hard-swish", "silu", "gelu", "prelu", "leaky"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
 NetworkName = Annotated[
@@ -112,13 +115,28 @@ class TrainingConfig(DataConfig):
     """Train each 3×3 convolution as several that are folded into one before it is saved: `repvgg`,
     the sum of 3×3, 1×1 and identity; `expand`, 1×1 · 3×3 · 1×1, four times as wide in between."""
 
+    activation: Annotated[
+        ActivationName | None, default_is("the network's own if it has one, else relu")
+    ] = None
+    """Activation after the normalizations; `frn` and the `evonorm`s have their own instead. `prelu`
+    learns a slope for each channel, which counts as a parameter."""
+
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
     has instructions for it. Weights, their updates and evaluation stay in float32."""
 
 
 @field_order(
-    *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
+    *(
+        "dataset",
+        "holdout",
+        "split_seed",
+        "skip_unreadable",
+        "network",
+        "norm",
+        "activation",
+        "budget",
+    ),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
     *("train_images", "label_noise", "precision", "recalibrate", "branches", "seed"),
@@ -164,7 +182,7 @@ class RunConfig(TrainingConfig):
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
-    *("recalibrate", "branches"),
+    *("recalibrate", "branches", "activation"),
 )
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TrainingConfig):
@@ -238,11 +256,14 @@ class StudyConfig(TrainingConfig):
 
 def recorded(config: RunConfig | StudyConfig) -> dict[str, Any]:
     """A configuration as files have it: without what older ones lack and nobody asked for."""
-    defaults = {field.name: field.default for field in fields(config)}
+    left_out = {field.name: [field.default] for field in fields(config)}
+    if isinstance(config, RunConfig):
+        for name, value in UNSTATED.items():
+            left_out[name].append(value)
     written = {
         name: value
         for name, value in dataclasses.asdict(config).items()
-        if name not in WRITTEN_IF_GIVEN or value != defaults[name]
+        if name not in WRITTEN_IF_GIVEN or value not in left_out[name]
     }
     # Searches that do not state it had one seed.
     if isinstance(config, StudyConfig) and (not config.tune or config.tune_seeds == 1):

@@ -14,6 +14,7 @@ A token is a kind, a label (digits, which have no effect) and options:
     :24   output width (default: solved from the budget)
     v     no padding ("valid")
     s2    stride 2
+    a     D: an activation after its first normalization, too
     /gn=3 normalization of this block
     +     the block's input is added to its output
     *3    applied three times, with the same convolution weights and three normalizations
@@ -55,6 +56,7 @@ class Block:
         width: Output channels; None if the budget decides.
         valid: Whether the convolution has no padding.
         stride: 1 or 2.
+        between: Whether an activation stands between the two convolutions of a `D`, too.
         norm: The block's own normalization, by its name in the registry; None for the network's.
         residual: Whether the input is added to the output.
         repeat: Number of times the block is applied, with the same convolution weights.
@@ -65,6 +67,7 @@ class Block:
     width: int | None = None
     valid: bool = False
     stride: int = 1
+    between: bool = False
     norm: str | None = None
     residual: bool = False
     repeat: int = 1
@@ -87,6 +90,7 @@ class Block:
                 f":{self.width}" if self.width is not None else "",
                 "v" if self.valid else "",
                 "s2" if self.stride == 2 else "",
+                "a" if self.between else "",
                 f"/{self.norm}" if self.norm is not None else "",
                 "+" if self.residual else "",
                 f"*{self.repeat}" if self.repeat != 1 else "",
@@ -102,13 +106,14 @@ _OPTIONS = {
     "width": re.compile(r":([0-9]+)"),
     "valid": re.compile(r"(v)"),
     "stride": re.compile(r"s([0-9]+)"),
+    "between": re.compile(r"(a)"),
     "norm": re.compile(rf"/({_NORM})"),
     "residual": re.compile(r"(\+)"),
     "repeat": re.compile(r"\*([0-9]+)"),
 }
 # The options that each kind takes.
 _ALLOWED = {
-    "C": frozenset(_OPTIONS),
+    "C": frozenset(_OPTIONS) - {"between"},
     "D": frozenset(_OPTIONS),
     "c": frozenset({"width", "stride", "residual", "repeat"}),
     "FC": frozenset({"width"}),
@@ -117,7 +122,8 @@ _ALLOWED = {
     "GAP": frozenset[str](),
 }
 _SPELLING = {
-    "width": ":24", "valid": "v", "stride": "s2", "norm": "/gn", "residual": "+", "repeat": "*3",
+    "width": ":24", "valid": "v", "stride": "s2", "between": "a", "norm": "/gn", "residual": "+",
+    "repeat": "*3",
 }  # fmt: skip
 
 
@@ -191,6 +197,7 @@ def _parse_token(line: str, start: int, end: int) -> Block:
         width=int(options["width"]) if "width" in options else None,
         valid="valid" in options,
         stride=int(options.get("stride", 1)),
+        between="between" in options,
         norm=options.get("norm"),
         residual="residual" in options,
         repeat=int(options.get("repeat", 1)),

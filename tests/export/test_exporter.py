@@ -29,6 +29,7 @@ from normlab.export.folding import InferenceModel
 from normlab.export.formats.onnx import load as load_onnx
 from normlab.export.formats.onnx import quantize
 from normlab.inference.evaluate import to_input
+from normlab.layers.activations import ACTIVATIONS
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms import REGISTRY
 from normlab.layers.norms.batch import (
@@ -39,7 +40,7 @@ from normlab.layers.norms.batch import (
 )
 from normlab.layers.norms.none import Affine
 from normlab.network.model import Network
-from normlab.runs.checkpoint import save_weights
+from normlab.runs.checkpoint import load_weights, save_weights
 
 DIGITS = load("digits")
 FIXED = (
@@ -57,12 +58,12 @@ NORMLAB = [sys.executable, "-m", "normlab"]
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 
-def random_run(folder, layout, norm="bn"):
+def random_run(folder, layout, norm="bn", activation="relu"):
     """A run on digits with random weights and statistics instead of trained ones.
 
     Its predictions differ from image to image: those of PyTorch's initial weights hardly do.
     """
-    network = Network(layout, norm=norm).eval()
+    network = Network(layout, norm=norm, activation=activation).eval()
     random = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if ("norms." in name or "branch_scales" in name) and tensor.is_floating_point():
@@ -89,6 +90,7 @@ def random_run(folder, layout, norm="bn"):
         test=len(DIGITS.test),
         network=layout,
         norm=norm,
+        activation=activation,
         dataset="digits",
     )
     run.write_config()
@@ -184,6 +186,29 @@ def test_every_normalization_and_block_predicts_as_the_trained_network(
         int8 = load_onnx(quantize(exported.path.read_bytes(), DIGITS.train.images[:200], {}))
         # Random weights are sensitive to rounding. By chance a tenth of the classes would be equal.
         assert (int8(DIGITS.test.images).argmax(1) == expected.argmax(1)).mean() > 0.6
+
+
+@pytest.mark.slow(5)
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_predicts_as_the_trained_network(activation, norm, tmp_path):
+    """Folded and not, in ONNX, in pt2 and in int8; the network is read from the run's folder."""
+    run = random_run(tmp_path, "C:8 C:8+*2 P D:12a D:12a+ P c:12 C:8 GAP FC", norm, activation)
+    network = Network(run.layout, norm=norm, activation=activation)
+    load_weights(tmp_path / "model.safetensors", network)
+    pixels = DIGITS.test.images
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(pixels) / 255).softmax(1).numpy()
+    np.testing.assert_allclose(normlab.load(tmp_path).probabilities(pixels), expected, atol=1e-5)
+    for to, predict in (("onnx", by_onnx_runtime), ("pt2", by_pytorch)):
+        exported = normlab.export_run(run, to)
+        np.testing.assert_allclose(predict(exported.path, pixels), expected, atol=1e-5)
+    file = (tmp_path / "model.onnx").read_bytes()
+    metadata = {each.key: each.value for each in onnx.load_from_string(file).metadata_props}
+    assert metadata["activation"] == activation
+    int8 = load_onnx(quantize(file, DIGITS.train.images[:200], {}))(pixels)
+    # Random weights are sensitive to rounding. By chance a tenth of the classes would be equal.
+    assert (int8.argmax(1) == expected.argmax(1)).mean() > 0.6
 
 
 def test_onnx_takes_pixels_gives_probabilities_and_has_batchnorm_folded(files):

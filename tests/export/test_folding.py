@@ -37,11 +37,11 @@ def trained(module):
 @pytest.mark.parametrize("name", AFFINE)
 def test_as_affine_is_what_the_layer_computes_in_eval_mode(name, activate):
     layer = core(trained(norms.build(name, SHAPE, activate=activate)))
-    weight, bias, activation = layer.as_affine()
+    weight, bias, followed_by = layer.as_affine()
     x = torch.randn(3, *SHAPE)
     expected = x * weight[:, None, None] + bias[:, None, None]
-    if activation:
-        expected = activation.formula(expected)
+    if followed_by:
+        expected = followed_by(expected)
     torch.testing.assert_close(layer(x), expected)
 
 

@@ -1,7 +1,8 @@
 """The activations of the table, and one without a compiled pass in layers and networks."""
 
-import functools
+import copy
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -9,9 +10,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from formulas import FORMULAS, by_proxy, parameters
+from normlab.config import ActivationName
+from normlab.errors import UsageError
 from normlab.export.folding import InferenceModel
 from normlab.layers import kernels, norms
-from normlab.layers.activations import ACTIVATIONS, Activation, normal_moments
+from normlab.layers.activations import (
+    ACTIVATIONS,
+    PRELU,
+    Activate,
+    Activation,
+    find,
+    normal_moments,
+)
 from normlab.network.model import Network
 
 SHAPE = (6, 4, 5)
@@ -33,7 +43,7 @@ def channels_last(*shape, seed=0):
 def test_the_second_moment_is_that_of_a_standard_normal(activation):
     z = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     density = torch.exp(-(z**2) / 2) / (2 * torch.pi) ** 0.5
-    moment = torch.trapezoid(activation.formula(z) ** 2 * density, z)
+    moment = torch.trapezoid(Activate(activation, 1).double()(z[None])[0] ** 2 * density, z)
     assert moment.item() == pytest.approx(activation.second_moment, rel=1e-6)
 
 
@@ -42,11 +52,11 @@ def test_the_second_moment_is_that_of_a_standard_normal(activation):
 def test_the_moments_of_normal_values_are_near_the_integrals(activation, weight, bias):
     z = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     density = torch.exp(-(z**2) / 2) / (2 * torch.pi) ** 0.5
-    values = activation.formula(weight * z + bias)
+    values = Activate(activation, 1).double()((weight * z + bias)[None])[0]
     expected = torch.trapezoid(values * density, z)
     deviations = torch.trapezoid((values - expected) ** 2 * density, z)
     one = torch.ones(3, dtype=torch.float64)
-    mean, variance = normal_moments(activation, weight * one, bias * one)
+    mean, variance = normal_moments(Activate(activation, 3), weight * one, bias * one)
     smooth = activation is not SQUARED_RELU  # whose tails are heavy
     torch.testing.assert_close(mean, expected * one, rtol=5e-3 if smooth else 2e-2, atol=1e-3)
     torch.testing.assert_close(variance, deviations * one, rtol=2e-2 if smooth else 0.2, atol=1e-3)
@@ -65,8 +75,28 @@ def test_proxy_normalization_takes_the_moments_of_any_activation(name):
     torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["proxy-gn", "proxy-ln"])
+def test_proxy_normalization_takes_the_moments_with_the_learned_slopes(name):
+    layer = norms.build(name, SHAPE, activate=True, activation=PRELU).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-0.5, 1.5)
+        (slope,) = (p for key, p in layer.named_parameters() if key.endswith("slope"))
+        slope.fill_(0.6)
+    x = channels_last(5, *SHAPE).double()
+    p = {key: values.detach() for key, values in parameters(layer).items()}
+    y = FORMULAS[name](x, p, None)
+    expected = by_proxy(y, p, lambda z: torch.where(z > 0, z, 0.6 * z))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_every_activation_is_listed_by_its_name():
     assert all(name == activation.name for name, activation in ACTIVATIONS.items())
+    assert get_args(ActivationName) == tuple(ACTIVATIONS)  # what --activation takes
+    with pytest.raises(
+        UsageError, match="no activation 'swish': use one of relu, hard-swish, silu"
+    ):
+        find("swish")
     with_a_pass = {a for a in ACTIVATIONS.values() if a.compiled}
     assert set(kernels.ACTIVATION_NUMBERS) == {None, *with_a_pass}
 
@@ -86,6 +116,110 @@ def test_a_compiled_pass_computes_the_formula_and_its_gradient(activation):
         results.append((y, x.grad, *(p.grad for p in layer.parameters())))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+OF_ACTIVATIONS = {
+    "relu": lambda z: z.clamp(min=0),
+    "hard-swish": lambda z: z * (z / 6 + 0.5).clamp(0, 1),
+    "silu": lambda z: z / (1 + torch.exp(-z)),
+    "gelu": lambda z: 0.5 * z * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3))),
+    "prelu": lambda z: torch.where(z > 0, z, 0.25 * z),
+    "leaky": lambda z: torch.where(z > 0, z, 0.01 * z),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("norm", ["bn", "gn=3", "ln"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_computes_its_formula_and_gradient_in_float64(name, norm, dtype):
+    """After the normalization, with dropout's place empty and values far out on both sides."""
+    layer = norms.build(norm, SHAPE, activate=True, activation=find(name))
+    with torch.no_grad():  # z reaches from about -60 to 60
+        layer.weight.copy_(torch.tensor([0.5, 1.0, 2.0, 4.0, 10.0, 20.0]))
+        layer.bias.copy_(torch.linspace(-2, 2, 6))
+    plain = norms.build(norm, SHAPE, activate=False).double()
+    plain.load_state_dict(layer.state_dict(), strict=False)
+    x = channels_last(9, *SHAPE).to(dtype)
+    upstream = channels_last(9, *SHAPE, seed=1).to(dtype)
+    leaf, leaf64 = (x.detach().to(kind).requires_grad_() for kind in (dtype, torch.float64))
+    y, y64 = layer(leaf), OF_ACTIVATIONS[name](plain(leaf64))
+    assert y.dtype == dtype
+    y.backward(upstream)
+    y64.backward(upstream.double())
+    compiled = kernels.library() is not None and find(name).compiled is not None
+    rounding = 2**-22 if dtype == torch.float32 else 2**-8
+    for one, exact in ((y, y64), (leaf.grad, leaf64.grad)):
+        # Without a pass, the affine map and the activation are rounded one after the other.
+        room = rounding * (1 if compiled else 4)
+        largest = float(exact.detach().abs().max())
+        torch.testing.assert_close(one.double(), exact, rtol=8 * room, atol=room * largest)
+    rounding = 2**-22 if compiled else 4 * rounding  # the passes' sums are in float32
+    for each in ("weight", "bias"):  # sums of values, which may cancel
+        one, exact = getattr(layer, each).grad, getattr(plain, each).grad
+        room = rounding * float(upstream.double().abs().sum()) / SHAPE[0]
+        torch.testing.assert_close(one.double(), exact, rtol=8 * rounding, atol=room)
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+@pytest.mark.parametrize("name", [a.name for a in ACTIVATIONS.values() if a.compiled])
+def test_a_compiled_pass_is_exact_to_rounding_wherever_z_is(name):
+    """Value and gradient of the pass alone, for 40,000 values from -120 to 120."""
+    z = torch.cat([torch.linspace(-120, 120, 20_000), torch.linspace(-4, 4, 20_000)])
+    x = z.reshape(1, 8, 50, 100).contiguous(memory_format=torch.channels_last)
+    ones, zeros = torch.ones(1, 8), torch.zeros(1, 8)
+    common = {"activation": find(name), "scale": ones, "shift": zeros}
+    y, dx = torch.empty_like(x), torch.empty_like(x)
+    kernels.normalize("apply", x, out=y, **common)
+    factors = {"gradient_factor": ones, "input_factor": zeros, "constant": zeros}
+    kernels.normalize("backward_apply", x, out=dx, dy=torch.ones_like(x), **factors, **common)
+    exact = x.double().requires_grad_()
+    value = find(name).formula(exact)
+    value.sum().backward()
+    assert value.isfinite().all()
+    for ours, expected in ((y, value.detach()), (dx, exact.grad)):
+        torch.testing.assert_close(ours.double(), expected, rtol=2e-6, atol=1e-6)
+    kernels.normalize("apply", torch.full_like(x, torch.nan), out=y, **common)
+    assert y.isnan().all()
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn=3", "none", "ln-channel"])
+def test_prelu_learns_a_slope_for_each_channel(norm):
+    layer = norms.build(norm, SHAPE, activate=True, activation=PRELU)
+    (slope,) = (p for name, p in layer.named_parameters() if name.endswith("slope"))
+    assert slope.tolist() == [0.25] * 6
+    plain = norms.build(norm, SHAPE, activate=False)
+    plain.load_state_dict(
+        {name.removeprefix("0."): value for name, value in layer.state_dict().items()},
+        strict=False,
+    )
+    with torch.no_grad():
+        slope.copy_(torch.linspace(-1, 1, 6))
+    x, upstream = channels_last(9, *SHAPE), channels_last(9, *SHAPE, seed=1)
+    z = plain(x).detach()
+    y = layer(x)
+    y.backward(upstream)
+    torch.testing.assert_close(y.detach(), torch.where(z > 0, z, slope[:, None, None] * z).detach())
+    expected = (torch.where(z > 0, 0, z) * upstream).sum((0, 2, 3))
+    torch.testing.assert_close(slope.grad, expected)
+    assert layer(x.bfloat16()).dtype in (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "norm", ["bn", "gn", "none", "gn-ws", "frn", "sws", "dyt", "proxy-gn", "proxy-ln"]
+)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_network_with_each_activation_trains_and_is_folded(name, norm):
+    network = Network("C:6 C:6+*2 P D:8a c:8 GAP FC", norm=norm, activation=name)
+    network = network.to(memory_format=torch.channels_last)
+    pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    images = (pixels / 255).contiguous(memory_format=torch.channels_last)
+    logits = network(images)
+    F.cross_entropy(logits, torch.arange(4)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    slopes = [m for m in network.modules() if isinstance(m, Activate) and m.slope is not None]
+    assert len(slopes) == (5 if name == "prelu" and norm != "frn" else 0)
+    expected = copy.deepcopy(network).eval()(images).softmax(1)
+    torch.testing.assert_close(InferenceModel(network)(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
@@ -138,9 +272,10 @@ def test_a_network_with_another_activation_trains_and_is_folded(norm, monkeypatc
     pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     images = (pixels / 255).contiguous(memory_format=torch.channels_last)
     with_relu = Network(line, norm=norm)(images)
-    with_squares = functools.partial(norms.build, activation=SQUARED_RELU)
-    monkeypatch.setattr(norms, "build", with_squares)
-    network = Network(line, norm=norm).to(memory_format=torch.channels_last)
+    monkeypatch.setitem(ACTIVATIONS, SQUARED_RELU.name, SQUARED_RELU)
+    network = Network(line, norm=norm, activation=SQUARED_RELU.name).to(
+        memory_format=torch.channels_last
+    )
     logits = network(images)
     assert torch.allclose(logits, with_relu, atol=1e-5) == (norm in WITH_THEIR_OWN)
     F.cross_entropy(logits, torch.arange(4)).backward()

@@ -20,6 +20,7 @@ from harness import EXECUTION, InterruptAt
 from normlab import Network, RunConfig, StudyConfig, norms, recipes
 from normlab.errors import InterruptedRunError, RunError, UsageError
 from normlab.inference.explain import class_maps
+from normlab.network.summary import summarize
 from normlab.report.card import write_card
 from normlab.study.compare import compare
 from normlab.training.optimizers import trained_by_muon
@@ -285,6 +286,21 @@ def test_every_normalization_can_be_in_it(norm, nets):
     assert network(images).shape == (4, 7)
     network(images).sum().backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn", "sws", "dyt", "proxy-gn", "none"])
+def test_the_runs_activation_follows_where_it_is_asked_for(norm, nets):
+    relu, prelu, silu = (
+        Network(f"{nets}:net", norm=norm, activation=name) for name in ("relu", "prelu", "silu")
+    )
+    assert prelu.counted_parameters - relu.counted_parameters == 12  # one of two is activated
+    table = summarize(f"{nets}:net", norm=norm, activation="prelu")
+    assert (table.parameters, table.activation) == (prelu.counted_parameters, "prelu")
+    images = torch.rand(4, 3, 32, 32)
+    torch.manual_seed(0)
+    with_relu = relu(images)
+    torch.manual_seed(0)
+    assert not torch.allclose(silu(images), with_relu, atol=1e-4)
 
 
 def test_normalizations_with_one_seed_start_from_the_same_weights(nets):

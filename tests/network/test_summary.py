@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torchinfo
@@ -5,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normlab import notation
+from normlab.errors import UsageError
+from normlab.layers.activations import ACTIVATIONS
 from normlab.network.model import Network
 from normlab.network.summary import summarize
 from normlab.network.zoo import ZOO
@@ -37,12 +41,17 @@ def test_the_layer_table_agrees_with_torchinfo(name, norm):
     assert convolutions == summary.macs
 
 
+def _allowed(block):
+    return replace(block, between=block.between and block.kind == "D")
+
+
 BLOCKS = st.builds(
     notation.Block,
     kind=st.sampled_from(["C", "c", "D", "P", "A"]),
     width=st.integers(1, 9),
     valid=st.booleans(),
     stride=st.sampled_from([1, 1, 2]),
+    between=st.booleans(),
     norm=st.none()
     | st.sampled_from(
         [
@@ -61,7 +70,7 @@ BLOCKS = st.builds(
     ),
     residual=st.booleans(),
     repeat=st.integers(1, 2),
-).map(lambda block: notation.Block(block.kind) if block.kind in "PA" else block)
+).map(lambda block: notation.Block(block.kind) if block.kind in "PA" else _allowed(block))
 
 
 @given(st.lists(BLOCKS, max_size=6), st.sampled_from(["GAP FC", "GAP C C", "c GAP", "FC"]))
@@ -115,6 +124,48 @@ def test_the_receptive_field_is_the_patch_that_outputs_depend_on(line):
 def test_default_groups_are_shown():
     rows = summarize("C:12 D:9 C:7 GAP FC", norm="gn").rows
     assert [row.normalization for row in rows] == ["gn=4", "gn=4, 3", "gn=1", "", ""]
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn", "none", "ln-channel", "frn"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_activation_is_named_and_its_slopes_are_parameters(activation, norm):
+    line = "C:12 D:9 D:9a+*2 c:4 GAP FC"
+    summary = summarize(line, norm=norm, activation=activation)
+    network = Network(line, norm=norm, activation=activation)
+    assert [row.parameters for row in summary.rows] == [
+        sum(p.numel() for p in block.parameters()) for block in network.blocks
+    ]
+    more = summary.parameters - summarize(line, norm=norm, activation="relu").parameters
+    slopes = 12 + 9 + 2 * (9 + 9) if activation == "prelu" and norm != "frn" else 0
+    assert more == slopes  # frn has an activation of its own
+    assert summary.table.caption == f"Layers, normalization {norm}, activation {activation}"
+
+
+def test_a_named_network_has_its_own_activation(monkeypatch):
+    monkeypatch.setitem(ZOO, "nano", replace(ZOO["nano"], activation="prelu"))
+    assert summarize("nano").activation == "prelu"
+    assert summarize("nano", activation="silu").activation == "silu"
+    assert summarize(ZOO["nano"].layout).activation == "relu"
+    parameters = sum(p.numel() for p in Network("nano").parameters())
+    assert parameters == summarize("nano").parameters
+    assert parameters > summarize("nano", activation="relu").parameters
+
+
+def test_the_slopes_count_in_the_budget():
+    line = ZOO["assignment"].layout
+    narrow = summarize(line, activation="prelu", budget=5000)
+    wide = summarize(line, activation="relu", budget=narrow.parameters + 1)
+    assert narrow.parameters < 5000
+    exact = summarize(narrow.layout, activation="prelu", budget=narrow.parameters + 1)
+    assert exact.parameters == narrow.parameters
+    assert wide.parameters <= narrow.parameters
+    with pytest.raises(UsageError, match="parameters with bn, 1 too many"):
+        summarize(narrow.layout, activation="prelu", budget=narrow.parameters)
+
+
+def test_an_activation_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match="no activation 'swish': use one of relu, hard-swish"):
+        summarize("C:8 GAP FC", activation="swish")
 
 
 def test_running_statistics_are_counted_separately():

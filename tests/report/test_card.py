@@ -43,6 +43,7 @@ def test_the_text_agrees_with_the_run(run):
     for fact in (
         run.layout,
         f"{run.summary.parameters:,} parameters",
+        "with the normalization `bn` and the activation `relu`, trained",
         run.data.fingerprint,
         f"{run.data.train:,} training images",
         "after the last epoch (3)",

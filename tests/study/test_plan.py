@@ -12,6 +12,7 @@ from normlab.data import load
 from normlab.errors import UsageError
 from normlab.layers.norms import REGISTRY
 from normlab.network.model import Network
+from normlab.network.zoo import ZOO
 from normlab.study import plan as plan_module
 from normlab.study.plan import Axis, Setting, plan, settings, varying, warnings
 from normlab.training.step import Batches
@@ -39,7 +40,8 @@ def test_every_normalization_is_planned_in_every_setting():
 def test_an_unused_axis_leaves_the_recipes_setting():
     (arm,) = planned(norms=("ln",))
     assert arm.name == "ln"
-    assert arm.config == RunConfig(network=LINE, dataset="digits", recipe="demo", norm="ln")
+    given = {"network": LINE, "dataset": "digits", "recipe": "demo", "norm": "ln"}
+    assert arm.config == RunConfig(**given, activation="relu")
     assert arm.setting.batch_size is None
 
 
@@ -67,6 +69,19 @@ def test_widths_are_solved_once_and_every_arm_stays_below_the_budget():
         assert max(parameters.values()) == parameters["frn"] < setting.budget
         alone = Network("C P C P C GAP FC", norm="frn", budget=setting.budget)
         assert line == alone.layout
+
+
+def test_each_arm_has_the_activation_that_was_asked_for_or_its_networks_own(monkeypatch):
+    own = dataclasses.replace(ZOO["nano"], layout="D D+ P D D+ P D D+ GAP FC", activation="prelu")
+    monkeypatch.setitem(ZOO, "nano", own)
+    networks = {"network": "nano", "layouts": ("micro", LINE), "norms": ("bn", "gn")}
+    arms = planned(**networks)
+    assert [arm.config.activation for arm in arms] == ["prelu"] * 2 + ["relu"] * 4
+    for arm in arms[:2]:  # its slopes count in the budget
+        assert arm.config.network == Network("nano", norm="bn", budget=50_000).layout
+        assert arm.config.network != Network("nano", activation="relu", budget=50_000).layout
+    assert {arm.config.activation for arm in planned(**networks, activation="silu")} == {"silu"}
+    assert {arm.config.activation for arm in planned(**networks, activation="relu")} == {"relu"}
 
 
 def test_a_named_network_keeps_its_name():
@@ -293,5 +308,6 @@ def test_the_values_of_a_new_axis_are_checked(decay_axis):
 def test_a_new_axis_changes_nothing_while_it_is_unused(decay_axis):
     (arm,) = decay_axis()
     assert arm.name == "bn"
-    assert arm.config == RunConfig(network=LINE, dataset="digits", recipe="demo", norm="bn")
+    given = {"network": LINE, "dataset": "digits", "recipe": "demo", "norm": "bn"}
+    assert arm.config == RunConfig(**given, activation="relu")
     assert arm.setting.weight_decay is None

@@ -35,6 +35,7 @@ from normlab.errors import (
 from normlab.findings.run import analyze
 from normlab.inference.evaluate import evaluate
 from normlab.network.model import Network
+from normlab.network.zoo import ZOO, Entry
 from normlab.notation import LayoutError
 from normlab.recipes import Recipe, resolve
 from normlab.report.plots import curves
@@ -54,6 +55,39 @@ STEPS = 23  # of an epoch: 1,437 images in batches of 64
 def whole(tmp_path_factory):
     """A run without interruption, with every kind of random draw: also augmentation and dropout."""
     return train(SMALL, tmp_path_factory.mktemp("runs") / "whole", quiet=True)
+
+
+@pytest.mark.slow(2)
+@pytest.mark.parametrize("activation", ["relu", "hard-swish", "prelu"])
+def test_a_run_keeps_its_activation_when_its_networks_default_changes(
+    activation, tmp_path, monkeypatch
+):
+    """Also a run that does not state it, as none did before: it has ReLUs."""
+    monkeypatch.setitem(ZOO, "tiny", Entry(SMALL.network, "", activation=activation))
+    config = dataclasses.replace(SMALL, network="tiny", epochs=1)
+    run = train(config, tmp_path / "run", quiet=True)
+    assert run.config.activation == activation
+    settings = json.loads((tmp_path / "run/config.json").read_text())["run"]
+    assert settings.get("activation", "relu") == activation
+    assert ("activation" in settings) == (activation != "relu")
+    monkeypatch.setitem(ZOO, "tiny", Entry(SMALL.network, "", activation="gelu"))
+    opened = Run.open(tmp_path / "run")
+    assert opened.config == run.config
+    assert opened.digest == run.digest
+    assert opened.summary.activation == activation
+    dataset = opened.dataset()
+    assert evaluate(opened.network(), dataset, "test").accuracy == pytest.approx(run.last.accuracy)
+    asked = dataclasses.replace(config, activation=activation)
+    assert_equal_runs(train(asked, tmp_path / "again", quiet=True), run)
+
+
+@pytest.mark.slow(1)
+def test_a_run_with_an_activation_is_resumed_bit_for_bit(tmp_path):
+    config = dataclasses.replace(SMALL, activation="prelu", epochs=1)
+    one = train(config, tmp_path / "one", quiet=True)
+    with pytest.raises(InterruptedRunError):
+        train(config, tmp_path / "other", callbacks=[InterruptAt((0, 5))], quiet=True)
+    assert_equal_runs(one, resume(tmp_path / "other", quiet=True))
 
 
 def pictures(folder):

@@ -187,6 +187,7 @@ def _metadata(run: Run) -> dict[str, str]:
         "classes": json.dumps(run.data.classes),
         "layout": run.layout,
         "norm": run.config.norm,
+        "activation": run.summary.activation,
         "seed": str(run.config.seed),
         "weights": sha256((run.path / "model.safetensors").read_bytes()).hexdigest(),
         "fingerprint": run.data.fingerprint,

@@ -5,7 +5,6 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from normlab.layers.activations import Activate
 from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.none import Affine
 from normlab.network.model import Convolution, Network
@@ -76,14 +75,15 @@ def _folded(conv: nn.Module, norm: nn.Module | None, repeat: int) -> list[nn.Mod
     affine = _as_affine(first)
     if affine is None:
         return [conv, norm]
-    weight, bias, activation = affine
+    weight, bias, activate = affine
     if repeat > 1 or type(conv) is not nn.Conv2d:  # another class computes with other weights
-        layer = Affine((len(weight), 1, 1), activation=activation, dropout=0.0)
+        layer = Affine((len(weight), 1, 1), activation=None, dropout=0.0)
         layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+        layer.activate = activate
         return [conv, layer, *rest]
     conv.weight = nn.Parameter(conv.weight * weight[:, None, None, None])
     conv.bias = nn.Parameter(bias)
-    return [conv, *([Activate(activation)] if activation else []), *rest]
+    return [conv, *([activate] if activate else []), *rest]
 
 
 def _as_affine(norm: nn.Module) -> ChannelAffine | None:

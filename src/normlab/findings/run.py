@@ -347,6 +347,7 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         differing.append(f"the layout ({parameters} parameters)")
     settings = [
         *(("recipe", field.name) for field in dataclasses.fields(runs[0].recipe)),
+        ("config", "activation"),
         ("config", "budget"),
         ("config", "holdout"),
         ("config", "split_seed"),
@@ -405,7 +406,7 @@ def _arm(run: Run) -> object:
     """
     config = run.config
     return (
-        *(run.layout, config.norm, run.recipe, run.data, run.last.epoch),
+        *(run.layout, config.norm, config.activation, run.recipe, run.data, run.last.epoch),
         *(config.split_seed, config.label_noise, config.precision, config.recalibrate),
         config.branches,
     )

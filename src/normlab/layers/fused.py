@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from normlab.layers import kernels
-from normlab.layers.activations import Activation
+from normlab.layers.activations import Activate, Activation
 
 
 class ChannelAffine(NamedTuple):
@@ -28,12 +28,12 @@ class ChannelAffine(NamedTuple):
     Attributes:
         weight: C values.
         bias: C values.
-        activation: The activation that follows; None for none.
+        activate: The activation that follows; None for none.
     """
 
     weight: Tensor
     bias: Tensor
-    activation: Activation | None = None
+    activate: Activate | None = None
 
     @classmethod
     def of_statistics(
@@ -41,7 +41,7 @@ class ChannelAffine(NamedTuple):
         norm: Any,
         mean: Tensor,
         deviation: Tensor,
-        activation: Activation | None = None,
+        activate: Activate | None = None,
     ) -> Self:
         """(x − mean) / deviation · weight + bias, with the weight and the bias of a layer.
 
@@ -49,7 +49,7 @@ class ChannelAffine(NamedTuple):
         passes. Exported files depend on it to the last bit, and int8 calibration amplifies that.
         """
         weight = norm.weight / deviation
-        return cls(weight, norm.bias - mean * weight, activation)
+        return cls(weight, norm.bias - mean * weight, activate)
 
 
 class FusedNorm(nn.Module):
@@ -89,6 +89,7 @@ class FusedNorm(nn.Module):
             raise ValueError(f"dropout must be 0 or more and below 1, not {dropout}")
         channels = shape[0]
         self.groups, self.centre, self.activation = groups, centre, activation
+        self.activate = Activate(activation, channels) if activation else None
         self.dropout, self.momentum, self.eps = dropout, momentum, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels)) if centre else None
@@ -106,8 +107,8 @@ class FusedNorm(nn.Module):
             y = self._run_compiled(x, None, None, 0.0)
         else:
             y = self._run_pytorch(x)
-        if self.activation is not None:
-            y = self.activation.formula(y)
+        if self.activate is not None:
+            y = self.activate(y)
         y = F.dropout(y, self.dropout, self.training)
         return y if residual is None else y + residual
 
@@ -116,7 +117,7 @@ class FusedNorm(nn.Module):
         if self.groups is not None:
             return None
         deviation = (self.running_var + self.eps).sqrt()
-        return ChannelAffine.of_statistics(self, self.running_mean, deviation, self.activation)
+        return ChannelAffine.of_statistics(self, self.running_mean, deviation, self.activate)
 
     def extra_repr(self) -> str:
         """Channels, kind of statistics, activation and dropout."""

@@ -17,7 +17,12 @@ MAX_PARAMETERS = 500_000_000  # each takes 8 bytes of a checkpoint, which may ha
 
 
 def check_trainable(
-    blocks: Sequence[Block], *, norm: str, classes: int, batches: Sequence[int]
+    blocks: Sequence[Block],
+    *,
+    norm: str,
+    classes: int,
+    batches: Sequence[int],
+    activation: str = "relu",
 ) -> None:
     """Raises an error if a network is too large or cannot be trained on batches of these sizes.
 
@@ -30,16 +35,17 @@ def check_trainable(
         LayoutError: A normalization refuses a batch; a caret shows the first such block.
         UsageError: A custom network refuses a batch.
     """
-    parameters = count(blocks, norm=norm, classes=classes)
+    parameters = count(blocks, norm=norm, classes=classes, activation=activation)
     if parameters > MAX_PARAMETERS:
         raise UsageError(
             f"the network has {parameters:,} parameters, at most {MAX_PARAMETERS:,} can be "
             "trained: choose narrower blocks or a smaller --budget"
         )
-    for index, block_shape in enumerate(infer_shapes(blocks, norm=norm, classes=classes)):
+    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
+    for index, block_shape in enumerate(block_shapes):
         for shape, activate in block_shape.normalized:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                module = norms.build(block_shape.norm or "", shape, activate=activate)
+                module = block_shape.build_norm(shape, activate=activate)
                 for batch in batches:
                     try:
                         module(torch.zeros(batch, *shape))
@@ -51,13 +57,15 @@ def check_trainable(
                         )
                         raise notation.error_at(blocks, index, problem) from None
     if blocks[0].custom:
-        _check_custom(blocks[0].kind, norm=norm, classes=classes, batch=min(batches))
+        _check_custom(
+            blocks[0].kind, norm=norm, classes=classes, activation=activation, batch=min(batches)
+        )
 
 
-def _check_custom(reference: str, *, norm: str, classes: int, batch: int) -> None:
+def _check_custom(reference: str, *, norm: str, classes: int, activation: str, batch: int) -> None:
     """Raises UsageError if a custom network fails in training mode. Two images stand for more."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = CustomNetwork(reference, norm, classes)
+        network = CustomNetwork(reference, norm, classes, activation)
         try:
             network(torch.zeros(min(batch, 2), 3, 32, 32))
         except Exception as error:  # the user's code can raise anything

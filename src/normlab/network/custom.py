@@ -2,8 +2,8 @@
 
     def resnet20(norm, classes): ...
 
-`norm(channels)` is the normalization that is compared, as a module; with `activate=True` a ReLU
-follows, or the normalization's own activation. `norm.conv2d` is the class of the convolutions
+`norm(channels)` is the normalization that is compared, as a module; with `activate=True` the run's
+activation follows, or the normalization's own. `norm.conv2d` is the class of the convolutions
 before it. The module maps N × 3 × 32 × 32 to N × classes.
 """
 
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from normlab.errors import UsageError
-from normlab.layers import norms
+from normlab.layers import activations, norms
+from normlab.layers.activations import Activation
 from normlab.layers.norms import Shape
 from normlab.own_code import import_module, one_line
 
@@ -37,9 +38,10 @@ class Norm(nn.Module):
 
     layer: nn.Module | None
 
-    def __init__(self, name: str, channels: int, *, activate: bool) -> None:
+    def __init__(self, name: str, channels: int, *, activate: bool, activation: Activation) -> None:
         super().__init__()
-        self.name, self.channels, self.activate = name, channels, activate
+        self.name, self.channels = name, channels
+        self.activate, self.activation = activate, activation
         self.scale_invariant = norms.find(name)[0].scale_invariant
         self.shape: Shape | None = None
         self.layer = None
@@ -56,7 +58,9 @@ class Norm(nn.Module):
             self.shape = (channels, height, width)
             # Networks with different normalizations draw the same weights.
             with torch.random.fork_rng(devices=[]):
-                self.layer = norms.build(self.name, self.shape, activate=self.activate)
+                self.layer = norms.build(
+                    self.name, self.shape, activate=self.activate, activation=self.activation
+                )
             self.layer.train(self.training)
         normalized: Tensor = self.layer(x)
         return normalized
@@ -68,18 +72,20 @@ class NormFactory:
 
     Attributes:
         name: The normalization, as the registry finds it.
+        activation: The activation of the run.
     """
 
     name: str
+    activation: Activation
 
     def __call__(self, channels: int, *, activate: bool = False) -> Norm:
         """The normalization of N × channels × H × W.
 
         Args:
             channels: Number of channels.
-            activate: Whether a ReLU follows, or the activation that the normalization has itself.
+            activate: Whether the run's activation follows, or the normalization's own.
         """
-        return Norm(self.name, channels, activate=activate)
+        return Norm(self.name, channels, activate=activate, activation=self.activation)
 
     @property
     def conv2d(self) -> type[nn.Conv2d]:
@@ -121,19 +127,21 @@ class CustomNetwork(nn.Module):
         reference: `module:function`.
         norm: The normalization.
         classes: Number of classes.
+        activation: The activation after the normalizations.
 
     Raises:
         UsageError: There is no such function, it fails, or it makes something else.
     """
 
-    def __init__(self, reference: str, norm: str, classes: int) -> None:
+    def __init__(self, reference: str, norm: str, classes: int, activation: str) -> None:
         super().__init__()
         norms.find(norm)  # UsageError before the function is called
+        follows = activations.find(activation)
         called = f"{reference} with {norm}"
         make = find(reference)
         with _explained(called):
             # By keyword: a run's folder can make no other function run by naming it.
-            module = make(norm=NormFactory(norm), classes=classes)
+            module = make(norm=NormFactory(norm, follows), classes=classes)
         if not isinstance(module, nn.Module):
             raise UsageError(f"{called} must return a torch.nn.Module, not {type(module).__name__}")
         if module in _MADE:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab import notation
+from normlab.config import ActivationName
 from normlab.layers import norms
 from normlab.layers.fused import FusedNorm
 from normlab.layers.pooling import MaxPool
@@ -27,6 +28,8 @@ class Network(nn.Module):
     Args:
         line: A layout, the name of one in the zoo, or the `module:function` of a custom network.
         norm: The network's normalization.
+        activation: The activation after the normalizations. None: the named network's own if it has
+            one, else `relu`.
         classes: Number of classes.
         budget: Upper limit of the number of parameters, as in `solve`.
         dropout: Probability of dropout after every activation.
@@ -34,8 +37,8 @@ class Network(nn.Module):
 
     Raises:
         LayoutError: The layout has an error.
-        UsageError: There is no such normalization, the network does not fit the budget, or a
-            custom network fails.
+        UsageError: There is no such normalization or activation, the network does not fit the
+            budget, or a custom network fails.
     """
 
     input_mean: Tensor
@@ -46,13 +49,21 @@ class Network(nn.Module):
         line: str,
         *,
         norm: str = "bn",
+        activation: ActivationName | None = None,
         classes: int = 10,
         budget: int | None = None,
         dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        blocks = solve(notation.parse(zoo.find(line)), norm=norm, classes=classes, budget=budget)
+        activation = zoo.activation_of(line, activation)
+        blocks = solve(
+            notation.parse(zoo.find(line)),
+            norm=norm,
+            classes=classes,
+            budget=budget,
+            activation=activation,
+        )
         self.layout = notation.format(blocks)
         self.register_buffer("input_mean", torch.zeros(3))
         self.register_buffer("input_std", torch.ones(3))
@@ -60,7 +71,7 @@ class Network(nn.Module):
             self.blocks = nn.ModuleList(
                 _module(block_shape, dropout, seed_for(seed, "weights", index))
                 for index, block_shape in enumerate(
-                    infer_shapes(blocks, norm=norm, classes=classes)
+                    infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
                 )
             )
 
@@ -115,7 +126,9 @@ def _module(block_shape: BlockShape, dropout: float, seed: int) -> nn.Module:
     seed_layers(torch.device("cpu"), seed)
     block = block_shape.block
     if block.custom:
-        return CustomNetwork(block.kind, block_shape.norm or "", block_shape.output[0])
+        return CustomNetwork(
+            block.kind, block_shape.norm or "", block_shape.output[0], block_shape.activation
+        )
     match block.kind:
         case "P":
             return MaxPool()
@@ -176,10 +189,12 @@ class Convolution(nn.Module):
             self.branch_scales = nn.Parameter(torch.zeros(block_shape.branch_scales))
         if block_shape.norm is not None:
             for _ in range(block.repeat):
-                for shape, activate in block_shape.normalized:
-                    drop = dropout if activate else 0.0
-                    norm = norms.build(block_shape.norm, shape, activate=activate, dropout=drop)
-                    (self.norms if activate else self.depthwise_norms).append(norm)
+                *first, last = (
+                    block_shape.build_norm(shape, activate=activate, dropout=dropout)
+                    for shape, activate in block_shape.normalized
+                )
+                self.depthwise_norms.extend(first)
+                self.norms.append(last)
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × width × H' × W'."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+from torch import nn
 
 from normlab import notation
 from normlab.errors import UsageError
-from normlab.layers import norms
-from normlab.layers.activations import RELU
+from normlab.layers import activations, norms
+from normlab.layers.activations import Activation
 from normlab.layers.norms import Normalization, Shape
 from normlab.network.custom import CustomNetwork
 from normlab.notation import Block
@@ -26,7 +27,9 @@ class BlockShape:
         input: Shape (C, H, W) of its input.
         output: Shape of its output.
         norm: The normalization it uses, its own or the network's; None for a block without one.
-        norm_parameters: Learned parameters of its normalizations, over all applications.
+        activation: The activation after its normalizations.
+        norm_parameters: Learned parameters of its normalizations and activations, over all
+            applications.
         running_statistics: Values that the normalizations keep from training but do not learn.
     """
 
@@ -34,6 +37,7 @@ class BlockShape:
     input: Shape
     output: Shape
     norm: str | None
+    activation: str = "relu"
     norm_parameters: int = 0
     running_statistics: int = 0
 
@@ -49,8 +53,18 @@ class BlockShape:
             return ()
         last = (self.output, True)
         if self.block.kind == "D":
-            return (((self.input[0], *self.output[1:]), False), last)
+            return (((self.input[0], *self.output[1:]), self.block.between), last)
         return (last,)
+
+    def build_norm(self, shape: Shape, *, activate: bool, dropout: float = 0.0) -> nn.Module:
+        """One of its normalizations, with its activation and dropout if an activation follows."""
+        return norms.build(
+            self.norm or "",
+            shape,
+            activate=activate,
+            activation=activations.find(self.activation),
+            dropout=dropout if activate else 0.0,
+        )
 
     @property
     def branch_scales(self) -> int:
@@ -110,15 +124,18 @@ class CustomShape(BlockShape):
         return self.counted_macs
 
 
-def infer_shapes(blocks: Sequence[Block], *, norm: str, classes: int) -> tuple[BlockShape, ...]:
+def infer_shapes(
+    blocks: Sequence[Block], *, norm: str, classes: int, activation: str = "relu"
+) -> tuple[BlockShape, ...]:
     """The shapes of all blocks of a layout. Only the classifier's width may be open.
 
     Raises:
         LayoutError: A block is not allowed in its place; a caret shows which.
-        UsageError: There is no such normalization.
+        UsageError: There is no such normalization or activation.
     """
+    activations.find(activation)
     if blocks[0].custom:
-        return (_custom_shape(blocks[0], norm, classes),)
+        return (_custom_shape(blocks[0], norm, classes, activation),)
     classifier = classifier_of(blocks)
     block_shapes: list[BlockShape] = []
     shape = INPUT
@@ -149,7 +166,8 @@ def infer_shapes(blocks: Sequence[Block], *, norm: str, classes: int) -> tuple[B
                 f"{sign} needs an output of the input's shape: "
                 f"the input is {shape_text(shape)}, the output {shape_text(output)}",
             )
-        block_shape = BlockShape(block, shape, output, (block.norm or norm) if normalized else None)
+        used = (block.norm or norm) if normalized else None
+        block_shape = BlockShape(block, shape, output, used, activation)
         try:
             block_shapes.append(_with_norm_counts(block_shape))
         except UsageError as error:
@@ -204,9 +222,10 @@ def _output(block: Block, shape: Shape, *, bare: bool) -> Shape:
     )
 
 
-def count(blocks: Sequence[Block], *, norm: str, classes: int) -> int:
+def count(blocks: Sequence[Block], *, norm: str, classes: int, activation: str = "relu") -> int:
     """The parameters of a layout. Only the classifier's width may be open."""
-    return sum(shape.parameters for shape in infer_shapes(blocks, norm=norm, classes=classes))
+    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
+    return sum(block_shape.parameters for block_shape in block_shapes)
 
 
 def _with_norm_counts(block_shape: BlockShape) -> BlockShape:
@@ -214,7 +233,11 @@ def _with_norm_counts(block_shape: BlockShape) -> BlockShape:
     if block_shape.norm is None:
         return block_shape
     entry, number = norms.find(block_shape.norm)
-    counts = [_norm_counts(entry, number, *each) for each in block_shape.normalized]
+    activation = activations.find(block_shape.activation)
+    counts = [
+        _norm_counts(entry, number, shape, activation if activate else None)
+        for shape, activate in block_shape.normalized
+    ]
     repeat = block_shape.block.repeat
     return replace(
         block_shape,
@@ -223,16 +246,17 @@ def _with_norm_counts(block_shape: BlockShape) -> BlockShape:
     )
 
 
-def _custom_shape(block: Block, norm: str, classes: int) -> CustomShape:
+def _custom_shape(block: Block, norm: str, classes: int, activation: str) -> CustomShape:
     """Builds a custom network, and counts."""
     with torch.random.fork_rng(devices=[]):
-        network = CustomNetwork(block.kind, norm, classes)
+        network = CustomNetwork(block.kind, norm, classes, activation)
     seen = [(layer.shape, layer.activate) for layer in network.norms if layer.shape is not None]
     return CustomShape(
         block,
         INPUT,
         (classes, 1, 1),
         norm,
+        activation,
         norm_parameters=sum(layer.parameters for layer in network.layers),
         running_statistics=sum(b.numel() for b in network.buffers() if b.is_floating_point()),
         counted_macs=sum(layer.macs for layer in network.layers),
@@ -242,11 +266,14 @@ def _custom_shape(block: Block, norm: str, classes: int) -> CustomShape:
 
 @lru_cache(maxsize=4096)  # the solver counts hundreds of layouts of much the same blocks
 def _norm_counts(
-    entry: Normalization, number: int | None, shape: Shape, activate: bool
+    entry: Normalization, number: int | None, shape: Shape, activation: Activation | None
 ) -> tuple[int, int]:
-    """Parameters and running statistics of a normalization: builds it, as custom ones vary."""
+    """Parameters and running statistics of a normalization with its activation.
+
+    It builds them, as custom ones vary.
+    """
     with torch.random.fork_rng(devices=[]):  # building may draw random weights
-        module = entry.build(shape, number, RELU if activate else None, 0.0)
+        module = entry.build(shape, number, activation, 0.0)
     parameters = sum(p.numel() for p in module.parameters())
     return parameters, sum(b.numel() for b in module.buffers() if b.is_floating_point())
 

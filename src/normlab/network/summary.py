@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from normlab import notation
+from normlab.config import ActivationName
 from normlab.layers import norms
 from normlab.network import zoo
 from normlab.network.custom import NOT_APPLIED, CustomNetwork, Norm
@@ -46,12 +47,14 @@ class Summary:
     Attributes:
         layout: The layout with its widths filled in, except the classifier's.
         norm: The network's normalization.
+        activation: The network's activation.
         rows: One row per block.
         running_statistics: Number of values that are kept but not learned, so not parameters.
     """
 
     layout: str
     norm: str
+    activation: str
     rows: tuple[Row, ...]
     running_statistics: int
 
@@ -69,7 +72,7 @@ class Summary:
     def table(self) -> Table:
         """The table: one row per block, and the totals."""
         return Table(
-            caption=f"Layers, normalization {self.norm}",
+            caption=f"Layers, normalization {self.norm}, activation {self.activation}",
             head=("block", "norm", "output", "parameters", "MACs", "field"),
             kinds=("plain", "plain", "number", "number", "number", "number"),
             rows=[
@@ -104,16 +107,28 @@ class Summary:
 
 
 def summarize(
-    line: str, *, norm: str = "bn", classes: int = 10, budget: int | None = None
+    line: str,
+    *,
+    norm: str = "bn",
+    activation: ActivationName | None = None,
+    classes: int = 10,
+    budget: int | None = None,
 ) -> Summary:
     """The layer table of a layout, or of one named in the zoo. Raises what `Network` raises."""
-    blocks = solve(notation.parse(zoo.find(line)), norm=norm, classes=classes, budget=budget)
+    activation = zoo.activation_of(line, activation)
+    blocks = solve(
+        notation.parse(zoo.find(line)),
+        norm=norm,
+        classes=classes,
+        budget=budget,
+        activation=activation,
+    )
     if blocks[0].custom:
-        return _summarize_custom(blocks[0].kind, norm, classes)
+        return _summarize_custom(blocks[0].kind, norm, classes, activation)
     rows: list[Row] = []
     field: int | None = 1
     jump = 1  # distance, in input pixels, between neighbouring outputs
-    block_shapes = infer_shapes(blocks, norm=norm, classes=classes)
+    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
     for block_shape in block_shapes:
         block = block_shape.block
         if block.kind in ("GAP", "FC"):
@@ -136,15 +151,18 @@ def summarize(
     return Summary(
         layout=notation.format(blocks),
         norm=norm,
+        activation=activation,
         rows=tuple(rows),
         running_statistics=sum(block_shape.running_statistics for block_shape in block_shapes),
     )
 
 
-def _summarize_custom(reference: str, norm: str, classes: int) -> Summary:
+def _summarize_custom(
+    reference: str, norm: str, classes: int, activation: ActivationName
+) -> Summary:
     """The layer table of a custom network: its modules, in the order of their use."""
     with torch.random.fork_rng(devices=[]):
-        network = CustomNetwork(reference, norm, classes)
+        network = CustomNetwork(reference, norm, classes, activation)
     rows = [
         Row(
             block=layer.name,
@@ -163,6 +181,7 @@ def _summarize_custom(reference: str, norm: str, classes: int) -> Summary:
     return Summary(
         layout=reference,
         norm=norm,
+        activation=activation,
         rows=tuple(rows),
         running_statistics=sum(b.numel() for b in network.buffers() if b.is_floating_point()),
     )

@@ -21,7 +21,12 @@ ENOUGH = 0.97  # of the budget
 
 
 def solve(
-    blocks: Sequence[Block], *, norm: str, classes: int, budget: int | None
+    blocks: Sequence[Block],
+    *,
+    norm: str,
+    classes: int,
+    budget: int | None,
+    activation: str = "relu",
 ) -> tuple[Block, ...]:
     """Fills in the open widths of a layout, as wide as the budget allows.
 
@@ -39,6 +44,7 @@ def solve(
         classes: The classifier's width.
         budget: The network must have fewer parameters. None: 50,000 if a width is open, otherwise
             no limit.
+        activation: The network's activation, whose parameters count, too.
 
     Raises:
         LayoutError: A block is not allowed in its place.
@@ -56,7 +62,7 @@ def solve(
         return tuple(blocks)
     multiple = _common_multiple(blocks, norm)
     if not _open(blocks):
-        parameters = count(blocks, norm=norm, classes=classes)
+        parameters = count(blocks, norm=norm, classes=classes, activation=activation)
         if budget is not None and parameters >= budget:
             raise UsageError(
                 f"the network has {_excess(parameters, norm, budget)}: leave widths open, "
@@ -67,10 +73,10 @@ def solve(
     budget = DEFAULT_BUDGET if budget is None else budget
 
     def parameters_at(k: int, unit: int) -> int:
-        return count(widen(blocks, k, unit), norm=norm, classes=classes)
+        return count(widen(blocks, k, unit), norm=norm, classes=classes, activation=activation)
 
     def parameters_of(filled: Sequence[Block]) -> int:
-        return count(filled, norm=norm, classes=classes)
+        return count(filled, norm=norm, classes=classes, activation=activation)
 
     # Even widths first, because groups divide them; then any.
     units = [

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 from dataclasses import dataclass
 
+from normlab.config import ActivationName
 from normlab.errors import UsageError
 from normlab.notation import is_custom
 
@@ -17,11 +18,13 @@ class Entry:
         about: Its source and its purpose.
         chosen_with: The normalizations with which it was chosen among other layouts
             (benchmarks/NOTES.md); empty if it was not chosen by accuracy here.
+        activation: Its activation, where no other is asked for.
     """
 
     layout: str
     about: str
     chosen_with: str = ""
+    activation: ActivationName = "relu"
 
 
 ZOO = {
@@ -85,6 +88,11 @@ def find(network: str) -> str:
     if near:
         raise UsageError(f"no network {network!r}: did you mean {' or '.join(near)}?")
     return network
+
+
+def activation_of(network: str, asked: ActivationName | None = None) -> ActivationName:
+    """The activation that was asked for; else the named network's own; else `relu`."""
+    return asked or (ZOO[network].activation if network in ZOO else "relu")
 
 
 def short_name(network: str) -> str:

@@ -15,6 +15,7 @@ from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
 from normlab.findings.groups import Group
 from normlab.findings.recalibration import without_recalibration
+from normlab.network import zoo
 from normlab.network.shapes import count
 from normlab.recipes import Recipe
 from normlab.report import plots, study_figures
@@ -341,7 +342,12 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         )
         for arm in arms
     }
-    parameters = count(notation.parse(run.layout), norm=arms[0].norm, classes=len(data.classes))
+    parameters = count(
+        notation.parse(run.layout),
+        norm=arms[0].norm,
+        classes=len(data.classes),
+        activation=zoo.activation_of(run.layout, run.config.activation),
+    )
     recipe = [
         (spaced(field.name), by_name(findings.settings_by_norm(arms, field.name)), False)
         for field in dataclasses.fields(Recipe)
@@ -352,6 +358,7 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         (f"parameters with {arms[0].norm}", f"{parameters:,}", False),
         ("recipe", f"{run.config.recipe}, with these settings:", False),
         *recipe,
+        ("activation", distinct(run.summary.activation for run in runs), False),
         ("precision", study.config.precision, False),
         ("data fingerprint", study.fingerprint, True),
         ("normlab, torch", distinct(f"{m.normlab}, {m.torch}" for m in machines), False),

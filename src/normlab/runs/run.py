@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
-from normlab.config import RunConfig, recorded
+from normlab.config import UNSTATED, RunConfig, recorded
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
@@ -201,6 +201,15 @@ class Run:
         }
 
     @property
+    def _network_settings(self) -> dict[str, Any]:
+        """What makes its layout a network."""
+        return {
+            "norm": self.config.norm,
+            "activation": self.config.activation,
+            "classes": len(self.data.classes),
+        }
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) of the settings: a checkpoint carries it to name its run."""
         return hashlib.sha256(json.dumps(self._settings).encode()).hexdigest()
@@ -278,7 +287,7 @@ class Run:
         from normlab.network.summary import summarize
 
         try:
-            table = summarize(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+            table = summarize(self.layout, **self._network_settings)
         except UsageError as error:
             problem = error.problem if isinstance(error, notation.LayoutError) else error
             raise RunError(f"{self.path / 'config.json'} makes no network: {problem}") from None
@@ -302,7 +311,7 @@ class Run:
         weights = self.path / "model.safetensors"
         with isolated():
             self._refuse_other_shapes(weights)
-            network = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+            network = Network(self.layout, **self._network_settings)
             load_weights(weights, network)
         if not (network.input_std > 0).all():  # the input is divided by it
             raise RunError(f"{weights} is damaged: input_std has a value that is not above 0")
@@ -334,7 +343,7 @@ class Run:
             norms.find(name)[0].layer.startswith("normlab.") for name in used
         ):
             with torch.device("meta"):  # shapes only; code that is not ours may need values
-                shapes = Network(self.layout, norm=self.config.norm, classes=len(self.data.classes))
+                shapes = Network(self.layout, **self._network_settings)
             refuse_another(weights, tensors, shapes)
 
     def dataset(self, data_root: Path | None = None) -> Dataset:
@@ -466,7 +475,7 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
     try:
         line = entry(content, "layout", str)
         recipe = build(recipes.Recipe, entry(content, "recipe", dict))
-        config = build(RunConfig, entry(content, "run", dict))
+        config = build(RunConfig, UNSTATED | entry(content, "run", dict))
         data = build(DataCard, entry(content, "data", dict))
         check_range("number of classes", len(data.classes), CLASSES)
         if len(set(data.classes)) < len(data.classes):

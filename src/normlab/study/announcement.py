@@ -85,13 +85,18 @@ def _row(arm: Arm, line: str, classes: int, config: StudyConfig, seconds: float)
     searched = dict.fromkeys(tuning.fields(config), "searched")
     return (
         arm.norm,
-        f"{count(parse(line), norm=arm.norm, classes=classes):,}",
+        f"{_parameters(arm, line, classes):,}",
         str(arm.recipe.epochs),
         searched.get("batch_size", str(arm.recipe.batch_size)),
         searched.get("learning_rate", f"{arm.recipe.learning_rate:.4g}"),
         searched.get("weight_decay", f"{arm.recipe.weight_decay:.4g}"),
         estimated_duration(seconds),
     )
+
+
+def _parameters(arm: Arm, line: str, classes: int) -> int:
+    activation = zoo.activation_of(line, arm.config.activation)
+    return count(parse(line), norm=arm.norm, classes=classes, activation=activation)
 
 
 def _total(

@@ -29,6 +29,7 @@ def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
     network = Network(
         arm.config.network,
         norm=arm.norm,
+        activation=arm.config.activation,
         classes=len(dataset.classes),
         dropout=recipe.dropout,
     )

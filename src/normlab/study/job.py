@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normlab.config import Execution, RunConfig, recorded
+from normlab.config import UNSTATED, Execution, RunConfig, recorded
 from normlab.errors import DivergedError, NormlabError, RunError, printable
 from normlab.storage.files import locked
 from normlab.storage.records import build
@@ -62,7 +62,7 @@ class Job:
         """The inverse of `to_json`."""
         content: dict[str, Any] = json.loads(text)
         return cls(
-            config=build(RunConfig, content["config"]),
+            config=build(RunConfig, UNSTATED | content["config"]),
             out=Path(content["out"]),
             data=Path(content["data"]),
             device=content["device"],

@@ -204,7 +204,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     for field, axis in AXES.items():
         for value in values[field]:
             axis.check(value, available)
-    lines = _solve_layouts(values["network"], values["budget"], compared, classes)
+    lines = _solve_layouts(study, compared, classes)
     arms = []
     for setting, norm, name in _points(values, compared):
         line = lines[setting.network, setting.budget]
@@ -216,6 +216,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
             norm=norm,
             classes=classes,
             batches=_batch_sizes(recipe.batch_size, setting.train_images, available),
+            activation=zoo.activation_of(setting.network, study.activation),
         )
         arms.append(Arm(name=name, norm=norm, setting=setting, config=config, recipe=recipe))
     return arms
@@ -351,11 +352,14 @@ def _available_images(study: StudyConfig, images: int) -> Images:
 
 
 def _solve_layouts(
-    networks: Sequence[str], budgets: Sequence[int | None], compared: Sequence[str], classes: int
+    study: StudyConfig, compared: Sequence[str], classes: int
 ) -> dict[tuple[str, int | None], str]:
     """The layout of each network under each budget; UsageError if two budgets give the same."""
+    networks, budgets = (AXES[axis].values(study) for axis in ("network", "budget"))
     lines = {
-        (network, budget): _solve_once(network, compared, classes, budget)
+        (network, budget): _solve_once(
+            network, compared, classes, budget, zoo.activation_of(network, study.activation)
+        )
         for network, budget in product(networks, budgets)
     }
     for network in networks:
@@ -367,18 +371,21 @@ def _solve_layouts(
     return lines
 
 
-def _solve_once(network: str, compared: Sequence[str], classes: int, budget: int | None) -> str:
+def _solve_once(
+    network: str, compared: Sequence[str], classes: int, budget: int | None, activation: str
+) -> str:
     """The layout for all normalizations: the widest in which each stays below the budget."""
     blocks = notation.parse(zoo.find(network))
     largest: dict[str, int] = {}
     problem: UsageError | None = None
     for norm in compared:
-        line = solve(blocks, norm=norm, classes=classes, budget=budget)
+        line = solve(blocks, norm=norm, classes=classes, budget=budget, activation=activation)
         if notation.format(line) in largest:
             continue
         try:
             largest[notation.format(line)] = max(
-                count(line, norm=other, classes=classes) for other in compared
+                count(line, norm=other, classes=classes, activation=activation)
+                for other in compared
             )
         except UsageError as error:  # a number of groups does not divide these widths
             problem = problem or error
@@ -409,6 +416,7 @@ def _run_config(
         skip_unreadable=study.skip_unreadable,
         network=network if named else line,
         norm=norm,
+        activation=zoo.activation_of(network, study.activation),
         recipe=recipe,
         untuned=study.untuned or (any(tuned) and None in tuned),
         epochs=study.epochs,

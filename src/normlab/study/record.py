@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from normlab.config import RunConfig, StudyConfig, recorded
+from normlab.config import UNSTATED, RunConfig, StudyConfig, recorded
 from normlab.errors import RunError, UsageError
 from normlab.ranges import LARGEST, Count, Range, Seconds, Share
 from normlab.recipes import Recipe
@@ -371,6 +371,6 @@ def _arm(content: dict[str, Any]) -> Arm:
         name=entry(content, "name", str),
         norm=entry(content, "norm", str),
         setting=build(Setting, entry(content, "setting", dict)),
-        config=build(RunConfig, entry(content, "config", dict)),
+        config=build(RunConfig, UNSTATED | entry(content, "config", dict)),
         recipe=build(Recipe, entry(content, "recipe", dict)),
     )

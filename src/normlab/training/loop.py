@@ -79,7 +79,11 @@ def train(
     execution = execution or Execution()
     check_settings(config)
     refuse_existing_run(out)
-    config = dataclasses.replace(config, recipe=recipes.name_of(config))
+    config = dataclasses.replace(
+        config,
+        recipe=recipes.name_of(config),
+        activation=zoo.activation_of(config.network, config.activation),
+    )
     recipe = recipes.resolve(config)
     for reference in custom_networks(zoo.find(config.network)):  # a misspelt layout is refused
         custom.find(reference)  # and a misspelt function: before a download
@@ -149,6 +153,7 @@ def resume(
         network = Network(
             run.layout,
             norm=run.config.norm,
+            activation=run.config.activation,
             classes=len(run.data.classes),
             dropout=run.recipe.dropout,
         )

@@ -30,8 +30,8 @@ def announce(run: Run, console: Console) -> None:
     evaluated = f"{data.holdout:,} held-out" if data.holdout else f"{data.test:,} test"
     lines = (
         run.layout,
-        f"{run.summary.parameters:,} parameters with {run.config.norm}, "
-        f"{run.summary.macs:,} multiply-accumulates per image",
+        f"{run.summary.parameters:,} parameters with {run.config.norm} "
+        f"and {run.summary.activation}, {run.summary.macs:,} multiply-accumulates per image",
         f"{run.config.dataset}: {data.train:,} training and {evaluated} images, "
         f"fingerprint {data.fingerprint[:12]}",
         *_notes(run),

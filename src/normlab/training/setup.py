@@ -73,21 +73,25 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         UsageError: The layout and the normalization cannot be trained on batches of this size, or
             make a network that is too large.
     """
+    activation = zoo.activation_of(config.network, config.activation)
     blocks = solve(
         notation.parse(zoo.find(config.network)),
         norm=config.norm,
         classes=len(data.classes),
         budget=config.budget,
+        activation=activation,
     )
     check_trainable(  # before memory is allocated
         blocks,
         norm=config.norm,
         classes=len(data.classes),
         batches=_batch_sizes(data.train, recipe.batch_size),
+        activation=activation,
     )
     network = Network(
         zoo.find(config.network),
         norm=config.norm,
+        activation=activation,
         classes=len(data.classes),
         budget=config.budget,
         dropout=recipe.dropout,

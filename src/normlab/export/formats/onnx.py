@@ -57,8 +57,9 @@ def load(content: bytes, threads: int = 0) -> PredictFn:
 def quantize(content: bytes, images: Pixels, metadata: dict[str, str]) -> bytes:
     """Quantizes weights and activations to 8 bits: ONNX Runtime's static quantization.
 
-    Weights have a scale per channel. Activations are quantized at convolutions, ReLUs and pooling,
-    with their range on the given images. Normalizations that were not folded compute in float32.
+    Weights have a scale per channel. Values are quantized at convolutions, ReLUs and pooling, with
+    their range on the given images. Normalizations that were not folded compute in float32, and so
+    do the other activations, but for leaky ReLU.
 
     Args:
         content: The ONNX file in float32.

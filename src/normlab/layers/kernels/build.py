@@ -40,6 +40,7 @@ _CASES = " ".join(
 FLAGS = (
     *("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
+    "--param=max-unswitch-insns=1000",  # a loop for maps with a residual, and one without
     f"-DACTIVATIONS(X, pass)={_CASES}",
     *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
 )

@@ -29,6 +29,48 @@ typedef struct {
     uint32_t threshold, seed; /* dropout: its probability in units of 2^-32, its random seed */
 } Pass;
 
+/* 1 / (1 + e^-z), to about 1e-7, or 1e-6 of the value where z is far below 0. Plain arithmetic, so
+   that it becomes vector instructions: e^-z = 2^t = 2^n 2^r with a whole n and |r| <= 1/2, and 2^r
+   is a polynomial with the smallest relative error (7.5e-8). */
+INLINE float logistic(float z) {
+    const float wanted = z * -1.44269504f;
+    const float t = wanted > 126 ? 126 : wanted < -126 ? -126 : wanted;
+    const float round = 0x1.8p23f; /* float32 has no fractions there */
+    const float shifted = t + round, r = t - (shifted - round);
+    float sum = 0.00132764669f;
+    sum = sum * r + 0.00967554129f;
+    sum = sum * r + 0.0555071329f;
+    sum = sum * r + 0.240221197f;
+    sum = sum * r + 0.693146967f;
+    sum = sum * r + 1;
+    uint32_t bits, n;
+    memcpy(&bits, &sum, sizeof bits);
+    memcpy(&n, &shifted, sizeof n);
+    bits += n << 23; /* the last bits of `shifted` are n: this is 2^n times the sum */
+    memcpy(&sum, &bits, sizeof sum);
+    return 1 / (1 + sum);
+}
+
+INLINE float silu_slope(float z) {
+    const float s = logistic(z);
+    return s + s * (1 - s) * z;
+}
+
+INLINE float hard_logistic(float z) {
+    const float s = z * (1.0f / 6) + 0.5f, most = s > 1 ? 1 : s;
+    return most < 0 ? 0 : most;
+}
+
+/* GELU by tanh is z * logistic(gelu_exponent(z)). */
+INLINE float gelu_exponent(float z) {
+    return 1.59576912f * z + 0.0713548163f * z * z * z;
+}
+
+INLINE float gelu_slope(float z) {
+    const float s = logistic(gelu_exponent(z));
+    return s + s * (1 - s) * z * (1.59576912f + 3 * 0.0713548163f * z * z);
+}
+
 #define VALUE(pass, number, value, gradient) \
     case number: return value;
 #define GRADIENT(pass, number, value, gradient) \

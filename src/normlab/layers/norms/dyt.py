@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlab.layers.activations import Activation
+from normlab.layers.activations import Activate, Activation
 from normlab.layers.norms.registry import Shape, register
 
 
@@ -27,7 +27,8 @@ class DynamicTanh(nn.Module):
 
     def __init__(self, shape: Shape, *, activation: Activation | None, dropout: float) -> None:
         super().__init__()
-        self.activation, self.dropout = activation, dropout
+        self.activate = Activate(activation, shape[0]) if activation else None
+        self.dropout = dropout
         first_slope = 0.5
         gain = (3.0 / (activation.second_moment if activation else 1.0)) ** 0.5
         self.slope = nn.Parameter(torch.tensor(first_slope))
@@ -42,5 +43,5 @@ class DynamicTanh(nn.Module):
         """N × C × H × W to the same shape."""
         y = (x.to(self.weight.dtype) * self.slope).tanh()
         y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        y = self.activation.formula(y) if self.activation else y
+        y = self.activate(y) if self.activate else y
         return F.dropout(y.to(x.dtype), self.dropout, self.training)

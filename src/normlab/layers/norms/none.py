@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlab.layers.activations import Activation
+from normlab.layers.activations import Activate, Activation
 from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.registry import Shape, register
 
@@ -32,7 +32,8 @@ class Affine(nn.Module):
         divided_by: float = 1.0,
     ) -> None:
         super().__init__()
-        self.activation, self.dropout = activation, dropout
+        self.activate = Activate(activation, shape[0]) if activation else None
+        self.dropout = dropout
         gain = divided_by * (3.0 / (activation.second_moment if activation else 1.0)) ** 0.5
         self.weight = nn.Parameter(torch.full((shape[0],), gain))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
@@ -40,7 +41,7 @@ class Affine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
         y = x * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
-        y = self.activation.formula(y) if self.activation else y
+        y = self.activate(y) if self.activate else y
         return F.dropout(y, self.dropout, self.training)
 
     def undo_scale(self, scale: float) -> None:
@@ -49,13 +50,13 @@ class Affine(nn.Module):
 
     def as_affine(self) -> ChannelAffine:
         """The layer itself."""
-        return ChannelAffine(self.weight, self.bias, self.activation)
+        return ChannelAffine(self.weight, self.bias, self.activate)
 
 
 register(
     "none",
-    formula="x · w + b; w starts at √6, at √3 where no activation follows, and after weights that "
-    "Muon trains about √3 times lower",
+    formula="x · w + b; w starts at √6 before a ReLU, at √3 where no activation follows, and after "
+    "weights that Muon trains about √3 times lower",
     paper="no normalization; He et al. 2015, arXiv:1502.01852, section 2.2, for the first w; De & "
     "Smith 2020, arXiv:2002.10444, for residual branches (SkipInit)",
     axes="none",
@@ -67,7 +68,8 @@ register(
 
 @register(
     "lrn",
-    formula="a / (2 + 1e-4 · Σ a²)^0.75 with a = ReLU(x · w + b), Σ over 5 neighbouring channels",
+    formula="a / (2 + 1e-4 · Σ a²)^0.75 with a = f(x · w + b), f the activation, Σ over 5 "
+    "neighbouring channels",
     paper="Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural "
     "Networks, section 3.3; w and b as in none, the first w times 2^0.75",
     axes="5 channels, at each pixel",

@@ -35,7 +35,7 @@ class ProxyNorm(nn.Module):
         self, shape: Shape, *, groups: int, activation: Activation, dropout: float
     ) -> None:
         super().__init__()
-        self.activation, self.dropout = activation, dropout
+        self.dropout = dropout
         self.norm = FusedNorm(shape, groups=groups, activation=activation, dropout=0.0, eps=EPSILON)
         self.proxy_mean = nn.Parameter(torch.zeros(shape[0]))
         self.proxy_scale = nn.Parameter(torch.zeros(shape[0]))  # less 1
@@ -43,10 +43,12 @@ class ProxyNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
         weight, bias = self.norm.weight, self.norm.bias
+        activate = self.norm.activate
         assert bias is not None
+        assert activate is not None
         proxy_scale = weight * (1 + self.proxy_scale)
         proxy_bias = weight * self.proxy_mean + bias
-        mean, variance = normal_moments(self.activation, proxy_scale, proxy_bias)
+        mean, variance = normal_moments(activate, proxy_scale, proxy_bias)
         scale = (variance + self.EPSILON).rsqrt()
         y = self.norm(x.to(weight.dtype)) - mean[:, None, None]
         y = (y * scale[:, None, None]).to(x.dtype)

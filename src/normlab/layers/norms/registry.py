@@ -84,7 +84,7 @@ def register(
     scale_invariant: bool = False,
     by_activation: bool = False,
 ) -> Callable[[Layer], Layer]:
-    """Registers a layer as a normalization; the network's activation, a ReLU, follows it.
+    """Registers a layer as a normalization; the network's activation follows it.
 
     The layer is a class or function that takes the shape (C, H, W) and, if `argument` is given, the
     number after `=` as a second argument. If in eval mode it is one weight and one bias for each
@@ -106,7 +106,7 @@ def register(
         argument: What the number after `=` means.
         divides: Whether that number must divide the channels.
         activates: Whether the layer also takes the keywords `activate` (bool) and `dropout`
-            (probability) and applies both: the ReLU, or its own activation, and the dropout.
+            (probability) and applies both: its own activation, and the dropout.
         takes_activation: Whether the layer takes the keywords `activation` (an `Activation`, or
             None) and `dropout` instead and applies both: whatever activation the network has.
         convolution: The class of the convolutions before it, for one that needs its own.
@@ -139,7 +139,7 @@ def register(
                 return layer(*arguments, activation=activation, dropout=dropout)
             if activates:
                 return layer(*arguments, activate=activation is not None, dropout=dropout)
-            return _followed_by(layer(*arguments), activation, dropout)
+            return _followed_by(layer(*arguments), shape, activation, dropout)
 
         REGISTRY[name] = Normalization(
             name=name,
@@ -237,7 +237,7 @@ def _import(text: str) -> Normalization:
                 f"not {tuple(output.shape)}"
             )
         built.train()
-        return _followed_by(built, activation, dropout)
+        return _followed_by(built, shape, activation, dropout)
 
     return Normalization(
         name=text,
@@ -250,11 +250,13 @@ def _import(text: str) -> Normalization:
     )
 
 
-def _followed_by(layer: nn.Module, activation: Activation | None, dropout: float) -> nn.Module:
+def _followed_by(
+    layer: nn.Module, shape: Shape, activation: Activation | None, dropout: float
+) -> nn.Module:
     """The layer, then the activation and dropout, as far as there are any."""
     layers = [layer]
     if activation:
-        layers.append(Activate(activation))
+        layers.append(Activate(activation, shape[0]))
     if dropout:
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers) if len(layers) > 1 else layer

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from normlab.layers.activations import Activation, normal_moments
+from normlab.layers.activations import Activate, Activation, normal_moments
 from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.none import Affine
 from normlab.layers.norms.registry import Shape, register
@@ -45,8 +45,9 @@ class StandardizedGain(Affine):
     def __init__(self, shape: Shape, *, activation: Activation | None, dropout: float) -> None:
         super().__init__(shape, activation=activation, dropout=dropout)
         if activation is not None:
-            one = torch.ones(1, device="cpu")  # also where the network is built without values
-            mean, _ = normal_moments(activation, one, 0 * one)
+            with torch.no_grad(), torch.device("cpu"):  # also where it is built without values
+                one = torch.ones(1)
+                mean, _ = normal_moments(Activate(activation, 1), one, 0 * one)
             variance = activation.second_moment - float(mean) ** 2
             nn.init.constant_(self.weight, variance**-0.5)
 
