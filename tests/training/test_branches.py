@@ -183,6 +183,6 @@ def test_branches_without_a_convolution_for_them_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"^--branches expand is for 3×3 convolutions, C in a lay"):
         train(config, tmp_path / "run", quiet=True)
     with pytest.raises(
-        UsageError, match=r"^no branches 'rep': --branches has none, repvgg, expand"
+        UsageError, match=r"^--branches must be .*'none', 'repvgg', 'expand'.*, not 'rep'"
     ):
         train(dataclasses.replace(CONFIG, branches="rep"), tmp_path / "run", quiet=True)

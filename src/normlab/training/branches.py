@@ -147,6 +147,6 @@ def add_branches(network: Network, branches: Branches, *, muon: float, seed: int
 @torch.enable_grad()  # otherwise the folded kernels would be buffers
 def fold_branches(network: Network) -> None:
     """Replaces all branches by their plain convolutions."""
-    for module in list(network.modules()):
-        if isinstance(module, nn.Conv2d) and parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
+    for block in network.blocks:  # a custom network's own parametrizations stay
+        if isinstance(block, Convolution) and parametrize.is_parametrized(block.conv, "weight"):
+            parametrize.remove_parametrizations(block.conv, "weight")
