@@ -43,7 +43,7 @@ MAX_SEEDS = 10_000
 # The fields that older files lack: of a study, and of a run.
 WRITTEN_IF_GIVEN = (
     *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
-    "recalibrate",
+    *("recalibrate", "teacher", "teacher_weight", "teacher_temperature"),
 )
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
@@ -101,6 +101,16 @@ class TrainingConfig(DataConfig):
     """After the last epoch of the run, measure running statistics anew over the training images,
     before accuracy is measured; the accuracy without is recorded, too."""
 
+    teacher: Annotated[str | None, default_is("none")] = None
+    """Learn from another network's outputs, too: those of a finished run (its folder), of a network
+    that comes with normlab (`micro`), or of your function, `module:function`."""
+
+    teacher_weight: Share = 0.9
+    """The teacher's share of the loss; the labels have the rest."""
+
+    teacher_temperature: Annotated[float, Range(above=0)] = 2.0
+    """Divides the logits of both before they are compared."""
+
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
     has instructions for it. Weights, their updates and evaluation stay in float32."""
@@ -110,7 +120,8 @@ class TrainingConfig(DataConfig):
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norm", "budget"),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
-    *("train_images", "label_noise", "precision", "recalibrate", "seed"),
+    *("train_images", "label_noise", "precision", "recalibrate"),
+    *("teacher", "teacher_weight", "teacher_temperature", "seed"),
 )
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainingConfig):
@@ -152,7 +163,7 @@ class RunConfig(TrainingConfig):
     *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
-    "recalibrate",
+    *("recalibrate", "teacher", "teacher_weight", "teacher_temperature"),
 )
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TrainingConfig):
@@ -232,6 +243,10 @@ def recorded(config: RunConfig | StudyConfig) -> dict[str, Any]:
         for name, value in dataclasses.asdict(config).items()
         if name not in WRITTEN_IF_GIVEN or value != defaults[name]
     }
+    if config.teacher is not None:  # its other settings too: their defaults may change
+        written |= {
+            name: getattr(config, name) for name in ("teacher_weight", "teacher_temperature")
+        }
     # Searches that do not state it had one seed.
     if isinstance(config, StudyConfig) and (not config.tune or config.tune_seeds == 1):
         del written["tune_seeds"]

@@ -354,6 +354,9 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         ("config", "label_noise"),
         ("config", "precision"),
         ("config", "recalibrate"),
+        ("config", "teacher"),
+        ("config", "teacher_weight"),
+        ("config", "teacher_temperature"),
     ]
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
@@ -406,6 +409,7 @@ def _arm(run: Run) -> object:
     return (
         *(run.layout, config.norm, run.recipe, run.data, run.last.epoch),
         *(config.split_seed, config.label_noise, config.precision, config.recalibrate),
+        *(run.teacher, config.teacher_weight, config.teacher_temperature),
     )
 
 

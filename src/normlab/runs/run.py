@@ -4,6 +4,7 @@ config.json         all settings that decide the numbers, the data's fingerprint
 metrics.jsonl       one line per epoch
 model.safetensors   the weights, written after the last epoch
 checkpoint.pt       present while the run can be resumed
+teacher.npy         likewise, if the run learns from a teacher: the teacher's logits
 report.html, figures/
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
-from normlab.config import RunConfig, recorded
+from normlab.config import RunConfig, TrainingConfig, recorded
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
@@ -45,7 +46,8 @@ class Epoch:
     Attributes:
         epoch: Number of the epoch, from 1.
         train_loss: Mean training loss over the epoch's augmented images, measured while the weights
-            changed; with label smoothing, the loss against smoothed labels.
+            changed; with label smoothing, the loss against smoothed labels; with a teacher, the
+            weighted sum of both losses.
         train_accuracy: Training accuracy, measured in the same way.
         split: The split that `loss` and `accuracy` were measured on after the epoch: `test` or
             `holdout`; `train` where there is neither: then they equal the training's.
@@ -122,6 +124,30 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The network that a run learned from.
+
+    Attributes:
+        name: Network, normalization and seed: `micro-bn-0`. For a function, its `module:function`.
+        weights: SHA-256 (hex) of its model.safetensors; empty for a function.
+        outputs: SHA-256 (hex) of its logits for the training images, as the run used them.
+    """
+
+    name: str
+    weights: str
+    outputs: str
+
+
+def taught_by(teacher: Teacher, config: TrainingConfig) -> str:
+    """A teacher and how it taught, in words."""
+    weights = f", SHA-256 of its weights {teacher.weights}" if teacher.weights else ""
+    return (
+        f"{teacher.name} (--teacher {config.teacher}), weight {config.teacher_weight:g}, "
+        f"temperature {config.teacher_temperature:g}{weights}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A run, read from its folder by `Run.open`.
 
@@ -134,6 +160,7 @@ class Run:
         machines: The machines that computed it, in order.
         epochs: The epochs measured so far, in order.
         stopped_after: The last epoch, if a callback ended the run before its recipe did.
+        teacher: The network that it learned from, if any. Only training needs it.
     """
 
     path: Path
@@ -144,6 +171,7 @@ class Run:
     machines: tuple[Machine, ...]
     epochs: tuple[Epoch, ...] = ()
     stopped_after: int | None = None
+    teacher: Teacher | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
@@ -181,6 +209,7 @@ class Run:
             "recipe": dataclasses.asdict(self.recipe),
             "layout": self.layout,
             "data": dataclasses.asdict(self.data),
+            **({"teacher": dataclasses.asdict(self.teacher)} if self.teacher else {}),
         }
 
     @property
@@ -393,6 +422,7 @@ def _parse_config(file: Path) -> dict[str, Any]:
             raise MalformedError("two of its classes have one name")
         if data.holdout != config.holdout:
             raise MalformedError(f"it holds out {config.holdout} images, and {data.holdout}")
+        teacher = build(Teacher, entry(content, "teacher", dict)) if config.teacher else None
         stopped_after = None
         if "stopped_after" in content:
             stopped_after = entry(content, "stopped_after", int)
@@ -405,6 +435,7 @@ def _parse_config(file: Path) -> dict[str, Any]:
             "data": data,
             "machines": tuple(build(Machine, m) for m in entry(content, "machines", list)),
             "stopped_after": stopped_after,
+            "teacher": teacher,
         }
     except notation.LayoutError as error:
         raise RunError(f"{file} is damaged: {error.problem}") from None

@@ -415,6 +415,9 @@ def _run_config(
         muon=study.muon,
         precision=study.precision,
         recalibrate=study.recalibrate,
+        teacher=study.teacher,
+        teacher_weight=study.teacher_weight,
+        teacher_temperature=study.teacher_temperature,
     )
     for field, axis in AXES.items():
         config = axis.apply(config, getattr(setting, field), available)

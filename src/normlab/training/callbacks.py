@@ -12,6 +12,7 @@ from normlab.runs.run import Epoch, append_metrics
 from normlab.seeding import generator
 from normlab.training.recalibration import recalibrate
 from normlab.training.state import TrainingState
+from normlab.training.teachers import TABLE
 
 
 class Callback:
@@ -97,3 +98,4 @@ class Checkpointing(Callback):
             state.run.write_config()
         checkpoint.save_weights(state.run.path / "model.safetensors", state.network)
         checkpoint.remove(state.run.path / "checkpoint.pt")
+        (state.run.path / TABLE).unlink(missing_ok=True)

@@ -209,7 +209,7 @@ def build(
 
 
 @contextmanager
-def _working_folder_searched() -> Iterator[None]:
+def working_folder_searched() -> Iterator[None]:
     """Searches the working folder for modules, last. Otherwise what lies there must not run."""
     if "" in sys.path:  # as in a notebook
         yield
@@ -224,7 +224,7 @@ def _working_folder_searched() -> Iterator[None]:
 def _import(text: str) -> Normalization:
     module_name, _, class_name = text.partition(":")
     try:
-        with _working_folder_searched():
+        with working_folder_searched():
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UsageError(
