@@ -61,7 +61,7 @@ ZOO = {
         chosen_with="bn, gn and ln, in trials that were not the same for each",
     ),
     "teacher": Entry(
-        "C:32 C:64 P C:64 C:192 P C:192 C:192+ P C:256 C:256+ GAP FC",
+        "C:32 C:64 P C:128 C:128+ P C:256 C:256+ P C:256 C:256+ GAP FC",
         "of any size: teaches small networks (normlab train teacher --precision bfloat16)",
     ),
     "sprint": Entry(
