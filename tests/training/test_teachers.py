@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import normlab
+from harness import TINY, assert_equal_runs, kill_everywhere, work
 from normlab import recipes
 from normlab.config import RunConfig, StudyConfig, recorded
 from normlab.data import apply_splits, load
@@ -106,6 +107,7 @@ def test_a_step_matches_the_formula_in_float64(smoothing):
         torch.testing.assert_close(found.double(), moved, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow(2)
 def test_a_batch_has_the_logits_of_the_views_that_it_shows():
     """Each output is a fingerprint of its view: here, of two of its pixels."""
     data = apply_splits(load("digits"), CONFIG)
@@ -140,6 +142,7 @@ def test_a_taught_run_learns_from_the_teacher_and_records_it(teacher, tmp_path):
     assert opened.digest == run.digest
 
 
+@pytest.mark.slow(2)
 def test_opening_and_showing_a_taught_run_needs_no_teacher(teacher, tmp_path):
     gone = shutil.copytree(teacher, tmp_path / "gone")
     run = train(taught(gone), tmp_path / "taught")
@@ -153,6 +156,22 @@ def test_opening_and_showing_a_taught_run_needs_no_teacher(teacher, tmp_path):
     page = write_report([run]).read_text()
     assert run.teacher.weights in page
     assert "temperature 2" in page
+
+
+def test_a_teacher_trained_in_bfloat16_computes_in_it(tmp_path):
+    """The embedded digits have 10 classes; bfloat16 has 8 bits of precision."""
+    own = train(dataclasses.replace(CONFIG, precision="bfloat16"), tmp_path / "teacher")
+    data = apply_splits(load("digits"), CONFIG)
+    found = teachers.find(str(own.path)).teach(
+        data, held_out=0, split_seed=0, mirror=True, device=CPU
+    )
+    images = torch.from_numpy(data.train.images)
+    for view, seen in enumerate((images, images.flip(3))):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            expected = own.network()(to_input(seen)).half()
+        torch.testing.assert_close(
+            torch.from_numpy(found.train.taught[:, view]), expected, rtol=0.02, atol=0.02
+        )
 
 
 def test_a_teacher_of_weight_0_changes_nothing(teacher, tmp_path):
@@ -203,20 +222,43 @@ def test_a_run_is_not_resumed_with_other_outputs(teacher, tmp_path, damage):
     assert "\n" not in str(error.value)
 
 
-def test_normalizations_and_teachers_share_batches_and_first_weights(teacher, tmp_path):
-    class First(normlab.Callback):
-        def on_step_end(self, state):
-            self.loss = self.loss or state.loss
-            self.images = self.images or state.images
+@pytest.mark.slow(9)
+def test_a_run_that_was_killed_at_any_moment_ends_the_same(teacher, tmp_path):
+    """Also between the table and the first checkpoint, and between the weights and its removal."""
+    config = dataclasses.replace(TINY, teacher=str(teacher))
+    whole = work(tmp_path / "whole", config, report=False)
+    moments = set()
+    for out, call in kill_everywhere(tmp_path, config, ("replace", "unlink"), report=False):
+        moments.add(call)
+        work(out, config, report=False)
+        assert_equal_runs(out, whole.path)
+        assert sorted(file.name for file in out.iterdir()) == sorted(
+            file.name for file in whole.path.iterdir()
+        )
+    assert moments >= {f"replace {teachers.TABLE}", f"unlink {teachers.TABLE}"}
 
-        loss = images = None
+
+def test_taught_or_not_runs_with_one_seed_see_the_same_batches(teacher, tmp_path):
+    class Inputs(normlab.Callback):
+        """Keeps the inputs of the second step."""
+
+        def __init__(self):
+            self.seen = []
+
+        def on_step_end(self, state):
+            if (state.epoch, state.step) == (0, 1):
+                state.network.register_forward_pre_hook(
+                    lambda _, inputs: self.seen.append(inputs[0].clone())
+                )
 
     seen = []
-    for number, config in enumerate((CONFIG, taught(teacher, teacher_weight=0.0))):
-        first = First()
-        train(config, tmp_path / str(number), callbacks=[first])
-        seen.append((first.loss, first.images))
-    assert seen[0] == seen[1]
+    for number, config in enumerate((CONFIG, taught(teacher), taught(teacher, norm="ln"))):
+        inputs = Inputs()
+        train(dataclasses.replace(config, epochs=1), tmp_path / str(number), callbacks=[inputs])
+        seen.append(inputs.seen)
+    assert len(seen[0]) > 1
+    for others in seen[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(seen[0], others, strict=True))
 
 
 def test_a_function_can_teach(tmp_path, monkeypatch):
@@ -313,6 +355,7 @@ def here(monkeypatch):
     monkeypatch.setattr("normlab.study.local.run_jobs", run_here)
 
 
+@pytest.mark.slow(4)
 @pytest.mark.usefixtures("here")
 def test_a_study_computes_the_outputs_once_for_all_its_runs(teacher, tmp_path):
     config = dataclasses.replace(STUDY, teacher=str(teacher))
@@ -344,6 +387,7 @@ def test_a_study_computes_the_outputs_once_for_all_its_runs(teacher, tmp_path):
         }
 
 
+@pytest.mark.slow(1)
 @pytest.mark.usefixtures("here")
 def test_a_study_refuses_another_teacher(teacher, tmp_path):
     mine = shutil.copytree(teacher, tmp_path / "mine")

@@ -193,11 +193,15 @@ def _from_run(text: str, folder: Path) -> TeacherNetwork:
     network = run.network()
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
+    config = run.config
+    bfloat16 = config.precision == "bfloat16"  # as in its training: several times as fast
+
     def logits(images: Tensor, device: torch.device) -> Tensor:
-        outputs: Tensor = network.to(device)(to_input(images.to(device)))
+        network.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            outputs: Tensor = network(to_input(images.to(device)))
         return outputs
 
-    config = run.config
     name = f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}"
     return TeacherNetwork(text, name, weights, logits, run)
 
