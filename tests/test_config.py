@@ -46,7 +46,10 @@ STUDY = StudyConfig(
     precision="bfloat16",
 )
 ADDED = ["contrasts", "margin", "looks"]  # by later versions; written only if given
-ADDED_TO_RUNS = ["muon", "label_smoothing", "augment", "recalibrate", "branches", "activation"]
+ADDED_TO_RUNS = [
+    *("muon", "label_smoothing", "augment", "recalibrate", "branches", "activation"),
+    *("teacher", "teacher_weight", "teacher_temperature"),
+]
 
 
 def names(kind):
@@ -102,6 +105,7 @@ def test_files_record_the_settings_in_the_order_of_earlier_versions():
 def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them():
     given = {"muon": 0.0, "label_smoothing": 0.0, "augment": (), "recalibrate": True}
     given |= {"branches": "repvgg", "activation": "silu"}
+    given |= {"teacher": "micro", "teacher_weight": 0.5, "teacher_temperature": 4.0}
     for name, value in given.items():
         assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
     assert not set(given) & set(recorded(RUN))
@@ -113,6 +117,12 @@ def test_a_relu_is_what_a_run_does_not_state_and_a_study_does():
     assert recorded(dataclasses.replace(STUDY, activation="relu"))["activation"] == "relu"
     assert "activation" not in recorded(STUDY)
     assert dataclasses.replace(STUDY, activation="silu").command.endswith(" --activation silu")
+
+
+def test_the_weight_and_temperature_of_a_teacher_are_recorded_where_there_is_one():
+    """A later version may have other defaults."""
+    taught = recorded(dataclasses.replace(RUN, teacher="micro"))
+    assert (taught["teacher_weight"], taught["teacher_temperature"]) == (0.9, 2.0)
 
 
 def test_the_seeds_of_a_search_are_recorded_where_there_is_one():

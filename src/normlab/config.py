@@ -44,6 +44,7 @@ MAX_SEEDS = 10_000
 WRITTEN_IF_GIVEN = (
     *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
     *("recalibrate", "branches", "activation"),
+    *("teacher", "teacher_weight", "teacher_temperature"),
 )
 # What the file of a run means by leaving a setting out, if that is not the default.
 UNSTATED: dict[str, Any] = {"activation": "relu"}
@@ -121,6 +122,16 @@ class TrainingConfig(DataConfig):
     """Activation after the normalizations; `frn` and the `evonorm`s have their own instead. `prelu`
     learns a slope for each channel, which counts as a parameter."""
 
+    teacher: Annotated[str | None, default_is("none")] = None
+    """Learn from another network's outputs, too: those of a finished run (its folder), of a network
+    that comes with normlab (`micro`), or of your function, `module:function`."""
+
+    teacher_weight: Share = 0.9
+    """The teacher's share of the loss; the labels have the rest."""
+
+    teacher_temperature: Annotated[float, Range(above=0, at_most=LARGEST)] = 2.0
+    """Divides the logits of both before they are compared."""
+
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
     has instructions for it. Weights, their updates and evaluation stay in float32."""
@@ -139,7 +150,8 @@ class TrainingConfig(DataConfig):
     ),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
-    *("train_images", "label_noise", "precision", "recalibrate", "branches", "seed"),
+    *("train_images", "label_noise", "precision", "recalibrate", "branches"),
+    *("teacher", "teacher_weight", "teacher_temperature", "seed"),
 )
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainingConfig):
@@ -183,6 +195,7 @@ class RunConfig(TrainingConfig):
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
     *("recalibrate", "branches", "activation"),
+    *("teacher", "teacher_weight", "teacher_temperature"),
 )
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TrainingConfig):
@@ -265,6 +278,10 @@ def recorded(config: RunConfig | StudyConfig) -> dict[str, Any]:
         for name, value in dataclasses.asdict(config).items()
         if name not in WRITTEN_IF_GIVEN or value not in left_out[name]
     }
+    if config.teacher is not None:  # its other settings too: their defaults may change
+        written |= {
+            name: getattr(config, name) for name in ("teacher_weight", "teacher_temperature")
+        }
     # Searches that do not state it had one seed.
     if isinstance(config, StudyConfig) and (not config.tune or config.tune_seeds == 1):
         del written["tune_seeds"]

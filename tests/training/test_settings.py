@@ -75,7 +75,8 @@ def test_what_train_accepts_can_be_read_again(changes, few, tmp_path_factory):
         assert not Run.open(out).finished
         return
     run = Run.open(out)
-    assert run.config == dataclasses.replace(config, recipe=run.config.recipe)
+    filled_in = {"recipe": run.config.recipe, "activation": run.config.activation}
+    assert run.config == dataclasses.replace(config, **filled_in)
     assert run.network().training is False
 
 

@@ -20,17 +20,21 @@ class Split:
     Attributes:
         images: uint8, N × 3 × 32 × 32, values 0 to 255.
         labels: int64, N, values 0 to classes - 1.
+        taught: A teacher's logits for the images, or None: float16, N × views × classes. The first
+            view is the image, the second its mirror image.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    taught: NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> "Split":
         """The images at these indices, in this order."""
-        return Split(self.images[indices], self.labels[indices])
+        taught = None if self.taught is None else self.taught[indices]
+        return Split(self.images[indices], self.labels[indices], taught)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Dataset:
         notes: Facts that a reader of the results should know: files that are not the published
             ones, images that were skipped.
         fingerprint: SHA-256 (hex) of the pixels and labels as loaded, before any hold-out.
+        teacher: If the training split has a teacher's logits: the teacher's name, and the SHA-256
+            of its weights.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Dataset:
     holdout: Split | None = None
     notes: tuple[str, ...] = ()
     fingerprint: str = field(default="")
+    teacher: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -100,7 +107,7 @@ class Dataset:
             DataError: The share is less than one image per class.
         """
         labels = relabeled(self.train.labels, share, len(self.classes), seed)
-        return dataclasses.replace(self, train=Split(self.train.images, labels))
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, labels=labels))
 
 
 def repeated(train: Split, test: Split) -> int:

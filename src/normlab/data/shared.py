@@ -26,6 +26,8 @@ def write(dataset: Dataset, folder: Path) -> None:
             if split is not None:
                 np.save(folder / f"{name}-images.npy", np.ascontiguousarray(split.images))
                 np.save(folder / f"{name}-labels.npy", split.labels)
+                if split.taught is not None:
+                    np.save(folder / f"{name}-taught.npy", split.taught)
     except OSError as error:
         raise NormlabError(f"{folder} cannot be written: {error.strerror or error}") from error
     rest = {
@@ -48,14 +50,21 @@ def read(folder: Path) -> Dataset:
         rest = json.loads((folder / "dataset.json").read_text())
         splits = {}
         for name in _SPLITS:
-            images, labels = (folder / f"{name}-{part}.npy" for part in ("images", "labels"))
+            images, labels, taught = (
+                folder / f"{name}-{part}.npy" for part in ("images", "labels", "taught")
+            )
             if images.exists():
-                splits[name] = Split(np.load(images, mmap_mode="c"), np.load(labels))
+                splits[name] = Split(
+                    np.load(images, mmap_mode="c"),
+                    np.load(labels),
+                    np.load(taught) if taught.exists() else None,
+                )
         return Dataset(
             name=rest["name"],
             classes=tuple(rest["classes"]),
             notes=tuple(rest["notes"]),
             fingerprint=rest["fingerprint"],
+            teacher=rest["teacher"] and tuple(rest["teacher"]),
             **splits,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

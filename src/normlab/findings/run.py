@@ -356,6 +356,9 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         ("config", "precision"),
         ("config", "recalibrate"),
         ("config", "branches"),
+        ("config", "teacher"),
+        ("config", "teacher_weight"),
+        ("config", "teacher_temperature"),
     ]
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
@@ -409,6 +412,7 @@ def _arm(run: Run) -> object:
         *(run.layout, config.norm, config.activation, run.recipe, run.data, run.last.epoch),
         *(config.split_seed, config.label_noise, config.precision, config.recalibrate),
         config.branches,
+        *(run.teacher, config.teacher_weight, config.teacher_temperature),
     )
 
 

@@ -64,6 +64,10 @@ ZOO = {
         "the same under 5,000 parameters",
         chosen_with="bn, gn and ln, in trials that were not the same for each",
     ),
+    "teacher": Entry(
+        "C:32 C:64 P C:128 C:128+ P C:256 C:256+ P C:256 C:256+ GAP FC",
+        "of any size: teaches small networks (normlab train teacher --precision bfloat16)",
+    ),
     "sprint": Entry(
         "C:32s2 C:32+ P C:48 P C:48 GAP FC",
         "passes 70% on CIFAR-10 after one epoch of its recipe: for a quick look, or a first lesson",

@@ -21,7 +21,7 @@ from normlab.report import plots, run_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PAGE_MARK, Picture, render_template
 from normlab.runs.isolation import isolated
-from normlab.runs.run import Machine, Run
+from normlab.runs.run import Machine, Run, taught_by
 from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
 from normlab.table import Table
 from normlab.wording import (
@@ -221,6 +221,11 @@ def _curves_note(run: Run, published: Sequence[plots.Published]) -> str:
         f"Solid: {IMAGES[run.split]}, after each epoch. Dashed: training images, {augmented}while "
         "the weights change."
     )
+    if run.teacher:
+        note += (
+            " The training loss is a weighted sum: that of the labels, and the divergence from the "
+            "teacher."
+        )
     if run.recipe.label_smoothing:
         note += " The training loss is that of smoothed labels, which is higher than without."
     return note + "".join(f" Grey: {curve.label}." for curve in published)
@@ -269,7 +274,11 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
     data_fields = DataConfig.__annotations__
     own_fields = [field.name for field in dataclasses.fields(RunConfig)]
     order = [*(name for name in own_fields if name not in data_fields), *data_fields]
-    config = {name: getattr(run.config, name) for name in order if name not in recipe}
+    config = {
+        name: getattr(run.config, name)
+        for name in order
+        if name not in recipe and not name.startswith("teacher")
+    }
     numbers = {"mean": run.data.mean, "standard deviation": run.data.std}
     return [
         *((spaced(name), setting_value(value), False) for name, value in config.items()),
@@ -279,6 +288,7 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
             if run.stopped_after
             else []
         ),
+        *([("teacher", taught_by(run.teacher, run.config), False)] if run.teacher else []),
         ("layout", run.layout, True),
         (
             "images",

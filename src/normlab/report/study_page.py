@@ -23,6 +23,7 @@ from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.report.study_data import StudyData
 from normlab.runs.isolation import isolated
+from normlab.runs.run import taught_by
 from normlab.storage.files import refuse_link, write_atomically
 from normlab.study.plan import Arm
 from normlab.study.predictions import Predictions
@@ -360,6 +361,7 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         *recipe,
         ("activation", distinct(run.summary.activation for run in runs), False),
         ("precision", study.config.precision, False),
+        *([("teacher", taught_by(study.teacher, study.config), False)] if study.teacher else []),
         ("data fingerprint", study.fingerprint, True),
         ("normlab, torch", distinct(f"{m.normlab}, {m.torch}" for m in machines), False),
         ("processor", by_name(processors), False),

@@ -4,6 +4,7 @@ config.json         all settings that decide the numbers, the data's fingerprint
 metrics.jsonl       one line per epoch
 model.safetensors   the weights, written after the last epoch
 checkpoint.pt       present while the run can be resumed
+teacher.npy         likewise, if the run learns from a teacher: the teacher's logits
 report.html, figures/
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
-from normlab.config import UNSTATED, RunConfig, recorded
+from normlab.config import UNSTATED, RunConfig, TrainingConfig, recorded
 from normlab.data import apply_splits, load_for
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
@@ -46,7 +47,8 @@ class Epoch:
     Attributes:
         epoch: Number of the epoch, from 1.
         train_loss: Mean training loss over the epoch's augmented images, measured while the weights
-            changed; with label smoothing, the loss against smoothed labels.
+            changed; with label smoothing, the loss against smoothed labels; with a teacher, the
+            weighted sum of both losses.
         train_accuracy: Training accuracy, measured in the same way.
         split: The split that `loss` and `accuracy` were measured on after the epoch: `test` or
             `holdout`; `train` where there is neither: then they equal the training's.
@@ -123,6 +125,30 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The network that a run learned from.
+
+    Attributes:
+        name: Network, normalization and seed: `micro-bn-0`. For a function, its `module:function`.
+        weights: SHA-256 (hex) of its model.safetensors; empty for a function.
+        outputs: SHA-256 (hex) of its logits for the training images, as the run used them.
+    """
+
+    name: str
+    weights: str
+    outputs: str
+
+
+def taught_by(teacher: Teacher, config: TrainingConfig) -> str:
+    """A teacher and how it taught, in words."""
+    weights = f", SHA-256 of its weights {teacher.weights}" if teacher.weights else ""
+    return (
+        f"{teacher.name} (--teacher {config.teacher}), weight {config.teacher_weight:g}, "
+        f"temperature {config.teacher_temperature:g}{weights}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A run, read from its folder by `Run.open`.
 
@@ -138,6 +164,7 @@ class Run:
         stopped_after: The last epoch, if a callback ended the run before its recipe did.
         parameters: Number of parameters of a custom network, whose function may change; None for a
             layout, which says it.
+        teacher: The network that it learned from, if any. Only training needs it.
     """
 
     path: Path
@@ -149,6 +176,7 @@ class Run:
     epochs: tuple[Epoch, ...] = ()
     stopped_after: int | None = None
     parameters: int | None = None
+    teacher: Teacher | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
@@ -198,6 +226,7 @@ class Run:
             "layout": self.layout,
             "data": dataclasses.asdict(self.data),
             **({} if self.parameters is None else {"parameters": self.parameters}),
+            **({"teacher": dataclasses.asdict(self.teacher)} if self.teacher else {}),
         }
 
     @property
@@ -482,6 +511,7 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
             raise MalformedError("two of its classes have one name")
         if data.holdout != config.holdout:
             raise MalformedError(f"it holds out {config.holdout} images, and {data.holdout}")
+        teacher = build(Teacher, entry(content, "teacher", dict)) if config.teacher else None
         stopped_after = None
         if "stopped_after" in content:
             stopped_after = entry(content, "stopped_after", int)
@@ -497,6 +527,7 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
             "machines": tuple(build(Machine, m) for m in entry(content, "machines", list)),
             "stopped_after": stopped_after,
             "parameters": parameters,
+            "teacher": teacher,
         }
     except notation.LayoutError as error:
         raise MalformedError(error.problem) from None

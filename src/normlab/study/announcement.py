@@ -54,6 +54,7 @@ def announce(
         previous = line
         caption = [study.config.dataset, f"recipe {config.recipe}"]
         caption += [setting.text(axes)] if axes else []
+        caption += [f"taught by {study.config.teacher}"] if study.config.teacher else []
         caption += [counted(study.config.seeds, "seed")]
         rows = [
             _row(arm, line, classes, study.config, estimated_seconds[arm.name]) for arm in compared

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from normlab.runs import machine
 from normlab.runs.isolation import isolated
 from normlab.storage.files import leftovers, locked, remove_leftovers
 from normlab.storage.records import check_settings
-from normlab.study import estimate, tuning
+from normlab.study import estimate, teaching, tuning
 from normlab.study.announcement import announce
 from normlab.study.contrasts import family
 from normlab.study.job import PATIENCE, Job, differences
@@ -24,6 +24,7 @@ from normlab.study.plan import Arm, held_out, plan, settings, with_recorded_widt
 from normlab.study.record import Result, Study, collect
 from normlab.study.resources import Resources, executor, shared_data
 from normlab.study.search import search
+from normlab.training.teachers import TABLE
 
 DATA = ".normlab-data"  # a study's folder for its runs' data, deleted at the end
 
@@ -70,6 +71,7 @@ def compare(
     if workers is not None and ray is not None and device.type != "cuda":
         raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
     dataset = load_for(study, execution.data_root)
+    teacher = teaching.find(study, dataset)
     arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
     family(study, arms)  # refuses a contrast of other arms
     previous = _open_previous(out, study, arms, dataset)
@@ -92,14 +94,15 @@ def compare(
         )
     if dry_run:
         return record
-    with (
-        locked(out, PATIENCE) as lock,
-        shared_data(out / DATA, dataset) as data_folder,
-        executor(ray, workers, lock, device) as execute,
-    ):
-        resources = Resources(data_folder, execute, estimated_seconds, device, console)
+    with ExitStack() as stack:
+        lock = stack.enter_context(locked(out, PATIENCE))
         remove_leftovers(out / "study.json")
         remove_leftovers(out / "study.csv")
+        if teacher is not None:
+            record, dataset = teaching.teach(record, teacher, arms, dataset, device)
+        data_folder = stack.enter_context(shared_data(out / DATA, dataset))
+        execute = stack.enter_context(executor(ray, workers, lock, device))
+        resources = Resources(data_folder, execute, estimated_seconds, device, console)
         if previous is None:
             record.write()
         try:
@@ -120,7 +123,8 @@ def _open_previous(
         RunError: The folder holds another study; with the differences.
     """
     if not (out / "study.json").exists():
-        if out.exists() and set(out.iterdir()) - set(leftovers(out / "study.json")):
+        own = {*leftovers(out / "study.json"), *leftovers(out / TABLE), out / TABLE}
+        if out.exists() and set(out.iterdir()) - own:
             raise RunError(f"{out} holds something other than a study: choose another --out")
         return None
     previous = Study.open(out)

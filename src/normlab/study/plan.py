@@ -426,6 +426,9 @@ def _run_config(
         precision=study.precision,
         recalibrate=study.recalibrate,
         branches=study.branches,
+        teacher=study.teacher,
+        teacher_weight=study.teacher_weight,
+        teacher_temperature=study.teacher_temperature,
     )
     for field, axis in AXES.items():
         config = axis.apply(config, getattr(setting, field), available)

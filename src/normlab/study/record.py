@@ -5,6 +5,7 @@ study.json    the configuration, the arms, the trials of the search, the results
 study.csv     one row per run
 runs/         one folder per run, named ARM-SEED
 tuning/       one folder per trial of the search
+teacher.npy   the logits that the runs learn from, if they have a teacher
 report.html   the page; figures/ has its figures as PNG
 """
 
@@ -25,7 +26,7 @@ from normlab.config import UNSTATED, RunConfig, StudyConfig, recorded
 from normlab.errors import RunError, UsageError
 from normlab.ranges import LARGEST, Count, Range, Seconds, Share
 from normlab.recipes import Recipe
-from normlab.runs.run import Run
+from normlab.runs.run import Run, Teacher
 from normlab.storage.cells import cell
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
@@ -99,6 +100,7 @@ class Study:
         costs: Costs, by the name of the run's folder.
         earlier_seeds: Numbers of seeds that were planned before seeds were added, each below the
             next.
+        teacher: The network that the runs learn from, if any.
     """
 
     path: Path
@@ -110,6 +112,7 @@ class Study:
     results: tuple[Result, ...] = ()
     costs: dict[str, Costs] = field(default_factory=dict)
     earlier_seeds: tuple[int, ...] = ()
+    teacher: Teacher | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "Study":
@@ -144,6 +147,9 @@ class Study:
             earlier_seeds=tuple(
                 entry({"earlier seeds": seeds}, "earlier seeds", int)
                 for seeds in entry({"earlier_seeds": []} | content, "earlier_seeds", list)
+            ),
+            teacher=(
+                build(Teacher, entry(content, "teacher", dict)) if "teacher" in content else None
             ),
         )
         study._check()
@@ -247,6 +253,7 @@ class Study:
                 "trials": [trial.recorded() for trial in self.trials],
                 "results": [result.recorded() for result in self.results],
                 **({"earlier_seeds": self.earlier_seeds} if self.earlier_seeds else {}),
+                **({"teacher": dataclasses.asdict(self.teacher)} if self.teacher else {}),
             }
         )
         # Costs have a checksum of their own: the rest of two equal studies is equal to the byte.

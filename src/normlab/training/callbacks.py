@@ -13,6 +13,7 @@ from normlab.seeding import generator
 from normlab.training.branches import fold_branches
 from normlab.training.recalibration import recalibrate
 from normlab.training.state import TrainingState
+from normlab.training.teachers import TABLE
 
 
 class Callback:
@@ -99,3 +100,4 @@ class Checkpointing(Callback):
         fold_branches(state.network)
         checkpoint.save_weights(state.run.path / "model.safetensors", state.network)
         checkpoint.remove(state.run.path / "checkpoint.pt")
+        (state.run.path / TABLE).unlink(missing_ok=True)

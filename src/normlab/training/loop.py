@@ -27,6 +27,7 @@ from normlab.runs.isolation import isolated, repeatable
 from normlab.runs.run import Run, custom_networks
 from normlab.seeding import seed_for, seed_layers
 from normlab.storage.records import check_settings
+from normlab.training import teachers
 from normlab.training.branches import add_branches
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
@@ -87,11 +88,22 @@ def train(
     recipe = recipes.resolve(config)
     for reference in custom_networks(zoo.find(config.network)):  # a misspelt layout is refused
         custom.find(reference)  # and a misspelt function: before a download
+    teachers.check_settings(config)
     device = machine.prepare(execution)
     if dataset is None:
         dataset = apply_splits(load_for(config, execution.data_root), config)
     data = data_card(dataset, holdout=config.holdout)
     network = new_network(config, recipe, data)
+    table_is_own = False  # a study has one for all its runs
+    if config.teacher is not None and dataset.teacher is None:
+        table_is_own = True
+        dataset = teachers.find(config.teacher).teach(
+            dataset,
+            held_out=config.holdout,
+            split_seed=config.split_seed,
+            mirror=recipe.mirror,
+            device=device,
+        )
     run = Run(
         path=out,
         config=config,
@@ -100,12 +112,15 @@ def train(
         data=data,
         machines=(),
         parameters=network.counted_parameters,
+        teacher=teachers.recorded(dataset) if config.teacher is not None else None,
     )
     run.refuse_unreadable()
     checkpoint = first_checkpoint(run, network)
     with locked_run(out):
         refuse_existing_run(out)  # another process may have started one meanwhile
         if process_group().is_main:
+            if table_is_own:
+                teachers.write(out / teachers.TABLE, dataset)
             checkpoint.save(out / "checkpoint.pt")
         return _fit(run, network, checkpoint, dataset, device, execution, callbacks, quiet=quiet)
 
@@ -139,6 +154,7 @@ def resume(
         run = Run.open(path)  # read again, now that no other process works on it
         if run.finished:
             remove(run.path / "checkpoint.pt")  # a kill may have left it
+            (run.path / teachers.TABLE).unlink(missing_ok=True)
             raise RunError(f"{run.path} is finished: there is nothing to resume")
         checkpoint, note = load_latest(run.path / "checkpoint.pt", run.digest)
         if note and process_group().is_main:
@@ -150,6 +166,8 @@ def resume(
             )
         device = machine.prepare(execution)
         dataset = run.dataset(execution.data_root) if dataset is None else dataset
+        if run.teacher is not None:
+            dataset = teachers.read(run.path / teachers.TABLE, dataset, run.teacher)
         network = Network(
             run.layout,
             norm=run.config.norm,
@@ -215,10 +233,11 @@ def _train_on_next_batch(state: TrainingState, batches: Batches) -> None:
     epoch, step, config = state.epoch, state.step, state.run.config
     state.learning_rate = state.run.recipe.learning_rate_at(epoch * state.steps + step, state.steps)
     inputs, labels = batches(epoch, step)
+    taught = batches.taught(epoch, step) if config.teacher else None
     rank = process_group().rank
     drop_seed = seed_for(config.seed, "dropout", epoch, step, *([rank] if rank else []))
     seed_layers(inputs.device, drop_seed)
-    loss, correct = state.train_step.step(state.learning_rate, inputs, labels)
+    loss, correct = state.train_step.step(state.learning_rate, inputs, labels, taught)
     state.record_step(loss, correct, len(labels))
     if not math.isfinite(loss):
         raise state.diverged(loss)

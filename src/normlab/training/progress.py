@@ -17,7 +17,7 @@ from normlab.network.checks import small_batch_warnings
 from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import norms_of
 from normlab.runs.machine import busy
-from normlab.runs.run import Run, custom_networks
+from normlab.runs.run import Run, custom_networks, taught_by
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
 from normlab.training.state import TrainingState
@@ -34,6 +34,7 @@ def announce(run: Run, console: Console) -> None:
         f"and {run.summary.activation}, {run.summary.macs:,} multiply-accumulates per image",
         f"{run.config.dataset}: {data.train:,} training and {evaluated} images, "
         f"fingerprint {data.fingerprint[:12]}",
+        *([f"teacher {taught_by(run.teacher, run.config)}"] if run.teacher else []),
         *_notes(run),
         f"recipe {run.config.recipe}, {run.config.precision}, seed {run.config.seed}, on "
         f"{machine.device}, {counted(machine.threads, 'thread')}, into {run.path}",

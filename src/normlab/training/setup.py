@@ -26,6 +26,7 @@ from normlab.training.distributed import process_group
 from normlab.training.first_weights import start_at_muons_norm
 from normlab.training.state import TrainingState
 from normlab.training.step import TrainStep
+from normlab.training.teachers import TABLE
 
 
 def refuse_existing_run(out: Path) -> None:
@@ -45,7 +46,7 @@ def locked_run(folder: Path) -> Iterator[None]:
         yield
         return
     with locked(folder):
-        for name in ("checkpoint.pt", "config.json", "metrics.jsonl", "model.safetensors"):
+        for name in ("checkpoint.pt", "config.json", "metrics.jsonl", "model.safetensors", TABLE):
             remove_leftovers(folder / name)
         yield
 
@@ -120,9 +121,21 @@ def _batch_sizes(images: int, batch_size: int) -> tuple[int, int]:
     return first // processes, last // processes
 
 
+def train_step_of(run: Run, network: Network) -> TrainStep:
+    """The training step of a run's settings."""
+    config = run.config
+    return TrainStep(
+        network,
+        run.recipe,
+        config.precision,
+        teacher_weight=config.teacher_weight,
+        temperature=config.teacher_temperature,
+    )
+
+
 def first_checkpoint(run: Run, network: Network) -> Checkpoint:
     """The checkpoint before the first step."""
-    train_step = TrainStep(network, run.recipe, run.config.precision)
+    train_step = train_step_of(run, network)
     return Checkpoint(run=run.digest, model=network.state_dict(), optimizer=train_step.state_dict())
 
 
@@ -137,7 +150,7 @@ def restore_state(
     network.load_state_dict(checkpoint.model)
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_step = TrainStep(network, run.recipe, run.config.precision)
+    train_step = train_step_of(run, network)
     try:
         train_step.load_state_dict(checkpoint.optimizer)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, of wrong content

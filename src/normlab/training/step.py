@@ -31,6 +31,8 @@ class Batches:
     def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
         self.images = torch.from_numpy(dataset.train.images).to(device)
         self.labels = torch.from_numpy(dataset.train.labels).to(device)
+        taught = dataset.train.taught
+        self.logits = None if taught is None else torch.from_numpy(taught).to(device)
         self.recipe, self.seed = recipe, seed
         self.steps = math.ceil(len(self.labels) / recipe.batch_size)
         coin = torch.rand(len(self.labels), generator=generator(seed, "mirror"))
@@ -40,16 +42,54 @@ class Batches:
     def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Inputs, float32 N × 3 × 32 × 32 in 0 to 1 and channels last, and labels, int64 N."""
         recipe = self.recipe
-        if epoch != self.ordered_epoch:
-            order = torch.randperm(len(self.labels), generator=generator(self.seed, "order", epoch))
-            self.order, self.ordered_epoch = order.to(self.images.device), epoch
-        places = self.order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        places = self._places(epoch, step)
         inputs = to_input(self.images[places])
         if recipe.mirror:
-            mirrored = self.starts_mirrored[places] ^ bool(epoch % 2)
+            mirrored = self._mirrored(places, epoch)
             inputs = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs)
         inputs = augment(inputs, recipe.augment, generator(self.seed, "augment", epoch, step))
         return inputs.contiguous(memory_format=torch.channels_last), self.labels[places]
+
+    def taught(self, epoch: int, step: int) -> Tensor:
+        """The teacher's logits for a batch, float32 N × classes.
+
+        They are those of each image, or of its mirror image where the batch has that; the other
+        steps of augmentation are left out. TypeError if the data has no teacher's logits.
+        """
+        if self.logits is None:
+            raise TypeError("the training split has no teacher's logits")
+        places = self._places(epoch, step)
+        if self.recipe.mirror:
+            return self.logits[places, self._mirrored(places, epoch).long()].float()
+        return self.logits[places, 0].float()
+
+    def _places(self, epoch: int, step: int) -> Tensor:
+        """Which images a batch has."""
+        if epoch != self.ordered_epoch:
+            order = torch.randperm(len(self.labels), generator=generator(self.seed, "order", epoch))
+            self.order, self.ordered_epoch = order.to(self.images.device), epoch
+        size = self.recipe.batch_size
+        return self.order[step * size : (step + 1) * size]
+
+    def _mirrored(self, places: Tensor, epoch: int) -> Tensor:
+        """Which of these images the epoch mirrors."""
+        return self.starts_mirrored[places] ^ bool(epoch % 2)
+
+
+def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """T² KL(softmax(taught / T) ‖ softmax(logits / T)), summed over the images, in nats.
+
+    The factor keeps gradients of one size whatever T is. Hinton, Vinyals & Dean 2015, Distilling
+    the Knowledge in a Neural Network, arXiv:1503.02531, section 2. The divergence is the paper's
+    cross-entropy less the teacher's entropy, which has no gradient: a loss of 0 is a full match.
+
+    Args:
+        logits: N × classes.
+        taught: The teacher's logits, N × classes.
+        temperature: T, above 0.
+    """
+    own, others = (F.log_softmax(each / temperature, dim=1) for each in (logits, taught))
+    return temperature**2 * F.kl_div(own, others, reduction="sum", log_target=True)
 
 
 class TrainStep:
@@ -59,10 +99,21 @@ class TrainStep:
         network: The network to train.
         recipe: Settings of the optimizers, and label smoothing.
         precision: Precision of the activations and of the convolutions' arithmetic.
+        teacher_weight: The teacher's share of the loss in steps that have its logits, 0 to 1.
+        temperature: Divides the logits of teacher and network before they are compared.
     """
 
-    def __init__(self, network: Network, recipe: Recipe, precision: Precision) -> None:
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        precision: Precision,
+        *,
+        teacher_weight: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
         self.network, self.recipe, self.precision = network, recipe, precision
+        self.teacher_weight, self.temperature = teacher_weight, temperature
         self.processes = process_group()
         self.optimizers = build_optimizers(network, recipe)
 
@@ -75,11 +126,19 @@ class TrainStep:
         for scaled, state in zip(self.optimizers, states, strict=True):
             scaled.optimizer.load_state_dict(state)
 
-    def step(self, rate: float, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
+    def step(
+        self, rate: float, inputs: Tensor, labels: Tensor, taught: Tensor | None = None
+    ) -> tuple[float, int]:
         """One step at a learning rate.
 
         Each process computes on its shard of the batch. If the loss is not finite, the weights
         stay as they are.
+
+        Args:
+            rate: The learning rate.
+            inputs: float32 N × 3 × 32 × 32, 0 to 1.
+            labels: int64 N.
+            taught: The teacher's logits, float32 N × classes; None learns from labels alone.
 
         Returns:
             The batch's mean loss and number of correct predictions, both before the update.
@@ -91,6 +150,10 @@ class TrainStep:
             logits = self.network(inputs)
         smoothing = self.recipe.label_smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+        if taught is not None:
+            taught = self.processes.shard(taught)
+            taught_loss = distillation_loss(logits.float(), taught, self.temperature)
+            loss = (1 - self.teacher_weight) * loss + self.teacher_weight * taught_loss
         loss = loss / images
         correct = (logits.argmax(dim=1) == labels).sum()
         sums = self.processes.sum(torch.stack((loss.detach(), correct.float()))).tolist()

@@ -1,0 +1,272 @@
+"""A teacher: a trained network whose outputs a run learns from, beside the labels.
+
+Hinton, Vinyals & Dean 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531.
+
+The teacher computes its logits once, for each training image and, where the recipe mirrors, for its
+mirror image. Training reads them from this table, so the teacher costs it next to nothing. The
+other steps of augmentation have too many views (`shift`: 25 of an image and 25 of its mirror
+image): there the logits are those of the image before these steps.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normlab.config import TrainingConfig
+from normlab.data import Dataset
+from normlab.errors import RunError, UsageError, printable
+from normlab.inference.evaluate import to_input
+from normlab.inference.predict import MODELS, find_model
+from normlab.network import zoo
+from normlab.own_code import import_module, one_line
+from normlab.runs.run import Run, Teacher
+from normlab.storage.files import write_atomically
+from normlab.storage.reading import read_bytes
+
+TABLE = "teacher.npy"  # in the folder of a run, or of a study for all its runs
+LARGEST = 2**32  # bytes
+BATCH = 500
+
+Logits = Callable[[Tensor, torch.device], Tensor]
+
+
+@dataclass(frozen=True)
+class TeacherNetwork:
+    """A network that can teach.
+
+    Attributes:
+        text: What --teacher named.
+        name: As in `Teacher`.
+        weights: As in `Teacher`.
+        logits: From images, uint8 N × 3 × 32 × 32, and a device to logits, N × classes.
+        run: The run that trained it; None for a function.
+    """
+
+    text: str
+    name: str
+    weights: str
+    logits: Logits
+    run: Run | None = None
+
+    def check(self, dataset: Dataset, *, held_out: int, split_seed: int) -> None:
+        """Refuses a teacher that does not fit the data.
+
+        What a function learned from is not known; its outputs are checked when they are computed.
+
+        Args:
+            dataset: The student's data set.
+            held_out: How many images are held out of its training split, to choose settings by.
+            split_seed: Seed of that split.
+
+        Raises:
+            UsageError: It has other classes, learned from other data, or saw the held-out images.
+        """
+        if self.run is None:
+            return
+        data = self.run.data
+        if data.classes != dataset.classes:
+            counts = f"{len(data.classes)} and {len(dataset.classes)}"
+            raise UsageError(
+                f"--teacher {self.text} has other classes than {dataset.name} ({counts}): "
+                "choose a teacher trained on the same data"
+            )
+        if data.fingerprint != dataset.fingerprint:
+            raise UsageError(
+                f"--teacher {self.text} was trained on other data (fingerprint "
+                f"{data.fingerprint[:12]}…, {dataset.name} has {dataset.fingerprint[:12]}…): "
+                "choose a teacher trained on the same data"
+            )
+        if held_out and (data.holdout, self.run.config.split_seed) != (held_out, split_seed):
+            seed = f" --split-seed {split_seed}" if split_seed else ""
+            raise UsageError(
+                f"--teacher {self.text} saw images that are held out here to choose settings by: "
+                f"train it with --holdout {held_out}{seed}"
+            )
+
+    def teach(
+        self,
+        dataset: Dataset,
+        *,
+        held_out: int,
+        split_seed: int,
+        mirror: bool,
+        device: torch.device,
+    ) -> Dataset:
+        """The data set with the teacher's logits for its training images.
+
+        Args:
+            dataset: The student's data set.
+            held_out: As in `check`.
+            split_seed: As in `check`.
+            mirror: Whether there are logits for the mirror images, too.
+            device: The device that computes them.
+
+        Raises:
+            UsageError: The teacher does not fit the data, or its logits are not finite.
+        """
+        self.check(dataset, held_out=held_out, split_seed=split_seed)
+        images = torch.from_numpy(dataset.train.images)
+        parts = []
+        for batch in torch.split(images, BATCH):
+            views = [batch, batch.flip(3)] if mirror else [batch]
+            parts.append(torch.stack([self._checked(view, dataset, device) for view in views], 1))
+        train = replace(dataset.train, taught=torch.cat(parts).numpy())
+        return replace(dataset, train=train, teacher=(self.name, self.weights))
+
+    @torch.no_grad()
+    def _checked(self, images: Tensor, dataset: Dataset, device: torch.device) -> Tensor:
+        """Logits as float16 on the CPU; UsageError if they are not those of a classifier."""
+        logits = self.logits(images, device).to("cpu", torch.float16)
+        shape = len(images), len(dataset.classes)
+        if logits.shape != shape:
+            raise UsageError(
+                f"--teacher {self.text}: its outputs for {len(images)} images have the shape "
+                f"{list(logits.shape)}, expected images × classes, {list(shape)}"
+            )
+        if not logits.isfinite().all():
+            raise UsageError(
+                f"--teacher {self.text}: an output is not finite, or above 65,504 in size: "
+                "expected logits"
+            )
+        return logits
+
+
+def check_settings(config: TrainingConfig) -> None:
+    """Raises UsageError if a teacher's settings have no teacher."""
+    if config.teacher is None:
+        for name in ("teacher_weight", "teacher_temperature"):
+            if getattr(config, name) != TrainingConfig.__dataclass_fields__[name].default:
+                raise UsageError(f"--{name.replace('_', '-')} needs a --teacher")
+
+
+def find(text: str) -> TeacherNetwork:
+    """The teacher that `--teacher` names.
+
+    Args:
+        text: A finished run's folder; the name of a network that comes with normlab; or
+            `module:function`, which gets images, uint8 N × 3 × 32 × 32 on the CPU, and returns
+            logits, N × classes, as a tensor or an array.
+
+    Raises:
+        UsageError: There is no such folder, name or function.
+        RunError: The folder is not a run's, or the run is not finished or damaged.
+    """
+    if text in MODELS:
+        return _from_run(text, find_model(text))
+    folder = Path(text)
+    if folder.is_dir():
+        return _from_run(text, folder)
+    if ":" in text:
+        return _from_function(text)
+    if text in zoo.ZOO:
+        raise UsageError(
+            f"--teacher {text}: it does not come with normlab: train it with normlab train {text}, "
+            "and name its run's folder"
+        )
+    raise UsageError(
+        f"--teacher {text}: there is no such folder; expected that of a finished run, "
+        f"{', '.join(MODELS)} or module:function"
+    )
+
+
+def _from_run(text: str, folder: Path) -> TeacherNetwork:
+    run = Run.open(folder)
+    if not run.finished:
+        raise RunError(
+            f"--teacher {text} is not finished: resume it with normlab train --resume {folder}"
+        )
+    network = run.network()
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+    config = run.config
+    bfloat16 = config.precision == "bfloat16"  # as in its training: several times as fast
+
+    def logits(images: Tensor, device: torch.device) -> Tensor:
+        network.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            outputs: Tensor = network(to_input(images.to(device)))
+        return outputs
+
+    name = f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}"
+    return TeacherNetwork(text, name, weights, logits, run)
+
+
+def _from_function(text: str) -> TeacherNetwork:
+    module_name, _, name = text.partition(":")
+    module = import_module(module_name, f"--teacher {text}")
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UsageError(f"--teacher {text}: {module_name} has no function {name}")
+
+    def logits(images: Tensor, _: torch.device) -> Tensor:
+        try:
+            found: Any = function(images)
+            return torch.as_tensor(found)
+        except Exception as error:  # the user's code can raise anything
+            raise UsageError(f"--teacher {text} failed: {one_line(error)}") from error
+
+    return TeacherNetwork(text, text, "", logits)
+
+
+def recorded(dataset: Dataset) -> Teacher:
+    """What a run or a study records of the teacher whose logits its data has."""
+    assert dataset.teacher is not None
+    assert dataset.train.taught is not None
+    name, weights = dataset.teacher
+    return Teacher(name=name, weights=weights, outputs=_digest(dataset.train.taught))
+
+
+def write(path: Path, dataset: Dataset) -> None:
+    """Writes a teacher's logits, whole or not at all. `recorded` has their checksum."""
+    assert dataset.train.taught is not None
+    content = io.BytesIO()
+    np.save(content, dataset.train.taught)
+    write_atomically(path, content.getvalue())
+
+
+def read(path: Path, dataset: Dataset, teacher: Teacher) -> Dataset:
+    """The data set with the logits that were written, unless it has them already.
+
+    Raises:
+        RunError: They are missing or damaged, or they are not the recorded ones.
+    """
+    if dataset.teacher is None:
+        train = replace(dataset.train, taught=_load(path))
+        dataset = replace(dataset, train=train, teacher=(teacher.name, teacher.weights))
+    if recorded(dataset) != teacher:
+        raise RunError(
+            f"{path.parent} learned from other outputs of its teacher, {printable(teacher.name)}: "
+            f"put its {path.name} back, or delete the folder and train anew"
+        )
+    return dataset
+
+
+def _load(path: Path) -> NDArray[np.float16]:
+    try:
+        table: NDArray[np.float16] = np.load(
+            io.BytesIO(read_bytes(path, LARGEST)), allow_pickle=False
+        )
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing, the teacher's outputs: repeat the study's command if the run is "
+            "a study's, else train anew into another --out"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, EOFError) as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+    return table
+
+
+def _digest(table: NDArray[np.float16]) -> str:
+    """SHA-256 (hex) of shape and values."""
+    values = np.ascontiguousarray(table, dtype="<f2")
+    return hashlib.sha256(f"{list(values.shape)}\n".encode() + values.tobytes()).hexdigest()
