@@ -85,7 +85,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         batches=_batch_sizes(data.train, recipe.batch_size),
     )
     network = Network(
-        zoo.find(config.network),
+        notation.format(blocks),
         norm=config.norm,
         classes=len(data.classes),
         budget=config.budget,
