@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab.layers.activations import Activation, normal_moments
+from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.none import Affine
 from normlab.layers.norms.registry import Shape, register
 from normlab.layers.norms.sample import StandardizedConv2d
@@ -52,3 +53,7 @@ class StandardizedGain(Affine):
     def undo_scale(self, scale: float) -> None:
         """Nothing: the scale of standardized filters has no effect."""
         del scale
+
+    def as_affine(self) -> ChannelAffine:
+        """The layer itself. Exports do not fold what a class inherits."""
+        return super().as_affine()
