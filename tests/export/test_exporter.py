@@ -575,11 +575,12 @@ def test_exactly_one_run_or_model_is_exported(files, cli):
         assert "expected one run's folder, or --model NAME, got" in errors
 
 
-def test_a_failed_export_keeps_the_file_that_was_there(custom_run, cli, tmp_path):
+def test_a_failed_export_keeps_the_file_that_was_there(files, custom_run, cli, tmp_path):
     out = tmp_path / "model.pt2"
-    out.write_text("an older one")
+    shutil.copy(files["pt2"].path, out)
+    before = out.read_bytes()
     assert cli("export", custom_run("Other").path, "--to", "pt2", "--out", out)[0] == 1
-    assert out.read_text() == "an older one"
+    assert out.read_bytes() == before
 
 
 # The documentation

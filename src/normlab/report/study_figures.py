@@ -283,19 +283,8 @@ def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> 
                     xs.append(place)
                     estimates.append(group.mean(arm))
                     failed.append(bool(group.failed[arm.name]))
+        _draw_means(axes, xs, estimates, k, label=short(norm, 22))
         means = np.array([e.value for e in estimates])
-        ends = np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
-        ends[np.isinf(ends)] = np.nan  # no bar if the seeds show no spread
-        axes.errorbar(
-            xs,
-            means,
-            yerr=ends,
-            color=color_of(k),
-            marker=marker_of(k),
-            capsize=2.5,
-            elinewidth=1.0,
-            label=short(norm, 22),
-        )
         hollow = np.array(failed)
         axes.plot(
             np.array(xs)[hollow],
@@ -316,6 +305,24 @@ def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> 
     axes.grid()
     _legend(figure, axes)
     return figure
+
+
+def _draw_means(
+    axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], k: int, *, label: str
+) -> None:
+    """A line through means with their 95% intervals, in the k-th colour and with its marker."""
+    ends = np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
+    ends[np.isinf(ends)] = np.nan  # no bar if the seeds show no spread
+    axes.errorbar(
+        xs,
+        [e.value for e in estimates],
+        yerr=ends,
+        color=color_of(k),
+        marker=marker_of(k),
+        capsize=2.5,
+        elinewidth=1.0,
+        label=label,
+    )
 
 
 def _along_statistics(data: StudyData) -> list[PageFigure]:
@@ -369,19 +376,7 @@ def _draw_along_statistics(
     figure = Chart(figsize=(WIDTH, 3.5))
     axes = figure.subplots()
     xs = [images[arm.name] for arm in over]
-    means = [data.main.mean(arm) for arm in over]
-    ends = np.array([[e.value - e.low, e.high - e.value] for e in means]).T
-    ends[np.isinf(ends)] = np.nan
-    axes.errorbar(
-        xs,
-        [e.value for e in means],
-        yerr=ends,
-        color=color_of(0),
-        marker=marker_of(0),
-        capsize=2.5,
-        elinewidth=1.0,
-        label="bn",
-    )
+    _draw_means(axes, xs, [data.main.mean(arm) for arm in over], 0, label="bn")
     if before := _before(data, over):
         axes.plot(
             xs,

@@ -98,42 +98,33 @@ def _search_round(
     Returns:
         The study with the trials; and by the arm's name, why its search failed.
     """
-    problems: dict[str, str] = {}
-    broken: set[str] = set()  # arms with a trial that could not be run
+    diverged: dict[str, str] = {}
+    failed: dict[str, str] = {}  # a trial could not be run
     done: dict[str, list[Trial]] = {arm.name: [] for arm in arms}
     previous = done
     for rung in of.rungs:
         trials = {
             arm: tuning.rung_of(of, rung, study.config, arm, previous[arm.name])
             for arm in arms
-            if arm.name not in problems
+            if arm.name not in diverged | failed
         }
-        study, previous, failed = _run_trials(study, trials, holdout, resources)
-        problems |= _diverged(of, previous) | failed
-        broken |= failed.keys()
-        done = {
-            name: [] if name in failed else of_arm + previous.get(name, [])
-            for name, of_arm in done.items()
-        }
+        study, previous = _run_trials(study, trials, holdout, resources, failed)
+        diverged |= _diverged(of, previous)
+        done = {name: of_arm + previous.get(name, []) for name, of_arm in done.items()}
     elsewhere = _added_elsewhere(study, of, arms)
     for _ in range(tuning.EXTENSIONS):
-        searched = [arm for arm in arms if arm.name not in problems]
+        searched = [arm for arm in arms if arm.name not in diverged | failed]
         more = elsewhere or _needed([done[arm.name] for arm in searched])
         trials = {
             arm: tuning.extension(of, study.config, arm, done[arm.name], more) for arm in searched
         }
         if not any(trials.values()):
             break
-        study, measured, failed = _run_trials(study, trials, holdout, resources)
-        problems |= failed
-        broken |= failed.keys()
-        done = {
-            name: [] if name in failed else of_arm + measured.get(name, [])
-            for name, of_arm in done.items()
-        }
+        study, measured = _run_trials(study, trials, holdout, resources, failed)
+        done = {name: of_arm + measured.get(name, []) for name, of_arm in done.items()}
         if elsewhere is not None:
             break
-    return _without_trials(study, of, broken), problems
+    return _without_trials(study, of, failed), diverged | failed
 
 
 def _needed(by_arm: Iterable[Sequence[Trial]]) -> tuple[int, int]:
@@ -155,13 +146,23 @@ def _added_elsewhere(study: Study, of: Round, arms: Sequence[Arm]) -> tuple[int,
 
 
 def _run_trials(
-    study: Study, trials: Mapping[Arm, Sequence[Trial]], holdout: int, resources: Resources
-) -> tuple[Study, dict[str, list[Trial]], dict[str, str]]:
+    study: Study,
+    trials: Mapping[Arm, Sequence[Trial]],
+    holdout: int,
+    resources: Resources,
+    failed: dict[str, str],
+) -> tuple[Study, dict[str, list[Trial]]]:
     """Runs the trials that the record does not have.
 
+    Args:
+        study: The study.
+        trials: The trials of each arm.
+        holdout: Number of images that they hold out.
+        resources: What they are run with.
+        failed: Gets, by the arm's name, why a trial could not be run.
+
     Returns:
-        The study with the trials; and by the arm's name: its trials with their accuracies, and why
-        its search failed.
+        The study with the trials; and by the arm's name, its trials with their accuracies.
     """
     known = {dataclasses.replace(trial, accuracy=None): trial for trial in study.trials}
     jobs: dict[Job, Trial] = {}
@@ -176,14 +177,13 @@ def _run_trials(
             jobs[job] = trial
             seconds[job] = estimate.part(whole_run, trial.epochs, arm.recipe.epochs)
     epochs = {job: trial.epochs for job, trial in jobs.items() if not job.done}
-    problems: dict[str, str] = {}
     with closing(resources.run(epochs, seconds, images=holdout)) as ended:
         done_before = ((job, Outcome()) for job in jobs if job.done)
         for job, outcome in itertools.chain(done_before, ended):
             trial = jobs[job]
             accuracy, problem = _measure(study, trial, job, outcome)
             if problem:
-                problems.setdefault(trial.arm, problem)
+                failed.setdefault(trial.arm, problem)
                 continue
             known[trial] = dataclasses.replace(trial, accuracy=accuracy)
             study = _with_trial(study, known[trial])
@@ -192,7 +192,7 @@ def _run_trials(
         arm.name: [known[trial] for trial in of_arm if trial in known]
         for arm, of_arm in trials.items()
     }
-    return study, measured, problems
+    return study, measured
 
 
 def _diverged(of: Round, measured: Mapping[str, Sequence[Trial]]) -> dict[str, str]:

@@ -90,7 +90,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         activation=activation,
     )
     network = Network(
-        zoo.find(config.network),
+        notation.format(blocks),
         norm=config.norm,
         activation=activation,
         classes=len(data.classes),

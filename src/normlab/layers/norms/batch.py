@@ -137,6 +137,52 @@ class BatchRenorm(nn.Module):
         return r, d
 
 
+class _OwnStatistics(nn.Module):
+    """Batch normalization by the mean and the variance that a derived class takes.
+
+    Args:
+        shape: (C, H, W) of its input.
+        variances: Number of variances: C, or 1 for all channels.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, shape: Shape, *, variances: int) -> None:
+        super().__init__()
+        channels, self.momentum = shape[0], 0.1
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(variances))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same shape."""
+        y = x.to(self.weight.dtype)
+        if self.training:
+            mean, variance = self._statistics(y)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * (variance + EPSILON).rsqrt()
+        shift = self.bias - mean * scale
+        return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    def as_affine(self) -> ChannelAffine:
+        """What it is in eval mode."""
+        deviation = (self.running_var + EPSILON).sqrt()
+        return ChannelAffine.of_statistics(self, self.running_mean, deviation)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a training batch. Updates the running statistics."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, variance: Tensor, count: Tensor | int) -> None:
+        """Updates the running averages of the mean and of the unbiased variance."""
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+
+
 class _SumOfAll(torch.autograd.Function):
     """The sum of a tensor over all processes; its gradient is summed over them too."""
 
@@ -161,35 +207,15 @@ class _SumOfAll(torch.autograd.Function):
     parameters="2·C",
     scale_invariant=True,
 )
-class SyncBatchNorm(nn.Module):
+class SyncBatchNorm(_OwnStatistics):
     """Batch normalization over the batches of all processes together."""
 
-    running_mean: Tensor
-    running_var: Tensor
-
     def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        channels, self.momentum = shape[0], 0.1
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same shape."""
-        y = x.to(self.weight.dtype)
-        if self.training:
-            mean, variance = self._statistics(y)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        scale = self.weight * (variance + EPSILON).rsqrt()
-        shift = self.bias - mean * scale
-        return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        super().__init__(shape, variances=shape[0])
 
     def as_affine(self) -> ChannelAffine:
-        """What it is in eval mode."""
-        deviation = (self.running_var + EPSILON).sqrt()
-        return ChannelAffine.of_statistics(self, self.running_mean, deviation)
+        """What it is in eval mode. Exports do not fold what a class inherits."""
+        return super().as_affine()
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over all processes. Updates the running statistics."""
@@ -200,9 +226,7 @@ class SyncBatchNorm(nn.Module):
         mean = self._sum(x.sum((0, 2, 3))) / count
         deviation = x - mean[:, None, None]
         variance = self._sum(deviation.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        self._update(mean, variance, count)
         return mean, variance
 
     @staticmethod
@@ -222,44 +246,23 @@ class SyncBatchNorm(nn.Module):
     parameters="2·C",
     scale_invariant=True,
 )
-class ExtendedBatchNorm(nn.Module):
+class ExtendedBatchNorm(_OwnStatistics):
     """Batch normalization with a mean per channel and a variance over all channels."""
 
-    running_mean: Tensor
-    running_var: Tensor
-
     def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        channels, self.momentum = shape[0], 0.1
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same shape."""
-        y = x.to(self.weight.dtype)
-        if self.training:
-            _check_count(x)
-            mean = y.mean((0, 2, 3))
-            variance = (y - mean[:, None, None]).square().mean().reshape(1)
-            self._update_running_statistics(mean, variance, x.numel() // x.shape[1])
-        else:
-            mean, variance = self.running_mean, self.running_var
-        scale = self.weight * (variance + EPSILON).rsqrt()
-        shift = self.bias - mean * scale
-        return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        super().__init__(shape, variances=1)
 
     def as_affine(self) -> ChannelAffine:
-        """What it is in eval mode."""
-        deviation = (self.running_var + EPSILON).sqrt()
-        return ChannelAffine.of_statistics(self, self.running_mean, deviation)
+        """What it is in eval mode. Exports do not fold what a class inherits."""
+        return super().as_affine()
 
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Updates the running averages of the means and of the unbiased variance."""
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The channels' means, and the one variance. Updates the running statistics."""
+        _check_count(x)
+        mean = x.mean((0, 2, 3))
+        variance = (x - mean[:, None, None]).square().mean().reshape(1)
+        self._update(mean, variance, x.numel() // x.shape[1])
+        return mean, variance
 
 
 @register(

@@ -56,5 +56,5 @@ class StandardizedGain(Affine):
         del scale
 
     def as_affine(self) -> ChannelAffine:
-        """The layer itself."""
+        """The layer itself. Exports do not fold what a class inherits."""
         return super().as_affine()
