@@ -3,12 +3,14 @@
 It computes bn, gn, ln, in and rms. They all take their statistics over groups of cells, where a
 cell is one channel of one sample:
 
-    BatchNorm       a channel's cells of all samples
+    BatchNorm       a channel's cells of all samples, or of a part of them
     GroupNorm       the cells of a group of channels of one sample (LayerNorm: of all channels,
                     InstanceNorm: of one)
     RMSNorm         as LayerNorm, with the mean taken as 0
 
-So the cells are laid out as N × groups × members, and the statistics are taken over `axes` of that.
+So the cells are laid out as parts × samples × groups × members, and the statistics are taken over
+samples and members: BatchNorm has one part and a group for each channel, GroupNorm a part for each
+sample.
 """
 
 from typing import Any, NamedTuple, Self
@@ -97,14 +99,22 @@ class FusedNorm(nn.Module):
             self.register_buffer("running_mean", torch.zeros(channels))
             self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """N × C × H × W to the same shape; `residual` is added at the end."""
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, samples: int | None = None
+    ) -> Tensor:
+        """N × C × H × W to the same shape; `residual` is added at the end.
+
+        `samples`: BatchNorm in training mode normalizes parts of so many samples by themselves; it
+        divides N.
+        """
         if x.shape[1] != len(self.weight):
             raise ValueError(f"expected maps of {len(self.weight)} channels, got {x.shape[1]}")
+        if samples and not self._can_run_compiled(x[:samples]):
+            return torch.cat([self(part) for part in torch.split(x, samples)])
         if self._can_run_compiled(x):
             if self.activation in kernels.ACTIVATION_NUMBERS:
-                return self._run_compiled(x, residual, self.activation, self.dropout)
-            y = self._run_compiled(x, None, None, 0.0)
+                return self._run_compiled(x, residual, samples, self.activation, self.dropout)
+            y = self._run_compiled(x, None, samples, None, 0.0)
         else:
             y = self._run_pytorch(x)
         if self.activate is not None:
@@ -153,7 +163,12 @@ class FusedNorm(nn.Module):
         return y * self.weight[:, None, None].to(x.dtype)
 
     def _run_compiled(
-        self, x: Tensor, residual: Tensor | None, activation: Activation | None, dropout: float
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        samples: int | None,
+        activation: Activation | None,
+        dropout: float,
     ) -> Tensor:
         """The whole layer by the compiled passes, with this activation and dropout."""
         if residual is not None:
@@ -168,11 +183,12 @@ class FusedNorm(nn.Module):
             self.bias,
             residual,
             self,
+            samples,
             activation,
             dropout if self.training else 0.0,
         )
         if self.groups is None:
-            self._update_running_statistics(mean, variance, x.numel() // x.shape[1])
+            self._update_running_statistics(mean, variance, x.numel() // mean.numel())
         return output
 
     def _eval_forward(
@@ -189,13 +205,17 @@ class FusedNorm(nn.Module):
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Updates the running averages of the mean and of the unbiased variance."""
-        self.running_mean.lerp_(mean.flatten(), self.momentum)
-        self.running_var.lerp_(variance.flatten() * (count / (count - 1)), self.momentum)
+        """Updates the running averages of the mean and of the unbiased variance, part by part."""
+        unbiased = variance.flatten(1) * (count / (count - 1))
+        for part, part_variance in zip(mean.flatten(1), unbiased, strict=True):
+            self.running_mean.lerp_(part, self.momentum)
+            self.running_var.lerp_(part_variance, self.momentum)
 
 
 class _Normalize(torch.autograd.Function):
-    """The fused forward and backward passes; also returns the mean and the variance."""
+    """The fused forward and backward passes; also returns each part's mean and variance."""
+
+    AXES = (1, 3)  # of parts × samples × groups × members
 
     @staticmethod
     def forward(
@@ -205,25 +225,28 @@ class _Normalize(torch.autograd.Function):
         bias: Tensor | None,
         residual: Tensor | None,
         norm: FusedNorm,
+        samples: int | None,
         activation: Activation | None,
         dropout: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        samples, channels = x.shape[:2]
         pixels = x.shape[2] * x.shape[3]
-        groups = norm.groups or channels
-        axes = (0, 2) if norm.groups is None else (2,)
-        mean, squares = torch.empty(
-            2, samples, channels, dtype=torch.float32, device="cpu"
-        ).unbind()
+        mean, squares = torch.empty(2, *x.shape[:2], dtype=torch.float32, device="cpu").unbind()
         kernels.normalize("moments", x, sums=mean, products=squares)
-        mean, squares = (t.view(samples, groups, -1) for t in (mean, squares))
-        centre = mean.mean(axes, keepdim=True) if norm.centre else mean.new_zeros(samples, 1, 1)
-        variance = (squares / pixels + (mean - centre).square()).mean(axes, keepdim=True)
+        if norm.groups is None:
+            cells = (-1, samples or len(x), x.shape[1], 1)
+        else:
+            cells = (len(x), 1, norm.groups, x.shape[1] // norm.groups)
+        mean, squares = mean.view(cells), squares.view(cells)
+        if norm.centre:
+            centre = mean.mean(_Normalize.AXES, keepdim=True)
+        else:
+            centre = mean.new_zeros(len(x), 1, 1, 1)
+        variance = (squares / pixels + (mean - centre).square()).mean(_Normalize.AXES, keepdim=True)
         rstd = (variance + norm.eps).rsqrt()
-        weights = weight.view(1, groups, -1)
+        weights = weight.view(cells[2:])
         scale = weights * rstd
-        shift = -centre * scale if bias is None else bias.view(1, groups, -1) - centre * scale
-        scale, shift = _rows(scale, channels), _rows(shift, channels)
+        shift = -centre * scale if bias is None else bias.view(cells[2:]) - centre * scale
+        scale, shift = _rows(scale, mean.shape), _rows(shift, mean.shape)
         drop: Any = {}
         if dropout:
             drop["threshold"] = min(round(dropout * 2**32), 2**32 - 1)
@@ -234,7 +257,7 @@ class _Normalize(torch.autograd.Function):
             "apply", x, out=y, residual=residual, activation=activation, **rows, **drop
         )
         ctx.save_for_backward(x, weights, centre, rstd, scale, shift)
-        ctx.axes, ctx.drop, ctx.centred, ctx.activation = axes, drop, norm.centre, activation
+        ctx.cells, ctx.drop, ctx.centred, ctx.activation = cells, drop, norm.centre, activation
         ctx.mark_non_differentiable(centre, variance)
         return y, centre, variance
 
@@ -242,19 +265,16 @@ class _Normalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, centre, rstd, scale, shift = ctx.saved_tensors
-        samples, channels = x.shape[:2]
-        cells = (samples, *weights.shape[1:])
         dy = dy.contiguous(memory_format=torch.channels_last)
         common: Any = {"dy": dy, "scale": scale, "shift": shift, "activation": ctx.activation}
         common |= ctx.drop
-        sums, products = torch.empty(
-            2, samples, channels, dtype=torch.float32, device="cpu"
-        ).unbind()
+        sums, products = torch.empty(2, *x.shape[:2], dtype=torch.float32, device="cpu").unbind()
+        cells = sums.view(ctx.cells).shape
         kernels.normalize(
             "backward_sums",
             x,
             **common,
-            centre=_rows(centre.expand(-1, *cells[1:]), channels),
+            centre=_rows(centre, cells),
             sums=sums,
             products=products,
         )
@@ -262,10 +282,10 @@ class _Normalize(torch.autograd.Function):
         # With g the gradient of the affine map's output and D the number of values in a group:
         # dx = rstd · (w g − Σ w g / D − (x − centre) · rstd² · Σ w g (x − centre) / D)
         count = x.numel() // rstd.numel()
-        input_factor = -(rstd**3) * (weights * products).sum(ctx.axes, keepdim=True) / count
+        input_factor = -(rstd**3) * (weights * products).sum(_Normalize.AXES, keepdim=True) / count
         constant = -input_factor * centre
         if ctx.centred:
-            constant -= rstd * (weights * sums).sum(ctx.axes, keepdim=True) / count
+            constant -= rstd * (weights * sums).sum(_Normalize.AXES, keepdim=True) / count
         dx = torch.empty_like(x)
         kernels.normalize(
             "backward_apply",
@@ -273,15 +293,18 @@ class _Normalize(torch.autograd.Function):
             **common,
             out=dx,
             gradient_factor=scale,
-            input_factor=_rows(input_factor.expand(-1, *cells[1:]), channels),
-            constant=_rows(constant.expand(-1, *cells[1:]), channels),
+            input_factor=_rows(input_factor, cells),
+            constant=_rows(constant, cells),
         )
-        d_weight = (products * rstd).sum(0).flatten()
-        d_bias = sums.sum(0).flatten() if ctx.centred else None
+        d_weight = (products * rstd).sum((0, 1)).flatten()
+        d_bias = sums.sum((0, 1)).flatten() if ctx.centred else None
         d_residual = dy if ctx.needs_input_grad[3] else None
-        return dx, d_weight, d_bias, d_residual, None, None, None
+        return dx, d_weight, d_bias, d_residual, None, None, None, None
 
 
-def _rows(coefficients: Tensor, channels: int) -> Tensor:
+def _rows(coefficients: Tensor, cells: torch.Size) -> Tensor:
     """Coefficients in the shape that the passes take: N × C, or 1 × C for all samples."""
-    return coefficients.reshape(-1, channels).contiguous()
+    parts, samples, groups, members = cells
+    samples = samples if parts > 1 else 1
+    rows = coefficients.expand(parts, samples, groups, members)
+    return rows.reshape(-1, groups * members).contiguous()

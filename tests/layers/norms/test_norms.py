@@ -205,6 +205,31 @@ def test_ghost_batches_have_32_images_by_default():
     torch.testing.assert_close(ghosts, norms.build("ghost-bn=32", SHAPE, activate=False)(x))
 
 
+@given(count=st.integers(2, 12), size=st.integers(2, 6))
+def test_ghost_batches_equal_pytorchs_layer_on_each_part_in_turn(count, size):
+    ours = with_random_parameters(norms.build(f"ghost-bn={size}", SHAPE, activate=False))
+    pytorch = nn.BatchNorm2d(SHAPE[0]).double()
+    pytorch.load_state_dict(
+        {name.removeprefix("norm."): t for name, t in ours.state_dict().items()}
+        | {"num_batches_tracked": torch.tensor(0)}
+    )
+    x = torch.randn(count, *SHAPE, requires_grad=True)
+    reference = x.detach().double().requires_grad_()
+    upstream = torch.randn(count, *SHAPE)
+    y = ours(x)
+    expected = torch.cat([pytorch(part) for part in reference.split(size)])
+    torch.testing.assert_close(y, expected.float())
+    y.backward(upstream)
+    expected.backward(upstream.double())
+    torch.testing.assert_close(x.grad, reference.grad.float(), rtol=1e-4, atol=1e-5)
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(
+            getattr(ours.norm, name).grad, getattr(pytorch, name).grad.float(), rtol=1e-4, atol=1e-4
+        )
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(ours.norm, name), getattr(pytorch, name).float())
+
+
 @pytest.mark.parametrize("name", ["bn", "ghost-bn", "brn", "sync-bn", "ebn", "evonorm-b0"])
 def test_one_value_per_channel_is_refused_in_training(name):
     layer = norms.build(name, (4, 1, 1), activate=False)

@@ -63,8 +63,15 @@ class GhostBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
-        parts = torch.split(x, self.images if self.training else max(1, len(x)))
-        return torch.cat([self.norm(part) for part in parts])
+        whole = len(x) // self.images * self.images
+        y: Tensor
+        if not self.training or not whole:
+            y = self.norm(x)
+        elif whole == len(x):
+            y = self.norm(x, samples=self.images)
+        else:
+            y = torch.cat([self.norm(x[:whole], samples=self.images), self.norm(x[whole:])])
+        return y
 
     def as_affine(self) -> ChannelAffine | None:
         """In eval mode it is batch normalization."""
