@@ -526,6 +526,13 @@ def _draw(axes: Axes, values: Sequence[float], color: str, marker: str, *, train
     )
 
 
+def norm_legend(figure: Figure, axes: Axes, *more: Line2D) -> None:
+    """Above the figure; four entries in two columns, because three would leave one alone."""
+    handles = [*axes.get_legend_handles_labels()[0], *more]
+    columns = 2 if len(handles) == 4 else 3
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns)
+
+
 def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published]) -> None:
     """The runs by colour and marker, then the meaning of solid and dashed lines."""
     splits = dict.fromkeys(run.split for run in runs if run.split != "train")

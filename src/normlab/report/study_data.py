@@ -1,14 +1,17 @@
 """What a study's page is made from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from normlab.findings.contrasts import Change
 from normlab.findings.groups import Group, changes, group_by_setting, main_group
 from normlab.runs.run import Run
-from normlab.study.plan import settings, varying
+from normlab.study.plan import Arm, settings, varying
 from normlab.study.predictions import Predictions
 from normlab.study.record import Study, answers_of
+
+MAX_LINES = 14  # more lines and their legend cannot be read
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,18 @@ class StudyData:
             arm.norm: [answers_of(run) for run in self.runs if run.config.norm == arm.norm]
             for arm in self.main.arms
         }
+
+
+def drawn(main: Group, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that a figure has lines for: those of the main group's best normalizations."""
+    if len(main.arms) <= MAX_LINES:
+        return [*arms]
+    best = {arm.norm for arm, _ in main.ranked[:MAX_LINES]}
+    return [arm for arm in arms if arm.norm in best]
+
+
+def left_out(main: Group) -> str:
+    """A sentence for the caption if a figure does not have all arms."""
+    if len(main.arms) <= MAX_LINES:
+        return ""
+    return f" The {MAX_LINES} best of {len(main.arms)} normalizations are drawn."

@@ -1,4 +1,4 @@
-"""The figures of a study's page with their words, in the style of `normlab.plots`.
+"""The figures of a study's accuracies and differences with their words.
 
 A new figure is one entry in a list below and the function that draws it.
 """
@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from normlab.findings import contrasts
-from normlab.findings.calibration import BINS, calibration_bins, expected_calibration_error
 from normlab.findings.contrasts import Change
 from normlab.findings.groups import Group, along
 from normlab.findings.recalibration import without_recalibration
@@ -28,16 +25,15 @@ from normlab.report.plots import (
     Chart,
     color_of,
     marker_of,
+    norm_legend,
     percent_axis,
     short,
     styled,
 )
 from normlab.report.rendering import PageFigure
-from normlab.report.study_data import StudyData
-from normlab.study.plan import AXES, Arm, Setting, settings
-from normlab.study.predictions import Predictions
+from normlab.report.study_data import StudyData, drawn, left_out
+from normlab.study.plan import AXES, Arm
 from normlab.study.record import Study
-from normlab.study.tuning import KNOBS, Round, Trial, best, in_round, rounds, tried
 from normlab.table import Table
 from normlab.wording import (
     axis_value,
@@ -51,10 +47,6 @@ from normlab.wording import (
 )
 
 MAX_PAIRS = 45  # a forest plot of more cannot be read
-MAX_LINES = 14  # more lines and their legend cannot be read either
-
-# Confidences, and which predictions are correct
-Pooled = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
 def accuracy(data: StudyData) -> list[PageFigure]:
@@ -63,7 +55,7 @@ def accuracy(data: StudyData) -> list[PageFigure]:
     return [
         PageFigure(
             name="curves",
-            draw=lambda: _draw_curves(data.study, main, _drawn(main, main.arms)),
+            draw=lambda: _draw_curves(data.study, main, drawn(main, main.arms)),
             alt=_curves_alt(main, data.study.images),
             title="Accuracy by epoch",
             caption=_curves_caption(main),
@@ -141,66 +133,16 @@ def changes(data: StudyData) -> list[PageFigure]:
     ]
 
 
-def searches(data: StudyData) -> list[PageFigure]:
-    """Every search of a setting for the arms of a group."""
-    study = data.study
-    return [
-        _search(data, setting, arms, of)
-        for of in rounds(study.config)
-        for setting, arms in settings(study.arms).items()
-        if any(in_round(study.trials, arm.name, of) for arm in arms)
-    ]
-
-
-def predictions(data: StudyData) -> list[PageFigure]:
-    """Accuracy of each class, and calibration."""
-    shares = _class_shares(data.predictions, len(data.classes))
-    pooled = {norm: _pooled(runs) for norm, runs in data.predictions.items()}
-    norms = [arm.norm for arm in _drawn(data.main, data.main.arms)]
-    return [
-        PageFigure(
-            name="classes",
-            draw=lambda: _draw_class_accuracy({n: shares[n] for n in norms}, data.classes),
-            alt=_classes_alt(shares, data.classes),
-            title="Accuracy of each class",
-            caption=_left_out(data.main).strip(),
-        ),
-        PageFigure(
-            name="reliability",
-            draw=lambda: _draw_reliability({norm: pooled[norm] for norm in norms}),
-            alt=_reliability_alt(pooled),
-            title="Calibration",
-            caption="Below the line a network is overconfident, above it underconfident."
-            f"{_left_out(data.main)}",
-            table=_calibration_table(pooled),
-        ),
-    ]
-
-
-def _drawn(main: Group, arms: Sequence[Arm]) -> list[Arm]:
-    """The arms that a figure has lines for: those of the main group's best normalizations."""
-    if len(main.arms) <= MAX_LINES:
-        return [*arms]
-    best = {arm.norm for arm, _ in main.ranked[:MAX_LINES]}
-    return [arm for arm in arms if arm.norm in best]
-
-
-def _left_out(main: Group) -> str:
-    if len(main.arms) <= MAX_LINES:
-        return ""
-    return f" The {MAX_LINES} best of {len(main.arms)} normalizations are drawn."
-
-
 # Accuracy by epoch
 
 
 def _curves_caption(main: Group) -> str:
     if main.seeds == 1:
-        return f"One run each.{_left_out(main)}"
+        return f"One run each.{left_out(main)}"
     which = " with which each trained" if main.failures else ""
     return (
         f"Lines: means over the seeds{which}. Bands: from the lowest seed to the highest."
-        f"{_left_out(main)}"
+        f"{left_out(main)}"
     )
 
 
@@ -235,7 +177,7 @@ def _draw_curves(study: Study, group: Group, arms: Sequence[Arm]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    _legend(figure, axes)
+    norm_legend(figure, axes)
     return figure
 
 
@@ -251,10 +193,10 @@ def _along_axis(data: StudyData, axis: str, line: Sequence[Group]) -> PageFigure
     failed = " Hollow marks: some seeds failed, and the mean is over the others." if hollow else ""
     return PageFigure(
         name=axis.replace("_", "-"),
-        draw=lambda: _draw_along_axis(line, axis, [a.norm for a in _drawn(data.main, arms)]),
+        draw=lambda: _draw_along_axis(line, axis, [a.norm for a in drawn(data.main, arms)]),
         alt=_axis_alt(line, axis, data.study.images),
         title=f"Accuracy against {AXES[axis].label}",
-        caption=f"{marks}{where}.{failed}{_left_out(data.main)}",
+        caption=f"{marks}{where}.{failed}{left_out(data.main)}",
     )
 
 
@@ -303,7 +245,7 @@ def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> 
     axes.set_ylabel("accuracy, last epoch")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    _legend(figure, axes)
+    norm_legend(figure, axes)
     return figure
 
 
@@ -399,7 +341,7 @@ def _draw_along_statistics(
     axes.set_ylabel("accuracy, last epoch")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    _legend(figure, axes)
+    norm_legend(figure, axes)
     return figure
 
 
@@ -558,234 +500,3 @@ def _draw_forest(pairs: Sequence[tuple[str, Difference]], *, margin: float | Non
     axes.set_xlabel("difference of accuracies, points")
     axes.grid(axis="x")
     return figure
-
-
-# Searches
-
-
-def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], of: Round) -> PageFigure:
-    """Every trial of a round for the arms of a group."""
-    where = f" at {setting.text(data.axes)}" if data.axes else ""
-    by_arm = {arm.name: in_round(data.study.trials, arm.name, of) for arm in arms}
-    optima = [
-        f"{arm.norm} {_value(found.value)}" if found else f"{arm.norm} none"
-        for arm in arms
-        for found in (best(by_arm[arm.name]),)
-    ]
-    trials = [trial for of_arm in by_arm.values() for trial in of_arm]
-    seeds = data.study.config.tune_seeds
-    first, *longer = sorted({trial.epochs for trial in trials})
-    caption = f"All trials, of {counted(first, 'epoch')} each."
-    if longer:
-        caption += (
-            " The better half of the values went on to runs of "
-            f"{' and of '.join(map(str, longer))} epochs, drawn with thicker lines."
-        )
-    if seeds > 1:
-        caption += f" Lines: means over the {seeds} seeds. Dots: the seeds of the longest runs."
-    lost = sum(trial.accuracy is None for trial in trials)
-    crosses = (
-        f" Crosses at the lower edge: {lost} of {len(trials)} trials, whose loss was not finite."
-        if lost
-        else ""
-    )
-    again = str(of.turn + 1) if of.turn else ""
-    return PageFigure(
-        name=f"search-{of.what}{again}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
-        draw=lambda: _draw_search(by_arm, _drawn(data.main, arms), of),
-        alt=f"Search of the {of.label}{where}; best: {', '.join(optima)}.{crosses}",
-        title=f"Search of the {of.label}{where}",
-        caption=caption + crosses + _left_out(data.main),
-    )
-
-
-def _value(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
-
-
-@styled
-def _draw_search(by_arm: Mapping[str, Sequence[Trial]], arms: Sequence[Arm], of: Round) -> Figure:
-    """Every trial of a round: mean accuracy on held-out images by value, one line per rung.
-
-    Trials whose loss was not finite are crosses at the lower edge.
-    """
-    figure = Chart(figsize=(WIDTH, 3.7))
-    axes = figure.subplots()
-    shown = [trial for arm in arms for trial in by_arm[arm.name]]
-    values = sorted({trial.value for trial in shown})
-    # Values without an order stand side by side.
-    places = {v: v if KNOBS[of.what].ordered else place for place, v in enumerate(values)}
-    rungs = sorted({t.rung for t in shown})
-    for k, arm in enumerate(arms):
-        for rung in rungs:
-            measured = tried(t for t in by_arm[arm.name] if t.rung == rung)
-            measured.sort(key=lambda each: each.value)
-            axes.plot(
-                [places[each.value] for each in measured],
-                [np.nan if each.mean is None else each.mean for each in measured],
-                color=color_of(k),
-                marker=marker_of(k),
-                linewidth=0.8 + 0.6 * rung,
-                markersize=2.5 + 1.2 * rung,
-                alpha=0.5 + 0.5 * rung / max(rungs[-1], 1),
-                label=short(arm.norm, 22) if rung == rungs[-1] else None,
-            )
-            seeds = [(places[v.value], a) for v in measured for a in v.trained]
-            if rung == rungs[-1] and len(seeds) > len(measured):
-                axes.plot(
-                    *zip(*seeds, strict=True),
-                    color=color_of(k),
-                    linestyle="",
-                    marker=".",
-                    markersize=3,
-                )
-        lost = [places[t.value] for t in by_arm[arm.name] if t.accuracy is None]
-        axes.plot(
-            lost,
-            [0.02 + 0.03 * k] * len(lost),
-            transform=axes.get_xaxis_transform(),
-            linestyle="",
-            marker="x",
-            color=color_of(k),
-        )
-    if KNOBS[of.what].ordered and len(values) > 1:
-        if values[0] == 0:
-            axes.set_xscale("symlog", linthresh=values[1])
-        else:
-            axes.set_xscale("log", base=2)
-    ticks = values[:: math.ceil(len(values) / 6)]
-    axes.set_xticks([places[value] for value in ticks], [_value(value) for value in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel(of.label)
-    axes.set_ylabel("accuracy, held-out images")
-    axes.yaxis.set_major_formatter(percent_axis)
-    axes.grid()
-    _legend(figure, axes)
-    return figure
-
-
-# Classes
-
-
-def _class_shares(
-    by_norm: Mapping[str, Sequence[Predictions]], classes: int
-) -> dict[str, NDArray[np.float64]]:
-    """For each normalization the accuracy of each class, the mean over the seeds."""
-    shares = {}
-    for norm, runs in by_norm.items():
-        images = np.bincount(runs[0].labels, minlength=classes)
-        hits = [np.bincount(run.labels, weights=run.correct, minlength=classes) for run in runs]
-        with np.errstate(invalid="ignore"):
-            shares[norm] = np.mean(hits, axis=0) / images
-    return shares
-
-
-def _classes_alt(shares: Mapping[str, NDArray[np.float64]], classes: Sequence[str]) -> str:
-    spread = np.ptp(np.stack([*shares.values()]), axis=0)
-    widest = int(np.nanargmax(spread))
-    values = ", ".join(f"{norm} {share[widest]:.0%}" for norm, share in shares.items())
-    return f"Accuracy of each class; the normalizations differ most on {classes[widest]}: {values}."
-
-
-@styled
-def _draw_class_accuracy(
-    shares: Mapping[str, NDArray[np.float64]], classes: Sequence[str]
-) -> Figure:
-    """Accuracy of each class, one mark per normalization.
-
-    Args:
-        shares: For each normalization, float64, classes: means over the seeds.
-        classes: The names of the classes.
-    """
-    figure = Chart(figsize=(WIDTH, 1.0 + 0.3 * len(classes)))
-    axes = figure.subplots()
-    for place in range(len(classes)):
-        values = [share[place] for share in shares.values()]
-        axes.plot([min(values), max(values)], [place, place], color=FAINT, linewidth=3, zorder=1)
-    for k, (norm, norm_shares) in enumerate(shares.items()):
-        axes.plot(
-            norm_shares,
-            range(len(classes)),
-            linestyle="",
-            marker=marker_of(k),
-            markersize=6,
-            color=color_of(k),
-            label=short(norm, 22),
-        )
-    axes.set_yticks(range(len(classes)), [short(name) for name in classes])
-    axes.set_ylim(len(classes) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("accuracy of the class, mean over the seeds")
-    axes.xaxis.set_major_formatter(percent_axis)
-    axes.grid(axis="x")
-    _legend(figure, axes)
-    return figure
-
-
-# Calibration
-
-
-def _pooled(runs: Sequence[Predictions]) -> Pooled:
-    """The confidence of every prediction, all seeds together, and whether it is correct."""
-    return (
-        np.concatenate([run.confidences for run in runs]),
-        np.concatenate([run.correct for run in runs]),
-    )
-
-
-def _reliability_alt(by_norm: Mapping[str, Pooled]) -> str:
-    parts = (
-        f"{norm} has accuracy {correct.mean():.1%} and mean confidence {confidences.mean():.1%}"
-        for norm, (confidences, correct) in by_norm.items()
-    )
-    return f"Reliability: {'; '.join(parts)}."
-
-
-def _calibration_table(by_norm: Mapping[str, Pooled]) -> Table:
-    return Table(
-        caption="Expected calibration error: the mean distance between confidence and accuracy "
-        f"over {BINS} bins, all seeds together (Guo et al. 2017).",
-        head=("norm", "calibration error", "mean confidence", "accuracy"),
-        kinds=("name", "number", "number", "number"),
-        rows=[
-            (
-                norm,
-                f"{100 * expected_calibration_error(confidences, correct):.1f} points",
-                f"{confidences.mean():.1%}",
-                f"{correct.mean():.1%}",
-            )
-            for norm, (confidences, correct) in by_norm.items()
-        ],
-    )
-
-
-@styled
-def _draw_reliability(by_norm: Mapping[str, Pooled]) -> Figure:
-    """A reliability diagram: accuracy by confidence, all seeds together, and the ideal line.
-
-    Args:
-        by_norm: For each normalization its confidences, and which predictions are correct.
-    """
-    figure = Chart(figsize=(WIDTH, 3.7))
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0)
-    for k, (norm, (confidences, correct)) in enumerate(by_norm.items()):
-        centers, shares, _ = calibration_bins(confidences, correct)
-        axes.plot(centers, shares, color=color_of(k), marker=marker_of(k), label=short(norm, 22))
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("accuracy")
-    axes.xaxis.set_major_formatter(percent_axis)
-    axes.yaxis.set_major_formatter(percent_axis)
-    axes.grid()
-    _legend(figure, axes, Line2D([], [], color=MUTED, linewidth=1.0, label="perfect calibration"))
-    return figure
-
-
-def _legend(figure: Figure, axes: Axes, *more: Line2D) -> None:
-    """Above the figure; four entries in two columns, because three would leave one alone."""
-    handles = [*axes.get_legend_handles_labels()[0], *more]
-    columns = 2 if len(handles) == 4 else 3
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns)

@@ -18,7 +18,7 @@ from normlab.findings.recalibration import without_recalibration
 from normlab.network import zoo
 from normlab.network.shapes import count
 from normlab.recipes import Recipe
-from normlab.report import plots, study_figures
+from normlab.report import plots, prediction_figures, search_figures, study_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.report.study_data import StudyData
@@ -104,8 +104,8 @@ def _figures(data: StudyData) -> dict[str, list[PageFigure]]:
     return {
         "accuracy": study_figures.accuracy(data),
         "differences": [*study_figures.differences(data), *study_figures.changes(data)],
-        "searches": study_figures.searches(data),
-        "predictions": study_figures.predictions(data),
+        "searches": search_figures.searches(data),
+        "predictions": prediction_figures.predictions(data),
     }
 
 
