@@ -167,7 +167,10 @@ def resume(
         device = machine.prepare(execution)
         dataset = run.dataset(execution.data_root) if dataset is None else dataset
         if run.teacher is not None:
-            dataset = teachers.read(run.path / teachers.TABLE, dataset, run.teacher)
+            dataset = teachers.read(
+                run.path / teachers.TABLE, dataset, run.teacher, mirror=run.recipe.mirror
+            )
+        run.refuse_fewer_numbers(run.path / "checkpoint.pt", checkpoint.model)
         network = Network(
             run.layout,
             norm=run.config.norm,

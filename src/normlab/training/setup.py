@@ -19,8 +19,9 @@ from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
 from normlab.runs.checkpoint import Checkpoint
-from normlab.runs.run import DataCard, Run
+from normlab.runs.run import LARGEST_LOSS, DataCard, Run
 from normlab.storage.files import exists, locked, remove_leftovers
+from normlab.storage.records import MalformedError
 from normlab.training.branches import add_branches
 from normlab.training.distributed import process_group
 from normlab.training.first_weights import start_at_muons_norm
@@ -145,17 +146,25 @@ def restore_state(
     """The training state that a checkpoint holds, on a device, which the run then records.
 
     Raises:
-        RunError: The checkpoint belongs to another recipe.
+        RunError: The checkpoint belongs to another recipe, or has counts that it cannot have.
     """
+    file = run.path / "checkpoint.pt"
+    seen = min(checkpoint.step * run.recipe.batch_size, run.data.train)
+    if (
+        checkpoint.step > steps
+        or checkpoint.correct > seen
+        or checkpoint.loss_sum > seen * LARGEST_LOSS
+    ):
+        raise RunError(f"{file} is damaged: its counts are not those of a part of an epoch")
     network.load_state_dict(checkpoint.model)
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train_step = train_step_of(run, network)
     try:
         train_step.load_state_dict(checkpoint.optimizer)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, of wrong content
+    except MalformedError as error:
         raise RunError(
-            f"{run.path / 'checkpoint.pt'} is another recipe's: {error}. "
+            f"{file} is another recipe's: {error}. "
             "Put the run's own in its place, or train anew into another --out"
         ) from None
     run = _record_machine(run, device, checkpoint.epoch + 1)
