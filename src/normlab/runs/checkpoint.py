@@ -8,6 +8,7 @@ import io
 import os
 import warnings
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,6 +114,13 @@ def _unpickled(content: bytes) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what a forger wrote
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file begins as a checkpoint that normlab wrote."""
+    with suppress(OSError), open_regular(path) as file:
+        return file.read(len(MAGIC)) == MAGIC.encode()
+    return False
 
 
 def load_latest(path: Path, run: str) -> tuple[Checkpoint, str]:

@@ -1,6 +1,7 @@
 """What a run needs before its first step: its folder, its network, its record, its state."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from normlab.network.model import Network
 from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
-from normlab.runs.checkpoint import Checkpoint
+from normlab.runs.checkpoint import Checkpoint, is_checkpoint
 from normlab.runs.run import LARGEST_LOSS, DataCard, Run
 from normlab.storage.files import exists, locked, remove_leftovers
 from normlab.storage.records import MalformedError
@@ -29,15 +30,32 @@ from normlab.training.state import TrainingState
 from normlab.training.step import TrainStep
 from normlab.training.teachers import TABLE
 
+# What a run overwrites or deletes in its folder, beside its weights and its settings.
+_OWN = (
+    *("checkpoint.pt", "checkpoint-before.pt", "metrics.jsonl", TABLE),
+    *("report.html", "figures"),
+)
+
 
 def refuse_existing_run(out: Path) -> None:
-    """Raises RunError if a folder holds a run. Only the main process checks it."""
+    """Raises RunError if a folder holds a run, or files of others that have a run's names.
+
+    Only the main process checks it.
+    """
     if not process_group().is_main:
         return
     if exists(out / "model.safetensors"):
         raise RunError(f"{out} holds a finished run: choose another --out, or delete it")
     if exists(out / "config.json"):
         raise RunError(f"{out} holds a run that can be resumed: normlab train --resume {out}")
+    if is_checkpoint(out / "checkpoint.pt"):  # a run's that was killed before it had settings
+        return
+    for name in _OWN:
+        if os.path.lexists(out / name):
+            raise RunError(
+                f"{out / name} is there already, and {out} holds no run: choose another --out, or "
+                "move it"
+            )
 
 
 @contextmanager
