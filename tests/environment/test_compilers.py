@@ -146,6 +146,40 @@ def test_from_a_cache_folder_of_another_user_nothing_is_loaded(cache):
     assert load(cache) == f"not kept: {reason}"
 
 
+@pytest.mark.slow(4)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_nor_from_one_in_a_folder_of_another_user(cache):
+    os.chown(cache, 12345, 12345)
+    assert load(cache) == f"not kept: {cache} belongs to another user: set XDG_CACHE_HOME"
+    os.chown(cache, 65534, 65534)  # as a container shows folders of root outside of it
+    assert load(cache) == "loaded"
+
+
+@pytest.mark.slow(3)
+@pytest.mark.parametrize("change", ["owner", "mode", "link"])
+def test_a_library_that_others_have_put_there_is_replaced(change, cache, tmp_path):
+    """They could, before the user followed the note and took the folder for himself."""
+    planted = library(cache)
+    if change == "owner":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(planted, 12345, 12345)
+    elif change == "mode":
+        planted.chmod(0o666)
+    else:
+        planted.symlink_to(planted.rename(tmp_path / "theirs"))
+    assert load(cache) == "loaded"
+    status = library(cache).lstat()
+    assert (status.st_uid, status.st_mode) == (os.geteuid(), 0o100644)
+
+
+@pytest.mark.slow(3)
+def test_whatever_the_umask_a_library_is_its_users(built, tmp_path):
+    (tmp_path / "cache").mkdir(mode=0o700)
+    assert load(tmp_path / "cache", code="import os; os.umask(0)\n" + CODE) == "loaded"
+    assert library(tmp_path / "cache").stat().st_mode == 0o100644
+
+
 @pytest.mark.slow(2)
 def test_a_folder_of_a_private_group_is_not_others(cache):
     status = (cache / "normlab").stat()

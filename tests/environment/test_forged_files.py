@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -31,6 +32,7 @@ from normlab.findings import study as findings
 from normlab.findings.groups import group_by_setting
 from normlab.inference.evaluate import Evaluation
 from normlab.inference.predict import Prediction
+from normlab.network.model import Network
 from normlab.report.card import model_card, write_card
 from normlab.report.plots import read_published
 from normlab.report.prediction_lines import as_text, write_predictions
@@ -317,16 +319,20 @@ def test_a_forged_study_is_refused_or_reported(data, tmp_path_factory):
 # Weights and checkpoints
 
 
-def safetensors_file(path, tensors):
-    """Writes a sparse file of zeros. `tensors` are shapes of float32, by name."""
+def safetensors_file(path, tensors, types):
+    """Writes a sparse file of zeros. `tensors` are shapes, `types` the names of their types."""
     entries, end = {}, 0
     for name, shape in tensors.items():
-        start, end = end, end + 4 * int(np.prod(shape, dtype=object))
-        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        kind = types.get(name, "F32")
+        start, end = end, end + int(kind[1:]) // 8 * int(np.prod(shape, dtype=object))
+        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
     head = json.dumps(entries).encode()
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)
         file.truncate(8 + len(head) + end)
+
+
+_NAMES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
 
 # Run in a process of its own: it counts the memory that it took, and stops at 8 GB.
@@ -345,20 +351,42 @@ assert grown < 400_000, grown  # kB: PyTorch itself, and no weights
 """
 
 
+WIDE = "C:8 P " + "C:4096 " * 40 + "GAP FC"
+
+
 @pytest.mark.slow(5)
-@pytest.mark.parametrize("layout", [None, "C:8 P " + "C:4096 " * 40 + "GAP FC"])
-def test_a_header_is_compared_with_the_layout_before_memory_is_allocated(layout, nano):
-    tensors = {
-        name: tuple(tensor.shape) for name, tensor in header(NANO / "model.safetensors").items()
-    }
-    safetensors_file(nano / "model.safetensors", tensors | {"extra": (10**10,)})
+@pytest.mark.parametrize(
+    ("layout", "extra", "cut", "problem"),
+    [
+        (None, 10**10, False, "has 40,000,0.* bytes, at most 4,294,967,296 are expected"),
+        (None, 10**9, False, "is another network's: it has a tensor extra too many"),
+        (None, 10**9, True, "is damaged: it has .* bytes, its header describes 4,000,0"),
+        (WIDE, 10**9, False, "is damaged or another network's: it holds 1,000,0"),
+        (WIDE, 0, False, "has 23,5.* bytes, at most"),  # exactly what the layout has
+        (WIDE, 0, True, "is damaged: it has .* bytes, its header describes 23,5"),
+    ],
+)
+def test_a_header_is_compared_with_the_layout_before_memory_is_allocated(
+    layout, extra, cut, problem, nano
+):
     if layout:
         rewrite(nano / "config.json", layout=layout)
+    if extra:
+        shapes = header(NANO / "model.safetensors")
+    else:
+        with torch.device("meta"):
+            shapes = Network(layout, norm="bn").state_dict()
+    tensors = {name: tuple(tensor.shape) for name, tensor in shapes.items()}
+    types = {name: _NAMES[tensor.dtype] for name, tensor in shapes.items()}
+    path = nano / "model.safetensors"
+    safetensors_file(path, tensors | ({"extra": (extra,)} if extra else {}), types)
+    if cut:
+        os.truncate(path, 100_000)
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, nano], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "another network's: it has" in done.stdout or "another network's: blocks" in done.stdout
+    assert re.search(problem, done.stdout), done.stdout
     assert done.stdout.count("\n") == 1
 
 

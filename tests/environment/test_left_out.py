@@ -1,6 +1,7 @@
 """Whatever is in a folder and is not read is counted and named; so are test images seen before."""
 
 import os
+import re
 import socket
 import tempfile
 from contextlib import contextmanager
@@ -68,6 +69,23 @@ def test_classes_whose_names_look_the_same_are_named(one, other, tmp_path):
     assert one in note
     assert other in note
     assert "2 classes" in note
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("cat", "Cat"), ("caf\u00e9", "cafe\u0301"), ("cat", "\uff43\uff41\uff54")]
+)
+def test_an_error_shows_how_a_class_of_train_and_one_of_test_differ(one, other, tmp_path):
+    for part, name in (("train", one), ("test", other)):
+        for each in (name, "dog", "owl"):
+            picture(tmp_path / part / each / "0.png")
+    first, second = sorted((one, other))
+    holder, lacking = ("train", "test") if first == one else ("test", "train")
+    expected = (
+        f"{tmp_path / holder} has a class {first!r} that {tmp_path / lacking} lacks: "
+        f"its {second!r} is another ({second!a}, not {first!a}), rename one"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(expected)}$"):
+        load(f"folder:{tmp_path}")
 
 
 def test_classes_of_other_names_get_no_note(tmp_path):

@@ -1,6 +1,7 @@
 """What lies in the working folder, or in a stranger's study, is neither run nor deleted."""
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 from PIL import Image
 
 from environments import COMPARE, NETWORK, TRAIN, normlab
-from normlab import StudyConfig, compare
+from normlab import Callback, Execution, RunConfig, StudyConfig, compare, train
 from normlab.data import load
-from normlab.errors import NormlabError, UsageError
+from normlab.errors import NormlabError, RunError, UsageError
 from normlab.report.data_page import write_data_page
 from normlab.report.run_page import write_report
 from normlab.report.study_page import write_study_report
@@ -141,6 +142,11 @@ STUDY = StudyConfig(
 )
 
 
+SMALL = RunConfig(
+    network=NETWORK, dataset="digits", recipe="demo", epochs=1, train_images=128, batch_size=64
+)
+
+
 @pytest.mark.slow(5)
 def test_what_a_user_keeps_in_a_study_stays(tmp_path):
     compare(STUDY, tmp_path / "study", quiet=True)
@@ -153,6 +159,36 @@ def test_what_a_user_keeps_in_a_study_stays(tmp_path):
 
 
 @pytest.mark.slow(5)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("checkpoint.pt", "checkpoint-before.pt", "metrics.jsonl", "teacher.npy"),
+        *("report.html", "figures"),
+    ],
+)
+def test_no_run_is_trained_where_a_user_keeps_files_of_its_names(name, tmp_path):
+    mine = tmp_path / name
+    if name == "figures":
+        mine.mkdir()
+        mine /= "mistakes.png"
+    mine.write_text("mine")
+    with pytest.raises(RunError, match=rf"{re.escape(name)} is there already, and .* no run"):
+        train(SMALL, tmp_path, Execution(threads=1), quiet=True)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_run_that_was_killed_before_it_had_settings_is_trained_anew(tmp_path):
+    class Kill(Callback):
+        def on_step_end(self, state):
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        train(SMALL, tmp_path, Execution(threads=1), callbacks=[Kill()], quiet=True)
+    (tmp_path / "config.json").unlink()
+    assert train(SMALL, tmp_path, Execution(threads=1), quiet=True).finished
+
+
 def test_nothing_is_written_or_deleted_through_a_link(trained, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

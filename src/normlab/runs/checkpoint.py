@@ -5,8 +5,10 @@ Both carry a SHA-256 of their content. A file that changed on the disk is refuse
 
 import hashlib
 import io
+import os
 import warnings
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab.errors import RunError, printable
-from normlab.ranges import Count, Range, Seconds
+from normlab.ranges import Count, Range
 from normlab.storage.files import write_atomically
 from normlab.storage.reading import open_regular, read_bytes
 from normlab.storage.records import MalformedError, check, entry, parse
@@ -50,7 +52,7 @@ class Checkpoint:
     step: Count = 0
     loss_sum: Annotated[float, Range(at_least=0)] = 0.0
     correct: Count = 0
-    seconds: Seconds = 0.0
+    seconds: Annotated[float, Range(at_least=0, at_most=1e8)] = 0.0  # the epoch's are more
 
     def save(self, path: Path) -> None:
         """Writes it, whole or not at all. The previous checkpoint is kept beside it.
@@ -94,8 +96,11 @@ class Checkpoint:
         try:
             state = _unpickled(content)
             check(cls, state)
-            if any(t.device.type != "cpu" or t.is_sparse for t in state["model"].values()):
+            tensors = state["model"].values()
+            if any(t.device.type != "cpu" or t.layout != torch.strided for t in tensors):
                 raise MalformedError("a tensor has no values")
+            if sum(t.nbytes for t in tensors) > LARGEST:  # many may have their values in one place
+                raise MalformedError("its tensors are larger than a network's")
             return cls(**state)
         except Exception as error:  # a foreign pickle with a valid checksum can raise anything
             raise damaged from error
@@ -109,6 +114,13 @@ def _unpickled(content: bytes) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what a forger wrote
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file begins as a checkpoint that normlab wrote."""
+    with suppress(OSError), open_regular(path) as file:
+        return file.read(len(MAGIC)) == MAGIC.encode()
+    return False
 
 
 def load_latest(path: Path, run: str) -> tuple[Checkpoint, str]:
@@ -206,23 +218,30 @@ def header(path: Path) -> dict[str, Tensor]:
     """
     try:
         with open_regular(path) as file:
+            whole = os.fstat(file.fileno()).st_size
             size = int.from_bytes(file.read(8), "little")
             content = file.read(min(size, LARGEST_HEADER))
     except FileNotFoundError:
         raise RunError(f"{path.parent} has no {path.name}: is its training finished?") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    if whole > LARGEST:
+        raise RunError(f"{path} has {whole:,} bytes, at most {LARGEST:,} are expected")
     try:
-        tensors = parse(content.decode())
-        return {
+        described = parse(content.decode())
+        tensors = {
             name: torch.empty(
                 entry(tensor, "shape", list),
                 dtype=_TYPES[entry(tensor, "dtype", str)],
                 device="meta",
             )
-            for name, tensor in tensors.items()
+            for name, tensor in described.items()
             if name != "__metadata__"
         }
+        stated = 8 + size + sum(tensor.nbytes for tensor in tensors.values())
+        if stated != whole:
+            raise MalformedError(f"it has {whole:,} bytes, its header describes {stated:,}")
+        return tensors
     except KeyError as error:
         raise RunError(
             f"{path} is another network's: it has numbers of type {str(error)[:60]}"

@@ -32,12 +32,15 @@ from normlab.storage.reading import read_text
 from normlab.storage.records import MalformedError, build, check_range, entry, parse
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from normlab.network.model import Network
     from normlab.network.summary import Summary
 
 SCHEMA = 2
 CLASSES = Range(at_least=1, at_most=2**16)  # a study keeps predictions in 16 bits
-Loss = Annotated[float, Range(at_least=0, at_most=3.5e38)]  # a float32's
+LARGEST_LOSS = 3.5e38  # a float32's
+Loss = Annotated[float, Range(at_least=0, at_most=LARGEST_LOSS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,13 +362,8 @@ class Run:
         from normlab.network.shapes import norms_of
         from normlab.runs.checkpoint import header, refuse_another
 
-        tensors, summary = header(weights), self.summary
-        numbers = sum(tensor.numel() for tensor in tensors.values())
-        if numbers < summary.parameters:
-            raise RunError(
-                f"{weights} is damaged or another network's: it holds {numbers:,} numbers, "
-                f"the layout's parameters take {summary.parameters:,}"
-            )
+        tensors = header(weights)
+        self.refuse_fewer_numbers(weights, tensors)
         blocks = notation.parse(self.layout)
         used = norms_of(blocks, self.config.norm)
         if not blocks[0].custom and all(
@@ -374,6 +372,19 @@ class Run:
             with torch.device("meta"):  # shapes only; code that is not ours may need values
                 shapes = Network(self.layout, **self._network_settings)
             refuse_another(weights, tensors, shapes)
+
+    def refuse_fewer_numbers(self, file: Path, tensors: "dict[str, Tensor]") -> None:
+        """Refuses tensors that cannot be the network's, before memory is allocated for it.
+
+        Raises:
+            RunError: They hold fewer numbers than the layout has parameters.
+        """
+        numbers = sum(tensor.numel() for tensor in tensors.values())
+        if numbers < self.summary.parameters:
+            raise RunError(
+                f"{file} is damaged or another network's: it holds {numbers:,} numbers, "
+                f"the layout's parameters take {self.summary.parameters:,}"
+            )
 
     def dataset(self, data_root: Path | None = None) -> Dataset:
         """The data set that the run was trained on, with the same splits.

@@ -51,13 +51,14 @@ def teach(
             f"{record.path} learned from other weights of {before.name} "
             f"({before.weights[:12]}…, now {teacher.weights[:12]}…): choose another --out"
         )
+    mirror = any(arm.recipe.mirror for arm in arms)
     if before is not None and file.exists():
-        return record, teachers.read(file, dataset, before)
+        return record, teachers.read(file, dataset, before, mirror=mirror)
     dataset = teacher.teach(
         dataset,
         held_out=_held_out(record.config, dataset),
         split_seed=record.config.split_seed,
-        mirror=any(arm.recipe.mirror for arm in arms),
+        mirror=mirror,
         device=device,
     )
     found = teachers.recorded(dataset)

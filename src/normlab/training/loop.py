@@ -119,9 +119,9 @@ def train(
     with locked_run(out):
         refuse_existing_run(out)  # another process may have started one meanwhile
         if process_group().is_main:
+            checkpoint.save(out / "checkpoint.pt")  # first: it marks the folder as a run's
             if table_is_own:
                 teachers.write(out / teachers.TABLE, dataset)
-            checkpoint.save(out / "checkpoint.pt")
         return _fit(run, network, checkpoint, dataset, device, execution, callbacks, quiet=quiet)
 
 
@@ -167,7 +167,10 @@ def resume(
         device = machine.prepare(execution)
         dataset = run.dataset(execution.data_root) if dataset is None else dataset
         if run.teacher is not None:
-            dataset = teachers.read(run.path / teachers.TABLE, dataset, run.teacher)
+            dataset = teachers.read(
+                run.path / teachers.TABLE, dataset, run.teacher, mirror=run.recipe.mirror
+            )
+        run.refuse_fewer_numbers(run.path / "checkpoint.pt", checkpoint.model)
         network = Network(
             run.layout,
             norm=run.config.norm,

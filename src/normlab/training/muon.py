@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is None:  # a custom network may not use all in every step
                     continue
                 state: dict[str, Any] = self.state[weight]
-                if not state:
+                if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(weight)
                 momentum = state["momentum"].mul_(group["momentum"]).add_(weight.grad)
                 update = weight.grad.add(momentum, alpha=group["momentum"])

@@ -1,6 +1,7 @@
 """What a run needs before its first step: its folder, its network, its record, its state."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ from normlab.network.model import Network
 from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
-from normlab.runs.checkpoint import Checkpoint
-from normlab.runs.run import DataCard, Run
+from normlab.runs.checkpoint import Checkpoint, is_checkpoint
+from normlab.runs.run import LARGEST_LOSS, DataCard, Run
 from normlab.storage.files import exists, locked, remove_leftovers
+from normlab.storage.records import MalformedError
 from normlab.training.branches import add_branches
 from normlab.training.distributed import process_group
 from normlab.training.first_weights import start_at_muons_norm
@@ -28,15 +30,32 @@ from normlab.training.state import TrainingState
 from normlab.training.step import TrainStep
 from normlab.training.teachers import TABLE
 
+# What a run overwrites or deletes in its folder, beside its weights and its settings.
+_OWN = (
+    *("checkpoint.pt", "checkpoint-before.pt", "metrics.jsonl", TABLE),
+    *("report.html", "figures"),
+)
+
 
 def refuse_existing_run(out: Path) -> None:
-    """Raises RunError if a folder holds a run. Only the main process checks it."""
+    """Raises RunError if a folder holds a run, or files of others that have a run's names.
+
+    Only the main process checks it.
+    """
     if not process_group().is_main:
         return
     if exists(out / "model.safetensors"):
         raise RunError(f"{out} holds a finished run: choose another --out, or delete it")
     if exists(out / "config.json"):
         raise RunError(f"{out} holds a run that can be resumed: normlab train --resume {out}")
+    if is_checkpoint(out / "checkpoint.pt"):  # a run's that was killed before it had settings
+        return
+    for name in _OWN:
+        if os.path.lexists(out / name):
+            raise RunError(
+                f"{out / name} is there already, and {out} holds no run: choose another --out, or "
+                "move it"
+            )
 
 
 @contextmanager
@@ -145,17 +164,25 @@ def restore_state(
     """The training state that a checkpoint holds, on a device, which the run then records.
 
     Raises:
-        RunError: The checkpoint belongs to another recipe.
+        RunError: The checkpoint belongs to another recipe, or has counts that it cannot have.
     """
+    file = run.path / "checkpoint.pt"
+    seen = min(checkpoint.step * run.recipe.batch_size, run.data.train)
+    if (
+        checkpoint.step > steps
+        or checkpoint.correct > seen
+        or checkpoint.loss_sum > seen * LARGEST_LOSS
+    ):
+        raise RunError(f"{file} is damaged: its counts are not those of a part of an epoch")
     network.load_state_dict(checkpoint.model)
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train_step = train_step_of(run, network)
     try:
         train_step.load_state_dict(checkpoint.optimizer)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, of wrong content
+    except MalformedError as error:
         raise RunError(
-            f"{run.path / 'checkpoint.pt'} is another recipe's: {error}. "
+            f"{file} is another recipe's: {error}. "
             "Put the run's own in its place, or train anew into another --out"
         ) from None
     run = _record_machine(run, device, checkpoint.epoch + 1)

@@ -1,6 +1,7 @@
 """A training step: its batch, the loss, the update."""
 
 import math
+import reprlib
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from normlab.inference.evaluate import to_input
 from normlab.network.model import Network
 from normlab.recipes import Recipe
 from normlab.seeding import generator
+from normlab.storage.records import MalformedError, entry
 from normlab.training.distributed import process_group
 from normlab.training.optimizers import build_optimizers
 
@@ -122,9 +124,21 @@ class TrainStep:
         return [scaled.optimizer.state_dict() for scaled in self.optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Restores the optimizers' states."""
+        """Restores the optimizers' states. Their settings are the recipe's, not the file's.
+
+        Raises:
+            MalformedError: They are not the states of these optimizers.
+        """
+        if len(states) != len(self.optimizers):
+            raise MalformedError(f"{len(states)} optimizers, expected {len(self.optimizers)}")
         for scaled, state in zip(self.optimizers, states, strict=True):
-            scaled.optimizer.load_state_dict(state)
+            own = scaled.optimizer.state_dict()
+            weights = [w for group in scaled.optimizer.param_groups for w in group["params"]]
+            own["state"] = {
+                number: _state_of(weights, number, values)
+                for number, values in entry(state, "state", dict).items()
+            }
+            scaled.optimizer.load_state_dict(own)
 
     def step(
         self, rate: float, inputs: Tensor, labels: Tensor, taught: Tensor | None = None
@@ -178,3 +192,22 @@ class TrainStep:
         """Updates the parameters by their gradients."""
         for scaled in self.optimizers:
             scaled.step(rate)
+
+
+def _state_of(weights: list[Tensor], number: Any, values: Any) -> dict[str, Tensor]:
+    """What an optimizer keeps of one of its weights; MalformedError if a value does not fit it."""
+    if number not in range(len(weights)) or not isinstance(values, dict):
+        raise MalformedError(f"its optimizer has no state {reprlib.repr(number)}")
+    weight, kept = weights[number], {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not (
+            isinstance(value, Tensor)
+            and value.device.type == "cpu"
+            and value.layout == torch.strided
+            and (value.shape, value.dtype) == (weight.shape, weight.dtype)
+        ):
+            raise MalformedError(f"its optimizer's state {number} is not that of a weight")
+        kept[name] = value.detach().clone()  # a forged one may have all its values in one place
+    return kept

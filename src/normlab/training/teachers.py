@@ -10,9 +10,10 @@ image): there the logits are those of the image before these steps.
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from normlab.own_code import import_module, one_line
 from normlab.runs.run import Run, Teacher
 from normlab.storage.files import write_atomically
 from normlab.storage.reading import read_bytes
+from normlab.storage.records import MalformedError
 
 TABLE = "teacher.npy"  # in the folder of a run, or of a study for all its runs
 LARGEST = 2**32  # bytes
@@ -232,14 +234,22 @@ def write(path: Path, dataset: Dataset) -> None:
     write_atomically(path, content.getvalue())
 
 
-def read(path: Path, dataset: Dataset, teacher: Teacher) -> Dataset:
+def read(path: Path, dataset: Dataset, teacher: Teacher, *, mirror: bool) -> Dataset:
     """The data set with the logits that were written, unless it has them already.
+
+    Args:
+        path: The file.
+        dataset: The data set.
+        teacher: The teacher that is recorded.
+        mirror: Whether the logits of the mirror images are needed, too.
 
     Raises:
         RunError: They are missing or damaged, or they are not the recorded ones.
     """
     if dataset.teacher is None:
-        train = replace(dataset.train, taught=_load(path))
+        images, classes = len(dataset.train), len(dataset.classes)
+        shapes = [(images, views, classes) for views in (2, 1)[: 1 if mirror else 2]]
+        train = replace(dataset.train, taught=_load(path, shapes))
         dataset = replace(dataset, train=train, teacher=(teacher.name, teacher.weights))
     if recorded(dataset) != teacher:
         raise RunError(
@@ -249,11 +259,16 @@ def read(path: Path, dataset: Dataset, teacher: Teacher) -> Dataset:
     return dataset
 
 
-def _load(path: Path) -> NDArray[np.float16]:
+def _load(path: Path, shapes: Sequence[tuple[int, ...]]) -> NDArray[np.float16]:
+    """The logits of one of these shapes; RunError if the file holds others, or none."""
     try:
-        table: NDArray[np.float16] = np.load(
-            io.BytesIO(read_bytes(path, LARGEST)), allow_pickle=False
-        )
+        content = read_bytes(path, LARGEST)
+        file = io.BytesIO(content)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype != np.float16 or shape not in shapes:
+            raise MalformedError(f"it has {dtype}, {shape}, expected float16, {shapes[-1]}")
+        table: NDArray[np.float16] = np.load(io.BytesIO(content), allow_pickle=False)
     except FileNotFoundError:
         raise RunError(
             f"{path} is missing, the teacher's outputs: repeat the study's command if the run is "
@@ -261,8 +276,9 @@ def _load(path: Path) -> NDArray[np.float16]:
         ) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, EOFError) as error:
-        raise RunError(f"{path} is damaged: {error}") from None
+    except Exception as error:  # damage can look like an archive, a pickle, any text
+        reason = shorten(printable(str(error)), 100) or type(error).__name__
+        raise RunError(f"{path} is damaged: {reason}") from None
     return table
 
 

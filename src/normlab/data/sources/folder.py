@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,9 +101,7 @@ def load(request: Request) -> Dataset:
     if len(classes) < 2:
         raise DataError(f"{path / 'train'} needs a subfolder for each of two classes or more")
     if has_test:
-        for name in test_files.keys() ^ train_files.keys():
-            present, absent = ("test", "train") if name in test_files else ("train", "test")
-            raise DataError(f"{path / present} has a class {name!r} that {path / absent} lacks")
+        _refuse_other_classes(path, train_files.keys(), test_files.keys())
 
     notes = [*_look_alikes(classes)]
     train, skipped = _read(train_files, request.skip_unreadable)
@@ -150,17 +148,34 @@ def _files_by_class(part: Path, left_out: LeftOutImages) -> dict[str, list[Path]
     return files
 
 
+def _refuse_other_classes(path: Path, train: Set[str], test: Set[str]) -> None:
+    """Raises DataError if the two parts differ in their classes."""
+    for name in sorted(train ^ test):
+        present, absent = ("train", "test") if name in train else ("test", "train")
+        line = f"{path / present} has a class {name!r} that {path / absent} lacks"
+        others = (test if name in train else train) - (train & test)
+        alike = [other for other in sorted(others) if _form(other) == _form(name)]
+        if alike:
+            line += f": its {alike[0]!r} is another ({alike[0]!a}, not {name!a}), rename one"
+        raise DataError(line)
+
+
 def _look_alikes(classes: Sequence[str]) -> Iterator[str]:
     """A note on classes whose names differ in case or in the form of their characters only."""
     by_form: dict[str, list[str]] = {}
     for name in classes:
-        by_form.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+        by_form.setdefault(_form(name), []).append(name)
     for names in by_form.values():
         if len(names) > 1:
             yield (
                 f"{listed(names)} are {len(names)} classes, although their names differ in case or "
                 "in the form of characters only"
             )
+
+
+def _form(name: str) -> str:
+    """A name without what eyes may not see: case, and the form of its characters."""
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _below(folder: Path, locked: list[OSError]) -> Iterator[Path]:

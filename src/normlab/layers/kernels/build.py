@@ -48,6 +48,7 @@ CPUINFO = Path("/proc/cpuinfo")
 KEYS = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo, on x86 and on ARM
 TIME_LIMIT = 120.0  # seconds for the compiler, which takes about three
 _BUILDING = "building-"  # temporary folders
+_OUTSIDE = 65534  # who owns, within a container, what root and others own outside of it
 
 
 class _TooSlowError(NormlabError):
@@ -90,6 +91,8 @@ def _load_kept(compiler: str, name: str) -> ctypes.CDLL:
             content = _build(compiler, building).read_bytes()
         path = folder / f"{name}-{_hash(content)}.so"
         write_atomically(path, content)
+        with suppress(OSError):  # not on every file system
+            path.chmod(0o644)  # whatever the umask
         return ctypes.CDLL(str(path))
 
 
@@ -110,6 +113,8 @@ def _reason(error: NormlabError | OSError) -> str:
 def _find(folder: Path, name: str) -> ctypes.CDLL | None:
     """The library that was built before, if it is intact."""
     for path in folder.glob(f"{name}-*.so"):
+        if not _is_ours(path.lstat()):  # from a time when others could write to the folder
+            continue
         if path.stem == f"{name}-{_hash(path.read_bytes())}":
             return ctypes.CDLL(str(path))
     return None
@@ -167,17 +172,29 @@ def _output(*command: str, temporary: str | None = None) -> str:
 def _refuse_writable_by_others(folder: Path) -> None:
     """Refuses a folder in which others could put a library, which is code.
 
-    A group counts as others unless it has its owner's number, as private groups do.
+    Who can write to a folder above it can put another in its place.
     """
     folder = folder.resolve()
-    if folder.stat().st_uid not in (0, os.geteuid()):
-        raise NormlabError(f"{folder} belongs to another user: set XDG_CACHE_HOME")
     for place in (folder, *folder.parents):
         status = place.stat()
-        group = stat.S_IWGRP if status.st_gid != status.st_uid else 0
-        sticky = place != folder and status.st_mode & stat.S_ISVTX  # only owners rename there
-        if status.st_mode & (stat.S_IWOTH | group) and not sticky:
+        above = place != folder
+        if status.st_uid not in (0, os.geteuid(), *([_OUTSIDE] if above else [])):
+            raise NormlabError(f"{place} belongs to another user: set XDG_CACHE_HOME")
+        sticky = above and status.st_mode & stat.S_ISVTX  # only owners rename there
+        if _others_can_write(status) and not sticky:
             raise NormlabError(f"other users can write to {place}: set XDG_CACHE_HOME")
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether a file is one that this user, or root, has written and nobody else can."""
+    ours = stat.S_ISREG(status.st_mode) and status.st_uid in (0, os.geteuid())
+    return ours and not _others_can_write(status)
+
+
+def _others_can_write(status: os.stat_result) -> bool:
+    """A group counts as others unless it has its owner's number, as private groups do."""
+    group = stat.S_IWGRP if status.st_gid != status.st_uid else 0
+    return bool(status.st_mode & (stat.S_IWOTH | group))
 
 
 def _origin(compiler: str) -> str:
