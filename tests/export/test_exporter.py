@@ -230,6 +230,7 @@ def test_files_hold_metadata_about_their_origin(files):
         "classes": json.dumps([*"0123456789"]),
         "layout": "C:12 P C:24 P D:32 GAP FC",
         "norm": "bn",
+        "activation": "relu",
         "seed": "0",
         "weights": sha256((files["run"].path / "model.safetensors").read_bytes()).hexdigest(),
         "fingerprint": DIGITS.fingerprint,

@@ -100,7 +100,7 @@ def resealed_study(read):
 
 def notation(content):
     """A layout, its widths and its table."""
-    summarize(content.decode(errors="replace"), budget=50_000)
+    summarize(content.decode(errors="replace"))
 
 
 def run_folder(path):

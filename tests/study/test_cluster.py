@@ -148,7 +148,9 @@ def test_an_address_without_a_cluster_is_refused_in_one_line(tmp_path):
 
 
 def test_a_job_survives_json(tmp_path):
-    config = RunConfig(network="C:4 GAP FC", train_images=5, label_noise=0.5)
+    config = RunConfig(
+        network="C:4 GAP FC", train_images=5, label_noise=0.5, augment=("shift",), activation="silu"
+    )
     job = Job(config=config, out=tmp_path / "a b", data=tmp_path)
     assert Job.from_json(job.to_json()) == job
     assert "\n" not in job.to_json()

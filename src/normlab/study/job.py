@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normlab.config import UNSTATED, Execution, RunConfig, recorded
+from normlab.config import Execution, RunConfig
 from normlab.errors import DivergedError, NormlabError, RunError, printable
 from normlab.storage.files import locked
 from normlab.storage.records import build
@@ -54,7 +54,7 @@ class Job:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        content = dataclasses.asdict(self) | {"config": recorded(self.config)}
+        content = dataclasses.asdict(self)
         return json.dumps(content | {"out": str(self.out), "data": str(self.data)})
 
     @classmethod
@@ -62,7 +62,7 @@ class Job:
         """The inverse of `to_json`."""
         content: dict[str, Any] = json.loads(text)
         return cls(
-            config=build(RunConfig, UNSTATED | content["config"]),
+            config=build(RunConfig, content["config"]),
             out=Path(content["out"]),
             data=Path(content["data"]),
             device=content["device"],

@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -143,19 +144,27 @@ def _output(*command: str, temporary: str | None = None) -> str:
     It has a process group of its own, which is killed if it takes too long or is interrupted.
     """
     environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": temporary} if temporary else {})
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env=environment,
-    )
+    # Ctrl-C interrupts the main thread alone: started in another, the process is always known.
+    starter = ThreadPoolExecutor(1)
     try:
-        output = process.communicate(timeout=TIME_LIMIT)[0].decode(errors="replace")
+        started = starter.submit(
+            subprocess.Popen,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
+    except RuntimeError as error:  # as many threads as the user may have
+        raise NormlabError(f"{command[0]} cannot be started: {error}") from error
+    starter.shutdown(wait=False)
+    try:
+        output = started.result().communicate(timeout=TIME_LIMIT)[0].decode(errors="replace")
     except subprocess.TimeoutExpired:
         raise _TooSlowError(f"{command[0]} took longer than {TIME_LIMIT:.0f} seconds") from None
     finally:
+        process = started.result()
         if process.returncode is None:  # afterwards its number may be another group's
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
