@@ -45,13 +45,16 @@ WRITTEN_IF_GIVEN = (
     *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
     *("recalibrate", "branches", "activation"),
     *("teacher", "teacher_weight", "teacher_temperature"),
+    *("size", "channels"),
 )
 # What the file of a run means by leaving a setting out, if that is not the default.
-UNSTATED: dict[str, Any] = {"activation": "relu"}
+UNSTATED: dict[str, Any] = {"activation": "relu", "channels": "colour"}
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Branches = Literal["none", "repvgg", "expand"]
 Precision = Literal["float32", "bfloat16"]
+Channels = Literal["auto", "grey", "colour"]
+ImageSize = Annotated[int, Range(at_least=16, at_most=128)]
 ActivationName = Literal["relu", "hard-swish", "silu", "gelu", "prelu", "leaky"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
@@ -76,6 +79,17 @@ class DataConfig:
 
     skip_unreadable: bool = False
     """`folder:` only: leave out images that cannot be read, and count them."""
+
+    size: ImageSize = 32
+    """Height and width of the network's input in pixels. Images of another size are converted."""
+
+    channels: Channels = "auto"
+    """`grey`: one channel; `colour`: three; `auto`: one if no training image has colour."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image. `auto` counts as colour: a run records which."""
+        return (1 if self.channels == "grey" else 3, self.size, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +157,8 @@ class TrainingConfig(DataConfig):
         "holdout",
         "split_seed",
         "skip_unreadable",
+        "size",
+        "channels",
         "network",
         "norm",
         "activation",
@@ -191,7 +207,8 @@ class RunConfig(TrainingConfig):
 
 
 @field_order(
-    *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
+    *("dataset", "holdout", "split_seed", "skip_unreadable", "size", "channels"),
+    *("network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
     *("recalibrate", "branches", "activation"),

@@ -6,9 +6,10 @@ import importlib
 from pathlib import Path
 from typing import cast
 
-from normlab.config import DataConfig, RunConfig
+from normlab.config import Channels, DataConfig, RunConfig
 from normlab.data import sources
 from normlab.data.dataset import Dataset, Split, repeated
+from normlab.data.shape import with_shape
 from normlab.errors import UsageError
 from normlab.storage.records import check_settings
 from normlab.wording import counted
@@ -22,8 +23,10 @@ def load(
     data_root: Path | None = None,
     split_seed: int = 0,
     skip_unreadable: bool = False,
+    size: int = 32,
+    channels: Channels = "auto",
 ) -> Dataset:
-    """Loads a data set as uint8 images, N × 3 × 32 × 32, and int64 labels.
+    """Loads a data set as uint8 images, N × C × S × S, and int64 labels.
 
     Its notes say how many test images are training images too, if any are.
 
@@ -33,12 +36,22 @@ def load(
             $NORMLAB_DATA (likewise), else the cache folder, else a download. `digits` needs none.
         split_seed: `folder:` without a test folder: seed of the split drawn instead.
         skip_unreadable: `folder:` only: leave out images that cannot be read instead of stopping.
+        size: Height and width S of the images, 16 to 128. Images of another size are converted.
+        channels: `grey`: C is 1; `colour`: C is 3; `auto`: 1 if no training image has colour.
 
     Raises:
         UsageError: There is no such data set, or it cannot be loaded with these arguments.
         DataError: The data is missing or malformed.
     """
-    check_settings(DataConfig(dataset=name, split_seed=split_seed, skip_unreadable=skip_unreadable))
+    check_settings(
+        DataConfig(
+            dataset=name,
+            split_seed=split_seed,
+            skip_unreadable=skip_unreadable,
+            size=size,
+            channels=channels,
+        )
+    )
     source = source_of(name)
     if source is None:
         raise _unknown(name)
@@ -51,8 +64,11 @@ def load(
             data_root=data_root,
             split_seed=split_seed,
             skip_unreadable=skip_unreadable,
+            size=size,
+            channels=channels,
         )
     )
+    dataset = with_shape(dataset, size, channels)
     if known := repeated(dataset.train, dataset.test):
         note = (
             f"{known:,} of {counted(len(dataset.test), 'test image')} "
@@ -70,6 +86,8 @@ def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
         data_root=data_root,
         split_seed=config.split_seed,
         skip_unreadable=config.skip_unreadable,
+        size=config.size,
+        channels=config.channels,
     )
 
 

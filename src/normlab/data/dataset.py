@@ -18,7 +18,7 @@ class Split:
     """Images and their labels.
 
     Attributes:
-        images: uint8, N × 3 × 32 × 32, values 0 to 255.
+        images: uint8, N × C × S × S, values 0 to 255; C is 3 (red, green, blue) or 1 (grey).
         labels: int64, N, values 0 to classes - 1.
         taught: A teacher's logits for the images, or None: float16, N × views × classes. The first
             view is the image, the second its mirror image.
@@ -67,6 +67,12 @@ class Dataset:
     def __post_init__(self) -> None:
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", fingerprint(self.train, self.test))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
 
     def split(self, name: SplitName) -> Split:
         """A split by its name; ValueError for `holdout` if nothing was held out."""
@@ -122,7 +128,7 @@ def repeated(train: Split, test: Split) -> int:
 def fingerprint(train: Split, test: Split) -> str:
     """SHA-256 (hex) of training images, training labels, test images, test labels, in this order.
 
-    Images as their uint8 bytes in N × 3 × 32 × 32 order, labels as little-endian int64.
+    Images as their uint8 bytes in N × C × S × S order, labels as little-endian int64.
     """
     digest = hashlib.sha256()
     for split in (train, test):

@@ -92,6 +92,39 @@ def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
+def to_grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The luma of images in colour: uint8, … × 3 × H × W to … × 1 × H × W.
+
+    As Pillow's: 0.299 red + 0.587 green + 0.114 blue (ITU-R BT.601), in 16-bit integers. An image
+    of three equal channels keeps its values.
+    """
+    grey = np.empty((*images.shape[:-3], 1, *images.shape[-2:]), np.uint8)
+    for image, luma in zip(
+        images.reshape(-1, *images.shape[-3:]), grey.reshape(-1, *images.shape[-2:]), strict=True
+    ):
+        red, green, blue = image.astype(np.uint32)
+        luma[...] = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return grey
+
+
+def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Images in another size, by an antialiasing bicubic filter.
+
+    Args:
+        images: uint8, N × C × S × S, C 1 or 3.
+        size: Height and width of the result.
+
+    Returns:
+        uint8, N × C × size × size.
+    """
+    result = np.empty((*images.shape[:2], size, size), np.uint8)
+    for image, target in zip(images, result, strict=True):
+        for channel, pixels in zip(image, target, strict=True):
+            source = Image.fromarray(channel)
+            pixels[...] = np.asarray(source.resize((size, size), Image.Resampling.BICUBIC))
+    return result
+
+
 def peculiarities(image: Image.Image) -> list[str]:
     """How a picture differs from training images, as parts of a sentence.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from normlab.config import Channels
 from normlab.data.dataset import Dataset
 
 
@@ -21,6 +22,8 @@ class Request:
         data_root: Where the data is, or None.
         split_seed: Seed of the splits that normlab draws.
         skip_unreadable: Whether to leave out images that cannot be read.
+        size: Height and width of the images. A source may return others: `load` converts them.
+        channels: `grey`, `colour` or `auto`, likewise.
     """
 
     name: str
@@ -28,6 +31,8 @@ class Request:
     data_root: Path | None = None
     split_seed: int = 0
     skip_unreadable: bool = False
+    size: int = 32
+    channels: Channels = "auto"
 
 
 class Source(Protocol):

@@ -1,0 +1,55 @@
+"""Brings a data set's images into the shape that was asked for: size, grey or colour."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normlab.config import Channels
+from normlab.data.dataset import Dataset, Split
+
+Pixels = NDArray[np.uint8]
+
+
+def with_shape(dataset: Dataset, size: int, channels: Channels) -> Dataset:
+    """The data set with images of a size, in one channel or three. A note tells a change of size.
+
+    Args:
+        dataset: Images of any size, one channel or three.
+        size: Height and width of the result.
+        channels: `grey`: one channel, the luma; `colour`: three; `auto`: one if no training image
+            has colour.
+    """
+    from normlab.data.images import resized, to_grey  # Pillow takes time to import
+
+    before, height, width = dataset.shape
+    if (height, width) != (size, size):
+        dataset = _converted(dataset, lambda images: resized(images, size))
+        note = f"images were resized from {width} × {height} to {size} × {size} pixels"
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
+    grey = channels == "grey" or (channels == "auto" and is_grey(dataset.train.images))
+    if grey and before == 3:
+        return _converted(dataset, to_grey)
+    if not grey and before == 1:
+        return _converted(dataset, lambda images: images.repeat(3, axis=1))
+    return dataset
+
+
+def is_grey(images: Pixels) -> bool:
+    """Whether no image has colour: in every pixel red, green and blue are equal."""
+    if images.shape[1] == 1:
+        return True
+    return all(  # a part at a time: pictures in colour show it in the first
+        (part[:, :1] == part[:, 1:]).all()
+        for part in (images[start : start + 1000] for start in range(0, len(images), 1000))
+    )
+
+
+def _converted(dataset: Dataset, convert: Callable[[Pixels], Pixels]) -> Dataset:
+    def converted(split: Split) -> Split:
+        return dataclasses.replace(split, images=convert(split.images))
+
+    return dataclasses.replace(
+        dataset, train=converted(dataset.train), test=converted(dataset.test), fingerprint=""
+    )
