@@ -491,14 +491,14 @@ def data(
     from rich.console import Console
 
     from normlab import recipes
-    from normlab.data import load_for
+    from normlab.data import load_for, with_own_holdout
     from normlab.data.describe import describe
     from normlab.report.data_page import write_data_page
 
     steps = recipes.find(recipe).augment
     dataset = load_for(config, data_root)
-    if config.holdout:
-        dataset = dataset.hold_out(config.holdout, config.split_seed)
+    if holdout := with_own_holdout(config, dataset).holdout:
+        dataset = dataset.hold_out(holdout, config.split_seed)
     Console().print(describe(dataset))
     page = write_data_page(dataset, out, recipe_steps=steps)
     show(f"page: {page}")

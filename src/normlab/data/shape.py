@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.config import Channels
+from normlab.config import IMAGE_SIZES, Channels
 from normlab.data.dataset import Dataset, Split
 
 Pixels = NDArray[np.uint8]
@@ -14,6 +14,8 @@ Pixels = NDArray[np.uint8]
 
 def with_shape(dataset: Dataset, size: int, channels: Channels) -> Dataset:
     """The data set with images of a size, in one channel or three. A note tells a change of size.
+
+    All splits become grey if the training images are, as a picture does that is predicted.
 
     Args:
         dataset: Images of any size, one channel or three.
@@ -27,6 +29,8 @@ def with_shape(dataset: Dataset, size: int, channels: Channels) -> Dataset:
     if (height, width) != (size, size):
         dataset = _converted(dataset, lambda images: resized(images, size))
         note = f"images were resized from {width} × {height} to {size} × {size} pixels"
+        if width == height and width in IMAGE_SIZES:
+            note += f": --size {width} leaves them as they are"
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     grey = channels == "grey" or (channels == "auto" and is_grey(dataset.train.images))
     if grey and before == 3:
@@ -51,5 +55,9 @@ def _converted(dataset: Dataset, convert: Callable[[Pixels], Pixels]) -> Dataset
         return dataclasses.replace(split, images=convert(split.images))
 
     return dataclasses.replace(
-        dataset, train=converted(dataset.train), test=converted(dataset.test), fingerprint=""
+        dataset,
+        train=converted(dataset.train),
+        test=converted(dataset.test),
+        holdout=None if dataset.holdout is None else converted(dataset.holdout),
+        fingerprint="",
     )

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from normlab import notation
-from normlab.data import Dataset, apply_splits, load_for
+from normlab.data import Dataset, apply_splits, load_recorded
 from normlab.errors import RunError
 from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
@@ -90,7 +90,7 @@ def render(study: Study, dataset: Dataset | None) -> str:
 def _dataset(study: Study, root: Path | None) -> Dataset:
     """The data set of a study with its splits."""
     config = study.config
-    dataset = load_for(config, root)
+    dataset = load_recorded(config, root)
     if dataset.fingerprint != study.fingerprint:
         raise RunError(
             f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the study "

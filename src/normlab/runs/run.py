@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
 from normlab.config import UNSTATED, RunConfig, TrainingConfig, recorded
-from normlab.data import apply_splits, load_for
+from normlab.data import apply_splits, load_recorded
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
 from normlab.ranges import Count, Positive, Range, Seconds, Share
@@ -391,7 +391,7 @@ class Run:
         kind, colon, _ = name.partition(":")
         if colon and data_root is not None:
             name, data_root = f"{kind}:{data_root}", None
-        dataset = load_for(dataclasses.replace(config, dataset=name), data_root)
+        dataset = load_recorded(dataclasses.replace(config, dataset=name), data_root)
         if dataset.fingerprint != self.data.fingerprint:
             raise RunError(
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "

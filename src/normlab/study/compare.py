@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from normlab.config import Execution, StudyConfig
-from normlab.data import Dataset, apply_splits, load_for
+from normlab.data import Dataset, apply_splits, load_for, with_own_holdout
 from normlab.errors import InterruptedRunError, RunError, UsageError
 from normlab.runs import machine
 from normlab.runs.isolation import isolated
@@ -71,8 +71,9 @@ def compare(
     if workers is not None and ray is not None and device.type != "cuda":
         raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
     dataset = load_for(study, execution.data_root)
+    study = with_own_holdout(study, dataset)
     teacher = teaching.find(study, dataset)
-    arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
+    arms = plan(study, classes=len(dataset.classes), images=dataset.to_train_or_choose)
     family(study, arms)  # refuses a contrast of other arms
     previous = _open_previous(out, study, arms, dataset)
     if previous is not None:
@@ -106,7 +107,7 @@ def compare(
         if previous is None:
             record.write()
         try:
-            record = search(record, arms, held_out(study, len(dataset.train)), resources)
+            record = search(record, arms, held_out(study, dataset.to_train_or_choose), resources)
             return _run_all(record, resources)
         except KeyboardInterrupt:
             raise InterruptedRunError(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from normlab import recipes
 from normlab.config import Execution, RunConfig
-from normlab.data import Dataset, apply_splits, load_for
+from normlab.data import Dataset, apply_splits, load_for, with_own_holdout
 from normlab.errors import RunError
 from normlab.network import custom, zoo
 from normlab.network.model import Network
@@ -91,7 +91,11 @@ def train(
     teachers.check_settings(config)
     device = machine.prepare(execution)
     if dataset is None:
-        dataset = apply_splits(load_for(config, execution.data_root), config)
+        dataset = load_for(config, execution.data_root)
+        config = with_own_holdout(config, dataset)
+        dataset = apply_splits(dataset, config)
+    else:
+        config = with_own_holdout(config, dataset)
     data = data_card(dataset, holdout=config.holdout)
     network = new_network(config, recipe, data)
     table_is_own = False  # a study has one for all its runs
