@@ -58,7 +58,7 @@ def read_picture(
         with _quiet():  # reads the header only
             opened = Image.open(io.BytesIO(content), formats=list(formats))
         with opened as image:
-            return to_pixels(image, size), tuple(peculiarities(image))
+            return to_pixels(image, size), tuple(peculiarities(image, size))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)
         said = getattr(error, "strerror", None) or error  # without the path
@@ -125,11 +125,12 @@ def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return result
 
 
-def peculiarities(image: Image.Image) -> list[str]:
+def peculiarities(image: Image.Image, size: int = SIZE) -> list[str]:
     """How a picture differs from training images, as parts of a sentence.
 
     Args:
         image: The image as opened, before `to_pixels`.
+        size: As in `to_pixels`.
     """
     width, height = image.size
     if _orientation(image) >= 5:
@@ -137,7 +138,7 @@ def peculiarities(image: Image.Image) -> list[str]:
     notes = []
     if max(width, height) > 2 * min(width, height):
         notes.append(f"of {width} × {height} pixels only the square at the centre is seen")
-    if min(width, height) < SIZE:
+    if min(width, height) < size:
         notes.append(f"{width} × {height} pixels are enlarged")
     if _is_grey(image):
         notes.append(GREY)
