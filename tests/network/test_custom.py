@@ -212,10 +212,10 @@ def first_network(network, norm, recipe, seed=0):
         ("raising", "nets_of_a_test:raising with gn failed: RuntimeError: no way"),
         ("leaving", "nets_of_a_test:leaving with gn failed: SystemExit: bye"),
         ("arguments", "failed: TypeError: .*unexpected keyword argument 'norm'"),
-        ("failing", "applied to two images, failed: RuntimeError: .*4 channels"),
+        ("failing", "applied to two images of 3 × 32 × 32, failed: RuntimeError: .*4 channels"),
         ("channels", r"norm\(12\) expects N × 12 × H × W, not 2 × 8 × 32 × 32"),
         ("flat", r"norm\(3072\) expects N × 3072 × H × W, not 2 × 3072"),
-        ("viewing", r"applied to two images, failed: RuntimeError: .*Use .reshape"),
+        ("viewing", r"applied to two images of 3 × 32 × 32, failed: RuntimeError: .*Use .reshape"),
         ("unused", "has a normalization that it does not use, 0.forgotten"),
     ],
 )

@@ -23,7 +23,7 @@ _FILTERING = threading.Lock()
 
 
 def read_picture(
-    source: Path | IO[bytes] | bytes, size: int = SIZE, channels: int = 3
+    source: Path | IO[bytes] | bytes, size: int = SIZE
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Reads a picture (of an animation, the first frame) and lists its peculiarities.
 
@@ -32,7 +32,6 @@ def read_picture(
     Args:
         source: The file, an open one, or its content.
         size: As in `to_pixels`.
-        channels: As in `to_pixels`.
 
     Returns:
         The results of `to_pixels` and of `peculiarities`.
@@ -54,7 +53,7 @@ def read_picture(
             if image.format == "ICO":
                 with _quiet():  # it warns if the pixels are not as many as the header says
                     image.load()
-            return to_pixels(image, size, channels), tuple(peculiarities(image, size))
+            return to_pixels(image, size), tuple(peculiarities(image, size))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)
         said = getattr(error, "strerror", None) or error  # without the path
@@ -62,21 +61,19 @@ def read_picture(
         raise DataError(f"{name} cannot be read as an image ({reason})") from error
 
 
-def to_pixels(image: Image.Image, size: int = SIZE, channels: int = 3) -> NDArray[np.uint8]:
+def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
     """Converts an image to what the networks see, or to the same in another size.
 
     The image is turned upright by its EXIF orientation, composited over white if it is transparent,
     converted to RGB (16-bit grey, Pillow's modes I and I;16, is scaled from 0–65535, not clipped),
-    cropped to the square at its centre, resized with an antialiasing bicubic filter, and made grey
-    by `to_grey` if there is one channel.
+    cropped to the square at its centre, and resized with an antialiasing bicubic filter.
 
     Args:
         image: An image of any size, in any mode that Pillow converts to RGB.
         size: Side of the result in pixels.
-        channels: 3 (red, green, blue) or 1 (grey).
 
     Returns:
-        uint8, channels × size × size.
+        uint8, 3 × size × size.
 
     Raises:
         ValueError: The image cannot be converted; its pixels are floating-point numbers, whose
@@ -93,8 +90,7 @@ def to_pixels(image: Image.Image, size: int = SIZE, channels: int = 3) -> NDArra
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    pixels = np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
-    return to_grey(pixels) if channels == 1 else pixels
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 def to_grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -135,7 +131,7 @@ def peculiarities(image: Image.Image, size: int = SIZE) -> list[str]:
 
     Args:
         image: The image as opened, before `to_pixels`.
-        size: Side of the pixels that the network sees.
+        size: As in `to_pixels`.
     """
     width, height = image.size
     if _orientation(image) >= 5:

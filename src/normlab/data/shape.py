@@ -2,13 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.config import IMAGE_SIZES, Channels
+from normlab.config import IMAGE_SIZES, Channels, DataConfig
 from normlab.data.dataset import Dataset, Split
+from normlab.errors import UsageError
+from normlab.storage.records import check_settings
 
+C = TypeVar("C", bound=DataConfig)
 Pixels = NDArray[np.uint8]
 
 
@@ -38,6 +42,23 @@ def with_shape(dataset: Dataset, size: int, channels: Channels) -> Dataset:
     if not grey and before == 1:
         return _converted(dataset, lambda images: images.repeat(3, axis=1))
     return dataset
+
+
+def shaped_as(config: C, dataset: Dataset) -> C:
+    """A configuration with the size and the channels of a data set's images.
+
+    Raises:
+        UsageError: The images are not square, or not of 16 to 128 pixels.
+    """
+    channels, height, width = dataset.shape
+    if height != width or channels not in (1, 3):
+        raise UsageError(
+            f"images of {channels} × {height} × {width}: expected 1 or 3 channels, and as many "
+            "rows as columns"
+        )
+    config = dataclasses.replace(config, size=width, channels="grey" if channels == 1 else "colour")
+    check_settings(config)
+    return config
 
 
 def is_grey(images: Pixels) -> bool:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from normlab.data.images import SIZE, peculiarities, read_limited, read_picture, to_pixels
+from normlab.data.images import peculiarities, read_limited, read_picture, to_pixels
 from normlab.errors import DataError
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 
 class LoadedPicture(NamedTuple):
-    """A picture as a network sees it.
+    """A picture in the size that a network sees.
 
     Attributes:
         name: Its file; empty where it has none.
@@ -29,8 +29,8 @@ class LoadedPicture(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read(picture: Picture, size: int = SIZE) -> LoadedPicture:
-    """Reads a picture and turns it into pixels.
+def read(picture: Picture, size: int) -> LoadedPicture:
+    """Reads a picture and turns it into pixels, in colour.
 
     Args:
         picture: A path (`-` is the standard input), a file's bytes, a PIL image, or a uint8 array,

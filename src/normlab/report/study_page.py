@@ -89,14 +89,14 @@ def render(study: Study, dataset: Dataset | None) -> str:
 
 def _dataset(study: Study, root: Path | None) -> Dataset:
     """The data set of a study with its splits."""
-    config = study.config
+    config = study.arms[0].config  # it says whether the images have colour
     dataset = load_recorded(config, root)
     if dataset.fingerprint != study.fingerprint:
         raise RunError(
             f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the study "
             f"{study.path} was made on {study.fingerprint[:12]}…: give its own data"
         )
-    return apply_splits(dataset, study.arms[0].config)
+    return apply_splits(dataset, config)
 
 
 def _figures(data: StudyData) -> dict[str, list[PageFigure]]:
@@ -347,6 +347,7 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         notation.parse(run.layout),
         norm=arms[0].norm,
         classes=len(data.classes),
+        shape=run.config.shape,
         activation=zoo.activation_of(run.layout, run.config.activation),
     )
     recipe = [

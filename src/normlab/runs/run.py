@@ -92,8 +92,8 @@ class DataCard:
     train: Positive
     holdout: Count
     test: Count
-    mean: tuple[Share, Share, Share]
-    std: Annotated[tuple[float, float, float], Range(above=0, at_most=1)]
+    mean: tuple[Share, ...]
+    std: Annotated[tuple[float, ...], Range(above=0, at_most=1)]
     notes: tuple[str, ...] = ()
 
 
@@ -236,6 +236,7 @@ class Run:
             "norm": self.config.norm,
             "activation": self.config.activation,
             "classes": len(self.data.classes),
+            "shape": self.config.shape,
         }
 
     @property
@@ -509,6 +510,9 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
         check_range("number of classes", len(data.classes), CLASSES)
         if len(set(data.classes)) < len(data.classes):
             raise MalformedError("two of its classes have one name")
+        for values in (data.mean, data.std):
+            if len(values) != config.shape[0]:
+                raise MalformedError(f"{config.channels} images, and {len(values)} channels")
         if data.holdout != config.holdout:
             raise MalformedError(f"it holds out {config.holdout} images, and {data.holdout}")
         teacher = build(Teacher, entry(content, "teacher", dict)) if config.teacher else None
