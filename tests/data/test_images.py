@@ -9,14 +9,13 @@ from PIL import Image
 
 from normlab.data.images import peculiarities, read_picture, to_pixels
 from normlab.errors import DataError
-from normlab.inference.pictures import FORMATS
 from peculiar import ANSWERED, REFUSED, RGB, encoded, jpeg_of_scans, orientation
 
 
 @pytest.mark.parametrize("name", ANSWERED)
 def test_unusual_files_are_read_as_they_look(name):
     content, image, note = ANSWERED[name]
-    pixels, notes = read_picture(io.BytesIO(content), FORMATS)
+    pixels, notes = read_picture(io.BytesIO(content))
     image = image.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC)
     expected = np.asarray(image).transpose(2, 0, 1).astype(int)
     assert np.abs(pixels - expected).mean() < 5  # JPEG's and WebP's losses
@@ -32,17 +31,17 @@ def test_a_large_webp_does_not_reach_pillow(monkeypatch):
         file = io.BytesIO(content)
         file.seek(5)
         with pytest.raises(DataError, match="144000000 pixels are more than"):
-            read_picture(file, FORMATS)
+            read_picture(file)
 
 
 def test_a_picture_comes_through_an_open_pipe():
     content = ANSWERED["a PNG"][0]
-    expected, _ = read_picture(io.BytesIO(content), FORMATS)
+    expected, _ = read_picture(io.BytesIO(content))
     reading, writing = os.pipe()
     os.write(writing, content)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        found, _ = read_picture(pipe, FORMATS)
+        found, _ = read_picture(pipe)
     assert np.array_equal(found, expected)
 
 
@@ -51,12 +50,12 @@ def test_a_picture_comes_through_an_open_pipe():
 def test_a_jpeg_of_many_scans_is_refused(scans, fill):
     content = jpeg_of_scans(RGB, scans, fill)
     if scans <= 100:
-        assert read_picture(content, FORMATS)[0].shape == (3, 32, 32)
+        assert read_picture(content)[0].shape == (3, 32, 32)
         return
     with pytest.raises(
         DataError, match=r"cannot be read as an image \(it has more than 100 scans\)$"
     ):
-        read_picture(content, FORMATS)
+        read_picture(content)
 
 
 def test_scans_hidden_behind_a_marker_without_meaning_are_counted():
@@ -67,22 +66,22 @@ def test_scans_hidden_behind_a_marker_without_meaning_are_counted():
     scan = content.index(b"\xff", first + 2)
     hidden = content[:scan] + b"\xff\x02\xff\xff" + content[scan:last] + content[last:]
     with pytest.raises(DataError, match="more than 100 scans"):
-        read_picture(hidden, FORMATS)
+        read_picture(hidden)
 
 
 def test_a_jpeg_of_fill_bytes_is_refused_in_time_that_does_not_explode():
     """A search that begins anew at each of them would take hours."""
     with pytest.raises(DataError, match="cannot be read as an image"):
-        read_picture(b"\xff\xd8" + b"\xff" * 10**7, FORMATS)
+        read_picture(b"\xff\xd8" + b"\xff" * 10**7)
 
 
 def test_what_follows_a_jpeg_and_its_thumbnail_are_not_counted():
     plain = encoded(RGB, "JPEG")
     follows = plain + jpeg_of_scans(RGB, 4000)  # as a film does in a phone's "motion photo"
     thumbnail = plain[:2] + b"\xff\xee\xff\xfe" + b"\xff\xda" * 32766 + plain[2:]
-    expected, notes = read_picture(plain, FORMATS)
+    expected, notes = read_picture(plain)
     for content in (follows, thumbnail):
-        found = read_picture(content, FORMATS)
+        found = read_picture(content)
         assert np.array_equal(found[0], expected)
         assert found[1] == notes
 
@@ -93,7 +92,7 @@ def test_unreadable_files_are_refused_on_one_line(name):
     with pytest.raises(
         DataError, match=r"^the picture cannot be read as an image \([^\n]*\)$"
     ) as e:
-        read_picture(io.BytesIO(content), FORMATS)
+        read_picture(io.BytesIO(content))
     assert problem in str(e.value)
 
 

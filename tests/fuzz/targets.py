@@ -16,7 +16,7 @@ from PIL import Image
 
 from made_up import study
 from normlab.data import images, load
-from normlab.data.sources.cifar10 import layouts
+from normlab.data.cifar import layouts
 from normlab.errors import NormlabError
 from normlab.inference import pictures
 from normlab.network.model import Network

@@ -106,7 +106,20 @@ def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
 
 
 def load_recorded(config: DataConfig, data_root: Path | None) -> Dataset:
-    """The whole data set of an older run or study: without images that it did not hold out."""
+    """The whole data set of an older run or study, without images that it did not hold out.
+
+    Args:
+        config: Its settings.
+        data_root: As in `load`; the new place of data that is named by its place (`folder:PATH`).
+
+    Raises:
+        UsageError: As in `load`.
+        DataError: As in `load`.
+    """
+    kind = config.dataset.partition(":")[0]
+    source = source_of(config.dataset)
+    if data_root is not None and source is not None and source.SPELLING.startswith(f"{kind}:"):
+        config, data_root = dataclasses.replace(config, dataset=f"{kind}:{data_root}"), None
     dataset = load_for(config, data_root)
     return dataset if config.holdout else dataset.without_holdout()
 

@@ -10,6 +10,18 @@ from normlab.data.splitting import a_fifth
 from normlab.errors import DataError
 from normlab.wording import counted
 
+# The names of splits, in any case. Of several for one purpose, the first is taken.
+SPLITS: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "holdout": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+def role_of(name: str) -> SplitName | None:
+    """What a split is for, by its name in the data; None if it has another name."""
+    return next((role for role, names in SPLITS.items() if name.casefold() in names), None)
+
 
 def dataset_of_splits(
     name: str,

@@ -388,11 +388,7 @@ class Run:
             RunError: The data found has another fingerprint.
         """
         config = self.config
-        name = config.dataset
-        kind, colon, _ = name.partition(":")
-        if colon and data_root is not None:
-            name, data_root = f"{kind}:{data_root}", None
-        dataset = load_recorded(dataclasses.replace(config, dataset=name), data_root)
+        dataset = load_recorded(config, data_root)
         if dataset.fingerprint != self.data.fingerprint:
             raise RunError(
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "

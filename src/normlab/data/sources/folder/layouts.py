@@ -17,15 +17,9 @@ from normlab.data.left_out import (
     visible,
 )
 from normlab.data.sources.folder import labels
+from normlab.data.splits import SPLITS, role_of
 from normlab.errors import DataError
 from normlab.wording import counted, listed
-
-# The names of the splits' folders, in any case. Of several for one split, the first is taken.
-SPLITS: dict[SplitName, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "holdout": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 
 class Labeled(NamedTuple):
@@ -119,7 +113,7 @@ def find(root: Path) -> Layout:
 def _by_table(root: Path, table: dict[str, str], layout: Layout) -> None:
     """Finds the pictures that a table names, in the splits in whose folders they lie."""
     pictures = _labeled_by(table, root, layout)
-    roles = {picture: _role(picture.file.relative_to(root).parts[0]) for picture in pictures}
+    roles = {picture: role_of(picture.file.relative_to(root).parts[0]) for picture in pictures}
     if not {"train"} <= set(roles.values()) <= set(SPLITS):
         layout.splits["train"], layout.folders["train"] = pictures, root
         return
@@ -132,7 +126,7 @@ def _by_table(root: Path, table: dict[str, str], layout: Layout) -> None:
 def _by_splits(folders: Sequence[Path], layout: Layout) -> None:
     """Finds the pictures in `train/`, `val/` and `test/`."""
     for role, names in SPLITS.items():
-        found = [folder for folder in folders if _role(folder.name) == role]
+        found = [folder for folder in folders if role_of(folder.name) == role]
         if found:
             folder = min(found, key=lambda folder: names.index(folder.name.casefold()))
             layout.folders[role], layout.splits[role] = folder, _labeled_in(folder, layout)
@@ -142,7 +136,7 @@ def _by_splits(folders: Sequence[Path], layout: Layout) -> None:
 
 def _without_splits(root: Path, folders: Sequence[Path], layout: Layout) -> None:
     """Finds the pictures in the classes' folders. A folder without pictures is none."""
-    splits = [folder for folder in folders if _role(folder.name)]
+    splits = [folder for folder in folders if role_of(folder.name)]
     for folder in splits:
         if _is_split(folder, "test") or _is_split(folder, "holdout"):
             raise DataError(f"{root} has {folder.name}/ but no train/ with folders of classes")
@@ -241,13 +235,8 @@ def _check_classes(root: Path, layout: Layout) -> None:
         refuse_other_classes(names, classes["train"], layout.folders[role], folder)
 
 
-def _role(name: str) -> SplitName | None:
-    """The split for which a folder with this name is; None if it is for none."""
-    return next((role for role, names in SPLITS.items() if name.casefold() in names), None)
-
-
 def _is_split(folder: Path, role: SplitName) -> bool:
     """Whether a folder is for a split and has classes. One with pictures alone may be a class."""
-    return _role(folder.name) == role and (
+    return role_of(folder.name) == role and (
         (folder / labels.NAME).is_file() or any(entry.is_dir() for entry in folder.iterdir())
     )
