@@ -32,7 +32,10 @@ MAX_SCANS = 100  # of a JPEG: programs write ten, each takes time, and 200 bytes
 MAX_MARKERS = 1000  # of a JPEG: those of 65 MB of metadata; Pillow copies it all at each
 MAX_CHUNKS = 100_000  # of a PNG: a large one has one for every 8 kB of its pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MARKS = (_PNG, b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+_MARKS = (
+    *(_PNG, b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"),
+    *(b"\0\0\0\x0cjP  ", b"\xffO\xffQ"),  # JPEG 2000
+)
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 # A marker of a JPEG (ITU-T T.81, section B.1.1), except those that may stand between pixels. Any
@@ -73,7 +76,7 @@ def is_picture(file: Path) -> bool:
     """Whether a file is taken for a picture that can be read.
 
     It has a suffix of such a picture, or it has none of any picture and begins like a PNG, JPEG,
-    GIF, TIFF, WebP, AVIF or HEIC.
+    GIF, TIFF, JPEG 2000, WebP, AVIF or HEIC.
     """
     suffix = file.suffix.lower()
     if suffix in suffixes():

@@ -131,7 +131,13 @@ def test_after_two_failures_one_line_says_what_to_do(trouble, reason, server, ca
         threading.Event().wait(0.01)
     assert server.asked == 2
     assert "\n" not in text
-    for hint in (reason, f"{download.SITE}/{ARCHIVE}", str(cache), "--data-root", "--dataset digits"):
+    for hint in (
+        reason,
+        f"{download.SITE}/{ARCHIVE}",
+        str(cache),
+        "--data-root",
+        "--dataset digits",
+    ):
         assert hint in text
     assert content_of(cache) == []
 

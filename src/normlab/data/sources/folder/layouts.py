@@ -227,9 +227,10 @@ def _check_classes(root: Path, layout: Layout) -> None:
             for name in classes["train"]
             if folder == root and any(entry.is_dir() for entry in (root / name).glob("*"))
         )
+        left_out = f"; {layout.left_out}" if str(layout.left_out) else ""
         raise DataError(
             f"{folder} needs a subfolder for each of two classes or more, or "
-            f"{labels.NAME} with the lines file,label{one}{inside}"
+            f"{labels.NAME} with the lines file,label{one}{inside}{left_out}"
         )
     for role, names in classes.items():
         refuse_other_classes(names, classes["train"], layout.folders[role], folder)
