@@ -49,7 +49,7 @@ ADDED = ["contrasts", "margin", "looks"]  # by later versions; written only if g
 ADDED_TO_RUNS = [
     *("muon", "label_smoothing", "augment", "recalibrate", "branches", "activation"),
     *("teacher", "teacher_weight", "teacher_temperature"),
-    *("size", "channels"),
+    *("size", "channels", "image_column", "label_column"),
 ]
 
 
@@ -107,7 +107,7 @@ def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them()
     given = {"muon": 0.0, "label_smoothing": 0.0, "augment": (), "recalibrate": True}
     given |= {"branches": "repvgg", "activation": "silu"}
     given |= {"teacher": "micro", "teacher_weight": 0.5, "teacher_temperature": 4.0}
-    given |= {"size": 28, "channels": "grey"}
+    given |= {"size": 28, "channels": "grey", "image_column": "img", "label_column": "fine"}
     for name, value in given.items():
         assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
     assert not set(given) & set(recorded(RUN))

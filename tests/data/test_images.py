@@ -5,8 +5,9 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from normlab.data import formats
 from normlab.data.images import peculiarities, read_picture, to_pixels
 from normlab.errors import DataError
 from peculiar import ANSWERED, REFUSED, RGB, encoded, jpeg_of_scans, orientation
@@ -96,6 +97,51 @@ def test_unreadable_files_are_refused_on_one_line(name):
     assert problem in str(e.value)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "IM", "JPEG", "JPEG2000", "MPO"),
+        *("PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
+    ],
+)
+def test_too_many_pixels_are_refused_before_any_is_decoded(kind, monkeypatch):
+    content = encoded(RGB.resize((128, 128)), kind)
+    read_picture(content)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 128 * 128 - 1)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(DataError, match="16384 pixels"):
+        read_picture(content)
+
+
+def test_every_format_of_pillow_is_read_or_left_out_for_a_reason():
+    """A new one is to be looked at: it may run programs, or unpack without a limit."""
+    Image.init()
+    cannot_be_decoded = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+    runs_programs, floats = {"EPS", "IPTC"}, {"FITS", "SPIDER"}
+    refused = cannot_be_decoded | runs_programs | floats
+    assert set(Image.OPEN) - {"HEIF"} <= set(formats.FORMATS) | refused
+    assert not set(formats.FORMATS) & refused
+
+
+def test_heic_is_read_with_pillow_heif():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    content = io.BytesIO()
+    pillow_heif.from_pillow(RGB).save(content)
+    pixels, notes = read_picture(content)
+    expected = np.asarray(RGB.resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert np.abs(pixels - expected.astype(int)).mean() < 5
+    assert notes == ()
+
+
+def test_heic_says_what_reads_it(monkeypatch):
+    monkeypatch.setattr(formats, "has_heif", lambda: False)
+    formats.readable.cache_clear()
+    content = b"\0\0\0\x18ftypheic" + bytes(100)
+    with pytest.raises(DataError, match="it is HEIC: pip install pillow-heif, which reads it"):
+        read_picture(content)
+    formats.readable.cache_clear()
+
+
 # --- From an image to pixels ---
 
 
@@ -159,6 +205,11 @@ def reopened(image, kind="PNG", **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return Image.open(buffer)
+
+
+def test_floating_point_numbers_are_refused():
+    with pytest.raises(ValueError, match="floating-point"):
+        to_pixels(Image.new("F", (40, 40), 0.5))
 
 
 def test_a_palette_with_a_transparent_colour_is_composited_over_white():

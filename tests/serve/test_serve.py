@@ -598,7 +598,7 @@ def test_a_file_that_is_not_a_picture_is_refused_in_a_sentence(visit, picture):
     picture.write_text("no picture")
     upload(page, picture)
     page.get_by_text(
-        "The picture cannot be read as an image (it is no PNG, JPEG, WebP or BMP)."
+        "The picture cannot be read as an image (it is no picture of a format that is read)."
     ).wait_for()
     page.get_by_text("Click to Upload").wait_for()
     page.locator("#answers .error").first.wait_for(state="detached")

@@ -100,10 +100,12 @@ def dataset_of(
     values = np.unique(labels["train"]) if classes is None else np.arange(len(classes))
     for split, arrays in given.items():
         if len(other := np.setdiff1d(labels[split], values)):
-            raise DataError(
-                f"{arrays.label_name} has the label {other[0].item()!r}, "
+            known = (
                 f"{given['train'].label_name} has not"
+                if classes is None
+                else f"there is no such class among {len(classes)}"
             )
+            raise DataError(f"{arrays.label_name} has the label {other[0].item()!r}, {known}")
     names = [str(value) for value in (values.tolist() if classes is None else classes)]
     splits = {
         split: Split(images[split], np.searchsorted(values, labels[split]).astype(np.int64))
