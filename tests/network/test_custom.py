@@ -605,7 +605,7 @@ def test_the_example_trains(from_the_root, tmp_path):
 
 def test_it_is_a_scikit_learn_classifier(nets):
     train = normlab.data.load("digits").train
-    images, labels = train.images[:64].transpose(0, 2, 3, 1), train.labels[:64]
+    images, labels = train.images[:64, 0], train.labels[:64]
     classifier = normlab.Classifier(network=f"{nets}:net", recipe="demo", epochs=1, device="cpu")
     classifier.fit(images, labels)
     expected = classifier.predict(images)

@@ -23,8 +23,8 @@ def test_the_shapes_of_all_blocks_are_inferred():
         (
             "C:4 P P P P P C:4v c GAP",
             6,
-            "C:4v has no pixels left for a 3×3 filter without padding: of images of 32 × 32 the maps "
-            "are 1 × 1 here",
+            "C:4v has no pixels left for a 3×3 filter without padding: of images of 32 × 32 the "
+            "maps are 1 × 1 here",
         ),
         ("C:4 C:8+ c GAP", 1, "the input is 4 × 32 × 32, the output 8 × 32 × 32"),
         ("C:4 C:4s2*2 c GAP", 1, "* needs an output of the input's shape"),

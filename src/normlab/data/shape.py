@@ -48,7 +48,8 @@ def shaped_as(config: C, dataset: Dataset) -> C:
     """A configuration with the size and the channels of a data set's images.
 
     Raises:
-        UsageError: The images are not square, or not of 16 to 128 pixels.
+        UsageError: The images are not square, or not of 16 to 128 pixels; or it asks for another
+            size than 32 and than theirs, or for other channels.
     """
     channels, height, width = dataset.shape
     if height != width or channels not in (1, 3):
@@ -56,9 +57,13 @@ def shaped_as(config: C, dataset: Dataset) -> C:
             f"images of {channels} × {height} × {width}: expected 1 or 3 channels, and as many "
             "rows as columns"
         )
-    config = dataclasses.replace(config, size=width, channels="grey" if channels == 1 else "colour")
-    check_settings(config)
-    return config
+    found = dataclasses.replace(config, size=width, channels="grey" if channels == 1 else "colour")
+    for name, default in (("size", DataConfig.size), ("channels", DataConfig.channels)):
+        asked, has = getattr(config, name), getattr(found, name)
+        if asked not in (default, has):
+            raise UsageError(f"--{name} {asked}: the images given have {has}")
+    check_settings(found)
+    return found
 
 
 def is_grey(images: Pixels) -> bool:

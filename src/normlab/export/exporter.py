@@ -185,6 +185,7 @@ def _metadata(run: Run) -> dict[str, str]:
     """What the file says about the network's origin."""
     return {
         "classes": json.dumps(run.data.classes),
+        "input": json.dumps(run.config.shape),
         "layout": run.layout,
         "norm": run.config.norm,
         "activation": run.summary.activation,

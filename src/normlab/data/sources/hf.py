@@ -241,7 +241,13 @@ def _read(
         for index, row in rows:
             picture, value = row[image_column], row[label_column]
             name = f"{table.split} image {index}"
-            if value is None or value in ("", -1) or picture is None:
+            # -1 stands for a secret label, unless it is a label itself.
+            if (
+                picture is None
+                or value is None
+                or value == ""
+                or (value == -1 and -1 not in values)
+            ):
                 unlabeled += 1
                 continue
             if value not in values:
