@@ -62,6 +62,25 @@ def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path):
     )
 
 
+def test_heic_says_what_reads_it_and_is_known_by_its_content(tmp_path, monkeypatch):
+    from normlab.data import formats
+
+    monkeypatch.setattr(formats, "has_heif", lambda: False)
+    for known in (formats.readable, formats.suffixes):
+        known.cache_clear()
+    classes(tmp_path)
+    (tmp_path / "train" / "a" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    picture(tmp_path / "train" / "b" / "y.HEIC", "JPEG")  # as some phones name what they convert
+    dataset = load(f"folder:{tmp_path}")
+    for known in (formats.readable, formats.suffixes):
+        known.cache_clear()
+    assert len(dataset.train) + len(dataset.test) == 13
+    assert dataset.notes[1] == (
+        "left out: 1 picture that cannot be read "
+        "(1 .heic: x.heic; pip install pillow-heif for HEIC)"
+    )
+
+
 @pytest.mark.parametrize(
     ("one", "other"), [("cat", "Cat"), ("cat", "\uff43\uff41\uff54"), ("fi", "\ufb01")]
 )

@@ -81,13 +81,12 @@ def is_picture(file: Path) -> bool:
     suffix = file.suffix.lower()
     if suffix in suffixes():
         return True
-    return not is_unread_picture(file) and _begins_like_a_picture(file)
+    return suffix not in UNREAD_SUFFIXES and _begins_like_a_picture(file)
 
 
 def is_unread_picture(file: Path) -> bool:
-    """Whether a file has the suffix of a picture of a format that is not read."""
-    suffix = file.suffix.lower()
-    return suffix in UNREAD_SUFFIXES or (suffix in HEIC_SUFFIXES and not has_heif())
+    """Whether a file that is not read has the suffix of a picture."""
+    return file.suffix.lower() in (*UNREAD_SUFFIXES, *HEIC_SUFFIXES)
 
 
 def why_unknown(content: bytes) -> str:

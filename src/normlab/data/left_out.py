@@ -43,7 +43,9 @@ class LeftOut:
         if self.pictures:
             kinds = by_kind(self.pictures)
             what = counted(len(self.pictures), "picture")
-            yield f"{what} that cannot be read ({kinds}: {examples(self.pictures)})"
+            heic = any(kind in kinds for kind in (".heic", ".heif", ".hif"))
+            hint = "; pip install pillow-heif for HEIC" if heic else ""
+            yield f"{what} that cannot be read ({kinds}: {examples(self.pictures)}{hint})"
         if self.files:
             what = counted(len(self.files), "other file")
             yield f"{what} ({by_kind(self.files)}: {examples(self.files)})"
