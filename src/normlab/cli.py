@@ -235,12 +235,13 @@ def predict(
 
     Pictures are turned upright, cropped to the square at their centre and resized, as in training.
     A picture that cannot be read is named on the standard error; the others are classified. What is
-    left out of a folder or pattern is counted there: pictures of other kinds, files that are none.
+    left out of a folder or pattern is counted there: pictures of formats that are not read, files
+    that are none.
     The exit code is 1 if a picture was not classified. Other files do not change it.
 
     Args:
-        inputs: A run's folder (leave it out with --model), then pictures: PNG, JPEG, WebP or BMP
-            files of any size, folders of them, patterns, or - for the standard input.
+        inputs: A run's folder (leave it out with --model), then pictures of any size: files in any
+            format that Pillow reads, folders of them, patterns, or - for the standard input.
         model: A network that comes with normlab, instead of a run's folder.
         json: One line of JSON per picture, with the probabilities of all classes.
         csv: A table with the probabilities of all classes.
@@ -289,8 +290,8 @@ def explain(
     it raises it. It needs captum: pip install "normlab[explain]".
 
     Args:
-        inputs: A run's folder (leave it out with --model), then a picture: a PNG, JPEG, WebP or
-            BMP file, or - for the standard input.
+        inputs: A run's folder (leave it out with --model), then a picture: a file, or - for the
+            standard input.
         classes: The classes to explain.
         model: A network that comes with normlab, instead of a run's folder.
         out: The figure, a PNG.
