@@ -1,9 +1,11 @@
 import pytest
+import torch
 
 from normlab import notation
 from normlab.errors import UsageError
 from normlab.network.model import Network
 from normlab.network.shapes import infer_shapes
+from normlab.network.zoo import ZOO
 from normlab.notation import LayoutError
 
 
@@ -48,6 +50,30 @@ def test_a_block_in_a_wrong_place_is_refused(line, token, problem):
         Network(line)
     assert problem in caught.value.problem
     assert caught.value.start == len(" ".join([*line.split()[:token], ""]))
+
+
+@pytest.mark.parametrize(
+    ("line", "size", "block"),
+    [
+        (
+            "C:4 P1 P2 P3 P4 P5 C:4 GAP FC",
+            16,
+            "P5 has no pixels left to pool: of images of 16 × 16",
+        ),
+        ("C:4 P1 P2 P3 GAP FC", 7, "P3 has no pixels left to pool: of images of 7 × 7"),
+        ("C:4 P P P D1:4v GAP FC", 16, "D1:4v has no pixels left for a 3×3 filter without padding"),
+    ],
+)
+def test_the_block_that_has_no_pixels_left_is_named_with_the_size(line, size, block):
+    with pytest.raises(LayoutError) as caught:
+        Network(line, shape=(1, size, size))
+    assert block in caught.value.problem
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("shape", [(1, 16, 16), (1, 28, 28), (3, 33, 33), (3, 64, 64)])
+def test_every_named_network_takes_every_size(name, shape):
+    assert Network(name, shape=shape).eval()(torch.rand(2, *shape)).shape == (2, 10)
 
 
 def test_an_unknown_normalization_of_the_network_is_not_an_error_of_a_block():

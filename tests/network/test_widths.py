@@ -101,6 +101,40 @@ def test_97_percent_are_used_unless_each_wider_block_would_exceed_the_budget(
             assert count(wider, norm=norm, classes=classes, shape=INPUT) >= budget
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    line=st.sampled_from(OPEN_LAYOUTS),
+    norm=st.sampled_from(["bn", "gn", "ln"]),
+    budget=st.integers(1_500, 60_000),
+    size=st.integers(16, 128),
+)
+def test_a_grey_network_uses_the_budget_as_one_in_colour_does(line, norm, budget, size):
+    used = []
+    for shape in ((1, size, size), (3, size, size)):
+        try:
+            solved = solve(notation.parse(line), norm=norm, classes=10, budget=budget, shape=shape)
+        except UsageError:
+            return  # the budget is too small
+        network = Network(notation.format(solved), norm=norm, shape=shape)
+        used.append(sum(p.numel() for p in network.parameters()))
+        assert used[-1] == count(solved, norm=norm, classes=10, shape=shape) < budget
+    grey, colour = used
+    saved = 18 * solved[0].width  # the first convolution's weights for two channels
+    assert grey >= 0.97 * min(budget, colour - saved)
+
+
+def test_the_assignment_in_grey_is_wider_than_in_colour():
+    grey, colour = (
+        summarize(ASSIGNMENT, norm="gn", budget=5_000, shape=(channels, 28, 28))
+        for channels in (1, 3)
+    )
+    assert grey.parameters > 0.97 * 5_000
+    assert grey.layout != colour.layout
+    assert (
+        summarize(colour.layout, norm="gn", shape=(1, 28, 28)).parameters < colour.parameters - 100
+    )
+
+
 def own_widths(blocks):
     """The indices of the blocks whose width is open and not their input's."""
     weighted = [i for i, b in enumerate(blocks) if b.weighted][:-1]

@@ -75,7 +75,7 @@ def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> s
             )
         )
     total = sum(split.shape[0] for split in description.splits)
-    shape = shape_text(dataset.shape)
+    shape, side = shape_text(dataset.shape), dataset.shape[1]
     return render_template(
         "data.html",
         title=dataset.name,
@@ -85,17 +85,17 @@ def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> s
         channels=channels,
         classes=classes,
         examples=[
-            Picture(picture(image), alt=dataset.classes[label], title=dataset.classes[label])
+            Picture(picture(image), dataset.classes[label], dataset.classes[label], size=side)
             for image, label in zip(examples.images, examples.labels, strict=True)
         ],
         means=[
-            Picture(picture(image), alt=f"Mean image of {name}", title=name)
+            Picture(picture(image), alt=f"Mean image of {name}", title=name, size=side)
             for name, image in plots.mean_pictures(description).items()
         ],
         figures=_figures(description),
         augmentations=augmentations,
-        side=dataset.shape[1],
-        strip_width=dataset.shape[1] * len(shown),
+        side=side,
+        strip_width=side * len(shown),
         fingerprint=dataset.fingerprint,
     )
 

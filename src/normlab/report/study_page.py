@@ -322,6 +322,7 @@ def _disagreements(
                 alt=f"{true}; correct with {', '.join(lines)} of the seeds",
                 title=true,
                 lines=lines,
+                size=split.images.shape[2],
             )
         )
     return pictures
