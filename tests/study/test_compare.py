@@ -407,7 +407,13 @@ def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     rate = {"learning_rate": 0.004}  # too low
     config = dataclasses.replace(
-        CONFIG, seeds=1, tune=("lr", "augment"), tune_seeds=2, norms=("bn", "ln"), **rate
+        CONFIG,
+        seeds=1,
+        tune=("lr", "augment"),
+        tune_seeds=2,
+        norms=("bn", "ln"),
+        channels="colour",
+        **rate,
     )
     whole = compare(config, tmp_path / "whole", quiet=True, workers=2)
     assert all(0 <= trial.accuracy <= 1 for trial in whole.trials)
@@ -448,7 +454,7 @@ def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
             shutil.rmtree(folder)
         record = Study.open(part)
         begun = tuple(Result(arm=r.arm, seed=r.seed) for r in record.results)
-        arms = tuple(plan(config, classes=10, images=1437, shape=(1, 32, 32)))
+        arms = tuple(plan(config, classes=10, images=1437, shape=(3, 32, 32)))
         dataclasses.replace(record, results=begun, arms=arms, trials=known, costs={}).write()
         compare(config, part, quiet=True, workers=1)
         assert content(part) == content(whole.path)

@@ -72,17 +72,17 @@ class TeacherNetwork:
         if self.run is None:
             return
         data, shape = self.run.data, self.run.config.shape
-        if shape != dataset.shape:
-            sees, has = (" × ".join(map(str, each)) for each in (shape, dataset.shape))
-            raise UsageError(
-                f"--teacher {self.text} sees images of {sees}, the student of {has}: give both the "
-                "same --size and --channels"
-            )
         if data.classes != dataset.classes:
             counts = f"{len(data.classes)} and {len(dataset.classes)}"
             raise UsageError(
                 f"--teacher {self.text} has other classes than {dataset.name} ({counts}): "
                 "choose a teacher trained on the same data"
+            )
+        if shape != dataset.shape:
+            sees, has = (" × ".join(map(str, each)) for each in (shape, dataset.shape))
+            raise UsageError(
+                f"--teacher {self.text} sees images of {sees}, the student of {has}: give both the "
+                "same --size and --channels"
             )
         if data.fingerprint != dataset.fingerprint:
             raise UsageError(
