@@ -52,6 +52,7 @@ def trained(tmp_path_factory):
     config = RunConfig(
         network="C:12 P C:24 P D:32 GAP FC",
         dataset="digits",
+        channels="colour",
         recipe="demo",
         epochs=3,
         learning_rate=0.1,

@@ -208,7 +208,7 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
     )
     if not trials:
         config = dataclasses.replace(config, tune=(), tune_seeds=3)
-    arms = plan(config, classes=len(classes), images=50_000)
+    arms = plan(config, classes=len(classes), images=50_000, shape=(3, 32, 32))
     random = np.random.default_rng(0)
     labels = np.arange(images) % len(classes)
     shared = random.normal(0, 0.004, seeds)

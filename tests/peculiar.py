@@ -22,7 +22,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), d
 ON_WHITE = Image.alpha_composite(Image.new("RGBA", RGB.size, "white"), RGBA).convert("RGB")
 FRAMES = [RGB.rotate(degrees) for degrees in (90, 180)]
 GREY, FRAME = "it is greyscale", "of its frames only the first is seen"
-UNKNOWN = "it is no PNG, JPEG, WebP or BMP"
+UNKNOWN = "it is no picture of a format that is read"
 
 
 def encoded(image, kind, **options):
@@ -71,6 +71,36 @@ def jpeg_of_scans(image, count, fill=b""):
     return content[:-2] + (fill + last) * (count - content.count(b"\xff\xda")) + content[-2:]
 
 
+def tiff_of_a_tile(tile, size=40):
+    """A TIFF of one compressed tile of so many pixels a side, whatever its pixels are."""
+    content = zlib.compress(bytes(1000))
+    tags = {
+        **{256: (4, size), 257: (4, size), 258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1)},
+        **{322: (4, tile), 323: (4, tile), 324: (4, 8), 325: (4, len(content))},
+    }
+    content += bytes(len(content) % 2)
+    entries = [
+        struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(tags.items())
+    ]
+    head = b"II*\0" + struct.pack("<I", 8 + len(content))
+    return head + content + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+
+
+def iptc(content):
+    """A file of IPTC that holds another, of 40 × 40 pixels."""
+
+    def field(record, number, value):
+        return struct.pack(">BBBH", 0x1C, record, number, len(value)) + value
+
+    return (
+        field(3, 60, b"\x03\x01")
+        + field(3, 20, struct.pack(">H", 40))
+        + field(3, 30, struct.pack(">H", 40))
+        + field(3, 120, b"\x01")
+        + field(8, 10, content)
+    )
+
+
 def rows(values):
     """Rows of pixels as in a PNG, without filters."""
     return b"".join(b"\0" + row.tobytes() for row in values)
@@ -105,6 +135,30 @@ ANSWERED = {
     "a JPEG": (encoded(RGB, "JPEG"), RGB, ""),
     "a WebP": (encoded(RGB, "WEBP"), RGB, ""),
     "a BMP": (encoded(RGB, "BMP"), RGB, ""),
+    **{
+        f"a picture of the format {kind}": (encoded(RGB, kind), RGB, "")
+        for kind in ("AVIF", "DIB", "IM", "JPEG2000", "PCX", "PPM", "QOI", "SGI", "TGA", "TIFF")
+    },
+    "a GIF": (encoded(RGB, "GIF", save_all=True, append_images=FRAMES), RGB, FRAME),
+    "a DDS": (encoded(RGBA, "DDS"), ON_WHITE, ""),
+    "an icon of Windows": (encoded(RGB, "ICO", sizes=[(16, 16), (40, 40)]), RGB, ""),
+    "an icon of macOS": (encoded(RGB.resize((64, 64)), "ICNS"), RGB, ""),
+    "two pages of a TIFF": (
+        encoded(RGB, "TIFF", save_all=True, append_images=FRAMES),
+        RGB,
+        FRAME,
+    ),
+    "a compressed TIFF": (encoded(RGB, "TIFF", compression="tiff_deflate"), RGB, ""),
+    "a transparent TIFF": (encoded(RGBA, "TIFF"), ON_WHITE, ""),
+    "a TIFF on its side": (
+        encoded(RGB.transpose(Image.Transpose.ROTATE_90), "TIFF", exif=orientation(6)),
+        RGB,
+        "",
+    ),
+    "a grey TIFF of 16 bits": (encoded(Image.fromarray(DEEP), "TIFF"), L, GREY),
+    "a grey PPM of 16 bits": (encoded(Image.fromarray(DEEP), "PPM"), L, GREY),
+    "an XBM": (encoded(L.convert("1"), "XBM"), L.convert("1"), GREY),
+    "an MSP": (encoded(L.convert("1"), "MSP"), L.convert("1"), GREY),
     "grey of 16 bits": (encoded(Image.fromarray(DEEP), "PNG"), L, GREY),
     "colours of 16 bits": (
         png(40, 40, rows(COLOURS[..., :3].astype(">u2") * 257), depth=16),
@@ -240,7 +294,29 @@ REFUSED = {
         encoded(RGB, "PNG")[:33] + 200_000 * EMPTY_CHUNK + encoded(RGB, "PNG")[33:],
         "it has more than 100,000 chunks",
     ),
-    "a GIF": (encoded(RGB, "GIF", save_all=True, append_images=FRAMES), UNKNOWN),
-    "a TIFF": (encoded(RGB, "TIFF"), UNKNOWN),
+    "an EPS": (encoded(RGB, "EPS"), "it is EPS, which is a program: save it as PNG"),
+    "an EPS of DOS": (b"\xc5\xd0\xd3\xc6" + bytes(100), "it is EPS, which is a program"),
+    "an EPS in a picture of IPTC": (iptc(encoded(RGB, "EPS")), UNKNOWN),
+    "a metafile of Windows": (b"\xd7\xcd\xc6\x9a\0\0" + bytes(100), UNKNOWN),
+    "a PDF": (encoded(RGB, "PDF"), UNKNOWN),
+    "a measurement": (b"SIMPLE  =                    T".ljust(2880), UNKNOWN),
+    "floating-point numbers": (
+        encoded(L.convert("F"), "TIFF"),
+        "its pixels are floating-point numbers: save it with 8 or 16 bits",
+    ),
+    "a TIFF of a tile of ten billion pixels": (tiff_of_a_tile(100_000), "10000000000 pixels"),
+    "a TIFF of four billion pixels": (tiff_of_a_tile(16, 65_000), "4225000000 pixels"),
+    "a PPM of four billion pixels": (b"P6 65000 65000 255 ", "4225000000 pixels"),
+    "a QOI of four billion pixels": (
+        b"qoif" + struct.pack(">IIBB", 65_000, 65_000, 3, 0),
+        "4225000000 pixels",
+    ),
+    "a GIF of four billion pixels": (
+        b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + encoded(RGB, "GIF")[10:],
+        "4225000000 pixels",
+    ),
+    "half a GIF": (encoded(NOISE, "GIF")[:1200], "image file is truncated"),
+    "half a TIFF": (encoded(NOISE, "TIFF")[:200], "image file is truncated"),
+    "half an AVIF": (encoded(NOISE, "AVIF")[:-200], ""),
     "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', UNKNOWN),
 }

@@ -81,9 +81,13 @@ def test_it_passes_scikit_learn_s_checks(estimator, check):
 @pytest.mark.slow(2)
 def test_it_trains_the_same_network_as_train(trained):
     """Bit-equal to the run's network, from the same images as N × H × W × 3."""
-    split, config = load("digits").train, trained.config
+    split, config = load("digits", channels="colour").train, trained.config
     classifier = Classifier(
-        config.network, recipe="demo", epochs=config.epochs, learning_rate=config.learning_rate
+        config.network,
+        channels="colour",
+        recipe="demo",
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
     )
     classifier.fit(split.images.transpose(0, 2, 3, 1), split.labels)
     expected = trained.network().state_dict()

@@ -19,7 +19,7 @@ from holding import held, holding, release
 from normlab import __version__
 from normlab.cli import _COMMANDS, _default_out, main
 from normlab.config import RunConfig, StudyConfig
-from normlab.data.sources.cifar10 import layouts
+from normlab.data.cifar import layouts
 from normlab.errors import UsageError
 from normlab.inference.evaluate import evaluate
 from normlab.network.zoo import ZOO

@@ -49,6 +49,7 @@ ADDED = ["contrasts", "margin", "looks"]  # by later versions; written only if g
 ADDED_TO_RUNS = [
     *("muon", "label_smoothing", "augment", "recalibrate", "branches", "activation"),
     *("teacher", "teacher_weight", "teacher_temperature"),
+    *("size", "channels", "image_column", "label_column"),
 ]
 
 
@@ -106,6 +107,7 @@ def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them()
     given = {"muon": 0.0, "label_smoothing": 0.0, "augment": (), "recalibrate": True}
     given |= {"branches": "repvgg", "activation": "silu"}
     given |= {"teacher": "micro", "teacher_weight": 0.5, "teacher_temperature": 4.0}
+    given |= {"size": 28, "channels": "grey", "image_column": "img", "label_column": "fine"}
     for name, value in given.items():
         assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
     assert not set(given) & set(recorded(RUN))
@@ -117,6 +119,14 @@ def test_a_relu_is_what_a_run_does_not_state_and_a_study_does():
     assert recorded(dataclasses.replace(STUDY, activation="relu"))["activation"] == "relu"
     assert "activation" not in recorded(STUDY)
     assert dataclasses.replace(STUDY, activation="silu").command.endswith(" --activation silu")
+
+
+def test_colour_is_what_a_run_does_not_state():
+    """Runs of earlier versions had three channels."""
+    assert "channels" not in recorded(dataclasses.replace(RUN, channels="colour"))
+    colour = dataclasses.replace(STUDY, channels="colour")
+    assert recorded(colour)["channels"] == "colour"
+    assert " --channels colour" in colour.command
 
 
 def test_the_weight_and_temperature_of_a_teacher_are_recorded_where_there_is_one():

@@ -23,7 +23,7 @@ def test_the_custom_normalization_trains_under_its_name(tmp_path, monkeypatch):
     run = normlab.train(config, tmp_path / "run", quiet=True)
     assert run.last.train_loss < run.epochs[0].train_loss
     assert run.summary.rows[0].normalization == "l1"
-    assert run.summary.rows[0].parameters == 27 * 6 + 2 * 6
+    assert run.summary.rows[0].parameters == 9 * 6 + 2 * 6
 
 
 @pytest.fixture(scope="module")

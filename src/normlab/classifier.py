@@ -1,5 +1,6 @@
 """A network as a scikit-learn classifier."""
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
@@ -15,9 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from normlab.config import Execution, RunConfig
 from normlab.data.dataset import Dataset, Split
+from normlab.data.images import to_grey
+from normlab.data.shape import with_shape
 from normlab.errors import DivergedError, InterruptedRunError, UsageError
 from normlab.inference.pictures import Picture, read
 from normlab.inference.predict import Predictor
+from normlab.network.custom import in_colour_if_untold
 from normlab.runs.isolation import isolated
 from normlab.storage.records import MalformedError, build
 from normlab.training.loop import train
@@ -30,8 +34,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     `X` holds images: a uint8 array with values from 0 to 255, of shape N × H × W × 3,
     N × H × W × 4 or N × H × W (grey), of any size; or a list of paths, file contents as bytes, PIL
-    images and such arrays. The network sees them as 3 × 32 × 32 (`normlab.data.images.to_pixels`).
-    Rows of a table are refused: reshape them.
+    images and such arrays. The network sees the square at the centre
+    (`normlab.data.images.to_pixels`), in one channel if no image has colour. Rows of a table are
+    refused: reshape them.
 
     `y` has one label per image, of any kind that scikit-learn's classifiers take.
 
@@ -47,6 +52,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: Peak learning rate.
         weight_decay: Weight decay of convolutions and `FC`. Weights that Muon trains have none.
         precision: Precision of activations and convolutions in training.
+        size: Height and width of what the network sees. None: the shorter side of the array's
+            images if it has 16 to 128 pixels, else 32.
+        channels: `grey`: one; `colour`: three; `auto`: one if no image has colour.
         random_state: The run's seed, an integer. The same seed and number of threads give the same
             network on the same machine.
         device: Device for training. The trained network is on the CPU.
@@ -72,6 +80,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: float | None = None,
         weight_decay: float | None = None,
         precision: str = "float32",
+        size: int | None = None,
+        channels: str = "auto",
         random_state: int = 0,
         device: str = "cpu",
         threads: int | None = None,
@@ -87,6 +97,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.precision = precision
+        self.size = size
+        self.channels = channels
         self.random_state = random_state
         self.device = device
         self.threads = threads
@@ -104,7 +116,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DivergedError: The loss was not finite.
         """
         config, execution = self._settings()
+        config = in_colour_if_untold(config, [config.network])
         pictures = _pictures(X)
+        if self.size is None:
+            config = dataclasses.replace(config, size=_size_of(pictures))
         if y is None:
             raise ValueError("Classifier requires y to be passed, but the target y is None")
         y = column_or_1d(y, warn=True)
@@ -117,9 +132,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         dataset = Dataset(
             config.dataset,
             classes=tuple(map(str, classes)),
-            train=Split(_pixels(pictures), labels.astype(np.int64)),
-            test=Split(np.empty((0, 3, 32, 32), np.uint8), np.empty(0, np.int64)),
+            train=Split(_pixels(pictures, config.size), labels.astype(np.int64)),
+            test=Split(np.empty((0, *config.shape), np.uint8), np.empty(0, np.int64)),
         )
+        dataset = with_shape(dataset, config.size, config.channels)
         with tempfile.TemporaryDirectory(prefix="normlab-") as folder:
             try:
                 run = train(config, folder, execution, dataset=dataset, quiet=not self.verbose)
@@ -141,7 +157,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: A file cannot be read.
         """
         check_is_fitted(self)
-        return self.trained_.probabilities(_pixels(_pictures(X)))
+        pixels = _pixels(_pictures(X), self.trained_.size)
+        grey = self.trained_.network.shape[0] == 1
+        return self.trained_.probabilities(to_grey(pixels) if grey else pixels)
 
     def predict(self, X: Pictures) -> NDArray[Any]:  # noqa: N803
         """The most probable label of each image, N. Raises what `predict_proba` raises."""
@@ -157,6 +175,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for name, value in self.get_params(deep=False).items()
         }
         del given["verbose"]
+        if given["size"] is None:
+            del given["size"]
         execution = {name: given.pop(name) for name in ("device", "threads")}
         seed = given.pop("random_state")
         if not isinstance(seed, int):
@@ -202,12 +222,18 @@ def _pictures(given: Pictures) -> Pictures:
     return X
 
 
-def _pixels(pictures: Pictures) -> NDArray[np.uint8]:
-    """The images as the network sees them: uint8, N × 3 × 32 × 32."""
+def _size_of(pictures: Pictures) -> int:
+    """The shorter side of an array's images; 32 for a list, or where that is out of range."""
+    smallest = min(pictures.shape[1:3]) if isinstance(pictures, np.ndarray) else 32
+    return smallest if 16 <= smallest <= 128 else 32
+
+
+def _pixels(pictures: Pictures, size: int) -> NDArray[np.uint8]:
+    """The images in the network's size: uint8, N × 3 × size × size."""
     pixels = []
     for index, picture in enumerate(pictures):
         try:
-            pixels.append(read(picture).pixels)
+            pixels.append(read(picture, size).pixels)
         except TypeError as error:
             raise ValueError(f"X[{index}]: {error}") from None
     return np.stack(pixels)

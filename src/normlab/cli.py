@@ -19,6 +19,7 @@ from normlab.config import (
     DataConfig,
     DataRoot,
     Execution,
+    ImageSize,
     RunConfig,
     StudyConfig,
     default_is,
@@ -234,12 +235,13 @@ def predict(
 
     Pictures are turned upright, cropped to the square at their centre and resized, as in training.
     A picture that cannot be read is named on the standard error; the others are classified. What is
-    left out of a folder or pattern is counted there: pictures of other kinds, files that are none.
+    left out of a folder or pattern is counted there: pictures of formats that are not read, files
+    that are none.
     The exit code is 1 if a picture was not classified. Other files do not change it.
 
     Args:
-        inputs: A run's folder (leave it out with --model), then pictures: PNG, JPEG, WebP or BMP
-            files of any size, folders of them, patterns, or - for the standard input.
+        inputs: A run's folder (leave it out with --model), then pictures of any size: files in any
+            format that Pillow reads, folders of them, patterns, or - for the standard input.
         model: A network that comes with normlab, instead of a run's folder.
         json: One line of JSON per picture, with the probabilities of all classes.
         csv: A table with the probabilities of all classes.
@@ -284,12 +286,12 @@ def explain(
         $ normlab explain --model nano cat.jpg
 
     Grad-CAM is bright where the last feature maps before pooling speak for the class. Occlusion is
-    red where covering a patch of 8 × 8 of the 32 × 32 pixels lowers the class's probability, blue
-    where it raises it. It needs captum: pip install "normlab[explain]".
+    red where covering a square of a quarter of the side lowers the class's probability, blue where
+    it raises it. It needs captum: pip install "normlab[explain]".
 
     Args:
-        inputs: A run's folder (leave it out with --model), then a picture: a PNG, JPEG, WebP or
-            BMP file, or - for the standard input.
+        inputs: A run's folder (leave it out with --model), then a picture: a file, or - for the
+            standard input.
         classes: The classes to explain.
         model: A network that comes with normlab, instead of a run's folder.
         out: The figure, a PNG.
@@ -491,14 +493,14 @@ def data(
     from rich.console import Console
 
     from normlab import recipes
-    from normlab.data import load_for
+    from normlab.data import load_for, with_own_holdout
     from normlab.data.describe import describe
     from normlab.report.data_page import write_data_page
 
     steps = recipes.find(recipe).augment
     dataset = load_for(config, data_root)
-    if config.holdout:
-        dataset = dataset.hold_out(config.holdout, config.split_seed)
+    if holdout := with_own_holdout(config, dataset).holdout:
+        dataset = dataset.hold_out(holdout, config.split_seed)
     Console().print(describe(dataset))
     page = write_data_page(dataset, out, recipe_steps=steps)
     show(f"page: {page}")
@@ -514,12 +516,15 @@ def summary(
     ] = None,
     budget: Annotated[int | None, default_is("50000 where a width is open")] = None,
     classes: int = 10,
+    size: ImageSize = DataConfig.size,
+    channels: Literal["grey", "colour"] = "colour",
 ) -> None:
     """Print a network's layer table: shapes, parameters, multiply-accumulates, receptive field.
 
         $ normlab summary seed-ln
         $ normlab summary assignment --norm gn --budget 5000
         $ normlab summary nano --activation prelu
+        $ normlab summary line-5k --size 28 --channels grey
 
     Args:
         network: A name that `normlab zoo` lists, a layout, or your `module:function`.
@@ -527,12 +532,24 @@ def summary(
         activation: Activation after the normalizations.
         budget: Number of parameters to stay below. Open widths are solved from it.
         classes: Number of classes.
+        size: Height and width of the input in pixels.
+        channels: `grey`: one channel; `colour`: three.
     """
     from rich.console import Console
 
     from normlab.network.summary import summarize
+    from normlab.storage.records import check_settings
 
-    table = summarize(network, norm=norm, activation=activation, classes=classes, budget=budget)
+    data = DataConfig(size=size, channels=channels)
+    check_settings(data)
+    table = summarize(
+        network,
+        norm=norm,
+        activation=activation,
+        classes=classes,
+        budget=budget,
+        shape=data.shape,
+    )
     print(table.layout)  # on one line, however long, so that it can be copied
     Console().print(table)
 
@@ -595,7 +612,7 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
 
 
 def _default_out(config: RunConfig) -> Path:
-    """runs/DATASET/NETWORK-NORM-SEED, with the budget and the activation if they are given.
+    """runs/DATASET/NETWORK-NORM-SEED, with budget, activation, size and channels if given.
 
     A layout is named by its hash. The published networks have the normalization in their name.
     """
@@ -609,15 +626,23 @@ def _default_out(config: RunConfig) -> Path:
         parts.append(config.norm.replace(":", "."))
     if config.activation is not None:
         parts.append(config.activation)
+    parts += _shape_parts(config)
     dataset = config.dataset.partition(":")[0]
     return Path("runs") / dataset / "-".join([*parts, str(config.seed)])
 
 
 def _default_study(config: StudyConfig) -> Path:
-    """studies/DATASET/NETWORK. A layout is named by its hash."""
+    """studies/DATASET/NETWORK, with size and channels if given. A layout is named by its hash."""
     from normlab.network.zoo import short_name
 
-    return Path("studies") / config.dataset.partition(":")[0] / short_name(config.network)
+    name = "-".join([short_name(config.network), *_shape_parts(config)])
+    return Path("studies") / config.dataset.partition(":")[0] / name
+
+
+def _shape_parts(config: DataConfig) -> list[str]:
+    """Size and channels in a folder's name, if they are given: `28px`, `grey`."""
+    parts = [] if config.size == DataConfig.size else [f"{config.size}px"]
+    return parts + ([] if config.channels == DataConfig.channels else [config.channels])
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -45,13 +45,17 @@ WRITTEN_IF_GIVEN = (
     *("contrasts", "margin", "looks", "muon", "label_smoothing", "augment"),
     *("recalibrate", "branches", "activation"),
     *("teacher", "teacher_weight", "teacher_temperature"),
+    *("size", "channels", "image_column", "label_column"),
 )
 # What the file of a run means by leaving a setting out, if that is not the default.
-UNSTATED: dict[str, Any] = {"activation": "relu"}
+UNSTATED: dict[str, Any] = {"activation": "relu", "channels": "colour"}
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Branches = Literal["none", "repvgg", "expand"]
 Precision = Literal["float32", "bfloat16"]
+Channels = Literal["auto", "grey", "colour"]
+IMAGE_SIZES = Range(at_least=16, at_most=128)
+ImageSize = Annotated[int, IMAGE_SIZES]
 ActivationName = Literal["relu", "hard-swish", "silu", "gelu", "prelu", "leaky"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
 DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
@@ -65,8 +69,8 @@ class DataConfig:
     """The images, and how they are split."""
 
     dataset: str = "cifar10"
-    """`cifar10`, `digits` (embedded, no download), `folder:PATH` with train/CLASS/*.png, or another
-    data set of `normlab.data.sources`."""
+    """`cifar10`, `cifar100`, `digits` (embedded, no download), `folder:PATH` (your pictures),
+    `npz:FILE`, `hf:OWNER/NAME` (Hugging Face), or another data set of `normlab.data.sources`."""
 
     holdout: Count = 0
     """Images held out of the training split, to choose settings by. No test image is read then."""
@@ -75,7 +79,24 @@ class DataConfig:
     """Seed of the splits that normlab draws; separate from `seed`, so that repeats share them."""
 
     skip_unreadable: bool = False
-    """`folder:` only: leave out images that cannot be read, and count them."""
+    """Leave out images that cannot be read (of `folder:` and `hf:`), and count them."""
+
+    image_column: Annotated[str | None, default_is("the only one with images")] = None
+    """`hf:` only: the column with the images."""
+
+    label_column: Annotated[str | None, default_is("the only one with labels")] = None
+    """`hf:` only: the column with the labels."""
+
+    size: ImageSize = 32
+    """Height and width of the network's input in pixels. Images of another size are converted."""
+
+    channels: Channels = "auto"
+    """`grey`: one channel; `colour`: three; `auto`: one if no training image has colour."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image. `auto` counts as colour: a run records which."""
+        return (1 if self.channels == "grey" else 3, self.size, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +164,10 @@ class TrainingConfig(DataConfig):
         "holdout",
         "split_seed",
         "skip_unreadable",
+        "image_column",
+        "label_column",
+        "size",
+        "channels",
         "network",
         "norm",
         "activation",
@@ -191,7 +216,9 @@ class RunConfig(TrainingConfig):
 
 
 @field_order(
-    *("dataset", "holdout", "split_seed", "skip_unreadable", "network", "norms", "seeds"),
+    *("dataset", "holdout", "split_seed", "skip_unreadable", "image_column", "label_column"),
+    *("size", "channels"),
+    *("network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
     *("recalibrate", "branches", "activation"),

@@ -100,6 +100,24 @@ def test_shift_moves_by_up_to_two_pixels():
     assert shifted.sum() == x.sum()
 
 
+@pytest.mark.parametrize(("size", "reach"), [(16, 1), (28, 2), (64, 4), (128, 8)])
+def test_shift_moves_by_up_to_a_sixteenth_of_the_side(size, reach):
+    x = torch.zeros(3000, 1, size, size)
+    x[:, :, 10, 9] = 1
+    rows, columns = STEPS["shift"](x, generator(0, "augment"))[:, 0].nonzero()[:, 1:].T
+    assert (rows.min(), rows.max()) == (10 - reach, 10 + reach)
+    assert (columns.min(), columns.max()) == (9 - reach, 9 + reach)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_one_channel_is_augmented_as_three_equal_ones(name):
+    grey = images(8)[:, :1]
+    one, three = (
+        STEPS[name](x, generator(2, "augment")) for x in (grey, grey.expand(-1, 3, 32, 32))
+    )
+    torch.testing.assert_close(one.expand_as(three), three, atol=2e-6, rtol=0)
+
+
 def test_vertical_flip_flips_half_of_the_images():
     x = images(400)
     flipped = STEPS["vertical-flip"](x, generator(0, "augment"))
@@ -125,11 +143,18 @@ def test_preview_transformations():
         assert rows.max() - rows.min() == columns.max() - columns.min() == 7
 
 
-@settings(max_examples=20)
-@given(st.sampled_from([*STEPS, *PREVIEW]), st.integers(1, 9), st.integers(0, 2**32))
-def test_every_step_is_deterministic_and_keeps_shape_and_range(name, count, seed):
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([*STEPS, *PREVIEW]),
+    st.integers(1, 9),
+    st.sampled_from([1, 3]),
+    st.integers(16, 128),
+    st.integers(0, 2**32),
+)
+def test_every_step_is_deterministic_and_keeps_shape_and_range(name, count, channels, size, seed):
     step = (STEPS | PREVIEW)[name]
-    x = images(count, seed).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(count, channels, size, size, generator=generator(seed, "test images"))
+    x = x.contiguous(memory_format=torch.channels_last)
     before = x.clone()
     once = step(x, generator(seed, "augment"))
     assert once.shape == x.shape

@@ -24,14 +24,25 @@ def test_a_misspelled_name_gets_the_nearest_one_as_a_hint(name, meant):
 
 
 def test_an_unknown_name_gets_the_list_of_data_sets():
-    with pytest.raises(UsageError, match=r"there are cifar10, digits, folder:PATH$"):
+    with pytest.raises(UsageError) as caught:
         load("weather")
+    assert str(caught.value).endswith(
+        "there are cifar10, cifar100[:coarse], digits, folder:PATH, hf:OWNER/NAME[:CONFIG], "
+        "npz:FILE"
+    )
 
 
-@pytest.mark.parametrize("name", ["cifar10", "digits"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100:coarse", "digits", "npz:a.npz"])
 def test_only_image_files_can_be_skipped(name):
     with pytest.raises(UsageError, match=f"^{name} has no image files to skip: leave out --skip"):
         load(name, skip_unreadable=True)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits", "folder:a", "npz:a.npz"])
+@pytest.mark.parametrize("column", ["image_column", "label_column"])
+def test_only_tables_have_columns(name, column):
+    with pytest.raises(UsageError, match=f"^{name} has no columns: leave out --image-column"):
+        load(name, **{column: "x"})
 
 
 def test_digits_need_no_data_root(tmp_path):
@@ -52,7 +63,7 @@ import numpy as np
 from normlab.data.dataset import Dataset, Split
 SPELLING = "noise:SEED"
 PUBLIC_NAME = HUB_NAME = None
-MIRRORABLE = HAS_IMAGE_FILES = False
+MIRRORABLE = HAS_IMAGE_FILES = HAS_COLUMNS = False
 
 def load(request):
     draws = np.random.default_rng(int(request.path))

@@ -9,7 +9,6 @@ import pytest
 
 from normlab.data.images import read_picture
 from normlab.errors import DataError
-from normlab.inference.pictures import FORMATS
 from peculiar import RGB, encoded
 
 MODEL = ("--model", "nano")
@@ -65,7 +64,7 @@ def test_a_pipe_and_a_device_are_refused_from_python(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):
         with pytest.raises(DataError, match=r"it is not a regular file\)$"):
-            read_picture(path, FORMATS)
+            read_picture(path)
 
 
 def test_a_file_larger_than_any_picture_is_refused(tmp_path):
@@ -73,7 +72,7 @@ def test_a_file_larger_than_any_picture_is_refused(tmp_path):
         file.write(encoded(RGB, "PNG"))
         file.truncate(40 * 1024**3)
     with pytest.raises(DataError, match=r"it has more than 256 MB\)$"):
-        read_picture(tmp_path / "sparse.png", FORMATS)
+        read_picture(tmp_path / "sparse.png")
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero on this machine")
@@ -82,4 +81,4 @@ def test_a_file_that_grows_as_fast_as_it_is_read_is_read_to_the_limit():
         Path("/dev/zero").open("rb") as endless,
         pytest.raises(DataError, match="more than 256 MB"),
     ):
-        read_picture(endless, FORMATS)
+        read_picture(endless)

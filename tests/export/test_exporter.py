@@ -42,7 +42,7 @@ from normlab.layers.norms.none import Affine
 from normlab.network.model import Network
 from normlab.runs.checkpoint import load_weights, save_weights
 
-DIGITS = load("digits")
+DIGITS = load("digits", channels="colour")
 FIXED = (
     "none",
     "bn",
@@ -228,6 +228,7 @@ def test_onnx_takes_pixels_gives_probabilities_and_has_batchnorm_folded(files):
 def test_files_hold_metadata_about_their_origin(files):
     expected = {
         "classes": json.dumps([*"0123456789"]),
+        "input": "[3, 32, 32]",
         "layout": "C:12 P C:24 P D:32 GAP FC",
         "norm": "bn",
         "activation": "relu",
@@ -260,6 +261,7 @@ def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path):
     config = normlab.RunConfig(
         network="C:6 P C:8/gn GAP FC",
         dataset="digits",
+        channels="colour",
         recipe="demo",
         epochs=1,
         precision="bfloat16",

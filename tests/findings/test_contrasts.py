@@ -206,7 +206,7 @@ def normal(rng, shape):
 def along_an_axis(contrasts=()):
     """A study of three normalizations in two settings, without results."""
     config = StudyConfig(network="nano", batch_sizes=(8, 32), contrasts=contrasts)
-    arms = tuple(plan(config, classes=10, images=50_000))
+    arms = tuple(plan(config, classes=10, images=50_000, shape=(3, 32, 32)))
     return Study(path=Path("x"), config=config, arms=arms, images=10_000, fingerprint="")
 
 
@@ -275,7 +275,9 @@ def test_studies_that_add_seeds_until_a_difference_is_shown_keep_the_level(looks
         along_an_axis(),
         config=StudyConfig(network="nano", norms=("bn", "gn"), seeds=3, looks=looks),
     )
-    study = dataclasses.replace(study, arms=tuple(plan(study.config, classes=10, images=50_000)))
+    study = dataclasses.replace(
+        study, arms=tuple(plan(study.config, classes=10, images=50_000, shape=(3, 32, 32)))
+    )
     more = dataclasses.replace(
         study, config=dataclasses.replace(study.config, seeds=5), earlier_seeds=(3,)
     )

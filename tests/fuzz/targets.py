@@ -16,7 +16,7 @@ from PIL import Image
 
 from made_up import study
 from normlab.data import images, load
-from normlab.data.sources.cifar10 import layouts
+from normlab.data.cifar import layouts
 from normlab.errors import NormlabError
 from normlab.inference import pictures
 from normlab.network.model import Network
@@ -177,7 +177,7 @@ def with_checksums(read):
 def decoded_pickle(content):
     """A file of CIFAR-10's Python layout."""
     with contextlib.suppress(ValueError):  # how the decoder refuses a damaged file
-        layouts.decode_python(content)
+        layouts.CIFAR10.python.decode(content, layouts.RECORDS)
 
 
 def npz():
@@ -223,7 +223,9 @@ def study_json():
         return Path(folder, "study.json").read_bytes()
 
 
-BINARY = {f"{name}.bin": bytes([5]) + bytes(range(256)) * 12 for name in layouts.BATCHES}
+BINARY = {
+    f"{name}.bin": bytes([5]) + bytes(range(256)) * 12 for name in layouts.CIFAR10.python.batches
+}
 ARCHIVES = (
     archive(),
     archive(
@@ -251,7 +253,8 @@ PICTURES = (
     encoded("WEBP"),
     encoded("WEBP", lossless=True),
     encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (12, 20))]),
-    encoded("BMP"),  # which an image folder does not accept
+    encoded("BMP"),
+    *(encoded(kind) for kind in ("GIF", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM", "QOI", "TGA")),
 )
 
 run_json = in_file("config.json", run_folder)
@@ -287,8 +290,6 @@ TARGETS = {
     "cifar10-members": Target(unpacked, ARCHIVES),
     "cifar10-members-forged": Target(with_checksums(unpacked), ARCHIVES),
     "cifar10-pickle": Target(decoded_pickle, pickled_batch()),
-    "image-folder": Target(in_file("train/a/a.png", image_folder), PICTURES[:-1]),
-    "picture": Target(
-        lambda content: images.read_picture(io.BytesIO(content), pictures.FORMATS), PICTURES
-    ),
+    "image-folder": Target(in_file("train/a/a.png", image_folder), PICTURES),
+    "picture": Target(lambda content: images.read_picture(io.BytesIO(content)), PICTURES),
 }

@@ -22,7 +22,7 @@ from normlab.report.run_page import write_report
 
 @pytest.fixture(scope="module")
 def images():
-    return load("digits").test.images[:6]
+    return load("digits", channels="colour").test.images[:6]
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ rounding of x · scale + shift alone is `ratio` units of the result, so toleranc
 """
 
 import contextlib
+import dataclasses
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from normlab.data import Dataset, Split
+from normlab.data.augment import STEPS
 from normlab.layers import kernels, norms
+from normlab.layers.fused import FusedNorm
 from normlab.network.model import Network
+from normlab.recipes import RECIPES
+from normlab.training.step import Batches
 
 EPSILON = 1e-5
 U = 2.0**-23
@@ -625,18 +632,20 @@ def test_the_residual_may_have_another_memory_layout_and_type(name):
 @compiled
 @pytest.mark.parametrize("name", [*norms.REGISTRY, "gn=2"])
 @pytest.mark.parametrize(
-    "layout",
+    ("layout", "shape"),
     [
-        "C:6 C:6+ P D:8 D:8+ P C:8 GAP FC",
-        "C:6vs2 P D:8v/gn=2 A C:8/ln+*2 c:6 D:4 GAP C:5 FC",
+        ("C:6 C:6+ P D:8 D:8+ P C:8 GAP FC", (3, 32, 32)),
+        ("C:6vs2 P D:8v/gn=2 A C:8/ln+*2 c:6 D:4 GAP C:5 FC", (3, 32, 32)),
+        ("C:6 C:6+ P D:8 D:8+ P C:8 GAP FC", (1, 27, 27)),
     ],
 )
-def test_a_network_computes_what_it_does_in_float64(layout, name):
+def test_a_network_computes_what_it_does_in_float64(layout, shape, name):
     """In float64, PyTorch computes all layers."""
-    images = maps((6, 3, 32, 32), mean=0.5)
+    images = maps((6, *shape), mean=0.5)
     got = []
     for dtype in (torch.float32, torch.float64):
-        network = Network(layout, norm=name, seed=1).to(memory_format=torch.channels_last)
+        network = Network(layout, norm=name, seed=1, shape=shape)
+        network = network.to(memory_format=torch.channels_last)
         network = network.to(dtype)
         logits = network(images.to(dtype))
         logits.logsumexp(1).sum().backward()
@@ -646,6 +655,36 @@ def test_a_network_computes_what_it_does_in_float64(layout, name):
         scale = other.detach().abs().max()
         atol = float(1e-4 * scale) + 1e-7
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-3, atol=atol)
+
+
+@compiled
+@settings(max_examples=20, deadline=None)
+@given(
+    channels=st.sampled_from([1, 3]),
+    size=st.integers(16, 70),
+    steps=st.lists(st.sampled_from(list(STEPS)), max_size=2),
+    mirror=st.booleans(),
+    training=st.booleans(),
+    bfloat16=st.booleans(),
+)
+def test_the_passes_compute_the_maps_of_every_size(
+    channels, size, steps, mirror, training, bfloat16
+):
+    """An image in one channel has two orders of memory at once: none may turn the passes off."""
+    network = Network("C:6 P D:8 C:8+ P C:8 GAP FC", shape=(channels, size, size))
+    network = network.to(memory_format=torch.channels_last).train(training)
+    layers = [module for module in network.modules() if isinstance(module, FusedNorm)]
+    usable = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, inputs: usable.append(kernels.usable(inputs[0])))
+    pixels = np.zeros((4, channels, size, size), np.uint8)
+    data = Split(pixels, np.arange(4))
+    recipe = dataclasses.replace(RECIPES["demo"], augment=tuple(steps), mirror=mirror, batch_size=4)
+    dataset = Dataset("black", tuple("abcd"), data, data)
+    inputs, _ = Batches(dataset, recipe, 0, torch.device("cpu"))(0, 0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        network(inputs)
+    assert usable == [True] * len(layers)
 
 
 @compiled

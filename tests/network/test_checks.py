@@ -7,11 +7,11 @@ from normlab.notation import LayoutError
 
 def test_a_single_value_per_channel_is_refused_with_a_caret_under_the_block():
     blocks = notation.parse("C:4 P P P P P C:4/ln C:4 c GAP")
-    check_trainable(blocks, norm="bn", classes=10, batches=(2,))
-    check_trainable(blocks, norm="ln", classes=10, batches=(1,))
+    check_trainable(blocks, norm="bn", classes=10, batches=(2,), shape=(3, 32, 32))
+    check_trainable(blocks, norm="ln", classes=10, batches=(1,), shape=(3, 32, 32))
     message = "bn cannot be trained on 4 × 1 × 1 and a batch of 1,"
     with pytest.raises(LayoutError, match=message) as caught:
-        check_trainable(blocks, norm="bn", classes=10, batches=(1,))
+        check_trainable(blocks, norm="bn", classes=10, batches=(1,), shape=(3, 32, 32))
     assert caught.value.start == len("C:4 P P P P P C:4/ln ")
 
 

@@ -88,6 +88,13 @@ def odd(norm, classes):
     return Odd(norm, classes)
 
 
+def shaped(norm, classes, shape):
+    return nn.Sequential(
+        norm.conv2d(shape[0], 8, 3), norm(8, activate=True), nn.Flatten(),
+        nn.Linear(8 * (shape[1] - 2) * (shape[2] - 2), classes),
+    )
+
+
 def shapes(norm, classes):
     return nn.Sequential(nn.Conv2d(3, 8, 1), norm(8))
 
@@ -212,10 +219,10 @@ def first_network(network, norm, recipe, seed=0):
         ("raising", "nets_of_a_test:raising with gn failed: RuntimeError: no way"),
         ("leaving", "nets_of_a_test:leaving with gn failed: SystemExit: bye"),
         ("arguments", "failed: TypeError: .*unexpected keyword argument 'norm'"),
-        ("failing", "applied to two images, failed: RuntimeError: .*4 channels"),
+        ("failing", "applied to two images of 3 × 32 × 32, failed: RuntimeError: .*4 channels"),
         ("channels", r"norm\(12\) expects N × 12 × H × W, not 2 × 8 × 32 × 32"),
         ("flat", r"norm\(3072\) expects N × 3072 × H × W, not 2 × 3072"),
-        ("viewing", r"applied to two images, failed: RuntimeError: .*Use .reshape"),
+        ("viewing", r"applied to two images of 3 × 32 × 32, failed: RuntimeError: .*Use .reshape"),
         ("unused", "has a normalization that it does not use, 0.forgotten"),
     ],
 )
@@ -267,6 +274,36 @@ def test_a_module_that_fails_on_import_is_named(nets):
     Path("breaks_on_import.py").write_text("1 / 0")
     with pytest.raises(UsageError, match="importing breaks_on_import failed: ZeroDivisionError"):
         Network("breaks_on_import:f")
+
+
+def test_a_function_that_takes_the_shape_gets_that_of_the_images(nets, tmp_path):
+    network = Network(f"{nets}:shaped", norm="gn", shape=(1, 20, 20))
+    assert network(torch.rand(2, 1, 20, 20)).shape == (2, 10)
+    table = summarize(f"{nets}:shaped", norm="gn", shape=(1, 20, 20))
+    assert table.parameters == sum(p.numel() for p in network.parameters())
+    run = normlab.train(
+        dataclasses.replace(tiny(nets, epochs=1), network=f"{nets}:shaped"), tmp_path, quiet=True
+    )
+    assert run.config.shape == (1, 32, 32)
+    assert normlab.Run.open(tmp_path).network().shape == (1, 32, 32)
+
+
+def test_a_function_that_takes_no_shape_gets_colour_unless_told_otherwise(nets, tmp_path):
+    run = normlab.train(tiny(nets, epochs=1), tmp_path / "run", quiet=True)
+    assert run.config.shape == (3, 32, 32)
+    problem = r"net with bn, which takes no shape, applied to two images of 1 × 32 × 32, failed: "
+    with pytest.raises(UsageError, match=problem):
+        normlab.train(tiny(nets, channels="grey"), tmp_path / "grey", quiet=True)
+    study = StudyConfig(network=f"{nets}:net", dataset="digits", recipe="demo", seeds=1)
+    shape = {
+        name: normlab.compare(
+            dataclasses.replace(study, network=f"{nets}:{name}"), tmp_path / name, dry_run=True
+        )
+        .arms[0]
+        .config.shape
+        for name in ("net", "shaped")
+    }
+    assert shape == {"net": (3, 32, 32), "shaped": (1, 32, 32)}
 
 
 def test_a_batch_that_it_cannot_be_trained_on_is_refused_before_training(nets, tmp_path):
@@ -605,7 +642,7 @@ def test_the_example_trains(from_the_root, tmp_path):
 
 def test_it_is_a_scikit_learn_classifier(nets):
     train = normlab.data.load("digits").train
-    images, labels = train.images[:64].transpose(0, 2, 3, 1), train.labels[:64]
+    images, labels = train.images[:64, 0], train.labels[:64]
     classifier = normlab.Classifier(network=f"{nets}:net", recipe="demo", epochs=1, device="cpu")
     classifier.fit(images, labels)
     expected = classifier.predict(images)

@@ -73,20 +73,29 @@ BLOCKS = st.builds(
 ).map(lambda block: notation.Block(block.kind) if block.kind in "PA" else _allowed(block))
 
 
-@given(st.lists(BLOCKS, max_size=6), st.sampled_from(["GAP FC", "GAP C C", "c GAP", "FC"]))
-def test_shapes_and_counts_of_the_table_are_those_of_the_modules(blocks, end):
+@given(
+    st.lists(BLOCKS, max_size=6),
+    st.sampled_from(["GAP FC", "GAP C C", "c GAP", "FC"]),
+    st.sampled_from([1, 3]),
+    st.sampled_from([32, 32, 28, 16, 17, 45, 64]),
+)
+def test_shapes_and_counts_of_the_table_are_those_of_the_modules(blocks, end, channels, size):
+    shape = (channels, size, size)
     blocks = [*blocks, *notation.parse(end)]
     blocks = [b if b.kind != "c" else notation.Block("c", width=b.width) for b in blocks]
     blocks[-1 if end != "c GAP" else -2] = notation.Block(end.split()[-1 if end != "c GAP" else 0])
     blocks = [b if b.kind != "C" or b.width else notation.Block("C", width=3) for b in blocks]
     line = notation.format(blocks)
     try:
-        summary = summarize(line, classes=4, budget=None)
+        summary = summarize(line, classes=4, budget=None, shape=shape)
     except LayoutError as error:
         assert "^" in str(error)
+        if "no pixels left" in str(error):
+            assert f"of images of {size} × {size} the maps are" in str(error)
         return
-    network = Network(line, classes=4).eval()
-    x = torch.rand(2, 3, 32, 32)
+    network = Network(line, classes=4, shape=shape).eval()
+    assert network.shape == shape
+    x = torch.rand(2, *shape)
     for module, row in zip(network.blocks, summary.rows, strict=True):
         x = module(x)
         assert x.shape == (2, *row.shape)

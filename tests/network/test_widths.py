@@ -9,7 +9,7 @@ from normlab import notation
 from normlab.errors import UsageError
 from normlab.layers.norms import REGISTRY
 from normlab.network.model import Network
-from normlab.network.shapes import count
+from normlab.network.shapes import INPUT, count
 from normlab.network.summary import summarize
 from normlab.network.widths import STAGE_RATIOS, solve, widen
 from normlab.network.zoo import ZOO
@@ -56,8 +56,8 @@ def test_no_network_stays_below_a_budget_of_0(budget):
 @pytest.mark.parametrize("line", OPEN_LAYOUTS)
 @pytest.mark.parametrize("budget", [5_000, 50_000])
 def test_97_percent_of_the_budget_are_used(budget, line, norm):
-    solved = solve(notation.parse(line), norm=norm, classes=10, budget=budget)
-    assert 0.97 * budget <= count(solved, norm=norm, classes=10) < budget
+    solved = solve(notation.parse(line), norm=norm, classes=10, budget=budget, shape=INPUT)
+    assert 0.97 * budget <= count(solved, norm=norm, classes=10, shape=INPUT) < budget
     assert in_proportion(notation.parse(line), solved, unit=UNITS.get(norm, 2))
 
 
@@ -79,12 +79,12 @@ def test_97_percent_are_used_unless_each_wider_block_would_exceed_the_budget(
     """So they are used where some block can be widened by less than 3% of the budget."""
     blocks = notation.parse(line)
     try:
-        solved = solve(blocks, norm=norm, classes=classes, budget=budget)
+        solved = solve(blocks, norm=norm, classes=classes, budget=budget, shape=INPUT)
     except UsageError:
         unit = {"gn=3": 3, "gn=8": 8}.get(norm, 1)
-        assert count(widen(blocks, 1, unit), norm=norm, classes=classes) >= budget
+        assert count(widen(blocks, 1, unit, 3), norm=norm, classes=classes, shape=INPUT) >= budget
         return
-    used = count(solved, norm=norm, classes=classes)
+    used = count(solved, norm=norm, classes=classes, shape=INPUT)
     assert used < budget
     # Given widths are kept; open ones are filled in, except the classifier's.
     for before, after in zip(blocks, solved, strict=True):
@@ -98,7 +98,41 @@ def test_97_percent_are_used_unless_each_wider_block_would_exceed_the_budget(
     assert in_proportion(blocks, solved, unit)
     if used < 0.97 * budget:
         for wider in wider_by_one_block(blocks, solved, unit):
-            assert count(wider, norm=norm, classes=classes) >= budget
+            assert count(wider, norm=norm, classes=classes, shape=INPUT) >= budget
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    line=st.sampled_from(OPEN_LAYOUTS),
+    norm=st.sampled_from(["bn", "gn", "ln"]),
+    budget=st.integers(1_500, 60_000),
+    size=st.integers(16, 128),
+)
+def test_a_grey_network_uses_the_budget_as_one_in_colour_does(line, norm, budget, size):
+    used = []
+    for shape in ((1, size, size), (3, size, size)):
+        try:
+            solved = solve(notation.parse(line), norm=norm, classes=10, budget=budget, shape=shape)
+        except UsageError:
+            return  # the budget is too small
+        network = Network(notation.format(solved), norm=norm, shape=shape)
+        used.append(sum(p.numel() for p in network.parameters()))
+        assert used[-1] == count(solved, norm=norm, classes=10, shape=shape) < budget
+    grey, colour = used
+    saved = 18 * solved[0].width  # the first convolution's weights for two channels
+    assert grey >= 0.97 * min(budget, colour - saved)
+
+
+def test_the_assignment_in_grey_is_wider_than_in_colour():
+    grey, colour = (
+        summarize(ASSIGNMENT, norm="gn", budget=5_000, shape=(channels, 28, 28))
+        for channels in (1, 3)
+    )
+    assert grey.parameters > 0.97 * 5_000
+    assert grey.layout != colour.layout
+    assert (
+        summarize(colour.layout, norm="gn", shape=(1, 28, 28)).parameters < colour.parameters - 100
+    )
 
 
 def own_widths(blocks):
@@ -167,15 +201,17 @@ def may_be_widened(blocks, wider, index, step):
 
 def test_open_widths_follow_the_rules():
     blocks = notation.parse("C:11 c C+ D*2 P c:7 FC:5 FC")
-    assert [b.width for b in widen(blocks, 1, 2)] == [11, 4, 4, 4, None, 7, 5, None]
-    solved = solve(blocks, norm="bn", classes=3, budget=None)  # the budget is not used up
+    assert [b.width for b in widen(blocks, 1, 2, 3)] == [11, 4, 4, 4, None, 7, 5, None]
+    solved = solve(
+        blocks, norm="bn", classes=3, budget=None, shape=INPUT
+    )  # the budget is not used up
     assert [b.width for b in solved] == [11, 8, 8, 8, None, 7, 5, None]
 
 
 def test_widths_are_odd_if_even_ones_do_not_fit():
     blocks = notation.parse("C C C GAP FC")
-    even = count(widen(blocks, 1, 2), norm="bn", classes=10)
-    solved = solve(blocks, norm="bn", classes=10, budget=even)
+    even = count(widen(blocks, 1, 2, 3), norm="bn", classes=10, shape=INPUT)
+    solved = solve(blocks, norm="bn", classes=10, budget=even, shape=INPUT)
     assert [b.width for b in solved] == [1, 2, 3, None, None]
 
 
@@ -205,11 +241,13 @@ def test_a_classifier_needs_two_classes(classes):
 )
 def test_groups_that_divide_no_width_are_refused(line):
     with pytest.raises(UsageError, match=r"^no width up to 4,096 is divisible by all given groups"):
-        solve(notation.parse(line), norm="bn", classes=10, budget=None)
+        solve(notation.parse(line), norm="bn", classes=10, budget=None, shape=INPUT)
 
 
 def test_groups_that_divide_no_even_width_get_an_odd_one():
-    (first, *_) = solve(notation.parse("C1/gn=4095 GAP FC"), norm="bn", classes=10, budget=10**9)
+    (first, *_) = solve(
+        notation.parse("C1/gn=4095 GAP FC"), norm="bn", classes=10, budget=10**9, shape=INPUT
+    )
     assert first.width == 4095
 
 

@@ -36,7 +36,7 @@ def page(content):
 
 def finished(path, *, seed=0, **config):
     """A finished run on the digits, as training leaves it, with an untrained network."""
-    digits = load("digits")
+    digits = load("digits", channels="colour")
     shape = run(
         path, network=SMALL, layout=SMALL, dataset="digits", recipe="demo", seed=seed, **config
     )

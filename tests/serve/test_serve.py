@@ -60,7 +60,7 @@ def server(runs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def digit():
     """The first test image as a PNG."""
-    return png(load("digits").test.images[0].transpose(1, 2, 0))
+    return png(load("digits", channels="colour").test.images[0].transpose(1, 2, 0))
 
 
 # The API
@@ -134,7 +134,11 @@ def test_an_unknown_run_is_refused_with_the_known_names(server, digit):
 def test_another_method_is_refused_with_the_right_command(method, server):
     status, content = server.request(method, "/predict")
     assert status == 405
-    error = f"send a picture: curl --data-binary @picture.jpg {server.url}/predict"
+    sees = "32 × 32 pixels or 32 × 32 grey pixels"
+    error = (
+        f"send a picture of any size, which is converted to {sees}: "
+        f"curl --data-binary @picture.jpg {server.url}/predict"
+    )
     assert json.loads(content) == {"error": error}
 
 
@@ -344,12 +348,13 @@ def test_examples_are_from_the_split_that_was_evaluated(trained, tmp_path):
 
     def expected(split):
         indices = [np.flatnonzero(split.labels == k)[:2] for k in range(10)]
-        return split.images[np.concatenate(indices)].transpose(0, 2, 3, 1)
+        pictures = split.images[np.concatenate(indices)].transpose(0, 2, 3, 1)
+        return np.broadcast_to(pictures, (len(pictures), 32, 32, 3))
 
     examples = load_examples(trained)
     assert [name for _, name in examples] == sorted([*"0123456789"] * 2)
     np.testing.assert_array_equal(
-        [picture for picture, _ in examples], expected(load("digits").test)
+        [picture for picture, _ in examples], expected(load("digits", channels="colour").test)
     )
 
     config = normlab.RunConfig(
@@ -358,6 +363,7 @@ def test_examples_are_from_the_split_that_was_evaluated(trained, tmp_path):
     run = normlab.train(config, tmp_path / "run", quiet=True)
     examples = load_examples(run)
     holdout = run.dataset().holdout
+    assert holdout.images.shape[1] == 1  # grey, and shown in three equal channels
     np.testing.assert_array_equal([picture for picture, _ in examples], expected(holdout))
 
 
@@ -575,7 +581,8 @@ def test_heat_maps_far_below_are_loaded_before_their_files_are_deleted(visit, pi
 def test_an_example_is_predicted_and_removed_again(visit, runs):
     page = visit()
     page.locator(".to-try button").nth(6).click()
-    image = load("digits").test.images[load("digits").test.labels == 3][0]
+    test = load("digits", channels="colour").test
+    image = test.images[test.labels == 3][0]
     (expected,) = normlab.load(runs[0].path).predict(image.transpose(1, 2, 0))
     assert probabilities(page, "trained") == shown(expected)
     page.get_by_label("Remove Image").click()
@@ -598,7 +605,7 @@ def test_a_file_that_is_not_a_picture_is_refused_in_a_sentence(visit, picture):
     picture.write_text("no picture")
     upload(page, picture)
     page.get_by_text(
-        "The picture cannot be read as an image (it is no PNG, JPEG, WebP or BMP)."
+        "The picture cannot be read as an image (it is no picture of a format that is read)."
     ).wait_for()
     page.get_by_text("Click to Upload").wait_for()
     page.locator("#answers .error").first.wait_for(state="detached")

@@ -407,7 +407,13 @@ def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     rate = {"learning_rate": 0.004}  # too low
     config = dataclasses.replace(
-        CONFIG, seeds=1, tune=("lr", "augment"), tune_seeds=2, norms=("bn", "ln"), **rate
+        CONFIG,
+        seeds=1,
+        tune=("lr", "augment"),
+        tune_seeds=2,
+        norms=("bn", "ln"),
+        channels="colour",
+        **rate,
     )
     whole = compare(config, tmp_path / "whole", quiet=True, workers=2)
     assert all(0 <= trial.accuracy <= 1 for trial in whole.trials)
@@ -448,7 +454,7 @@ def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
             shutil.rmtree(folder)
         record = Study.open(part)
         begun = tuple(Result(arm=r.arm, seed=r.seed) for r in record.results)
-        arms = tuple(plan(config, classes=10, images=1437))
+        arms = tuple(plan(config, classes=10, images=1437, shape=(3, 32, 32)))
         dataclasses.replace(record, results=begun, arms=arms, trials=known, costs={}).write()
         compare(config, part, quiet=True, workers=1)
         assert content(part) == content(whole.path)
@@ -473,7 +479,7 @@ def test_an_arm_whose_search_fails_does_not_stop_the_others(tmp_path, monkeypatc
     config = dataclasses.replace(
         CONFIG, norms=norms, seeds=1, tune=("lr",), tune_seeds=1, learning_rate=1e6
     )
-    rms, lr = plan(config, classes=10, images=1437)[1], tuning.Round("lr")
+    rms, lr = plan(config, classes=10, images=1437, shape=(1, 32, 32))[1], tuning.Round("lr")
     blocked = tmp_path / "study" / "tuning" / tuning.rung_of(lr, 0, config, rms, ())[0].name
 
     def with_a_blocked_trial(*arguments, **options):
@@ -564,7 +570,7 @@ def test_a_study_with_the_widths_of_an_older_solver_is_resumed_with_them(tmp_pat
     config = dataclasses.replace(
         CONFIG, network="C P C GAP FC", budgets=(700,), norms=("bn",), epochs=1
     )
-    (arm,) = plan(config, classes=10, images=1437)
+    (arm,) = plan(config, classes=10, images=1437, shape=(1, 32, 32))
     older = dataclasses.replace(arm.config, network="C:4 P C:6 GAP FC")
     assert arm.config.network != older.network
     record = Study(

@@ -23,7 +23,7 @@ CONFIG = StudyConfig(network="nano", norms=("bn", "gn", "ln"), batch_sizes=(8, 3
 def planned(*contrasts, config=CONFIG, **settings):
     """The names of the arms of each contrast."""
     config = dataclasses.replace(config, contrasts=contrasts, **settings)
-    arms = plan(config, classes=10, images=50_000)
+    arms = plan(config, classes=10, images=50_000, shape=(3, 32, 32))
     return [tuple(arm.name for arm in contrast.arms) for contrast in family(config, arms)]
 
 

@@ -22,7 +22,7 @@ LINE = "C:4 P C:4 P GAP FC"
 
 def planned(network=LINE, *, images=1437, **options):
     study = StudyConfig(network=network, dataset="digits", recipe="demo", **options)
-    return plan(study, classes=10, images=images)
+    return plan(study, classes=10, images=images, shape=(3, 32, 32))
 
 
 def test_every_normalization_is_planned_in_every_setting():
@@ -41,12 +41,12 @@ def test_an_unused_axis_leaves_the_recipes_setting():
     (arm,) = planned(norms=("ln",))
     assert arm.name == "ln"
     given = {"network": LINE, "dataset": "digits", "recipe": "demo", "norm": "ln"}
-    assert arm.config == RunConfig(**given, activation="relu")
+    assert arm.config == RunConfig(**given, activation="relu", channels="colour")
     assert arm.setting.batch_size is None
 
 
 def test_normalizations_whose_recipes_differ_are_still_compared():
-    arms = plan(StudyConfig(network="line-5k"), classes=10, images=50_000)
+    arms = plan(StudyConfig(network="line-5k"), classes=10, images=50_000, shape=(3, 32, 32))
     assert len({recipes.resolve(arm.config).batch_size for arm in arms}) > 1
     assert len(settings(arms)) == 1
 
@@ -90,7 +90,12 @@ def test_a_named_network_keeps_its_name():
 
 
 def test_the_networks_own_recipe_is_taken():
-    arms = plan(StudyConfig(network="nano", layouts=("micro",)), classes=10, images=50_000)
+    arms = plan(
+        StudyConfig(network="nano", layouts=("micro",)),
+        classes=10,
+        images=50_000,
+        shape=(3, 32, 32),
+    )
     assert [arm.config.recipe for arm in arms] == ["nano"] * 3 + ["micro"] * 3
     assert [arm.name for arm in arms[:4]] == ["bn-nano", "gn-nano", "ln-nano", "bn-micro"]
 
@@ -115,8 +120,15 @@ def test_all_numbers_of_groups_divide_the_solved_widths():
 
 
 def test_settings_tuned_for_only_some_of_the_normalizations_are_not_used():
-    alone = plan(StudyConfig(network="line-5k", norms=("gn",)), classes=10, images=50_000)
-    both = plan(StudyConfig(network="line-5k", norms=("gn", "in")), classes=10, images=50_000)
+    alone = plan(
+        StudyConfig(network="line-5k", norms=("gn",)), classes=10, images=50_000, shape=(3, 32, 32)
+    )
+    both = plan(
+        StudyConfig(network="line-5k", norms=("gn", "in")),
+        classes=10,
+        images=50_000,
+        shape=(3, 32, 32),
+    )
     assert recipes.resolve(alone[0].config).augment == ()
     assert [recipes.resolve(arm.config) for arm in both] == [recipes.find("line-5k")] * 2
 
@@ -191,7 +203,7 @@ def test_the_number_of_all_training_images_means_all():
 def test_untuned_all_normalizations_have_the_same_recipe():
     study = StudyConfig(network="micro")
     recipe_of = {
-        untuned: {arm.recipe for arm in plan(own, classes=10, images=50_000)}
+        untuned: {arm.recipe for arm in plan(own, classes=10, images=50_000, shape=(3, 32, 32))}
         for untuned in (False, True)
         for own in (dataclasses.replace(study, untuned=untuned),)
     }
@@ -281,7 +293,7 @@ def decay_axis(monkeypatch):
             **{"network": LINE, "dataset": "digits", "recipe": "demo", "norms": ("bn",)},
             **{"weight_decays": decays, **options},
         )
-        return plan(study, classes=10, images=1437)
+        return plan(study, classes=10, images=1437, shape=(1, 32, 32))
 
     return planned_decays
 
@@ -309,5 +321,5 @@ def test_a_new_axis_changes_nothing_while_it_is_unused(decay_axis):
     (arm,) = decay_axis()
     assert arm.name == "bn"
     given = {"network": LINE, "dataset": "digits", "recipe": "demo", "norm": "bn"}
-    assert arm.config == RunConfig(**given, activation="relu")
+    assert arm.config == RunConfig(**given, activation="relu", channels="grey")
     assert arm.setting.weight_decay is None

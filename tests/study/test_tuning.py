@@ -16,7 +16,7 @@ STUDY = StudyConfig(
     network="C:4 GAP FC", dataset="digits", recipe="demo", tune=("lr", "wd"), tune_seeds=1
 )
 EVERY = ("muon", "batch-size", "lr", "augment", "label-smoothing", "lr")
-ARMS = plan(STUDY, classes=10, images=1437)
+ARMS = plan(STUDY, classes=10, images=1437, shape=(1, 32, 32))
 
 
 def search(of, accuracy, arm=ARMS[0], study=STUDY):
@@ -153,7 +153,9 @@ def test_settings_of_every_kind_are_searched_in_rounds():
 
 def test_augmentations_are_all_tried_with_all_epochs_and_have_no_edge():
     study = dataclasses.replace(STUDY, recipe="seed", tune=("augment",))
-    (arm,) = plan(dataclasses.replace(study, norms=("bn",)), classes=10, images=1437)
+    (arm,) = plan(
+        dataclasses.replace(study, norms=("bn",)), classes=10, images=1437, shape=(1, 32, 32)
+    )
     trials = search(Round("augment"), lambda value, rung: len(value) / 100, arm, study)
     assert [t.value for t in trials] == ["none", "shift", "color-jitter+affine+vertical-flip"]
     assert {t.epochs for t in trials} == {20}

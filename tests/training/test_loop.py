@@ -130,7 +130,7 @@ def test_a_run_learns_and_writes_its_folder(trained):
     opened = Run.open(trained.path)
     assert opened == trained
     assert opened.finished
-    digits = load("digits")
+    digits = load("digits", channels="colour")
     assert opened.data.fingerprint == digits.fingerprint
     again = evaluate(opened.network(), digits)
     assert again.accuracy == trained.last.accuracy
@@ -366,7 +366,7 @@ def test_the_loop_is_sgd_on_the_drawn_batches(name, tmp_path, monkeypatch):
     """The first steps of a run are repeated with PyTorch alone; the epoch's line is checked."""
     config = dataclasses.replace(SMALL, recipe=name, batch_size=64, epochs=1)
     recipe, digits = resolve(config), load("digits")
-    network = Network(SMALL.network, norm="bn", dropout=recipe.dropout)
+    network = Network(SMALL.network, norm="bn", dropout=recipe.dropout, shape=digits.shape)
     pixels = digits.train.images / 255.0
     network.input_mean.copy_(torch.from_numpy(pixels.mean((0, 2, 3))))
     network.input_std.copy_(torch.from_numpy(pixels.std((0, 2, 3))))

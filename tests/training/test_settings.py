@@ -30,6 +30,8 @@ OTHERS = {
     "dataset": st.sampled_from(["digits", "a\ud800b", "a\nb", None]),
     "untuned": st.sampled_from([True, False, 1, None]),
     "skip_unreadable": st.sampled_from([True, False, 0]),
+    "size": st.sampled_from([32, 28, 8, 32.0, None]),
+    "channels": st.sampled_from(["auto", "grey", "colour", "gray", None]),
 }
 FIELDS = {field.name: OTHERS.get(field.name, NUMBERS) for field in dataclasses.fields(RunConfig)}
 CHANGES = st.lists(st.sampled_from(sorted(FIELDS)), max_size=3, unique=True).flatmap(
@@ -76,6 +78,7 @@ def test_what_train_accepts_can_be_read_again(changes, few, tmp_path_factory):
         return
     run = Run.open(out)
     filled_in = {"recipe": run.config.recipe, "activation": run.config.activation}
+    filled_in |= {"size": 32, "channels": "grey"}
     assert run.config == dataclasses.replace(config, **filled_in)
     assert run.network().training is False
 

@@ -4,16 +4,29 @@ import dataclasses
 import difflib
 import importlib
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
-from normlab.config import DataConfig, RunConfig
+from normlab.config import Channels, DataConfig, RunConfig
 from normlab.data import sources
-from normlab.data.dataset import Dataset, Split, repeated
+from normlab.data.arrays import from_arrays
+from normlab.data.dataset import Dataset, Split
+from normlab.data.finishing import finished
 from normlab.errors import UsageError
 from normlab.storage.records import check_settings
-from normlab.wording import counted
 
-__all__ = ["Dataset", "Split", "apply_splits", "load", "load_for", "source_of"]
+__all__ = [
+    "Dataset",
+    "Split",
+    "apply_splits",
+    "from_arrays",
+    "load",
+    "load_for",
+    "load_recorded",
+    "source_of",
+    "with_own_holdout",
+]
+
+C = TypeVar("C", bound=DataConfig)
 
 
 def load(
@@ -22,45 +35,60 @@ def load(
     data_root: Path | None = None,
     split_seed: int = 0,
     skip_unreadable: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    size: int = 32,
+    channels: Channels = "auto",
 ) -> Dataset:
-    """Loads a data set as uint8 images, N × 3 × 32 × 32, and int64 labels.
+    """Loads a data set as uint8 images, N × C × S × S, and int64 labels.
 
     Its notes say how many test images are training images too, if any are.
 
     Args:
-        name: `cifar10`, `digits` (embedded), or `folder:PATH` with PATH/train/CLASS/*.png.
-        data_root: `cifar10`: the folder that holds it; nothing is downloaded then. The default is
-            $NORMLAB_DATA (likewise), else the cache folder, else a download. `digits` needs none.
-        split_seed: `folder:` without a test folder: seed of the split drawn instead.
-        skip_unreadable: `folder:` only: leave out images that cannot be read instead of stopping.
+        name: `cifar10`, `cifar100`, `cifar100:coarse`, `digits` (embedded), `folder:PATH`,
+            `npz:FILE`, or `hf:OWNER/NAME[:CONFIG]` (Hugging Face).
+        data_root: `cifar10`, `cifar100`: the folder that holds it; nothing is downloaded then. The
+            default is $NORMLAB_DATA (likewise), else the cache folder, else a download.
+        split_seed: Seed of the test split that is drawn where the data has none.
+        skip_unreadable: `folder:`, `hf:`: leave out images that cannot be read instead of stopping.
+        image_column: `hf:`: the column with the images. None: the only one of that type.
+        label_column: `hf:`: the column with the labels. None: the only one of that type.
+        size: Height and width S of the images, 16 to 128. Images of another size are converted.
+        channels: `grey`: C is 1; `colour`: C is 3; `auto`: 1 if no training image has colour.
 
     Raises:
         UsageError: There is no such data set, or it cannot be loaded with these arguments.
         DataError: The data is missing or malformed.
     """
-    check_settings(DataConfig(dataset=name, split_seed=split_seed, skip_unreadable=skip_unreadable))
+    settings = DataConfig(
+        dataset=name,
+        split_seed=split_seed,
+        skip_unreadable=skip_unreadable,
+        image_column=image_column,
+        label_column=label_column,
+        size=size,
+        channels=channels,
+    )
+    check_settings(settings)
     source = source_of(name)
     if source is None:
         raise _unknown(name)
     if skip_unreadable and not source.HAS_IMAGE_FILES:
         raise UsageError(f"{name} has no image files to skip: leave out --skip-unreadable")
-    dataset = source.load(
-        sources.Request(
-            name=name,
-            path=name.partition(":")[2],
-            data_root=data_root,
-            split_seed=split_seed,
-            skip_unreadable=skip_unreadable,
-        )
+    if (image_column or label_column) and not source.HAS_COLUMNS:
+        raise UsageError(f"{name} has no columns: leave out --image-column and --label-column")
+    request = sources.Request(
+        name=name,
+        path=name.partition(":")[2],
+        data_root=data_root,
+        split_seed=split_seed,
+        skip_unreadable=skip_unreadable,
+        image_column=image_column,
+        label_column=label_column,
+        size=size,
+        channels=channels,
     )
-    if known := repeated(dataset.train, dataset.test):
-        note = (
-            f"{known:,} of {counted(len(dataset.test), 'test image')} "
-            f"{'is a training image' if known == 1 else 'are training images'}, too: "
-            "test accuracy is higher than on new images"
-        )
-        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
-    return dataset
+    return finished(source.load(request), size, channels)
 
 
 def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
@@ -70,7 +98,37 @@ def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
         data_root=data_root,
         split_seed=config.split_seed,
         skip_unreadable=config.skip_unreadable,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        size=config.size,
+        channels=config.channels,
     )
+
+
+def load_recorded(config: DataConfig, data_root: Path | None) -> Dataset:
+    """The whole data set of an older run or study, without images that it did not hold out.
+
+    Args:
+        config: Its settings.
+        data_root: As in `load`; the new place of data that is named by its place (`folder:PATH`).
+
+    Raises:
+        UsageError: As in `load`.
+        DataError: As in `load`.
+    """
+    kind = config.dataset.partition(":")[0]
+    source = source_of(config.dataset)
+    if data_root is not None and source is not None and source.SPELLING.startswith(f"{kind}:"):
+        config, data_root = dataclasses.replace(config, dataset=f"{kind}:{data_root}"), None
+    dataset = load_for(config, data_root)
+    return dataset if config.holdout else dataset.without_holdout()
+
+
+def with_own_holdout(config: C, dataset: Dataset) -> C:
+    """The settings of a new run or study, which hold out what the data set brings to choose by."""
+    if config.holdout or dataset.holdout is None:
+        return config
+    return dataclasses.replace(config, holdout=len(dataset.holdout))
 
 
 def apply_splits(dataset: Dataset, config: RunConfig) -> Dataset:
@@ -94,8 +152,9 @@ def source_of(name: str) -> sources.Source | None:
     if kind not in sources.names():
         return None
     source = _import(kind)
-    takes_path = ":" in source.SPELLING
-    return source if takes_path == bool(path) and (takes_path or kind == name) else None
+    spelling = source.SPELLING.removeprefix(kind)  # "", ":PATH" or "[:coarse]"
+    fits = name == kind if not spelling else bool(path) or (spelling[0] == "[" and name == kind)
+    return source if fits else None
 
 
 def _unknown(name: str) -> UsageError:

@@ -1,6 +1,6 @@
 """Augmentation of whole batches, with separate random draws for each image.
 
-A step maps images (float32, N × 3 × 32 × 32, values 0 to 1) and a CPU generator to images of the
+A step maps images (float32, N × C × S × S, values 0 to 1) and a CPU generator to images of the
 same shape and range. All draws come from that generator, so they are the same on every device.
 Recipes consist of `STEPS`. `normlab data` also shows the transformations in `PREVIEW`, applied to
 every image.
@@ -28,7 +28,8 @@ def augment(images: Tensor, steps: Sequence[str], generator: Generator) -> Tenso
 def color_jitter(images: Tensor, generator: Generator) -> Tensor:
     """Scales brightness, contrast and saturation by 0.9 to 1.1; rotates hue by up to 36°.
 
-    Each image has its own factors. The order of the four changes is drawn for the whole batch.
+    Each image has its own factors. The order of the four changes is drawn for the whole batch. An
+    image in one channel has neither saturation nor hue: it keeps its values there.
     """
     brightness, contrast, saturation = (_uniform(images, generator, 0.9, 1.1) for _ in range(3))
     hue = _uniform(images, generator, -0.1, 0.1) * 2 * math.pi
@@ -39,7 +40,8 @@ def color_jitter(images: Tensor, generator: Generator) -> Tensor:
         lambda x: kornia.enhance.adjust_hue(x, hue),
     )
     for index in torch.randperm(4, generator=generator).tolist():
-        images = adjustments[index](images)
+        if images.shape[1] == 3 or index < 2:
+            images = adjustments[index](images)
     return images.clamp(0, 1)
 
 
@@ -56,10 +58,14 @@ def affine(images: Tensor, generator: Generator) -> Tensor:
 
 
 def shift(images: Tensor, generator: Generator) -> Tensor:
-    """Moves each image by up to 2 pixels along each axis, black outside."""
-    count = len(images)
-    windows = F.pad(images, (2, 2, 2, 2)).unfold(2, 32, 1).unfold(3, 32, 1)
-    down, right = torch.randint(0, 5, (2, count), generator=generator).to(images.device)
+    """Moves each image by up to a sixteenth of its side along each axis, black outside.
+
+    That is up to 2 pixels of 32, and of 28.
+    """
+    count, side = len(images), images.shape[2]
+    reach = round(side / 16)
+    windows = F.pad(images, (reach,) * 4).unfold(2, side, 1).unfold(3, side, 1)
+    down, right = torch.randint(0, 2 * reach + 1, (2, count), generator=generator).to(images.device)
     return windows[torch.arange(count, device=images.device), :, down, right]
 
 
@@ -69,23 +75,27 @@ def vertical_flip(images: Tensor, generator: Generator) -> Tensor:
 
 
 def cutout(images: Tensor, generator: Generator) -> Tensor:
-    """Blackens a square of 8 × 8 pixels that lies inside the image.
+    """Blackens a square that lies inside the image; its side is a quarter of the image's.
 
     DeVries & Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout,
     arXiv:1708.04552 (there the square may reach over the edge, and its size is tuned).
     """
-    top, left = torch.randint(0, 32 - 8 + 1, (2, len(images), 1, 1, 1), generator=generator).to(
-        images.device
-    )
-    y = torch.arange(32, device=images.device)[:, None]
-    x = torch.arange(32, device=images.device)
-    inside = (y >= top) & (y < top + 8) & (x >= left) & (x < left + 8)
+    side = images.shape[2]
+    hole = side // 4
+    top, left = torch.randint(
+        0, side - hole + 1, (2, len(images), 1, 1, 1), generator=generator
+    ).to(images.device)
+    x = torch.arange(side, device=images.device)
+    y = x[:, None]
+    inside = (y >= top) & (y < top + hole) & (x >= left) & (x < left + hole)
     return images.masked_fill(inside, 0.0)
 
 
 def greyscale(images: Tensor, generator: Generator) -> Tensor:
-    """The luma of each image, in all three channels. Draws nothing."""
+    """The luma of each image, in all its channels. Draws nothing."""
     del generator
+    if images.shape[1] == 1:
+        return images
     grey: Tensor = rgb_to_grayscale(images)
     return grey.expand_as(images)
 

@@ -13,7 +13,7 @@ from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import printable
 from normlab.table import Table
 
-CHANNELS = ("red", "green", "blue")
+CHANNELS = {3: ("red", "green", "blue"), 1: ("grey",)}  # by their number
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SplitSummary:
 
     Attributes:
         name: `train`, `holdout` or `test`.
-        shape: Shape of its images: N × 3 × 32 × 32.
+        shape: Shape of its images: N × C × S × S.
         dtype: Type of its images.
         counts: int64, classes: number of images per class.
     """
@@ -41,13 +41,13 @@ class Description:
         name: Name of the data set.
         classes: The classes' names.
         splits: The training, held-out (if there is one) and test split.
-        minimum: float64, 3: smallest value of each channel.
-        maximum: float64, 3: largest value.
-        mean: float64, 3: mean.
-        std: float64, 3: standard deviation of the population of pixels.
-        variance: float64, 3: its square.
-        histograms: int64, 3 × 256: how often a channel takes each value from 0 to 255.
-        class_means: float64, classes × 3 × 32 × 32: mean image (NaN if a class has no images).
+        minimum: float64, C: smallest value of each channel.
+        maximum: float64, C: largest value.
+        mean: float64, C: mean.
+        std: float64, C: standard deviation of the population of pixels.
+        variance: float64, C: its square.
+        histograms: int64, C × 256: how often a channel takes each value from 0 to 255.
+        class_means: float64, classes × C × S × S: mean image (NaN if a class has no images).
         notes: Notes of the data set.
         fingerprint: Fingerprint of the data set.
     """
@@ -82,7 +82,7 @@ class Description:
                 ("channel", "min", "max", "mean", "std", "variance"),
                 [
                     (channel, *(f"{values[k]:.4f}" for values in statistics))
-                    for k, channel in enumerate(CHANNELS)
+                    for k, channel in enumerate(CHANNELS[len(self.mean)])
                 ],
             ),
             _table(
@@ -152,17 +152,17 @@ def channel_statistics(
     """Mean and standard deviation (of the population) of each channel, on the 0–1 scale.
 
     Args:
-        images: uint8, N × 3 × 32 × 32, N at least 1.
+        images: uint8, N × C × S × S, N at least 1.
 
     Returns:
-        Two arrays, float64, 3. A channel of one value throughout has a standard deviation of 0.
+        Two arrays, float64, C. A channel of one value throughout has a standard deviation of 0.
     """
     mean, variance = _moments(channel_histograms(images))
     return mean, np.sqrt(variance)
 
 
 def channel_histograms(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each channel takes each value: int64, 3 × 256, from uint8, N × 3 × 32 × 32."""
+    """How often each channel takes each value: int64, C × 256, from uint8, N × C × S × S."""
     histograms = np.zeros((images.shape[1], 256), dtype=np.int64)
     for start in range(0, len(images), 1000):  # bincount makes its input eight times larger
         for channel, histogram in enumerate(histograms):

@@ -1,11 +1,9 @@
 """Pictures of any size and kind, converted to what the networks see."""
 
 import io
-import math
-import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -14,55 +12,52 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from normlab.data import formats
 from normlab.errors import DataError
 from normlab.storage.reading import open_regular
-from normlab.wording import listed
 
 SIZE = 32
 GREY = "it is greyscale"
 MAX_BYTES = 256 * 1024**2  # of a picture's file; pixels without compression need about as many
-MAX_SCANS = 100  # of a JPEG: programs write ten, each takes time, and 200 bytes suffice for one
-MAX_MARKERS = 1000  # of a JPEG: those of 65 MB of metadata; Pillow copies it all at each
-MAX_CHUNKS = 100_000  # of a PNG: a large one has one for every 8 kB of its pixels
 _FILTERING = threading.Lock()
-_PNG = b"\x89PNG\r\n\x1a\n"
-# A marker of a JPEG (ITU-T T.81, section B.1.1), except those that may stand between pixels. Any
-# number of \xff may precede it: a repetition here would take time quadratic in their number.
-_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-_START_OF_SCAN, _END_OF_IMAGE, _FIRST_WITH_LENGTH = 0xDA, 0xD9, 0xC0
 
 
 def read_picture(
-    source: Path | IO[bytes] | bytes, formats: Sequence[str], size: int = SIZE
+    source: Path | IO[bytes] | bytes, size: int = SIZE
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Reads a picture (of an animation, the first frame) and lists its peculiarities.
 
+    The content decides what format it has, not the suffix.
+
     Args:
         source: The file, an open one, or its content.
-        formats: Pillow's names of the formats to accept. The content decides, not the suffix.
         size: As in `to_pixels`.
 
     Returns:
         The results of `to_pixels` and of `peculiarities`.
 
     Raises:
-        DataError: It cannot be read, is no regular file, or has more bytes, pixels or parts than
-            a picture needs.
+        DataError: It cannot be read, is no regular file, is of a format that is not in
+            `normlab.data.formats`, or has more bytes, pixels or parts than a picture needs.
     """
     name = source if isinstance(source, Path) else "the picture"
+    content = b""
     try:
         content = _content_of(source)
-        _refuse_large_webp(content)
-        _refuse_many_markers(content)
-        _refuse_many_chunks(content)
+        formats.refuse_hostile(content)
+        known = formats.readable()
         with _quiet():  # reads the header only
-            opened = Image.open(io.BytesIO(content), formats=list(formats))
+            opened = Image.open(io.BytesIO(content), formats=known)
         with opened as image:
-            return to_pixels(image, size), tuple(peculiarities(image))
+            formats.refuse_large_tiles(image)
+            if image.format == "ICO":
+                with _quiet():  # it warns if the pixels are not as many as the header says
+                    image.load()
+            return to_pixels(image, size), tuple(peculiarities(image, size))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)
         said = getattr(error, "strerror", None) or error  # without the path
-        reason = f"it is no {_names(formats)}" if unknown else said
+        reason = formats.why_unknown(content) if unknown else said
         raise DataError(f"{name} cannot be read as an image ({reason})") from error
 
 
@@ -79,7 +74,13 @@ def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
 
     Returns:
         uint8, 3 × size × size.
+
+    Raises:
+        ValueError: The image cannot be converted; its pixels are floating-point numbers, whose
+            range is not known.
     """
+    if image.mode.startswith("F"):
+        raise ValueError("its pixels are floating-point numbers: save it with 8 or 16 bits")
     image = _upright(image)
     if image.mode.startswith("I"):  # 16 bits, in 16 or 32
         deep = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -92,11 +93,45 @@ def to_pixels(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def peculiarities(image: Image.Image) -> list[str]:
+def to_grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The luma of images in colour: uint8, … × 3 × H × W to … × 1 × H × W.
+
+    As Pillow's: 0.299 red + 0.587 green + 0.114 blue (ITU-R BT.601), in 16-bit integers. An image
+    of three equal channels keeps its values.
+    """
+    grey = np.empty((*images.shape[:-3], 1, *images.shape[-2:]), np.uint8)
+    for image, luma in zip(
+        images.reshape(-1, *images.shape[-3:]), grey.reshape(-1, *images.shape[-2:]), strict=True
+    ):
+        red, green, blue = image.astype(np.uint32)
+        luma[...] = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return grey
+
+
+def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Images in another size: cropped and resized as `to_pixels` does it.
+
+    Args:
+        images: uint8, N × C × H × W, C 1 or 3.
+        size: Height and width of the result.
+
+    Returns:
+        uint8, N × C × size × size.
+    """
+    result = np.empty((*images.shape[:2], size, size), np.uint8)
+    for image, target in zip(images, result, strict=True):
+        for channel, pixels in zip(image, target, strict=True):
+            source = Image.fromarray(np.ascontiguousarray(channel))
+            pixels[...] = np.asarray(ImageOps.fit(source, (size, size), Image.Resampling.BICUBIC))
+    return result
+
+
+def peculiarities(image: Image.Image, size: int = SIZE) -> list[str]:
     """How a picture differs from training images, as parts of a sentence.
 
     Args:
         image: The image as opened, before `to_pixels`.
+        size: As in `to_pixels`.
     """
     width, height = image.size
     if _orientation(image) >= 5:
@@ -104,11 +139,11 @@ def peculiarities(image: Image.Image) -> list[str]:
     notes = []
     if max(width, height) > 2 * min(width, height):
         notes.append(f"of {width} × {height} pixels only the square at the centre is seen")
-    if min(width, height) < SIZE:
+    if min(width, height) < size:
         notes.append(f"{width} × {height} pixels are enlarged")
     if _is_grey(image):
         notes.append(GREY)
-    if getattr(image, "is_animated", False):
+    if image.format != "PSD" and getattr(image, "is_animated", False):  # a PSD's are layers
         notes.append("of its frames only the first is seen")
     return notes
 
@@ -142,70 +177,6 @@ def read_limited(file: IO[bytes]) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
-
-
-def _refuse_many_markers(content: bytes) -> None:
-    """Refuses a JPEG of more scans than `MAX_SCANS`, or more markers than `MAX_MARKERS`.
-
-    Raises:
-        ValueError: The content is such a JPEG.
-    """
-    if not content.startswith(b"\xff\xd8"):
-        return
-    scans, markers, position = 0, 0, 2
-    while marker := _MARKER.search(content, position):
-        kind, position = marker[1][0], marker.end()
-        if kind == _END_OF_IMAGE:  # another picture or a film may follow
-            return
-        markers += 1
-        scans += kind == _START_OF_SCAN
-        if scans > MAX_SCANS:
-            raise ValueError(f"it has more than {MAX_SCANS} scans")
-        if markers > MAX_MARKERS:
-            raise ValueError(f"it has more than {MAX_MARKERS:,} markers")
-        if kind >= _FIRST_WITH_LENGTH:
-            position += int.from_bytes(content[position : position + 2], "big")
-
-
-def _refuse_many_chunks(content: bytes) -> None:
-    """Refuses a PNG of more chunks (section 5.3 of its specification) than `MAX_CHUNKS`.
-
-    Raises:
-        ValueError: The content is such a PNG.
-    """
-    if not content.startswith(_PNG):
-        return
-    chunks, position = 0, len(_PNG)
-    while position < len(content):
-        length = int.from_bytes(content[position : position + 4], "big")
-        chunks, position = chunks + 1, position + length + 12  # and length, type, checksum
-        if chunks > MAX_CHUNKS:
-            raise ValueError(f"it has more than {MAX_CHUNKS:,} chunks")
-
-
-def _refuse_large_webp(content: bytes) -> None:
-    """Refuses a WebP with too many pixels before Pillow allocates memory for them.
-
-    Pillow checks the size of other formats first. Position of the size in the file: RFC 9649,
-    sections 2.5 to 2.7 and 3.4, and RFC 6386, section 9.1.
-
-    Raises:
-        Image.DecompressionBombError: The file is a WebP of more pixels than Pillow opens.
-    """
-    head = content[:30]
-    if head[:4] + head[8:12] != b"RIFFWEBP":
-        return
-    match head[12:16]:
-        case b"VP8X":
-            sides = [1 + int.from_bytes(head[k : k + 3], "little") for k in (24, 27)]
-        case b"VP8L":
-            both = int.from_bytes(head[21:25], "little")
-            sides = [1 + (both & 0x3FFF), 1 + (both >> 14 & 0x3FFF)]
-        case _:
-            sides = [int.from_bytes(head[k : k + 2], "little") & 0x3FFF for k in (26, 28)]
-    pixels, limit = math.prod(sides), Image.MAX_IMAGE_PIXELS
-    if limit is not None and pixels > limit:
-        raise Image.DecompressionBombError(f"{pixels} pixels are more than {limit}")
 
 
 @contextmanager
@@ -248,8 +219,3 @@ def _is_grey(image: Image.Image) -> bool:
     kind = "RGBA" if image.has_transparency_data else "RGB"
     small = np.asarray(image.convert(kind).resize((SIZE, SIZE)))[..., :3].astype(np.int64)
     return bool(np.ptp(small, axis=2).max() <= 4)
-
-
-def _names(formats: Sequence[str]) -> str:
-    names = [{"WEBP": "WebP"}.get(name, name) for name in formats]
-    return listed(names, "or")

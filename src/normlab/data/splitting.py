@@ -30,24 +30,52 @@ def stratified(
         ValueError: The seed is negative.
     """
     classes, sizes = np.unique(labels, return_counts=True)
-    if not 0 < count < len(labels):
-        raise DataError(
-            f"{count} of {len(labels)} images cannot be set apart: each side needs at least one"
-        )
-    shares, remainders = np.divmod(count * sizes, len(labels))
-    left = count - shares.sum()
-    shares[np.argsort(-remainders, kind="stable")[:left]] += 1
+    shares = _shares(sizes, count)
     for label, size, share in zip(classes, sizes, shares, strict=True):
         if not 0 < share < size:
             raise DataError(
                 f"{count} of {len(labels)} images cannot be set apart: {share} of the {size} "
                 f"images of class {label} would go, and each side needs at least one"
             )
+    return _draw(labels, shares, seed, purpose)
+
+
+def a_fifth(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draws a stratified fifth for testing: from a small class at least one, and not all.
+
+    The shares of the classes are otherwise those of `stratified`. Returns what that returns.
+
+    Raises:
+        DataError: A class has a single image.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    if sizes.min() < 2:
+        raise DataError(f"class {classes[sizes.argmin()]} has one image: two or more are needed")
+    count = max(round(len(labels) / 5), len(classes))
+    shares = _shares(sizes, count).clip(1, sizes - 1)
+    return _draw(labels, shares, seed, HOLD_OUT)
+
+
+def _shares(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The classes' shares of `count`, by the largest remainders."""
+    total = sizes.sum()
+    if not 0 < count < total:
+        raise DataError(
+            f"{count} of {total} images cannot be set apart: each side needs at least one"
+        )
+    shares, remainders = np.divmod(count * sizes, total)
+    shares[np.argsort(-remainders, kind="stable")[: count - shares.sum()]] += 1
+    return shares
+
+
+def _draw(
+    labels: NDArray[np.int64], shares: NDArray[np.int64], seed: int, purpose: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     # Taking the k images of a class with the smallest random keys draws k at random. The keys are
     # PCG64's raw integers: NumPy guarantees their stream, but not that of Generator's methods.
     keys = _keys(len(labels), seed, purpose)
     chosen = np.zeros(len(labels), dtype=bool)
-    for label, share in zip(classes, shares, strict=True):
+    for label, share in zip(np.unique(labels), shares, strict=True):
         places = np.flatnonzero(labels == label)
         chosen[places[np.argsort(keys[places], kind="stable")[:share]]] = True
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)

@@ -104,7 +104,7 @@ def export_run(
 ) -> Exported:
     """Exports a finished run's network to a file for use without normlab.
 
-    The exported network maps pixels, uint8 N × 3 × 32 × 32, to probabilities, float32 N × classes.
+    The exported network maps pixels, uint8 N × C × S × S, to probabilities, float32 N × classes.
     Before the file is written it is run on 1,000 test images (all, where there are fewer). It must
     predict the same classes as the trained network, with probabilities within 1e-5.
 
@@ -185,6 +185,7 @@ def _metadata(run: Run) -> dict[str, str]:
     """What the file says about the network's origin."""
     return {
         "classes": json.dumps(run.data.classes),
+        "input": json.dumps(run.config.shape),
         "layout": run.layout,
         "norm": run.config.norm,
         "activation": run.summary.activation,

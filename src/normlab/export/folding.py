@@ -25,6 +25,7 @@ class InferenceModel(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         network = copy.deepcopy(network)
+        self.shape = network.shape
         self.register_buffer("input_mean", network.input_mean[:, None, None])
         self.register_buffer("input_std", network.input_std[:, None, None])
         self.blocks = nn.Sequential(
@@ -37,7 +38,7 @@ class InferenceModel(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels, uint8 N × 3 × 32 × 32, to probabilities, float32 N × classes."""
+        """Pixels, uint8 N × C × S × S, to probabilities, float32 N × classes."""
         x = (images.to(torch.float32) / 255 - self.input_mean) / self.input_std
         logits: Tensor = self.blocks(x)
         return logits.flatten(1).softmax(1)

@@ -16,12 +16,12 @@ from normlab.export.folding import InferenceModel
 Pixels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
 PredictFn = Callable[[Pixels], Probabilities]
-"""From pixels, uint8 N × 3 × 32 × 32, to probabilities, float32 N × classes."""
+"""From pixels, uint8 N × C × S × S, to probabilities, float32 N × classes."""
 
 
 def trace(network: InferenceModel) -> ExportedProgram:
     """A network's program, for batches of any size. Raises whatever tracing raises."""
-    images = torch.zeros((2, 3, 32, 32), dtype=torch.uint8)
+    images = torch.zeros((2, *network.shape), dtype=torch.uint8)
     batch = torch.export.Dim("batch")
     with quiet():
         program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: batch}})

@@ -133,7 +133,7 @@ def evaluate(
     """Evaluates a network on every image of a split.
 
     Args:
-        network: From images (float N × 3 × 32 × 32, 0 to 1) to logits. It is evaluated in eval
+        network: From images (float N × C × S × S, 0 to 1) to logits. It is evaluated in eval
             mode, on its own device, and its mode is restored.
         dataset: The data set.
         split: The split.
@@ -175,5 +175,5 @@ def evaluate(
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
-    """uint8 N × 3 × 32 × 32 to float32, 0 to 1, channels last: convolutions are faster on a CPU."""
+    """uint8 N × C × S × S to float32, 0 to 1, channels last: convolutions are faster on a CPU."""
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)

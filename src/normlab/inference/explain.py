@@ -21,7 +21,7 @@ from normlab.network.model import Network
 from normlab.runs.isolation import isolated
 
 DISPLAY_SIZE = 256  # height and width of the picture that heat maps are drawn over
-PATCH, STRIDE = 8, 2  # of occlusion, in the network's 32 × 32 pixels
+PATCH, STRIDE = 4, 16  # of occlusion: one part of so many of an image's side, 8 and 2 pixels of 32
 IMAGES_PER_CLASS = 100  # for a mean map: more change nothing visible
 
 
@@ -32,9 +32,9 @@ class HeatMaps:
     Attributes:
         label: The class.
         probability: Its predicted probability.
-        grad_cam: float32, 32 × 32, 0 to 1: how strongly a pixel supports the class, relative to the
+        grad_cam: float32, S × S, 0 to 1: how strongly a pixel supports the class, relative to the
             strongest; all 0 if no pixel supports it.
-        occlusion: float32, 32 × 32, -1 to 1: how much the class's probability falls when a pixel is
+        occlusion: float32, S × S, -1 to 1: how much the class's probability falls when a pixel is
             covered; negative where it rises.
     """
 
@@ -84,11 +84,11 @@ def explain(predictor: Predictor, picture: Picture, classes: Sequence[str] = ())
     piped = isinstance(picture, str) and picture == "-"
     if piped:  # the standard input can be read only once; two sizes are needed
         picture = standard_input()
-    loaded = read(picture)
+    loaded = read(picture, predictor.size)
     if piped:
         loaded = loaded._replace(name="-")
     (prediction,) = predictor.predict_loaded([loaded])
-    image = to_input(torch.from_numpy(loaded.pixels)[None].to(predictor.device))
+    image = to_input(torch.from_numpy(predictor.pixels([loaded])).to(predictor.device))
     maps = []
     for label in classes or (prediction.label,):
         target = predictor.classes.index(label)
@@ -108,11 +108,11 @@ def grad_cam(network: Network, images: Tensor, targets: Tensor) -> NDArray[np.fl
 
     Args:
         network: In eval mode.
-        images: float N × 3 × 32 × 32, 0 to 1.
+        images: float N × C × S × S, 0 to 1.
         targets: int64, N: the class to explain in each image.
 
     Returns:
-        float32, N × 32 × 32, each divided by its maximum, where that is above 0.
+        float32, N × S × S, each divided by its maximum, where that is above 0.
 
     Raises:
         UsageError: No block's output has more than one pixel, or captum is not installed.
@@ -127,22 +127,25 @@ def grad_cam(network: Network, images: Tensor, targets: Tensor) -> NDArray[np.fl
 
 
 def occlusion(network: Network, image: Tensor, target: int) -> NDArray[np.float32]:
-    """How much a class's probability falls when a patch of 8 × 8 has the data's mean colour.
+    """How much a class's probability falls when a patch has the data's mean colour.
+
+    The patch's side is a quarter of the image's.
 
     Zeiler & Fergus 2014, arXiv:1311.2901, section 4.2. A pixel's value is the mean over the patches
     that cover it.
 
     Args:
         network: In eval mode.
-        image: float 1 × 3 × 32 × 32, 0 to 1.
+        image: float 1 × C × S × S, 0 to 1.
         target: The class.
 
     Returns:
-        float32, 32 × 32, -1 to 1.
+        float32, S × S, -1 to 1.
 
     Raises:
         UsageError: captum is not installed.
     """
+    channels, side = image.shape[1:3]
     with torch.inference_mode():
         falls = (
             _captum()
@@ -150,8 +153,8 @@ def occlusion(network: Network, image: Tensor, target: int) -> NDArray[np.float3
             .attribute(
                 image,
                 target=target,
-                sliding_window_shapes=(image.shape[1], PATCH, PATCH),
-                strides=(image.shape[1], STRIDE, STRIDE),
+                sliding_window_shapes=(channels, *(2 * [max(1, side // PATCH)])),
+                strides=(channels, *(2 * [max(1, side // STRIDE)])),
                 baselines=network.input_mean.view(1, -1, 1, 1).expand_as(image),
                 perturbations_per_eval=BATCH,
             )
@@ -170,7 +173,7 @@ def class_maps(network: Network, split: Split, classes: int) -> NDArray[np.float
         classes: Number of classes.
 
     Returns:
-        float32, classes × 32 × 32; NaN for a class without images.
+        float32, classes × S × S; NaN for a class without images.
 
     Raises:
         UsageError: As `grad_cam` raises it.
@@ -205,7 +208,7 @@ def _last_maps(network: Network) -> torch.nn.Module:
     handles = [part.register_forward_hook(look) for part in network.parts]
     try:
         with torch.inference_mode():
-            network(torch.zeros(1, 3, 32, 32, device=network.input_mean.device))
+            network(torch.zeros(1, *network.shape, device=network.input_mean.device))
     finally:
         for handle in handles:
             handle.remove()

@@ -58,7 +58,10 @@ class PictureReader:
             self._idle.append(process)
         if "problem" in answer:
             raise DataError(answer["problem"])
-        return [LoadedPicture("", array, tuple(answer["notes"])) for array in pixels]
+        return [
+            LoadedPicture("", array, tuple(notes))
+            for array, notes in zip(pixels, answer["notes"], strict=True)
+        ]
 
     def close(self) -> None:
         """Ends all processes."""
@@ -144,7 +147,7 @@ def main() -> None:
             loaded = []
             answer: dict[str, Any] = {"problem": str(error)}
         else:
-            answer = {"notes": loaded[0].notes}
+            answer = {"notes": [picture.notes for picture in loaded]}
         answers.write(json.dumps(answer).encode() + b"\n")
         for picture in loaded:
             answers.write(picture.pixels.tobytes())

@@ -9,17 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from normlab.data.images import SIZE, peculiarities, read_limited, read_picture, to_pixels
+from normlab.data.images import peculiarities, read_limited, read_picture, to_pixels
 from normlab.errors import DataError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 
 class LoadedPicture(NamedTuple):
-    """A picture as a network sees it.
+    """A picture in the size that a network sees.
 
     Attributes:
         name: Its file; empty where it has none.
@@ -32,8 +29,8 @@ class LoadedPicture(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read(picture: Picture, size: int = SIZE) -> LoadedPicture:
-    """Reads a picture and turns it into pixels.
+def read(picture: Picture, size: int) -> LoadedPicture:
+    """Reads a picture and turns it into pixels, in colour.
 
     Args:
         picture: A path (`-` is the standard input), a file's bytes, a PIL image, or a uint8 array,
@@ -47,9 +44,9 @@ def read(picture: Picture, size: int = SIZE) -> LoadedPicture:
     if isinstance(picture, str | os.PathLike):
         name = os.fspath(picture)
         source = standard_input() if name == "-" else Path(name)
-        return LoadedPicture(name, *read_picture(source, FORMATS, size))
+        return LoadedPicture(name, *read_picture(source, size))
     if isinstance(picture, bytes):
-        return LoadedPicture("", *read_picture(picture, FORMATS, size))
+        return LoadedPicture("", *read_picture(picture, size))
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture)
     if not isinstance(picture, Image.Image):
@@ -57,7 +54,7 @@ def read(picture: Picture, size: int = SIZE) -> LoadedPicture:
             f"expected a path, bytes, a PIL image or an array, got {type(picture).__name__}"
         )
     try:
-        return LoadedPicture("", to_pixels(picture, size), tuple(peculiarities(picture)))
+        return LoadedPicture("", to_pixels(picture, size), tuple(peculiarities(picture, size)))
     except (ValueError, ZeroDivisionError) as error:  # an unsupported mode, or an empty image
         raise DataError(
             f"a PIL image of mode {picture.mode}, {picture.width} × {picture.height}, "

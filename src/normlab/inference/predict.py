@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from normlab.data.images import GREY
+from normlab.data.images import GREY, to_grey
 from normlab.errors import DataError, RunError, UsageError
 from normlab.inference.evaluate import to_input
 from normlab.inference.pictures import LoadedPicture, Picture, read
@@ -78,7 +78,7 @@ class Predictor(nn.Module):
         self.network = network
         self.classes = tuple(classes)
         mean = network.input_mean  # 0 for an untrained network
-        grey = bool((mean == mean[0]).all() and mean[0] > 0)
+        grey = network.shape[0] == 1 or bool((mean == mean[0]).all() and mean[0] > 0)
         self.expected_notes = (GREY,) if grey else ()  # true of the training images too
         self.eval()
 
@@ -87,8 +87,13 @@ class Predictor(nn.Module):
         """The network's device."""
         return self.network.input_mean.device
 
+    @property
+    def size(self) -> int:
+        """Height and width of the images that the network sees."""
+        return self.network.shape[1]
+
     def forward(self, images: Tensor) -> Tensor:
-        """Images, float N × 3 × 32 × 32 in 0 to 1, to logits, float N × classes."""
+        """Images, float N × C × S × S in 0 to 1, to logits, float N × classes."""
         logits: Tensor = self.network(images)
         return logits
 
@@ -98,7 +103,7 @@ class Predictor(nn.Module):
         """The probabilities for images.
 
         Args:
-            pixels: uint8, N × 3 × 32 × 32.
+            pixels: uint8, N × C × S × S.
 
         Returns:
             float32, N × classes.
@@ -140,17 +145,22 @@ class Predictor(nn.Module):
             isinstance(pictures, np.ndarray) and pictures.ndim < 4
         ):
             pictures = [pictures]
-        return self.predict_loaded([read(picture) for picture in pictures])
+        return self.predict_loaded([read(picture, self.size) for picture in pictures])
 
     def predict_loaded(self, pictures: Sequence[LoadedPicture]) -> list[Prediction]:
         """Predicts pictures that were read. Raises RunError if the outputs are not finite."""
         if not pictures:
             return []
-        probabilities = self.probabilities(np.stack([picture.pixels for picture in pictures]))
+        probabilities = self.probabilities(self.pixels(pictures))
         return [
             Prediction(picture.name, self.classes, row, self._unexpected(picture.notes))
             for picture, row in zip(pictures, probabilities, strict=True)
         ]
+
+    def pixels(self, pictures: Sequence[LoadedPicture]) -> NDArray[np.uint8]:
+        """Pictures of the network's size as it sees them: uint8, N × C × S × S. One or more."""
+        colour = np.stack([picture.pixels for picture in pictures])
+        return to_grey(colour) if self.network.shape[0] == 1 else colour
 
     def _unexpected(self, notes: tuple[str, ...]) -> tuple[str, ...]:
         """The notes that are not true of the training images as well."""
@@ -202,15 +212,16 @@ def predict_files(predictor: Predictor, names: Sequence[str]) -> Iterator[Predic
     """
     with ThreadPoolExecutor(machine.cores()) as readers:
         for start in range(0, len(names), BATCH):
-            pictures = list(readers.map(_try_to_read, names[start : start + BATCH]))
+            part = names[start : start + BATCH]
+            pictures = list(readers.map(lambda name: _try_to_read(name, predictor.size), part))
             readable = [picture for picture in pictures if isinstance(picture, LoadedPicture)]
             predictions = iter(predictor.predict_loaded(readable))
             for picture in pictures:
                 yield picture if isinstance(picture, Unreadable) else next(predictions)
 
 
-def _try_to_read(name: str) -> LoadedPicture | Unreadable:
+def _try_to_read(name: str, size: int) -> LoadedPicture | Unreadable:
     try:
-        return read(name)
+        return read(name, size)
     except DataError as error:
         return Unreadable(name, str(error))

@@ -7,8 +7,9 @@ import torch
 from normlab import notation
 from normlab.errors import UsageError
 from normlab.layers import norms
+from normlab.layers.norms import Shape
 from normlab.network.custom import CustomNetwork
-from normlab.network.shapes import count, infer_shapes, shape_text
+from normlab.network.shapes import infer_shapes, shape_text
 from normlab.notation import Block
 from normlab.own_code import one_line
 
@@ -22,6 +23,7 @@ def check_trainable(
     norm: str,
     classes: int,
     batches: Sequence[int],
+    shape: Shape,
     activation: str = "relu",
 ) -> None:
     """Raises an error if a network is too large or cannot be trained on batches of these sizes.
@@ -35,44 +37,45 @@ def check_trainable(
         LayoutError: A normalization refuses a batch; a caret shows the first such block.
         UsageError: A custom network refuses a batch.
     """
-    parameters = count(blocks, norm=norm, classes=classes, activation=activation)
+    block_shapes = infer_shapes(
+        blocks, norm=norm, classes=classes, shape=shape, activation=activation
+    )
+    parameters = sum(block_shape.parameters for block_shape in block_shapes)
     if parameters > MAX_PARAMETERS:
         raise UsageError(
             f"the network has {parameters:,} parameters, at most {MAX_PARAMETERS:,} can be "
             "trained: choose narrower blocks or a smaller --budget"
         )
-    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
     for index, block_shape in enumerate(block_shapes):
-        for shape, activate in block_shape.normalized:
+        for maps, activate in block_shape.normalized:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                module = block_shape.build_norm(shape, activate=activate)
+                module = block_shape.build_norm(maps, activate=activate)
                 for batch in batches:
                     try:
-                        module(torch.zeros(batch, *shape))
+                        module(torch.zeros(batch, *maps))
                     except ValueError as error:
                         problem = (
-                            f"{block_shape.norm} cannot be trained on {shape_text(shape)} and "
+                            f"{block_shape.norm} cannot be trained on {shape_text(maps)} and "
                             f"a batch of {batch}, which every epoch has ({error}): "
                             "choose another --batch-size"
                         )
                         raise notation.error_at(blocks, index, problem) from None
     if blocks[0].custom:
-        _check_custom(
-            blocks[0].kind, norm=norm, classes=classes, activation=activation, batch=min(batches)
-        )
+        with torch.random.fork_rng(devices=[]):
+            network = CustomNetwork(blocks[0].kind, norm, classes, activation, shape)
+            _check_custom(network, f"{blocks[0].kind} with {norm}", shape, min(batches))
 
 
-def _check_custom(reference: str, *, norm: str, classes: int, activation: str, batch: int) -> None:
+def _check_custom(network: CustomNetwork, called: str, shape: Shape, batch: int) -> None:
     """Raises UsageError if a custom network fails in training mode. Two images stand for more."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = CustomNetwork(reference, norm, classes, activation)
-        try:
-            network(torch.zeros(min(batch, 2), 3, 32, 32))
-        except Exception as error:  # the user's code can raise anything
-            raise UsageError(
-                f"{reference} with {norm} cannot be trained on a batch of {batch}, which every "
-                f"epoch has: {one_line(error)}"
-            ) from error
+    try:
+        with torch.no_grad():
+            network(torch.zeros(min(batch, 2), *shape))
+    except Exception as error:  # the user's code can raise anything
+        raise UsageError(
+            f"{called} cannot be trained on a batch of {batch}, which every epoch has: "
+            f"{one_line(error)}"
+        ) from error
 
 
 def small_batch_warnings(used: Iterable[tuple[str, int]], processes: int = 1) -> Iterator[str]:

@@ -1,27 +1,32 @@
 """Networks of the user's own: a function makes the module, and normlab's normalizations are in it.
 
-    def resnet20(norm, classes): ...
+    def resnet20(norm, classes, shape=(3, 32, 32)): ...
 
 `norm(channels)` is the normalization that is compared, as a module; with `activate=True` the run's
 activation follows, or the normalization's own. `norm.conv2d` is the class of the convolutions
-before it. The module maps N × 3 × 32 × 32 to N × classes.
+before it. `shape` is the shape of an image, C × H × W; a function that does not take it gets images
+in colour. The module maps N × C × H × W to N × classes.
 """
 
+import dataclasses
 import difflib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from normlab.config import DataConfig
 from normlab.errors import UsageError
 from normlab.layers import activations, norms
 from normlab.layers.activations import Activation
 from normlab.layers.norms import Shape
+from normlab.notation import is_custom
 from normlab.own_code import import_module, one_line
 
 NOT_APPLIED = (
@@ -30,6 +35,7 @@ NOT_APPLIED = (
 )
 
 
+C = TypeVar("C", bound=DataConfig)
 _MADE: WeakSet[nn.Module] = WeakSet()  # a run must not start with the weights of another
 
 
@@ -52,7 +58,7 @@ class Norm(nn.Module):
             if x.ndim != 4 or x.shape[1] != self.channels:
                 raise ValueError(
                     f"norm({self.channels}) expects N × {self.channels} × H × W, "
-                    f"not {' × '.join(map(str, x.shape))}"
+                    f"not {_text(x.shape)}"
                 )
             channels, height, width = x.shape[1:]
             self.shape = (channels, height, width)
@@ -128,20 +134,28 @@ class CustomNetwork(nn.Module):
         norm: The normalization.
         classes: Number of classes.
         activation: The activation after the normalizations.
+        shape: Shape (C, H, W) of an image.
 
     Raises:
         UsageError: There is no such function, it fails, or it makes something else.
     """
 
-    def __init__(self, reference: str, norm: str, classes: int, activation: str) -> None:
+    def __init__(
+        self, reference: str, norm: str, classes: int, activation: str, shape: Shape
+    ) -> None:
         super().__init__()
         norms.find(norm)  # UsageError before the function is called
         follows = activations.find(activation)
         called = f"{reference} with {norm}"
         make = find(reference)
+        takes_shape = _takes_shape(make)
         with _explained(called):
             # By keyword: a run's folder can make no other function run by naming it.
-            module = make(norm=NormFactory(norm, follows), classes=classes)
+            module = make(
+                norm=NormFactory(norm, follows),
+                classes=classes,
+                **({"shape": shape} if takes_shape else {}),
+            )
         if not isinstance(module, nn.Module):
             raise UsageError(f"{called} must return a torch.nn.Module, not {type(module).__name__}")
         if module in _MADE:
@@ -149,12 +163,13 @@ class CustomNetwork(nn.Module):
         _MADE.add(module)
         self.module = module
         trace = _Trace(module)
-        images = torch.randn(2, 3, 32, 32)
+        images = torch.randn(2, *shape)
         module.eval()
-        applied = f"{called}, applied to two images,"
+        told = "" if takes_shape or shape == (3, 32, 32) else ", which takes no shape"
+        applied = f"{called}{told}, applied to two images of {_text(shape)},"
         with _explained(applied), torch.no_grad():
             output = trace.run(images)
-        self._check(called, norm, classes, output)
+        self._check(called, norm, classes, shape, output)
         with _explained(applied), torch.no_grad():  # as in training, where .view can fail
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             module(images.to(memory_format=torch.channels_last))
@@ -163,13 +178,13 @@ class CustomNetwork(nn.Module):
         self.normalizations = trace.normalizations
         module.train()
 
-    def _check(self, called: str, norm: str, classes: int, output: object) -> None:
+    def _check(self, called: str, norm: str, classes: int, shape: Shape, output: object) -> None:
         """Raises UsageError if the output is not N × classes, or a normalization is not used."""
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         if found != (2, classes):
             raise UsageError(
-                f"{called} must map N × 3 × 32 × 32 to N × {classes}, the number of classes: two "
-                f"images gave {found}"
+                f"{called} must map N × {_text(shape)} to N × {classes}, the number "
+                f"of classes: two images gave {found}"
             )
         for name, part in self.module.named_modules():
             if isinstance(part, Norm) and part.layer is None:
@@ -199,7 +214,7 @@ class CustomNetwork(nn.Module):
         return [*dict.fromkeys(learned)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """N × 3 × 32 × 32, normalized by the training images, to N × classes."""
+        """N × C × H × W, normalized by the training images, to N × classes."""
         logits: Tensor = self.module(x)
         return logits
 
@@ -221,6 +236,22 @@ def find(reference: str) -> Callable[..., Any]:
     return made
 
 
+def in_colour_if_untold(config: C, networks: Iterable[str]) -> C:
+    """A configuration with images in colour, if it leaves that open and a function takes no shape.
+
+    Args:
+        config: A run's or a study's.
+        networks: Its networks: names, layouts and references.
+
+    Raises:
+        UsageError: There is no such function.
+    """
+    makes = [find(network) for network in networks if is_custom(network)]
+    if config.channels == "auto" and not all(map(_takes_shape, makes)):
+        return dataclasses.replace(config, channels="colour")
+    return config
+
+
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Turns what the user's code raises into one line."""
@@ -230,6 +261,18 @@ def _explained(what: str) -> Iterator[None]:
         raise UsageError(f"{what}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UsageError(f"{what} failed: {one_line(error)}") from error
+
+
+def _takes_shape(make: Callable[..., Any]) -> bool:
+    """Whether the user's function wants to know the shape of an image."""
+    try:
+        return "shape" in inspect.signature(make).parameters
+    except (TypeError, ValueError):  # a callable without a signature
+        return False
+
+
+def _text(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
 
 
 class _Trace:

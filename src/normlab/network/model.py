@@ -7,10 +7,11 @@ from normlab import notation
 from normlab.config import ActivationName
 from normlab.layers import norms
 from normlab.layers.fused import FusedNorm
+from normlab.layers.norms import Shape
 from normlab.layers.pooling import MaxPool
 from normlab.network import zoo
 from normlab.network.custom import CustomNetwork
-from normlab.network.shapes import BlockShape, infer_shapes
+from normlab.network.shapes import INPUT, BlockShape, infer_shapes
 from normlab.network.widths import solve
 from normlab.seeding import seed_for, seed_layers
 
@@ -18,7 +19,7 @@ from normlab.seeding import seed_for, seed_layers
 class Network(nn.Module):
     """The network of a layout, or a custom one.
 
-    It takes images, float N × 3 × 32 × 32 with values from 0 to 1, and returns logits, float
+    It takes images, float N × C × H × W with values from 0 to 1, and returns logits, float
     N × classes. It first normalizes the images by the mean and standard deviation of the training
     split (`input_mean`, `input_std`: buffers, set by training and saved with the weights).
 
@@ -34,6 +35,7 @@ class Network(nn.Module):
         budget: Upper limit of the number of parameters, as in `solve`.
         dropout: Probability of dropout after every activation.
         seed: Seed of the first weights.
+        shape: Shape (C, H, W) of an image.
 
     Raises:
         LayoutError: The layout has an error.
@@ -54,6 +56,7 @@ class Network(nn.Module):
         budget: int | None = None,
         dropout: float = 0.0,
         seed: int = 0,
+        shape: Shape = INPUT,
     ) -> None:
         super().__init__()
         activation = zoo.activation_of(line, activation)
@@ -62,16 +65,19 @@ class Network(nn.Module):
             norm=norm,
             classes=classes,
             budget=budget,
+            shape=shape,
             activation=activation,
         )
-        self.layout = notation.format(blocks)
-        self.register_buffer("input_mean", torch.zeros(3))
-        self.register_buffer("input_std", torch.ones(3))
+        self.layout, self.shape = notation.format(blocks), shape
+        self.register_buffer("input_mean", torch.zeros(shape[0]))
+        self.register_buffer("input_std", torch.ones(shape[0]))
         with torch.random.fork_rng(devices=[]):
             self.blocks = nn.ModuleList(
                 _module(block_shape, dropout, seed_for(seed, "weights", index))
                 for index, block_shape in enumerate(
-                    infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
+                    infer_shapes(
+                        blocks, norm=norm, classes=classes, shape=shape, activation=activation
+                    )
                 )
             )
 
@@ -114,7 +120,7 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images, N × 3 × 32 × 32 with values from 0 to 1, to logits, N × classes."""
+        """Images, N × C × H × W with values from 0 to 1, to logits, N × classes."""
         x = (images - self.input_mean[:, None, None]) / self.input_std[:, None, None]
         for block in self.blocks:
             x = block(x)
@@ -127,7 +133,11 @@ def _module(block_shape: BlockShape, dropout: float, seed: int) -> nn.Module:
     block = block_shape.block
     if block.custom:
         return CustomNetwork(
-            block.kind, block_shape.norm or "", block_shape.output[0], block_shape.activation
+            block.kind,
+            block_shape.norm or "",
+            block_shape.output[0],
+            block_shape.activation,
+            block_shape.input,
         )
     match block.kind:
         case "P":

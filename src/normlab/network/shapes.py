@@ -15,7 +15,7 @@ from normlab.layers.norms import Normalization, Shape
 from normlab.network.custom import CustomNetwork
 from normlab.notation import Block
 
-INPUT: Shape = (3, 32, 32)
+INPUT: Shape = (3, 32, 32)  # of a network that is built without data
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,16 @@ class CustomShape(BlockShape):
 
 
 def infer_shapes(
-    blocks: Sequence[Block], *, norm: str, classes: int, activation: str = "relu"
+    blocks: Sequence[Block], *, norm: str, classes: int, shape: Shape, activation: str = "relu"
 ) -> tuple[BlockShape, ...]:
     """The shapes of all blocks of a layout. Only the classifier's width may be open.
+
+    Args:
+        blocks: The layout.
+        norm: The network's normalization.
+        classes: The classifier's width.
+        shape: Shape (C, H, W) of an image.
+        activation: The network's activation.
 
     Raises:
         LayoutError: A block is not allowed in its place; a caret shows which.
@@ -135,13 +142,13 @@ def infer_shapes(
     """
     activations.find(activation)
     if blocks[0].custom:
-        return (_custom_shape(blocks[0], norm, classes, activation),)
+        return (_custom_shape(blocks[0], norm, classes, shape, activation),)
     classifier = classifier_of(blocks)
     block_shapes: list[BlockShape] = []
-    shape = INPUT
+    image = shape[1:]
     pooled = flat = False
     for index, block in enumerate(blocks):
-        problem = _misplacement(block, shape, pooled=pooled, flat=flat)
+        problem = _misplacement(block, shape, image, pooled=pooled, flat=flat)
         if problem:
             raise notation.error_at(blocks, index, problem)
         if index == classifier:
@@ -190,9 +197,12 @@ def classifier_of(blocks: Sequence[Block]) -> int:
     raise notation.error_at(blocks, len(blocks) - 1, "no classifier: expected a C, c or FC")
 
 
-def _misplacement(block: Block, shape: Shape, *, pooled: bool, flat: bool) -> str | None:
+def _misplacement(
+    block: Block, shape: Shape, image: tuple[int, int], *, pooled: bool, flat: bool
+) -> str | None:
     """Why a block is not allowed in this place; None if it is."""
     _, height, width = shape
+    here = f"of images of {shape_text(image)} the maps are {height} × {width} here"
     if flat and block.kind != "FC":
         return f"only FC can follow FC, not {block.kind}"
     if pooled:
@@ -201,9 +211,9 @@ def _misplacement(block: Block, shape: Shape, *, pooled: bool, flat: bool) -> st
         if block.valid or block.stride > 1 or block.norm:
             return "after GAP a convolution is 1×1 and bare: remove v, s2 and /norm"
     elif block.kind in ("P", "A") and min(height, width) < 2:
-        return f"the map is too small to pool: {height} × {width}"
+        return f"{block} has no pixels left to pool: {here}"
     elif block.valid and min(height, width) < 3:
-        return f"a 3×3 filter without padding does not fit a map of {height} × {width}"
+        return f"{block} has no pixels left for a 3×3 filter without padding: {here}"
     return None
 
 
@@ -222,9 +232,13 @@ def _output(block: Block, shape: Shape, *, bare: bool) -> Shape:
     )
 
 
-def count(blocks: Sequence[Block], *, norm: str, classes: int, activation: str = "relu") -> int:
-    """The parameters of a layout. Only the classifier's width may be open."""
-    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
+def count(
+    blocks: Sequence[Block], *, norm: str, classes: int, shape: Shape, activation: str = "relu"
+) -> int:
+    """The parameters of a layout. Arguments as `infer_shapes` takes them."""
+    block_shapes = infer_shapes(
+        blocks, norm=norm, classes=classes, shape=shape, activation=activation
+    )
     return sum(block_shape.parameters for block_shape in block_shapes)
 
 
@@ -246,14 +260,16 @@ def _with_norm_counts(block_shape: BlockShape) -> BlockShape:
     )
 
 
-def _custom_shape(block: Block, norm: str, classes: int, activation: str) -> CustomShape:
+def _custom_shape(
+    block: Block, norm: str, classes: int, shape: Shape, activation: str
+) -> CustomShape:
     """Builds a custom network, and counts."""
     with torch.random.fork_rng(devices=[]):
-        network = CustomNetwork(block.kind, norm, classes, activation)
+        network = CustomNetwork(block.kind, norm, classes, activation, shape)
     seen = [(layer.shape, layer.activate) for layer in network.norms if layer.shape is not None]
     return CustomShape(
         block,
-        INPUT,
+        shape,
         (classes, 1, 1),
         norm,
         activation,

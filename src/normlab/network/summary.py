@@ -10,9 +10,10 @@ from rich.text import Text
 from normlab import notation
 from normlab.config import ActivationName
 from normlab.layers import norms
+from normlab.layers.norms import Shape
 from normlab.network import zoo
 from normlab.network.custom import NOT_APPLIED, CustomNetwork, Norm
-from normlab.network.shapes import BlockShape, infer_shapes, shape_text
+from normlab.network.shapes import INPUT, BlockShape, infer_shapes, shape_text
 from normlab.network.widths import solve
 from normlab.notation import is_custom
 from normlab.table import Table
@@ -113,22 +114,29 @@ def summarize(
     activation: ActivationName | None = None,
     classes: int = 10,
     budget: int | None = None,
+    shape: Shape = INPUT,
 ) -> Summary:
-    """The layer table of a layout, or of one named in the zoo. Raises what `Network` raises."""
+    """The layer table of a layout, or of one named in the zoo.
+
+    Arguments as `Network` takes them. Raises what it raises.
+    """
     activation = zoo.activation_of(line, activation)
     blocks = solve(
         notation.parse(zoo.find(line)),
         norm=norm,
         classes=classes,
         budget=budget,
+        shape=shape,
         activation=activation,
     )
     if blocks[0].custom:
-        return _summarize_custom(blocks[0].kind, norm, classes, activation)
+        return _summarize_custom(blocks[0].kind, norm, classes, activation, shape)
     rows: list[Row] = []
     field: int | None = 1
     jump = 1  # distance, in input pixels, between neighbouring outputs
-    block_shapes = infer_shapes(blocks, norm=norm, classes=classes, activation=activation)
+    block_shapes = infer_shapes(
+        blocks, norm=norm, classes=classes, shape=shape, activation=activation
+    )
     for block_shape in block_shapes:
         block = block_shape.block
         if block.kind in ("GAP", "FC"):
@@ -158,11 +166,11 @@ def summarize(
 
 
 def _summarize_custom(
-    reference: str, norm: str, classes: int, activation: ActivationName
+    reference: str, norm: str, classes: int, activation: ActivationName, shape: Shape
 ) -> Summary:
     """The layer table of a custom network: its modules, in the order of their use."""
     with torch.random.fork_rng(devices=[]):
-        network = CustomNetwork(reference, norm, classes, activation)
+        network = CustomNetwork(reference, norm, classes, activation, shape)
     rows = [
         Row(
             block=layer.name,

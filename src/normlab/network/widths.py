@@ -7,7 +7,8 @@ from dataclasses import replace
 from normlab import notation
 from normlab.errors import UsageError
 from normlab.layers import norms
-from normlab.network.shapes import INPUT, classifier_of, count
+from normlab.layers.norms import Shape
+from normlab.network.shapes import classifier_of, count
 from normlab.notation import MAX_WIDTH, Block, LayoutError
 
 DEFAULT_BUDGET = 50_000
@@ -26,6 +27,7 @@ def solve(
     norm: str,
     classes: int,
     budget: int | None,
+    shape: Shape,
     activation: str = "relu",
 ) -> tuple[Block, ...]:
     """Fills in the open widths of a layout, as wide as the budget allows.
@@ -44,6 +46,7 @@ def solve(
         classes: The classifier's width.
         budget: The network must have fewer parameters. None: 50,000 if a width is open, otherwise
             no limit.
+        shape: Shape (C, H, W) of an image.
         activation: The network's activation, whose parameters count, too.
 
     Raises:
@@ -61,8 +64,12 @@ def solve(
             )
         return tuple(blocks)
     multiple = _common_multiple(blocks, norm)
+
+    def parameters_of(filled: Sequence[Block]) -> int:
+        return count(filled, norm=norm, classes=classes, shape=shape, activation=activation)
+
     if not _open(blocks):
-        parameters = count(blocks, norm=norm, classes=classes, activation=activation)
+        parameters = parameters_of(blocks)
         if budget is not None and parameters >= budget:
             raise UsageError(
                 f"the network has {_excess(parameters, norm, budget)}: leave widths open, "
@@ -71,18 +78,16 @@ def solve(
         return tuple(blocks)
 
     budget = DEFAULT_BUDGET if budget is None else budget
+    channels = shape[0]
 
     def parameters_at(k: int, unit: int) -> int:
-        return count(widen(blocks, k, unit), norm=norm, classes=classes, activation=activation)
-
-    def parameters_of(filled: Sequence[Block]) -> int:
-        return count(filled, norm=norm, classes=classes, activation=activation)
+        return parameters_of(widen(blocks, k, unit, channels))
 
     # Even widths first, because groups divide them; then any.
     units = [
         unit
         for unit in dict.fromkeys((math.lcm(2, multiple), multiple))
-        if _widest(blocks, 1, unit) <= MAX_WIDTH
+        if _widest(blocks, 1, unit, channels) <= MAX_WIDTH
     ]
     if not units:
         raise UsageError(
@@ -101,9 +106,9 @@ def solve(
             break  # a normalization that needs two channels
         if narrowest >= budget:
             continue
-        largest = _largest_step(blocks, unit, budget, parameters_at)
+        largest = _largest_step(blocks, unit, channels, budget, parameters_at)
         for k in _steps_down(largest, unit):
-            filled = _fill(blocks, k, unit, lambda wider: parameters_of(wider) < budget)
+            filled = _fill(blocks, k, unit, channels, lambda wider: parameters_of(wider) < budget)
             solutions[filled] = parameters_of(filled)
             if solutions[filled] >= ENOUGH * budget:
                 return filled
@@ -138,12 +143,16 @@ def _common_multiple(blocks: Sequence[Block], norm: str) -> int:
 
 
 def _largest_step(
-    blocks: Sequence[Block], unit: int, budget: int, parameters_at: Callable[[int, int], int]
+    blocks: Sequence[Block],
+    unit: int,
+    channels: int,
+    budget: int,
+    parameters_at: Callable[[int, int], int],
 ) -> int:
     """The largest k that stays below the budget, by doubling and then by bisection."""
 
     def fits(k: int) -> bool:
-        return _widest(blocks, k, unit) <= MAX_WIDTH and parameters_at(k, unit) < budget
+        return _widest(blocks, k, unit, channels) <= MAX_WIDTH and parameters_at(k, unit) < budget
 
     step, limit = 1, 2
     # Beyond this limit a width that depends on k would be too wide, so none does.
@@ -155,12 +164,16 @@ def _largest_step(
     return step
 
 
-def _widest(blocks: Sequence[Block], k: int, unit: int) -> int:
-    return max(block.width or 0 for block in widen(blocks, k, unit))
+def _widest(blocks: Sequence[Block], k: int, unit: int, channels: int) -> int:
+    return max(block.width or 0 for block in widen(blocks, k, unit, channels))
 
 
 def _fill(
-    blocks: Sequence[Block], k: int, unit: int, fits: Callable[[Sequence[Block]], bool]
+    blocks: Sequence[Block],
+    k: int,
+    unit: int,
+    channels: int,
+    fits: Callable[[Sequence[Block]], bool],
 ) -> tuple[Block, ...]:
     """Widens single blocks while the network fits: the least widened first, of equals the last.
 
@@ -168,22 +181,24 @@ def _fill(
     it takes small remainders.
     """
     own = [index for index in _open(blocks) if not _takes_its_inputs(blocks[index])]
-    filled = widen(blocks, k, unit)
+    filled = widen(blocks, k, unit, channels)
     rule = {index: filled[index].width or 0 for index in own}
     widths = dict(rule)
     while True:
         for index in sorted(own, key=lambda i: (blocks[i].kind == "c", widths[i] - rule[i], -i)):
             step = 1 if _is_bare(blocks, index) else unit
             tried = widths | {index: (filled[index].width or 0) + step}
-            wider = widen(blocks, k, unit, tried)
-            if _in_proportion(blocks, wider, index, step) and fits(wider):
+            wider = widen(blocks, k, unit, channels, tried)
+            if _in_proportion(blocks, wider, index, step, channels) and fits(wider):
                 widths, filled = tried, wider
                 break
         else:
             return filled
 
 
-def _in_proportion(blocks: Sequence[Block], filled: Sequence[Block], index: int, step: int) -> bool:
+def _in_proportion(
+    blocks: Sequence[Block], filled: Sequence[Block], index: int, step: int, channels: int
+) -> bool:
     """Whether a block may be widened by a step, to a width that is filled in already.
 
     An open `c` has at most three quarters of its input's width. Other widths do not fall along the
@@ -193,7 +208,7 @@ def _in_proportion(blocks: Sequence[Block], filled: Sequence[Block], index: int,
     if width > MAX_WIDTH:
         return False
     if blocks[index].kind == "c":
-        before = next((b.width for b in reversed(filled[:index]) if b.width), INPUT[0])
+        before = next((b.width for b in reversed(filled[:index]) if b.width), channels)
         return 4 * width <= 3 * before
     ratios = _ratios(blocks)
     own = {
@@ -246,7 +261,11 @@ def _is_bare(blocks: Sequence[Block], index: int) -> bool:
 
 
 def widen(
-    blocks: Sequence[Block], k: int, unit: int, at_least: Mapping[int, int] | None = None
+    blocks: Sequence[Block],
+    k: int,
+    unit: int,
+    channels: int,
+    at_least: Mapping[int, int] | None = None,
 ) -> tuple[Block, ...]:
     """The layout with its open widths filled in, except the classifier's.
 
@@ -254,11 +273,11 @@ def widen(
         blocks: The layout.
         k: The step of the rule.
         unit: What the widths are multiples of.
+        channels: Channels of an image.
         at_least: Widths of single blocks, by their index, where they exceed the rule's.
     """
     is_open = set(_open(blocks))
     filled: list[Block] = []
-    channels = INPUT[0]
     for index, (block, ratio) in enumerate(zip(blocks, _ratios(blocks), strict=True)):
         if index in is_open:
             if _takes_its_inputs(block):

@@ -10,14 +10,16 @@ from normlab.data.augment import PREVIEW, STEPS, Step, augment
 from normlab.data.dataset import Dataset
 from normlab.data.describe import CHANNELS, Description, describe
 from normlab.errors import UsageError
+from normlab.network.shapes import shape_text
 from normlab.report import plots
 from normlab.report.embed import picture
 from normlab.report.rendering import PAGE_MARK, PageFigure, Picture, render_template
 from normlab.runs.isolation import isolated
 from normlab.storage.files import refuse_foreign, write_atomically
+from normlab.wording import listed
 
 EXAMPLES = 40
-STRIP = 6  # images per row: on a phone each is still wider than its 32 pixels
+STRIP = 6  # images per row: on a phone each is still wider than 32 pixels
 
 
 @isolated()
@@ -73,36 +75,39 @@ def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> s
             )
         )
     total = sum(split.shape[0] for split in description.splits)
+    shape, side = shape_text(dataset.shape), dataset.shape[1]
     return render_template(
         "data.html",
         title=dataset.name,
-        about=f"{total:,} images of {len(dataset.classes)} classes, 3 × 32 × 32 pixels.",
+        about=f"{total:,} images of {len(dataset.classes)} classes, {shape} pixels.",
         notes=dataset.notes,
         splits=splits,
         channels=channels,
         classes=classes,
         examples=[
-            Picture(picture(image), alt=dataset.classes[label], title=dataset.classes[label])
+            Picture(picture(image), dataset.classes[label], dataset.classes[label], size=side)
             for image, label in zip(examples.images, examples.labels, strict=True)
         ],
         means=[
-            Picture(picture(image), alt=f"Mean image of {name}", title=name)
+            Picture(picture(image), alt=f"Mean image of {name}", title=name, size=side)
             for name, image in plots.mean_pictures(description).items()
         ],
         figures=_figures(description),
         augmentations=augmentations,
-        strip_width=32 * len(shown),
+        side=side,
+        strip_width=side * len(shown),
         fingerprint=dataset.fingerprint,
     )
 
 
 def _figures(description: Description) -> list[PageFigure]:
-    means = zip(CHANNELS, description.mean, strict=True)
+    channels = CHANNELS[len(description.mean)]
+    means = zip(channels, description.mean, strict=True)
     return [
         PageFigure(
             name="histograms",
             draw=lambda: plots.channel_histograms(description),
-            alt="Histograms of the three channels; means, of 255: "
+            alt=f"Histograms of {listed(channels)}; means, of 255: "
             f"{', '.join(f'{name} {255 * mean:.0f}' for name, mean in means)}.",
             title="Values of each channel",
             caption="All pixels of the training images; dashed: the mean.",

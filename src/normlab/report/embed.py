@@ -59,7 +59,8 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
 
 
 def picture(image: NDArray[np.uint8]) -> str:
-    """An image, uint8, 3 × H × W, as a PNG data URI."""
+    """An image, uint8, 3 × H × W or 1 × H × W, as a PNG data URI."""
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(file, "PNG", optimize=True)
+    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

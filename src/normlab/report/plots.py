@@ -280,7 +280,7 @@ def mean_images(description: Description) -> Figure:
 
 
 def mean_pictures(description: Description) -> dict[str, NDArray[np.uint8]]:
-    """The mean image, uint8, 3 × 32 × 32, of each class that has training images."""
+    """The mean image, uint8, C × S × S, of each class that has training images."""
     means = zip(description.classes, description.class_means, strict=True)
     return {
         name: (mean * 255).round().astype(np.uint8)
@@ -292,13 +292,14 @@ def mean_pictures(description: Description) -> dict[str, NDArray[np.uint8]]:
 @styled
 def channel_histograms(description: Description) -> Figure:
     """The frequency of each of the 256 values in each channel of the training images."""
-    figure = Chart(figsize=(WIDTH, 4.6))
-    panels = figure.subplots(3, sharex=True, sharey=True)
+    channels = len(description.mean)
+    figure = Chart(figsize=(WIDTH, 1 + 1.2 * channels))
+    panels = figure.subplots(channels, sharex=True, sharey=True, squeeze=False)[:, 0]
     values = np.arange(256)
     for axes, name, color, histogram, mean in zip(
         panels,
-        CHANNELS,
-        (COLORS[1], COLORS[2], COLORS[0]),
+        CHANNELS[channels],
+        (COLORS[1], COLORS[2], COLORS[0]) if channels == 3 else (MUTED,),
         description.histograms,
         description.mean,
         strict=True,
@@ -325,7 +326,7 @@ def augmentations(
     For notebooks; pages have strips that fit their width.
 
     Args:
-        images: uint8, N × 3 × 32 × 32; five fit well.
+        images: uint8, N × C × S × S; five fit well.
         operations: By name, such as `normlab.augment.PREVIEW`.
         seed: Of the random draws of the operations.
     """
@@ -346,7 +347,7 @@ def augmentations(
 def augmented(
     images: NDArray[np.uint8], operations: Mapping[str, "Step"], seed: int = 0
 ) -> dict[str, NDArray[np.uint8]]:
-    """The images unchanged (`original`) and after each operation, each uint8, N × 3 × 32 × 32."""
+    """The images unchanged (`original`) and after each operation, each uint8, N × C × S × S."""
     rows = {"original": images}
     floats = torch.from_numpy(images).float() / 255
     for name, operation in operations.items():
@@ -434,6 +435,11 @@ def heat_over(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[
     shades = colored(np.asarray(smooth)[None])[0]
     mixed: NDArray[np.uint8] = ((1 - HEAT) * picture.mean(axis=0) + HEAT * shades).astype(np.uint8)
     return mixed
+
+
+def rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image, uint8, 3 × H × W or 1 × H × W, as H × W × 3."""
+    return np.repeat(image.transpose(1, 2, 0), 3 // len(image), axis=2)
 
 
 PNG_MARK = b"Software\0normlab"  # in a text chunk
@@ -577,7 +583,7 @@ def _gallery(
 
 
 def _picture(axes: Axes, image: NDArray[np.uint8]) -> None:
-    axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
+    axes.imshow(rgb(image), interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -56,12 +56,13 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a gallery, with its caption."""
+    """A picture of a gallery, with its caption. `size` is its height and width in pixels."""
 
     source: str
     alt: str
     title: str
     lines: Sequence[str] = ()
+    size: int = 32
 
 
 def render_template(template: str, **values: object) -> str:

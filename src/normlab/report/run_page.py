@@ -243,6 +243,7 @@ def _mistakes(evaluation: Evaluation, split: Split) -> list[Picture]:
                 alt=f"{true}, taken for {predicted}",
                 title=true,
                 lines=(f"→ {predicted}", confidence),
+                size=split.images.shape[2],
             )
         )
     return pictures
@@ -256,7 +257,8 @@ def _maps(maps: NDArray[np.float32], classes: Sequence[str]) -> list[Picture]:
             continue  # the class has no images
         where = _brightest_place(values)
         alt = f"{name}: brightest {where}"
-        pictures.append(Picture(picture(colored), alt=alt, title=name, lines=(where,)))
+        size = len(values)
+        pictures.append(Picture(picture(colored), alt=alt, title=name, lines=(where,), size=size))
     return pictures
 
 

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from normlab import notation
-from normlab.data import Dataset, apply_splits, load_for
+from normlab.data import Dataset, apply_splits, load_recorded
 from normlab.errors import RunError
 from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
@@ -89,14 +89,14 @@ def render(study: Study, dataset: Dataset | None) -> str:
 
 def _dataset(study: Study, root: Path | None) -> Dataset:
     """The data set of a study with its splits."""
-    config = study.config
-    dataset = load_for(config, root)
+    config = study.arms[0].config  # it says whether the images have colour
+    dataset = load_recorded(config, root)
     if dataset.fingerprint != study.fingerprint:
         raise RunError(
             f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the study "
             f"{study.path} was made on {study.fingerprint[:12]}…: give its own data"
         )
-    return apply_splits(dataset, study.arms[0].config)
+    return apply_splits(dataset, config)
 
 
 def _figures(data: StudyData) -> dict[str, list[PageFigure]]:
@@ -322,6 +322,7 @@ def _disagreements(
                 alt=f"{true}; correct with {', '.join(lines)} of the seeds",
                 title=true,
                 lines=lines,
+                size=split.images.shape[2],
             )
         )
     return pictures
@@ -347,6 +348,7 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         notation.parse(run.layout),
         norm=arms[0].norm,
         classes=len(data.classes),
+        shape=run.config.shape,
         activation=zoo.activation_of(run.layout, run.config.activation),
     )
     recipe = [

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from normlab import notation, recipes
 from normlab.config import UNSTATED, RunConfig, TrainingConfig, recorded
-from normlab.data import apply_splits, load_for
+from normlab.data import apply_splits, load_recorded
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
 from normlab.ranges import Count, Positive, Range, Seconds, Share
@@ -95,8 +95,8 @@ class DataCard:
     train: Positive
     holdout: Count
     test: Count
-    mean: tuple[Share, Share, Share]
-    std: Annotated[tuple[float, float, float], Range(above=0, at_most=1)]
+    mean: tuple[Share, ...]
+    std: Annotated[tuple[float, ...], Range(above=0, at_most=1)]
     notes: tuple[str, ...] = ()
 
 
@@ -239,6 +239,7 @@ class Run:
             "norm": self.config.norm,
             "activation": self.config.activation,
             "classes": len(self.data.classes),
+            "shape": self.config.shape,
         }
 
     @property
@@ -398,11 +399,7 @@ class Run:
             RunError: The data found has another fingerprint.
         """
         config = self.config
-        name = config.dataset
-        kind, colon, _ = name.partition(":")
-        if colon and data_root is not None:
-            name, data_root = f"{kind}:{data_root}", None
-        dataset = load_for(dataclasses.replace(config, dataset=name), data_root)
+        dataset = load_recorded(config, data_root)
         if dataset.fingerprint != self.data.fingerprint:
             raise RunError(
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "
@@ -520,6 +517,9 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
         check_range("number of classes", len(data.classes), CLASSES)
         if len(set(data.classes)) < len(data.classes):
             raise MalformedError("two of its classes have one name")
+        for values in (data.mean, data.std):
+            if len(values) != config.shape[0]:
+                raise MalformedError(f"{config.channels} images, and {len(values)} channels")
         if data.holdout != config.holdout:
             raise MalformedError(f"it holds out {config.holdout} images, and {data.holdout}")
         teacher = build(Teacher, entry(content, "teacher", dict)) if config.teacher else None

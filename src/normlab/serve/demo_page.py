@@ -17,12 +17,13 @@ from normlab.serve.examples import Example
 from normlab.serve.kept_files import KeptFiles
 from normlab.serve.limits import NOT_UNDERSTOOD, log_failure
 from normlab.serve.served_run import PredictionWithHeatMap, ServedRun
+from normlab.wording import listed
 
 SHOWN_CLASSES = 10
 ABOUT = """# What is in the picture?
 
 Drop a picture, take one, or choose one to try. The network sees the square at its centre, resized
-to 32 × 32 pixels. A heat map (Grad-CAM) is bright where the picture supports the prediction.
+to {sizes}. A heat map (Grad-CAM) is bright where the picture supports the prediction.
 """
 CSS = """
 .gradio-container { overflow-wrap: anywhere; }
@@ -100,7 +101,7 @@ def build_page(
     """
     title = f"normlab: {', '.join(run.name for run in runs)}"
     with _Page(title=title, analytics_enabled=False) as page:
-        gr.Markdown(ABOUT)
+        gr.Markdown(ABOUT.format(sizes=sizes(runs)))
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 picture = gr.Image(
@@ -149,6 +150,11 @@ def build_page(
         page.load(None, js=LOAD_AT_ONCE)
         page.unload(leave)
     return page
+
+
+def sizes(runs: Sequence[ServedRun]) -> str:
+    """What the runs' networks see: `32 × 32 pixels`, or several of these."""
+    return listed([*dict.fromkeys(run.sees for run in runs)], "or")
 
 
 def _refusal(reason: str) -> gr.Error:
@@ -205,7 +211,10 @@ def _column(run: ServedRun) -> list[gr.components.Component]:
 def _http_usage(runs: Sequence[ServedRun], address: str) -> str:
     queries = ["", *(f"?run={quote(run.name)}" for run in runs[1:])]
     text = "\n".join(f'curl --data-binary @picture.jpg "{address}/predict{q}"' for q in queries)
-    return f"The response is JSON, as from `normlab predict --json`:\n\n```\n{text}\n```"
+    return (
+        f"A picture of any size is converted to {sizes(runs)}. The response is JSON, as from "
+        f"`normlab predict --json`:\n\n```\n{text}\n```"
+    )
 
 
 def _values(result: PredictionWithHeatMap, heat_map: str | None) -> list[Any]:

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from normlab.data import Split, source_of
 from normlab.errors import DataError, RunError
 from normlab.notes import note
+from normlab.report.plots import rgb
 from normlab.runs.run import Run
 
 COUNT = 20
 
-Example = tuple[NDArray[np.uint8], str]  # 32 × 32 × 3, and its class
+Example = tuple[NDArray[np.uint8], str]  # S × S × 3, and its class
 
 
 def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | str:
@@ -37,10 +38,9 @@ def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | st
         return "their data cannot be read; what the server prints says why."
     split = dataset.split(run.split)
     indices = _first_of_each_class(split, len(dataset.classes))
-    pictures = np.ascontiguousarray(split.images[indices].transpose(0, 2, 3, 1))
     return [
-        (picture, dataset.classes[label])
-        for picture, label in zip(pictures, split.labels[indices], strict=True)
+        (np.ascontiguousarray(rgb(split.images[index])), dataset.classes[split.labels[index]])
+        for index in indices
     ]
 
 

@@ -32,6 +32,8 @@ class ServedRun:
         name: Its name, different from the other runs'.
         norm: Its normalization.
         card: Its model card, as Markdown.
+        size: Height and width of the images that its network sees.
+        sees: The same in words, `32 × 32 pixels` or `28 × 28 grey pixels`.
         no_heat_maps: Why there are no heat maps; empty where there are.
     """
 
@@ -40,8 +42,10 @@ class ServedRun:
         self.norm = normalization(run)
         self.card = _card(run)
         self._predictor = Predictor(run.network(), run.data.classes)
+        channels, self.size, _ = run.config.shape
+        self.sees = f"{self.size} × {self.size} {'grey ' if channels == 1 else ''}pixels"
         self._lock = threading.Lock()  # captum puts hooks into the network for a heat map
-        black = LoadedPicture("", np.zeros((3, 32, 32), np.uint8), ())
+        black = LoadedPicture("", np.zeros((3, self.size, self.size), np.uint8), ())
         self.predict(black)  # refuses weights that overflow
         self.no_heat_maps = ""
         try:  # the first use of captum and of the compiled passes takes seconds
@@ -74,7 +78,7 @@ class ServedRun:
         )
 
     def _heat_map(self, picture: LoadedPicture, target: int) -> NDArray[np.float32]:
-        image = to_input(torch.from_numpy(picture.pixels)[None])
+        image = to_input(torch.from_numpy(self._predictor.pixels([picture])))
         with self._lock:
             maps = grad_cam(self._predictor.network, image, torch.tensor([target]))
         heat_map: NDArray[np.float32] = maps[0]

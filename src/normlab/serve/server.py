@@ -16,7 +16,6 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from gradio import processing_utils
 from starlette.requests import ClientDisconnect
 
-from normlab.data.images import SIZE
 from normlab.errors import DataError, RunError
 from normlab.inference.explain import DISPLAY_SIZE
 from normlab.inference.picture_process import NoProcessError, PictureReader
@@ -26,7 +25,7 @@ from normlab.runs import machine
 from normlab.serve import limits
 from normlab.serve.arrivals import MAX_PICTURE_BYTES
 from normlab.serve.connections import LimitedConnection
-from normlab.serve.demo_page import CSS, THEME, build_page
+from normlab.serve.demo_page import CSS, THEME, build_page, sizes
 from normlab.serve.examples import Example
 from normlab.serve.kept_files import KeptFiles, periodic_cleanup
 from normlab.serve.served_run import PredictionWithHeatMap, ServedRun
@@ -81,6 +80,7 @@ def build_app(
     """The page at `/` and the API at `/predict`. Arguments as `run_server` takes them."""
     by_name = {run.name: run for run in runs}
     usage = f"curl --data-binary @picture.jpg {address}/predict"
+    any_size = f"of any size, which is converted to {sizes(runs)}"
     concurrency = anyio.CapacityLimiter(limits.MAX_CONCURRENT)
     slots = anyio.Semaphore(limits.MAX_WAITING)
 
@@ -141,7 +141,7 @@ def build_app(
 
     @app.api_route("/predict", methods=["GET", "PUT", "PATCH", "DELETE"])
     async def wrong_method() -> Response:
-        raise HTTPException(405, f"send a picture: {usage}", {"Allow": "POST"})
+        raise HTTPException(405, f"send a picture {any_size}: {usage}", {"Allow": "POST"})
 
     gradio.mount_gradio_app(
         app, page, "/", max_file_size=MAX_PICTURE_BYTES, theme=THEME, css=CSS,
@@ -153,7 +153,7 @@ def build_app(
 
 
 def _predict(reader: PictureReader, run: ServedRun, content: bytes) -> Prediction:
-    (picture,) = reader.read(content, [SIZE])
+    (picture,) = reader.read(content, [run.size])
     return run.predict(picture)
 
 
@@ -161,8 +161,10 @@ def _explain_all(
     reader: PictureReader, runs: Sequence[ServedRun], content: bytes
 ) -> list[PredictionWithHeatMap]:
     """Each run's prediction and heat map for a picture's file."""
-    picture, shown = reader.read(content, [SIZE, DISPLAY_SIZE])
-    return [run.explain(picture, shown.pixels) for run in runs]
+    wanted = [*dict.fromkeys(run.size for run in runs), DISPLAY_SIZE]
+    *pictures, shown = reader.read(content, wanted)
+    by_size = dict(zip(wanted, pictures, strict=False))
+    return [run.explain(by_size[run.size], shown.pixels) for run in runs]
 
 
 async def _refuse_address(*_: object, **__: object) -> str:

@@ -97,7 +97,13 @@ def _row(arm: Arm, line: str, classes: int, config: StudyConfig, seconds: float)
 
 def _parameters(arm: Arm, line: str, classes: int) -> int:
     activation = zoo.activation_of(line, arm.config.activation)
-    return count(parse(line), norm=arm.norm, classes=classes, activation=activation)
+    return count(
+        parse(line),
+        norm=arm.norm,
+        classes=classes,
+        shape=arm.config.shape,
+        activation=activation,
+    )
 
 
 def _total(

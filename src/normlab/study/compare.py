@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 
 from normlab.config import Execution, StudyConfig
-from normlab.data import Dataset, apply_splits, load_for
+from normlab.data import Dataset, apply_splits, load_for, with_own_holdout
 from normlab.errors import InterruptedRunError, RunError, UsageError
+from normlab.network.custom import in_colour_if_untold
 from normlab.runs import machine
 from normlab.runs.isolation import isolated
 from normlab.storage.files import leftovers, locked, remove_leftovers
@@ -70,9 +71,12 @@ def compare(
     device = machine.prepare(dataclasses.replace(execution, threads=1))
     if workers is not None and ray is not None and device.type != "cuda":
         raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
-    dataset = load_for(study, execution.data_root)
+    wanted = in_colour_if_untold(_with_known_channels(study, out), (study.network, *study.layouts))
+    dataset = load_for(wanted, execution.data_root)
+    study = with_own_holdout(study, dataset)
     teacher = teaching.find(study, dataset)
-    arms = plan(study, classes=len(dataset.classes), images=len(dataset.train))
+    images = dataset.to_train_or_choose
+    arms = plan(study, classes=len(dataset.classes), images=images, shape=dataset.shape)
     family(study, arms)  # refuses a contrast of other arms
     previous = _open_previous(out, study, arms, dataset)
     if previous is not None:
@@ -106,12 +110,22 @@ def compare(
         if previous is None:
             record.write()
         try:
-            record = search(record, arms, held_out(study, len(dataset.train)), resources)
+            record = search(record, arms, held_out(study, dataset.to_train_or_choose), resources)
             return _run_all(record, resources)
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 f"stopped; finished work is kept in {out}. To resume, repeat the command"
             ) from None
+
+
+def _with_known_channels(study: StudyConfig, out: Path) -> StudyConfig:
+    """The configuration with the channels that the study in a folder was begun with.
+
+    Studies of earlier versions had three, whatever the images.
+    """
+    if study.channels != "auto" or not (out / "study.json").exists():
+        return study
+    return dataclasses.replace(study, channels=Study.open(out).arms[0].config.channels)
 
 
 def _open_previous(

@@ -32,6 +32,7 @@ def seconds_of(arm: Arm, dataset: Dataset, device: torch.device) -> float:
         activation=arm.config.activation,
         classes=len(dataset.classes),
         dropout=recipe.dropout,
+        shape=dataset.shape,
     )
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = Batches(dataset, recipe, 0, device)

@@ -11,6 +11,7 @@ from normlab import notation, recipes
 from normlab.config import NoiseShare, RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.layers import norms
+from normlab.layers.norms import Shape
 from normlab.network import zoo
 from normlab.network.checks import check_trainable, small_batch_warnings
 from normlab.network.shapes import count, norms_of
@@ -183,13 +184,14 @@ class Arm:
         return dataclasses.replace(self, config=config, recipe=recipes.resolve(config))
 
 
-def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
+def plan(study: StudyConfig, *, classes: int, images: int, shape: Shape) -> list[Arm]:
     """A study's arms, setting by setting.
 
     Args:
         study: What is compared.
         classes: Number of classes of the data set.
         images: Size of its training split, before any hold-out or subset.
+        shape: Shape (C, S, S) of an image.
 
     Raises:
         UsageError: A normalization is unknown or given twice, a number is out of its range, or
@@ -204,11 +206,11 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
     for field, axis in AXES.items():
         for value in values[field]:
             axis.check(value, available)
-    lines = _solve_layouts(study, compared, classes)
+    lines = _solve_layouts(study, compared, classes, shape)
     arms = []
     for setting, norm, name in _points(values, compared):
         line = lines[setting.network, setting.budget]
-        config = _run_config(study, setting, line, norm, compared, available)
+        config = _run_config(study, setting, line, norm, compared, available, shape)
         check_settings(config)  # a learning rate that is scaled can become infinite
         recipe = recipes.resolve(config)
         check_trainable(
@@ -216,6 +218,7 @@ def plan(study: StudyConfig, *, classes: int, images: int) -> list[Arm]:
             norm=norm,
             classes=classes,
             batches=_batch_sizes(recipe.batch_size, setting.train_images, available),
+            shape=shape,
             activation=zoo.activation_of(setting.network, study.activation),
         )
         arms.append(Arm(name=name, norm=norm, setting=setting, config=config, recipe=recipe))
@@ -352,13 +355,13 @@ def _available_images(study: StudyConfig, images: int) -> Images:
 
 
 def _solve_layouts(
-    study: StudyConfig, compared: Sequence[str], classes: int
+    study: StudyConfig, compared: Sequence[str], classes: int, shape: Shape
 ) -> dict[tuple[str, int | None], str]:
     """The layout of each network under each budget; UsageError if two budgets give the same."""
     networks, budgets = (AXES[axis].values(study) for axis in ("network", "budget"))
     lines = {
         (network, budget): _solve_once(
-            network, compared, classes, budget, zoo.activation_of(network, study.activation)
+            network, compared, classes, budget, zoo.activation_of(network, study.activation), shape
         )
         for network, budget in product(networks, budgets)
     }
@@ -372,19 +375,26 @@ def _solve_layouts(
 
 
 def _solve_once(
-    network: str, compared: Sequence[str], classes: int, budget: int | None, activation: str
+    network: str,
+    compared: Sequence[str],
+    classes: int,
+    budget: int | None,
+    activation: str,
+    shape: Shape,
 ) -> str:
     """The layout for all normalizations: the widest in which each stays below the budget."""
     blocks = notation.parse(zoo.find(network))
     largest: dict[str, int] = {}
     problem: UsageError | None = None
     for norm in compared:
-        line = solve(blocks, norm=norm, classes=classes, budget=budget, activation=activation)
+        line = solve(
+            blocks, norm=norm, classes=classes, budget=budget, shape=shape, activation=activation
+        )
         if notation.format(line) in largest:
             continue
         try:
             largest[notation.format(line)] = max(
-                count(line, norm=other, classes=classes, activation=activation)
+                count(line, norm=other, classes=classes, shape=shape, activation=activation)
                 for other in compared
             )
         except UsageError as error:  # a number of groups does not divide these widths
@@ -402,6 +412,7 @@ def _run_config(
     norm: str,
     compared: Sequence[str],
     available: Images,
+    shape: Shape,
 ) -> RunConfig:
     """The configuration of an arm's runs, except for the seed."""
     network = setting.network
@@ -414,6 +425,8 @@ def _run_config(
         holdout=study.holdout,
         split_seed=study.split_seed,
         skip_unreadable=study.skip_unreadable,
+        size=shape[1],
+        channels="grey" if shape[0] == 1 else "colour",
         network=network if named else line,
         norm=norm,
         activation=zoo.activation_of(network, study.activation),

@@ -73,4 +73,4 @@ def teach(
 
 def _held_out(study: StudyConfig, dataset: Dataset) -> int:
     """How many images are held out when settings are chosen."""
-    return held_out(study, len(dataset.train)) if study.tune else study.holdout
+    return held_out(study, dataset.to_train_or_choose) if study.tune else study.holdout

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from normlab import recipes
 from normlab.config import Execution, RunConfig
-from normlab.data import Dataset, apply_splits, load_for
+from normlab.data import Dataset, apply_splits, load_for, with_own_holdout
+from normlab.data.shape import shaped_as
 from normlab.errors import RunError
 from normlab.network import custom, zoo
 from normlab.network.model import Network
@@ -64,8 +65,9 @@ def train(
         config: What to train, on what data, how.
         out: The run's folder; it must not hold a run yet.
         execution: Where the data lies, and the device.
-        dataset: The data set that the configuration names, its splits applied; None loads it.
-            Without test images nothing is evaluated: the epochs record the training alone.
+        dataset: The data set that the configuration names, its splits applied; None loads it. The
+            run records its size and channels. Without test images nothing is evaluated: the epochs
+            record the training alone.
         callbacks: Hooks called after each step, after each epoch and at the end.
         quiet: Print nothing.
 
@@ -86,12 +88,15 @@ def train(
         activation=zoo.activation_of(config.network, config.activation),
     )
     recipe = recipes.resolve(config)
-    for reference in custom_networks(zoo.find(config.network)):  # a misspelt layout is refused
-        custom.find(reference)  # and a misspelt function: before a download
+    # A misspelt layout or function is refused here, before a download.
+    config = custom.in_colour_if_untold(config, custom_networks(zoo.find(config.network)))
     teachers.check_settings(config)
     device = machine.prepare(execution)
     if dataset is None:
-        dataset = apply_splits(load_for(config, execution.data_root), config)
+        dataset = load_for(config, execution.data_root)
+        config = with_own_holdout(config, dataset)
+        dataset = apply_splits(dataset, config)
+    config = shaped_as(with_own_holdout(config, dataset), dataset)
     data = data_card(dataset, holdout=config.holdout)
     network = new_network(config, recipe, data)
     table_is_own = False  # a study has one for all its runs
@@ -177,6 +182,7 @@ def resume(
             activation=run.config.activation,
             classes=len(run.data.classes),
             dropout=run.recipe.dropout,
+            shape=run.config.shape,
         )
         add_branches(network, run.config.branches, muon=run.recipe.muon, seed=run.config.seed)
         refuse_another(run.path / "checkpoint.pt", checkpoint.model, network)

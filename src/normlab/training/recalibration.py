@@ -23,7 +23,7 @@ def recalibrate(network: nn.Module, images: Tensor, order: Tensor) -> None:
 
     Args:
         network: Its layers with running statistics have a `momentum`, as PyTorch's BatchNorm has.
-        images: uint8 N × 3 × 32 × 32.
+        images: uint8 N × C × S × S.
         order: int64 N: a random order, because images may be sorted by class.
     """
     layers = [

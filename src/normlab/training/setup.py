@@ -99,6 +99,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         norm=config.norm,
         classes=len(data.classes),
         budget=config.budget,
+        shape=config.shape,
         activation=activation,
     )
     check_trainable(  # before memory is allocated
@@ -106,6 +107,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         norm=config.norm,
         classes=len(data.classes),
         batches=_batch_sizes(data.train, recipe.batch_size),
+        shape=config.shape,
         activation=activation,
     )
     network = Network(
@@ -116,6 +118,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         budget=config.budget,
         dropout=recipe.dropout,
         seed=config.seed,
+        shape=config.shape,
     )
     start_at_muons_norm(network, recipe)
     add_branches(network, config.branches, muon=recipe.muon, seed=config.seed)

@@ -42,7 +42,7 @@ class Batches:
         self.ordered_epoch = -1
 
     def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs, float32 N × 3 × 32 × 32 in 0 to 1 and channels last, and labels, int64 N."""
+        """Inputs, float32 N × C × S × S in 0 to 1 and channels last, and labels, int64 N."""
         recipe = self.recipe
         places = self._places(epoch, step)
         inputs = to_input(self.images[places])
@@ -150,7 +150,7 @@ class TrainStep:
 
         Args:
             rate: The learning rate.
-            inputs: float32 N × 3 × 32 × 32, 0 to 1.
+            inputs: float32 N × C × S × S, 0 to 1.
             labels: int64 N.
             taught: The teacher's logits, float32 N × classes; None learns from labels alone.
 

@@ -48,7 +48,7 @@ class TeacherNetwork:
         text: What --teacher named.
         name: As in `Teacher`.
         weights: As in `Teacher`.
-        logits: From images, uint8 N × 3 × 32 × 32, and a device to logits, N × classes.
+        logits: From images, uint8 N × C × S × S, and a device to logits, N × classes.
         run: The run that trained it; None for a function.
     """
 
@@ -73,12 +73,18 @@ class TeacherNetwork:
         """
         if self.run is None:
             return
-        data = self.run.data
+        data, shape = self.run.data, self.run.config.shape
         if data.classes != dataset.classes:
             counts = f"{len(data.classes)} and {len(dataset.classes)}"
             raise UsageError(
                 f"--teacher {self.text} has other classes than {dataset.name} ({counts}): "
                 "choose a teacher trained on the same data"
+            )
+        if shape != dataset.shape:
+            sees, has = (" × ".join(map(str, each)) for each in (shape, dataset.shape))
+            raise UsageError(
+                f"--teacher {self.text} sees images of {sees}, the student of {has}: give both the "
+                "same --size and --channels"
             )
         if data.fingerprint != dataset.fingerprint:
             raise UsageError(
@@ -154,7 +160,7 @@ def find(text: str) -> TeacherNetwork:
 
     Args:
         text: A finished run's folder; the name of a network that comes with normlab; or
-            `module:function`, which gets images, uint8 N × 3 × 32 × 32 on the CPU, and returns
+            `module:function`, which gets images, uint8 N × C × S × S on the CPU, and returns
             logits, N × classes, as a tensor or an array.
 
     Raises:

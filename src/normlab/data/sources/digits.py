@@ -8,7 +8,7 @@ from normlab.data.splitting import stratified
 
 SPELLING = PUBLIC_NAME = "digits"
 HUB_NAME = None
-MIRRORABLE = HAS_IMAGE_FILES = False
+MIRRORABLE = HAS_IMAGE_FILES = HAS_COLUMNS = False
 TEST_IMAGES = 360  # of 1797, about a fifth
 
 

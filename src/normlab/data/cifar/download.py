@@ -1,4 +1,4 @@
-"""Downloads CIFAR-10 into the user's cache folder, once."""
+"""Downloads a data set into the user's cache folder, once."""
 
 from functools import partial
 from pathlib import Path
@@ -6,22 +6,27 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from normlab.data.sources.cifar10.files import PUBLISHED, Files, find
-from normlab.data.sources.cifar10.layouts import BINARY
+from normlab.data.cifar.files import PUBLISHED, Files, find
+from normlab.data.cifar.layouts import Published
 from normlab.errors import DataError
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+SITE = "https://www.cs.toronto.edu/~kriz"
 TIMEOUT = 30.0  # seconds without a byte after which a download attempt fails
 
 
-def cached() -> Files | None:
+def url_of(data: Published) -> str:
+    """Where the binary archive is published."""
+    return f"{SITE}/{data.binary.archive}"
+
+
+def cached(data: Published) -> Files | None:
     """The files in the cache folder; None if there are none, or a damaged archive."""
-    files = find(_cache())
+    files = find(_cache(), data)
     # Only normlab puts the archive there: if it is not the published file, it is damaged.
     return None if files and files.path.is_file() and files.notes else files
 
 
-def fetch() -> Files:
+def fetch(data: Published) -> Files:
     """Downloads the binary archive: checked, written whole or not at all, with one retry.
 
     Raises:
@@ -29,16 +34,16 @@ def fetch() -> Files:
     """
     import pooch
 
-    folder = _cache()
+    folder, url, archive = _cache(), url_of(data), data.binary.archive
     pooch.get_logger().setLevel("WARNING")  # its own lines would break the progress bar
     console = Console(stderr=True)
-    start = f"Downloading CIFAR-10 from {URL} into {folder}"
+    start = f"Downloading {data.title} from {url} into {folder}"
     console.print(start, soft_wrap=True, markup=False, highlight=False)
     store = pooch.create(
         path=folder,
         base_url="",
-        urls={BINARY.archive: URL},
-        registry={BINARY.archive: f"md5:{PUBLISHED[BINARY.archive]}"},
+        urls={archive: url},
+        registry={archive: f"md5:{PUBLISHED[archive]}"},
         retry_if_failed=1,
     )
     try:
@@ -51,11 +56,11 @@ def fetch() -> Files:
             downloader = pooch.HTTPDownloader(
                 progressbar=_Bar(progress), chunk_size=1 << 16, timeout=TIMEOUT
             )
-            return Files(Path(store.fetch(BINARY.archive, downloader=downloader)), BINARY)
+            return Files(Path(store.fetch(archive, downloader=downloader)), data.binary)
     except (OSError, ValueError) as error:  # the network's or the disk's; the checksum's
         raise DataError(
-            f"CIFAR-10 could not be downloaded ({_reason(error)}): get {URL} by other means and "
-            f"put it into {folder}, or name its folder with --data-root; "
+            f"{data.title} could not be downloaded ({_reason(error)}): get {url} by other means "
+            f"and put it into {folder}, or name its folder with --data-root; "
             "--dataset digits needs no download"
         ) from error
 

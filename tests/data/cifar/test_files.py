@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from cifar10_files import NAMES, python2_pickle, tar, write_all
 from normlab.data import load
-from normlab.data.sources.cifar10 import download, layouts
-from normlab.data.sources.cifar10.files import PUBLISHED
+from normlab.data.cifar import download, layouts
+from normlab.data.cifar.files import PUBLISHED
 from normlab.errors import DataError
 
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
@@ -76,7 +76,7 @@ def test_every_layout_gives_the_same_images(put, made_up, tmp_path):
     dataset = load("cifar10", data_root=root)
     expected = made_up.pixels.reshape(6, 20, 3, 32, 32)
     assert dataset.name == "cifar10"
-    assert dataset.classes == layouts.CLASSES
+    assert dataset.classes == layouts.CIFAR10.classes
     assert dataset.train.images.dtype == dataset.test.images.dtype == np.uint8
     assert dataset.train.labels.dtype == dataset.test.labels.dtype == np.int64
     assert (dataset.train.images == expected[:5].reshape(100, 3, 32, 32)).all()
@@ -145,7 +145,7 @@ def test_an_empty_or_missing_folder_says_what_to_do(tmp_path, monkeypatch):
             "cifar-10-python.tar.gz",
             "cifar-10-batches-bin",
             "cifar-10-batches-py",
-            download.URL,
+            f"{download.SITE}/cifar-10-binary.tar.gz",
             "leave out --data-root",
             "--dataset digits",
         ):

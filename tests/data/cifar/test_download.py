@@ -7,9 +7,9 @@ import pytest
 
 from cifar10_files import tar, write_all
 from normlab.data import load
+from normlab.data.cifar import download
+from normlab.data.cifar.files import PUBLISHED
 from normlab.data.sources import cifar10
-from normlab.data.sources.cifar10 import download
-from normlab.data.sources.cifar10.files import PUBLISHED
 from normlab.errors import DataError
 
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -71,7 +71,7 @@ def server(made_up, monkeypatch):
     server = Server(content)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setattr(download, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}")
+    monkeypatch.setattr(download, "SITE", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setitem(PUBLISHED, ARCHIVE, hashlib.md5(content).hexdigest())
     monkeypatch.setattr("time.sleep", lambda _: None)  # between two attempts
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -131,7 +131,13 @@ def test_after_two_failures_one_line_says_what_to_do(trouble, reason, server, ca
         threading.Event().wait(0.01)
     assert server.asked == 2
     assert "\n" not in text
-    for hint in (reason, download.URL, str(cache), "--data-root", "--dataset digits"):
+    for hint in (
+        reason,
+        f"{download.SITE}/{ARCHIVE}",
+        str(cache),
+        "--data-root",
+        "--dataset digits",
+    ):
         assert hint in text
     assert content_of(cache) == []
 
@@ -180,7 +186,7 @@ def test_a_pipe_gets_one_plain_line(server, capfd, monkeypatch):
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert err.startswith(f"Downloading CIFAR-10 from {download.URL}")
+    assert err.startswith(f"Downloading CIFAR-10 from {download.SITE}/{ARCHIVE}")
 
 
 def test_a_terminal_gets_a_bar(server, capfd, monkeypatch):

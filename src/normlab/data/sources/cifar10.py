@@ -1,0 +1,21 @@
+"""CIFAR-10: 50,000 training and 10,000 test images of ten classes."""
+
+from normlab.data import cifar
+from normlab.data.cifar.layouts import CIFAR10
+from normlab.data.dataset import Dataset
+from normlab.data.sources import Request
+
+SPELLING = PUBLIC_NAME = "cifar10"
+HUB_NAME = "uoft-cs/cifar10"
+MIRRORABLE = True
+HAS_IMAGE_FILES = HAS_COLUMNS = False
+
+
+def load(request: Request) -> Dataset:
+    """Loads it. Raises what `normlab.data.cifar.load` raises."""
+    return cifar.load(CIFAR10, request)
+
+
+def needs_download() -> bool:
+    """Whether `load` would download it, without a data root."""
+    return cifar.needs_download(CIFAR10)

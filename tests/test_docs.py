@@ -1,0 +1,114 @@
+"""The pages on data: every command in them is run, on real photographs where it can be."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
+from normlab.config import DataConfig
+from normlab.data import source_of
+from normlab.data.sources import hf
+
+DOCS = Path(__file__).parent.parent / "docs"
+DOWNLOADED = re.compile(r"cifar100|hf:(?!downloads)")
+
+
+def commands(page):
+    """The indented lines that are commands."""
+    text = (DOCS / page).read_text()
+    return [shlex.split(line)[1:] for line in re.findall(r"^    (normlab .+)$", text, re.MULTILINE)]
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Five parts of each of scikit-learn's two photographs, and one more to predict."""
+    monkeypatch.chdir(tmp_path)
+    for name, image in zip(("building", "flower"), load_sample_images().images, strict=True):
+        for k in range(5):
+            file = tmp_path / "photos" / name / f"{k + 1}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            top, left = 40 * k, 80 * k
+            Image.fromarray(image[top : top + 240, left : left + 240]).save(file)
+    (tmp_path / "new-photos").mkdir()
+    Image.fromarray(image[100:340, 150:390]).save(tmp_path / "new-photos" / "a.jpg")
+    return tmp_path
+
+
+@pytest.mark.slow(60)
+def test_ten_photos_are_looked_at_trained_on_explained_and_exported(photos, cli):
+    pytest.importorskip("captum")
+    pytest.importorskip("onnxruntime")
+    run = commands("own-pictures.md")
+    assert [command[0] for command in run] == [
+        *("data", "train", "predict", "evaluate", "explain", "export"),
+    ]
+    outputs = {}
+    for command in run:
+        code, outputs[command[0]], errors = cli(*command)
+        assert code == 0, errors
+    page = (DOCS / "own-pictures.md").read_text()
+    (note,) = re.findall(r"^    (note: .+)$", page, re.MULTILINE)
+    assert note in outputs["data"]
+    assert "runs/photos/report.html" in outputs["train"]
+    assert outputs["predict"].startswith("new-photos/a.jpg  ")
+    for name in ("data.html", "why.png", "runs/photos/model.onnx"):
+        assert (photos / name).is_file()
+
+
+@pytest.mark.slow(10)
+def test_the_data_sets_of_the_page_are_read(photos, cli):
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    np.savez(photos / "digits.npz", x_train=grey[:, 2:30, 2:30], y_train=digits.target)
+    run = commands("data.md")
+    assert len(run) == 8
+    for command in run:
+        name = command[command.index("--dataset") + 1]
+        assert source_of(name) is not None
+        if DOWNLOADED.match(name) or name.startswith("hf:"):
+            continue
+        code, _, errors = cli(*command)
+        assert code == 0, errors
+
+
+def test_settings_of_the_page_are_flags():
+    flags = {word for command in commands("data.md") for word in command if word.startswith("--")}
+    known = {f"--{name.replace('_', '-')}" for name in DataConfig.__dataclass_fields__}
+    assert flags <= known
+
+
+@pytest.mark.slow(2)
+@pytest.mark.filterwarnings("default")  # of the library
+def test_the_folder_of_a_repositorys_files_is_read(photos, cli):
+    datasets = pytest.importorskip("datasets")
+    folder = photos / "downloads" / "fashion_mnist"
+    folder.mkdir(parents=True)
+    pictures = [Image.fromarray(np.full((28, 28), 9 * k, np.uint8)) for k in range(10)]
+    datasets.Dataset.from_dict(
+        {"image": pictures, "label": [k % 2 for k in range(10)]},
+        features=datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=["shirt", "coat"])}
+        ),
+    ).to_parquet(folder / "train-00000-of-00001.parquet")
+    (command,) = (c for c in commands("data.md") if "hf:downloads/fashion_mnist" in c)
+    code, output, errors = cli(*command)
+    assert code == 0, errors
+    assert "8 × 1 × 28 × 28" in output
+
+
+@pytest.mark.slow(2)
+def test_the_program_of_the_page_runs(photos):
+    (program,) = re.findall(r"```python\n(.+?)```", (DOCS / "data.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(program, "data.md", "exec"), names)
+    assert names["run"].data.classes == ("round", "square")
+    assert names["run"].config.size == 28
+
+
+def test_the_spellings_of_the_page_are_those_of_the_sources():
+    page = (DOCS / "data.md").read_text()
+    assert f"`{hf.SPELLING}`" in page
