@@ -27,6 +27,22 @@ def test_training_needs_no_extras():
     assert not loaded & {"ray", "gradio", "onnx", "onnxruntime", "captum", "torchvision"}
 
 
+@pytest.mark.slow(4)
+def test_a_step_and_its_evaluation_import_no_compiler_and_no_scikit_learn():
+    """They would take each run two seconds."""
+    loaded = modules_after(
+        "import normlab\n"
+        "config = normlab.RunConfig(network='C:4 GAP FC', dataset='digits', recipe='demo', "
+        "epochs=1, train_images=64)\n"
+        "import tempfile\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    run = normlab.train(config, folder + '/run', quiet=True)\n"
+        "    normlab.evaluate(run.network(), run.dataset()).confusion"
+    )
+    assert "normlab.training.sgd" in loaded
+    assert not loaded & {"torch._dynamo", "sklearn", "scipy.stats", "matplotlib"}
+
+
 def test_every_public_name_is_what_its_module_defines():
     for name, home in normlab._PUBLIC.items():
         module, _, attribute = home.partition(":")

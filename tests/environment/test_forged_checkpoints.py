@@ -146,7 +146,7 @@ def test_values_that_share_their_memory_are_values(stopped, tmp_path):
 )
 def test_the_settings_of_an_optimizer_are_the_recipes(settings, stopped, tmp_path):
     def forge(checkpoint):
-        checkpoint.optimizer[0]["param_groups"][0].update(settings)
+        checkpoint.optimizer[0]["param_groups"] = [settings]  # as earlier versions had them
 
     own = resume_forged(stopped, lambda checkpoint: None, tmp_path / "own")
     forged = resume_forged(stopped, forge, tmp_path / "other")

@@ -437,11 +437,10 @@ def test_muon_trains_what_mixes_channels_but_the_classifier(nets):
     sgd, muon = (
         s.optimizer for s in TrainStep(network, recipes.find("micro"), "float32").optimizers
     )
-    decaying, others = sgd.param_groups
-    assert [id(p) for p in decaying["params"]] == [id(module.classifier.weight)]
-    assert (decaying["weight_decay"], others["weight_decay"]) == (5e-4, 0)
-    assert len(others["params"]) == 2 * 2 + 2
-    assert len(muon.param_groups[0]["params"]) == 3
+    assert [id(p) for p in sgd.decaying] == [id(module.classifier.weight)]
+    assert sgd.weight_decay == 5e-4
+    assert len(sgd.others) == 2 * 2 + 2
+    assert len(muon.weights) == 3
 
 
 @pytest.mark.parametrize("network", ["net", "odd"])

@@ -119,12 +119,10 @@ def test_muon_trains_each_kernel_and_sgd_the_scales_without_decay(branches):
     by_muon = set(trained_by_muon(built, recipe))
     assert {kernel for kernel in kernels if kernel.dim() > 1} <= by_muon
     sgd = build_optimizers(built, recipe)[0].optimizer
-    decaying, others = (set(group["params"]) for group in sgd.param_groups)
+    decaying, others = set(sgd.decaying), set(sgd.others)
     assert {kernel for kernel in kernels if kernel.dim() == 1} <= others
     without = build_optimizers(built, dataclasses.replace(recipe, muon=0.0))[0].optimizer
-    assert {kernel for kernel in kernels if kernel.dim() > 1} <= set(
-        without.param_groups[0]["params"]
-    )
+    assert {kernel for kernel in kernels if kernel.dim() > 1} <= set(without.decaying)
     assert set(built.parameters()) == by_muon | decaying | others
 
 

@@ -1,13 +1,12 @@
 """Muon: momentum with an orthogonalized update."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class Muon(torch.optim.Optimizer):
+class Muon:
     """Nesterov momentum with an orthogonalized update, on weights of a fixed norm.
 
     If the momentum is U Σ Vᵀ, the update is about U Vᵀ: every direction moves equally far. Before
@@ -20,33 +19,30 @@ class Muon(torch.optim.Optimizer):
     Single GPU, arXiv:2404.00498.
 
     Args:
-        parameters: Weights with two dimensions or more.
-        lr: Learning rate.
+        weights: Weights with two dimensions or more.
         momentum: Decay of the sum of gradients from step to step.
     """
 
-    def __init__(
-        self, parameters: Iterable[Tensor], *, lr: float = 0.0, momentum: float = 0.95
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    MOMENTUM = "momentum"
+
+    def __init__(self, weights: Iterable[Tensor], *, momentum: float = 0.95) -> None:
+        self.weights, self.momentum = [*weights], momentum
+        self.momenta: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Updates the weights by their gradients."""
-        del closure
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:  # a custom network may not use all in every step
-                    continue
-                state: dict[str, Any] = self.state[weight]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(weight)
-                momentum = state["momentum"].mul_(group["momentum"]).add_(weight.grad)
-                update = weight.grad.add(momentum, alpha=group["momentum"])
-                matrix = update.flatten(1)
-                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                weight.mul_(to_its_norm(weight))
-                weight.add_(orthogonalize(matrix).view_as(weight), alpha=-group["lr"] * scale)
+    def step(self, rate: float) -> None:
+        """Updates the weights by their gradients, at a learning rate."""
+        for weight in self.weights:
+            if weight.grad is None:  # a custom network may not use all in every step
+                continue
+            if weight not in self.momenta:
+                self.momenta[weight] = torch.zeros_like(weight)
+            momentum = self.momenta[weight].mul_(self.momentum).add_(weight.grad)
+            update = weight.grad.add(momentum, alpha=self.momentum)
+            matrix = update.flatten(1)
+            scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+            weight.mul_(to_its_norm(weight))
+            weight.add_(orthogonalize(matrix).view_as(weight), alpha=-rate * scale)
 
 
 def to_its_norm(weight: Tensor) -> Tensor:

@@ -1,28 +1,40 @@
 """Which optimizer trains which parameters, and at what share of the learning rate."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from normlab.network.model import Network
 from normlab.recipes import Recipe
 from normlab.training.muon import Muon
+from normlab.training.sgd import SGD
+
+
+class Optimizer(Protocol):
+    """What updates weights by their gradients."""
+
+    MOMENTUM: str
+    """The name of a weight's momentum in a checkpoint."""
+    weights: list[Tensor]
+    """What it trains."""
+    momenta: dict[Tensor, Tensor]
+    """What it keeps of each weight from step to step; empty before the first."""
+
+    def step(self, rate: float) -> None:
+        """Updates the weights, at a learning rate. One without a gradient stays as it is."""
 
 
 @dataclass(frozen=True)
 class ScaledOptimizer:
     """An optimizer and its learning rate, as a share of the schedule's."""
 
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     share: float = 1.0
 
     def step(self, learning_rate: float) -> None:
         """Updates the parameters by their gradients."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * self.share
-        self.optimizer.step()
+        self.optimizer.step(learning_rate * self.share)
 
 
 def trained_by_muon(network: Network, recipe: Recipe) -> list[Tensor]:
@@ -42,15 +54,12 @@ def build_optimizers(network: Network, recipe: Recipe) -> list[ScaledOptimizer]:
     """
     weights, by_muon = network.weights, trained_by_muon(network, recipe)
     taken, decaying = set(by_muon), set(weights)
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [weight for weight in weights if weight not in taken],
-            "weight_decay": recipe.weight_decay,
-        },
-        {"params": [p for p in network.parameters() if p not in decaying]},
-    ]
-    sgd = torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov
+    sgd = SGD(
+        [weight for weight in weights if weight not in taken],
+        [parameter for parameter in network.parameters() if parameter not in decaying],
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
     )
     optimizers = [ScaledOptimizer(sgd)]
     if by_muon:

@@ -17,7 +17,7 @@ from normlab.recipes import Recipe
 from normlab.seeding import generator
 from normlab.storage.records import MalformedError, entry
 from normlab.training.distributed import process_group
-from normlab.training.optimizers import build_optimizers
+from normlab.training.optimizers import Optimizer, build_optimizers
 
 
 class Batches:
@@ -121,7 +121,7 @@ class TrainStep:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The optimizers' states."""
-        return [scaled.optimizer.state_dict() for scaled in self.optimizers]
+        return [_state_dict(scaled.optimizer) for scaled in self.optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Restores the optimizers' states. Their settings are the recipe's, not the file's.
@@ -132,13 +132,8 @@ class TrainStep:
         if len(states) != len(self.optimizers):
             raise MalformedError(f"{len(states)} optimizers, expected {len(self.optimizers)}")
         for scaled, state in zip(self.optimizers, states, strict=True):
-            own = scaled.optimizer.state_dict()
-            weights = [w for group in scaled.optimizer.param_groups for w in group["params"]]
-            own["state"] = {
-                number: _state_of(weights, number, values)
-                for number, values in entry(state, "state", dict).items()
-            }
-            scaled.optimizer.load_state_dict(own)
+            for number, values in entry(state, "state", dict).items():
+                _restore(scaled.optimizer, number, values)
 
     def step(
         self, rate: float, inputs: Tensor, labels: Tensor, taught: Tensor | None = None
@@ -194,20 +189,30 @@ class TrainStep:
             scaled.step(rate)
 
 
-def _state_of(weights: list[Tensor], number: Any, values: Any) -> dict[str, Tensor]:
-    """What an optimizer keeps of one of its weights; MalformedError if a value does not fit it."""
-    if number not in range(len(weights)) or not isinstance(values, dict):
+def _state_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """An optimizer's momenta by their weights' numbers, in the layout of PyTorch's optimizers."""
+    return {
+        "state": {
+            number: {optimizer.MOMENTUM: optimizer.momenta[weight]}
+            for number, weight in enumerate(optimizer.weights)
+            if weight in optimizer.momenta
+        }
+    }
+
+
+def _restore(optimizer: Optimizer, number: Any, values: Any) -> None:
+    """Sets what an optimizer keeps of a weight; MalformedError if it does not fit the weight."""
+    if number not in range(len(optimizer.weights)) or not isinstance(values, dict):
         raise MalformedError(f"its optimizer has no state {reprlib.repr(number)}")
-    weight, kept = weights[number], {}
-    for name, value in values.items():
-        if value is None:
-            continue
-        if not (
-            isinstance(value, Tensor)
-            and value.device.type == "cpu"
-            and value.layout == torch.strided
-            and (value.shape, value.dtype) == (weight.shape, weight.dtype)
-        ):
-            raise MalformedError(f"its optimizer's state {number} is not that of a weight")
-        kept[name] = value.detach().clone()  # a forged one may have all its values in one place
-    return kept
+    weight, value = optimizer.weights[number], values.get(optimizer.MOMENTUM)
+    if value is None:
+        return
+    if not (
+        isinstance(value, Tensor)
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        and (value.shape, value.dtype) == (weight.shape, weight.dtype)
+    ):
+        raise MalformedError(f"its optimizer's state {number} is not that of a weight")
+    # A copy: a forged one may have all its values in one place.
+    optimizer.momenta[weight] = value.detach().clone().to(weight.device)

@@ -1,6 +1,10 @@
 """The handwritten digits that come with scikit-learn: they need no download."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
+from numpy.typing import NDArray
 
 from normlab.data.dataset import Dataset, Split
 from normlab.data.sources import Request
@@ -18,13 +22,12 @@ def load(_: Request) -> Dataset:
     1,437 training and 360 test images in ten classes; the split is always the same.
     Source: the test part of UCI's "Optical Recognition of Handwritten Digits".
     """
-    from sklearn.datasets import load_digits  # takes seconds
-
-    source = load_digits()
-    grey = np.rint(source.images * (255 / 16)).astype(np.uint8)  # 0..16 → 0..255
+    table = _read()
+    values = table[:, :-1].reshape(-1, 8, 8)
+    grey = np.rint(values * (255 / 16)).astype(np.uint8)  # 0..16 → 0..255
     large = grey.repeat(4, axis=1).repeat(4, axis=2)
     images = np.repeat(large[:, None], 3, axis=1)
-    labels = source.target.astype(np.int64)
+    labels = table[:, -1].astype(np.int64)
     test, train = stratified(labels, TEST_IMAGES, seed=0)
     whole = Split(images, labels)
     return Dataset(
@@ -33,6 +36,20 @@ def load(_: Request) -> Dataset:
         train=whole.take(train),
         test=whole.take(test),
     )
+
+
+def _read() -> NDArray[np.float64]:
+    """scikit-learn's table of the digits: 64 values and the label, one line for each."""
+    package = find_spec("sklearn")  # not imported: that takes more than a second
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.exists():
+        return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    return np.column_stack([source.data, source.target])
 
 
 def needs_download() -> bool:
