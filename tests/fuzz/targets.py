@@ -138,7 +138,7 @@ def pickled_batch():
 def images_of(folder):
     """Reads a CIFAR-10 with one image per file: either completely or not at all."""
     with patch.object(layouts, "RECORDS", 1):
-        dataset = load("cifar10", data_root=folder)
+        dataset = load("cifar10", data_root=folder, channels="colour")
     assert dataset.train.images.shape == (5, 3, 32, 32)
     assert dataset.test.labels.shape == (1,)
     assert dataset.train.labels.max() < 10
