@@ -292,6 +292,9 @@ def test_the_classifier_takes_the_shape_of_its_images():
     inputs = to_input(torch.from_numpy(images[:, None]))
     expected = fitted.trained_(inputs).softmax(1).detach().numpy()
     np.testing.assert_allclose(whole, expected, atol=1e-5)
+    np.testing.assert_array_equal(fitted.predict_proba(images[..., None]), whole)
+    (one,) = fitted.trained_.predict(images[0][:, :, None])
+    np.testing.assert_allclose(one.probabilities, expected[0], atol=1e-5)
     colour = np.stack([images, images, 255 - images], axis=3)
     assert normlab.Classifier(**options).fit(colour, labels).trained_.network.shape == (3, 24, 24)
     assert np.isclose(

@@ -33,8 +33,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A network as a scikit-learn estimator: for `Pipeline`, `cross_val_score`, `GridSearchCV`.
 
     `X` holds images: a uint8 array with values from 0 to 255, of shape N × H × W × 3,
-    N × H × W × 4 or N × H × W (grey), of any size; or a list of paths, file contents as bytes, PIL
-    images and such arrays. The network sees the square at the centre
+    N × H × W × 4, N × H × W × 1 or N × H × W (grey), of any size; or a list of paths, file contents
+    as bytes, PIL images and such arrays. The network sees the square at the centre
     (`normlab.data.images.to_pixels`), in one channel if no image has colour. Rows of a table are
     refused: reshape them.
 
@@ -211,11 +211,9 @@ def _pictures(given: Pictures) -> Pictures:
         raise ValueError(f"{actual}, a table: reshape its rows, X.reshape(-1, height, width)")
     if X.ndim == 3 and X.shape[2] in (3, 4):
         raise ValueError(f"{actual}, one picture: make it several, X[None]")
-    if X.ndim == 4 and X.shape[3] not in (3, 4) and X.shape[1] in (3, 4):
+    if X.ndim == 4 and X.shape[3] not in (1, 3, 4) and X.shape[1] in (1, 3, 4):
         raise ValueError(f"{actual}, channels first: put them last, X.transpose(0, 2, 3, 1)")
-    if X.ndim == 4 and X.shape[3] == 1:
-        raise ValueError(f"{actual}: grey is N × H × W, X[..., 0]")
-    if X.ndim not in (3, 4) or X.shape[3:] not in ((), (3,), (4,)) or not X.size:
+    if X.ndim not in (3, 4) or X.shape[3:] not in ((), (1,), (3,), (4,)) or not X.size:
         raise ValueError(f"{actual}, expected uint8, N × H × W × 3, N × H × W × 4 or N × H × W")
     if X.dtype != np.uint8:
         raise ValueError(f"{actual}, expected uint8: scale to 0–255 and X.round().astype('uint8')")

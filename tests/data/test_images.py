@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 from normlab.data import formats
 from normlab.data.images import peculiarities, read_picture, to_pixels
 from normlab.errors import DataError
-from peculiar import ANSWERED, REFUSED, RGB, encoded, jpeg_of_scans, orientation
+from peculiar import ANSWERED, REFUSED, RGB, WRITTEN, encoded, jpeg_of_scans, orientation
 
 
 @pytest.mark.parametrize("name", ANSWERED)
@@ -105,6 +105,8 @@ def test_unreadable_files_are_refused_on_one_line(name):
     ],
 )
 def test_too_many_pixels_are_refused_before_any_is_decoded(kind, monkeypatch):
+    if kind not in WRITTEN:
+        pytest.skip(f"this Pillow writes no {kind}")
     content = encoded(RGB.resize((128, 128)), kind)
     read_picture(content)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 128 * 128 - 1)

@@ -16,6 +16,7 @@ from normlab.data.dataset import repeated
 from normlab.errors import DataError
 from normlab.inference.finding import find_pictures
 from normlab.runs.run import Run
+from peculiar import WRITTEN
 
 RANDOM = np.random.default_rng(0)
 TRAIN = ("--recipe", "demo", "--epochs", "1", "--threads", "1", "--device", "cpu")
@@ -243,17 +244,18 @@ KINDS = {
 UNREAD = ("svg", "eps", "dng", "jxl")
 
 
-def test_of_sixteen_kinds_the_four_that_are_not_read_are_named_and_the_code_is_1(tmp_path, cli):
-    for suffix, kind in KINDS.items():
+def test_of_many_kinds_the_four_that_are_not_read_are_named_and_the_code_is_1(tmp_path, cli):
+    written = {suffix: kind for suffix, kind in KINDS.items() if kind in WRITTEN}
+    for suffix, kind in written.items():
         picture(tmp_path / "kinds" / f"x.{suffix}", kind)
     for suffix in UNREAD:
         (tmp_path / "kinds" / f"x.{suffix}").touch()
     code, output, errors = cli("predict", "--model", "nano", tmp_path / "kinds")
-    assert len(output.splitlines()) == 12
+    assert len(output.splitlines()) == len(written)
     assert errors.splitlines() == [
         "note: left out: 4 pictures that cannot be read "
         "(1 .dng, 1 .eps, 1 .jxl, 1 .svg: x.dng, x.eps, x.jxl …)",
-        "normlab: 4 of 16 pictures could not be read",
+        f"normlab: 4 of {len(written) + 4} pictures could not be read",
     ]
     assert code == 1
 
@@ -272,7 +274,7 @@ def test_files_that_are_no_pictures_are_counted_and_do_not_fail(tmp_path, cli):
 
 
 def test_a_picture_without_its_suffix_is_known_by_its_content(tmp_path, cli):
-    for name, kind in (("one", "PNG"), ("two.dat", "JPEG"), ("three.tmp", "AVIF")):
+    for name, kind in (("one", "PNG"), ("two.dat", "JPEG"), ("three.tmp", "TIFF")):
         picture(tmp_path / "p" / "train" / "a" / name, kind)
         picture(tmp_path / "p" / "train" / "b" / name, kind)
     (tmp_path / "p" / "train" / "b" / "four").write_bytes(b"no picture")

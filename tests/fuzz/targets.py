@@ -28,6 +28,7 @@ from normlab.runs.run import Run, read_metrics
 from normlab.storage.checksums import add_checksum
 from normlab.study import predictions
 from normlab.study.record import Study
+from peculiar import WRITTEN
 
 LONGEST = 2_000  # characters of an error
 
@@ -138,7 +139,7 @@ def pickled_batch():
 def images_of(folder):
     """Reads a CIFAR-10 with one image per file: either completely or not at all."""
     with patch.object(layouts, "RECORDS", 1):
-        dataset = load("cifar10", data_root=folder)
+        dataset = load("cifar10", data_root=folder, channels="colour")
     assert dataset.train.images.shape == (5, 3, 32, 32)
     assert dataset.test.labels.shape == (1,)
     assert dataset.train.labels.max() < 10
@@ -224,7 +225,8 @@ def study_json():
 
 
 BINARY = {
-    f"{name}.bin": bytes([5]) + bytes(range(256)) * 12 for name in layouts.CIFAR10.python.batches
+    f"{name}.bin": bytes([label]) + bytes(range(256)) * 12
+    for label, name in enumerate(layouts.CIFAR10.python.batches)
 }
 ARCHIVES = (
     archive(),
@@ -246,6 +248,7 @@ CONFIG = (NANO / "config.json").read_bytes()
 METRICS = (NANO / "metrics.jsonl").read_bytes()
 WEIGHTS = (NANO / "model.safetensors").read_bytes()
 STUDY = study_json()
+OTHER_KINDS = ("GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "TGA")
 PICTURES = (
     *(encoded("PNG", mode) for mode in ("RGB", "RGBA", "L", "1", "P", "I;16", "LA")),
     *(encoded("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
@@ -254,7 +257,8 @@ PICTURES = (
     encoded("WEBP", lossless=True),
     encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (12, 20))]),
     encoded("BMP"),
-    *(encoded(kind) for kind in ("GIF", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM", "QOI", "TGA")),
+    encoded("ICO", size=(48, 48)),
+    *(encoded(kind) for kind in OTHER_KINDS if kind in WRITTEN),
 )
 
 run_json = in_file("config.json", run_folder)

@@ -34,7 +34,7 @@ def read(picture: Picture, size: int) -> LoadedPicture:
 
     Args:
         picture: A path (`-` is the standard input), a file's bytes, a PIL image, or a uint8 array,
-            H × W, H × W × 3 or H × W × 4.
+            H × W, H × W × 1, H × W × 3 or H × W × 4.
         size: Height and width of the pixels.
 
     Raises:
@@ -82,11 +82,11 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     if (
         array.dtype != np.uint8
         or array.ndim < 2
-        or channels not in ((), (3,), (4,))
+        or channels not in ((), (1,), (3,), (4,))
         or not array.size
     ):
         raise TypeError(
             f"expected uint8, H × W, H × W × 3 or H × W × 4, got {array.dtype}, "
             f"{' × '.join(map(str, array.shape))}"
         )
-    return Image.fromarray(array)
+    return Image.fromarray(array[..., 0] if channels == (1,) else array)

@@ -11,6 +11,7 @@ from normlab.data import load
 from normlab.errors import DataError, UsageError
 from normlab.runs.run import Run
 from normlab.training.loop import train
+from peculiar import WRITTEN
 
 COUNTER = iter(range(10**6))
 
@@ -361,6 +362,8 @@ def test_a_table_of_something_else_is_left_out(tmp_path):
 def test_folders_read_the_formats_that_predictions_read(kind, tmp_path):
     from normlab.inference.pictures import read
 
+    if kind not in WRITTEN:
+        pytest.skip(f"this Pillow writes no {kind}")
     for name in ("ant", "bee"):
         for k in range(2):
             picture(tmp_path / name / f"{k}.{kind.lower()}", kind)
