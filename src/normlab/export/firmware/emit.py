@@ -187,14 +187,14 @@ def source(
         [
             f"/* {_comment(name, about)} */",
             f'#include "{name}.h"\n\n{math}#include <string.h>\n',
-            _filled(body, fill),
+            filled(body, fill),
             _finish(name, parts),
             *constants.text,
             "",
             f"static const struct step steps[{len(entries)}] = {{",
             *entries,
             "};",
-            _filled(run, fill),
+            filled(run, fill),
         ]
     )
     return Source(
@@ -214,7 +214,8 @@ def refuse_wide_rows(memory: Memory) -> None:
             )
 
 
-def _filled(text: str, fill: Mapping[str, str]) -> str:
+def filled(text: str, fill: Mapping[str, str]) -> str:
+    """A text with its `@words@` filled in."""
     return re.sub(r"@(\w+)@", lambda match: fill[match[1]], text)
 
 

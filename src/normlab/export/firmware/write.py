@@ -1,0 +1,181 @@
+"""Exports a run to a folder with a C program, after its proof."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normlab.data import Split
+from normlab.errors import NormlabError, UsageError, printable
+from normlab.export.exporter import (
+    CHECK_IMAGES,
+    count_correct,
+    eager,
+    metadata_of,
+    sample_of,
+)
+from normlab.export.firmware import emit, prove, reference
+from normlab.export.firmware.parameters import parameters_of
+from normlab.export.firmware.project import project
+from normlab.export.firmware.quantize import CALIBRATION_IMAGES, Quantized, quantize
+from normlab.network.memory import Memory, plan
+from normlab.network.steps import network_steps
+from normlab.runs.run import Run
+from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
+from normlab.wording import counted, percent
+
+LOSS = 0.005  # of accuracy, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A C program that was written, and how it was proved.
+
+    Attributes:
+        path: Its folder.
+        name: The name of its function and of its files.
+        arena: Bytes of its working memory, where a pointer has 4.
+        constants: Bytes of its weights and tables.
+        proved: Number of images on which the compiled program gave the reference's results, to the
+            last bit; 0 if it was written unproved.
+        images: Number of test images.
+        float_correct: How many of them the trained network classifies correctly.
+        correct: How many the program does.
+    """
+
+    path: Path
+    name: str
+    arena: int
+    constants: int
+    proved: int
+    images: int
+    float_correct: int
+    correct: int
+
+    def __str__(self) -> str:
+        proof = (
+            f"proved: compiled without warnings, and equal to the reference to the last bit on "
+            f"{counted(self.proved, 'image')}"
+            if self.proved
+            else "not proved: it was not compiled"
+        )
+        exact, whole = (percent(n / self.images, self.images) for n in (self.float_correct, self.correct))
+        return (
+            f"{printable(str(self.path))}: {self.name}.c, {self.name}.h, test.c, Makefile, "
+            f"README.md\n"
+            f"{self.arena:,} bytes of working memory, {self.constants:,} bytes of constants\n"
+            f"{proof}\n"
+            f"accuracy on {self.images:,} test images: {exact} in float32, {whole} in the program"
+        )
+
+
+def export_program(
+    run: Run, folder: Path, *, float32: bool, unproved: bool, data_root: Path | None
+) -> Program:
+    """Writes a run's network as a C program, if its proof succeeds.
+
+    The program is compiled with the machine's compiler, with all warnings as errors and with the
+    sanitizers for addresses and undefined behaviour. On 1,000 images (all, where there are fewer)
+    its results must equal those of the NumPy reference in every bit. On the test split it must lose
+    at most 0.5 points of accuracy, or one image.
+
+    Raises:
+        UsageError: The network has a part that has no C, or a file in the folder is not normlab's.
+        NormlabError: There is no compiler, or the proof fails: nothing was written.
+    """
+    if float32:
+        raise UsageError("--float is not there yet: leave it out")
+    refuse_link(folder)
+    name = emit.identifier(run.name)
+    files = (f"{name}.h", f"{name}.c", "test.c", "Makefile", "README.md")
+    for file in files:
+        refuse_foreign(folder / file, b"normlab")
+    compiler = prove.compiler()
+    if compiler is None and not unproved:
+        raise NormlabError(
+            "there is no C compiler, so the program cannot be proved: install one (cc), or write "
+            "it with --unproved"
+        )
+    steps = network_steps(
+        run.layout,
+        norm=run.config.norm,
+        classes=len(run.data.classes),
+        activation=run.summary.activation,
+    )
+    memory = plan(steps)
+    emit.refuse_wide_rows(memory)
+    network = run.network()
+    parameters = parameters_of(network, steps)
+    dataset = run.dataset(data_root)
+    test = dataset.test if len(dataset.test) else dataset.train
+    quantized = quantize(steps, parameters, sample_of(dataset.train, CALIBRATION_IMAGES).images)
+    text = emit.source(
+        name, quantized, memory, classes=run.data.classes, about=_about(run)
+    )
+    logits = reference.logits(quantized, test.images)
+    proved = 0
+    if compiler is not None:
+        sample = sample_of(test, CHECK_IMAGES).images
+        _prove(name, text, quantized, sample, compiler)
+        proved = len(sample)
+    correct = int((logits.argmax(1) == test.labels).sum())
+    float_correct = count_correct(eager(network), test)
+    _refuse_loss(test, float_correct, correct)
+    content = project(name, text, quantized, memory, run.data.classes)
+    for file, body in content.items():
+        write_atomically(folder / file, body)
+    return Program(
+        path=folder,
+        name=name,
+        arena=memory.arena,
+        constants=text.constants,
+        proved=proved,
+        images=len(test),
+        float_correct=float_correct,
+        correct=correct,
+    )
+
+
+def _about(run: Run) -> dict[str, str]:
+    """What the program's files say about its origin."""
+    metadata = metadata_of(run)
+    kept = ("layout", "norm", "activation", "seed", "weights", "fingerprint", "normlab")
+    return {key: metadata[key] for key in kept}
+
+
+def _prove(
+    name: str,
+    text: emit.Source,
+    quantized: Quantized,
+    pixels: NDArray[np.uint8],
+    compiler: str,
+) -> None:
+    """NormlabError if the compiled program gives other results than the reference."""
+    expected = reference.logits(quantized, pixels)
+    best, logits, scores = prove.run(
+        name,
+        {f"{name}.h": text.header, f"{name}.c": text.program},
+        pixels,
+        classes=expected.shape[1],
+        compile_with=compiler,
+    )
+    wrong = (logits != expected).any(1)
+    wrong |= (scores != reference.scores(quantized, expected)).any(1)
+    wrong |= best != expected.argmax(1)
+    if wrong.any():
+        raise NormlabError(
+            f"the C program differs from its reference on {wrong.sum():,} of {len(wrong):,} "
+            "images: nothing was written. Please report this"
+        )
+
+
+def _refuse_loss(test: Split, float_correct: int, correct: int) -> None:
+    lost = float_correct - correct
+    if lost > max(1, LOSS * len(test)):
+        raise NormlabError(
+            f"int8 loses {counted(lost, 'image')} of {len(test):,} test images "
+            f"({percent(float_correct / len(test), len(test))} in float32, "
+            f"{percent(correct / len(test), len(test))} in int8), more than 0.5 points: nothing was "
+            "written. Try --float"
+        )
