@@ -117,9 +117,7 @@ def plan(steps: Sequence[Step], *, item: int = 1) -> Memory:
         )
         for host, r in zip(hosts, rows, strict=True)
     ]
-    return Memory(
-        steps=tuple(steps), rows=tuple(placed), size=_extent(offsets, rows), item=item
-    )
+    return Memory(steps=tuple(steps), rows=tuple(placed), size=_extent(offsets, rows), item=item)
 
 
 def schedule(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
@@ -177,7 +175,9 @@ def _rows(steps: Sequence[Step], k: int, lives: list[tuple[int, int]], item: int
     while reader < len(steps) and steps[reader].kind in NORMS:
         reader += 1
     padding = steps[reader].padding if reader < len(steps) else 0
-    return Rows(count=count or height, width=columns * channels, padding=padding * channels, item=item)
+    return Rows(
+        count=count or height, width=columns * channels, padding=padding * channels, item=item
+    )
 
 
 def _hosts(steps: Sequence[Step], rows: Sequence[Rows]) -> list[int]:
@@ -198,9 +198,7 @@ def _hosts(steps: Sequence[Step], rows: Sequence[Rows]) -> list[int]:
 
 def _slots(lives: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
     """For each slot of a ring: when it is first written, and when it is last read."""
-    return [
-        (lives[slot][0], max(read for _, read in lives[slot::count])) for slot in range(count)
-    ]
+    return [(lives[slot][0], max(read for _, read in lives[slot::count])) for slot in range(count)]
 
 
 def _place(

@@ -21,7 +21,8 @@ _WIDEST = 2**16 - 1
 # The parts, in the order in which the program needs them.
 _PARTS = (
     "start", "slopes", "table", "addition", "coefficients", "rounded", "input", "convolution",
-    "convolution_signed", "convolution_unsigned", "depthwise", "dense", "connect", "classify",
+    "convolution_signed", "convolution_unsigned", "depthwise", "depthwise_signed",
+    "depthwise_unsigned", "dense", "connect", "classify",
     "maximum", "average", "mean", "group_norm", "pixel_norm", "affine",
 )  # fmt: skip
 _KEYWORDS = frozenset(
@@ -84,8 +85,6 @@ def _kernel(step: Step, source: Step | None, *, last: bool) -> _Kernel:
             return _Kernel("pool_average", ("average",))
         case "mean":
             return _Kernel("average_map", ("mean",))
-        case "depthwise":
-            return _Kernel("convolve_depthwise", ("depthwise",))
         case "group-norm" | "rms-norm":
             return _Kernel("normalize_groups", ("coefficients", "rounded", "group_norm"))
         case "pixel-norm":
@@ -93,9 +92,11 @@ def _kernel(step: Step, source: Step | None, *, last: bool) -> _Kernel:
     assert source is not None
     if last:
         return _Kernel("classify", ("dense", "classify"))
-    if step.window == step.source[1:]:
+    if step.kind == "convolution" and step.window == step.source[1:]:
         return _Kernel("connect", ("dense", "connect"))
     sign = "signed" if source.signed else "unsigned"
+    if step.kind == "depthwise":
+        return _Kernel(f"convolve_channels_{sign}", ("depthwise", f"depthwise_{sign}"))
     return _Kernel(f"convolve_{sign}", ("convolution", f"convolution_{sign}"))
 
 
@@ -161,7 +162,9 @@ def source(
     parts = {"start"}
     entries = []
     for k, own in enumerate(network.steps):
-        kernel = _kernel(own.step, memory.steps[k - 1] if k else None, last=k == len(memory.steps) - 1)
+        kernel = _kernel(
+            own.step, memory.steps[k - 1] if k else None, last=k == len(memory.steps) - 1
+        )
         parts |= {*kernel.parts}
         entries.append(_entry(own, memory, k, kernel.function, constants))
         parts |= {
@@ -265,7 +268,8 @@ def _entry(own: Integers, memory: Memory, k: int, function: str, constants: _Con
         "sum_shift": addition.shift if addition else 0,
         "sign": 128 if step.signed else 0,
         "whole": int(
-            step.kind in ("group-norm", "rms-norm") or (before is not None and before.kind == "mean")
+            step.kind in ("group-norm", "rms-norm")
+            or (before is not None and before.kind == "mean")
         ),
         "centred": int(step.kind == "group-norm"),
     }

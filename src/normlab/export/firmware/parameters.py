@@ -70,9 +70,7 @@ def parameters_of(network: Network, steps: Sequence[Step]) -> list[Parameters]:
 def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
     step = steps[k]
     channels = step.target[0]
-    found = Parameters(
-        weight=np.ones(channels, np.float32), bias=np.zeros(channels, np.float32)
-    )
+    found = Parameters(weight=np.ones(channels, np.float32), bias=np.zeros(channels, np.float32))
     if step.block < 0:
         std = network.input_std.double().numpy()
         found.weight = (1 / (255 * std)).astype(np.float32)
@@ -187,7 +185,9 @@ def _before(step: Step, own: Parameters, x: Tensor) -> Tensor:
         case "rms-norm":
             x = x * (x.square().mean((1, 2, 3), keepdim=True) + own.epsilon).rsqrt()
         case "pixel-norm":
-            normalized = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], *_affine(own), own.epsilon)
+            normalized = F.layer_norm(
+                x.permute(0, 2, 3, 1), x.shape[1:2], *_affine(own), own.epsilon
+            )
             return normalized.permute(0, 3, 1, 2)
     weight, bias = _affine(own)
     return x * weight[:, None, None] + bias[:, None, None]

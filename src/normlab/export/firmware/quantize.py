@@ -127,9 +127,7 @@ def quantize(
             done.append(last)
             break
         done.append(_integers(step, own, ranges[k], source, done, raw=_reader(steps, k)))
-    return Quantized(
-        steps=tuple(done), unit=unit, score_shift=max(0, unit - _SCORE_STEP)
-    )
+    return Quantized(steps=tuple(done), unit=unit, score_shift=max(0, unit - _SCORE_STEP))
 
 
 def _reader(steps: Sequence[Step], k: int) -> str | None:
@@ -332,7 +330,11 @@ def _addition(own: float, other: float, low: int, high: int) -> Addition:
     if largest * 2.0**shift >= 2.0**21:
         raise NormlabError("a residual branch of the network is too large for int8: use --float")
     return Addition(
-        own=round(own * 2.0**shift), other=round(other * 2.0**shift), shift=shift, low=low, high=high
+        own=round(own * 2.0**shift),
+        other=round(other * 2.0**shift),
+        shift=shift,
+        low=low,
+        high=high,
     )
 
 

@@ -60,7 +60,9 @@ class Program:
             if self.proved
             else "not proved: it was not compiled"
         )
-        exact, whole = (percent(n / self.images, self.images) for n in (self.float_correct, self.correct))
+        exact, whole = (
+            percent(n / self.images, self.images) for n in (self.float_correct, self.correct)
+        )
         return (
             f"{printable(str(self.path))}: {self.name}.c, {self.name}.h, test.c, Makefile, "
             f"README.md\n"
@@ -110,9 +112,7 @@ def export_program(
     dataset = run.dataset(data_root)
     test = dataset.test if len(dataset.test) else dataset.train
     quantized = quantize(steps, parameters, sample_of(dataset.train, CALIBRATION_IMAGES).images)
-    text = emit.source(
-        name, quantized, memory, classes=run.data.classes, about=_about(run)
-    )
+    text = emit.source(name, quantized, memory, classes=run.data.classes, about=_about(run))
     logits = reference.logits(quantized, test.images)
     proved = 0
     if compiler is not None:

@@ -1,12 +1,15 @@
 
 #if defined __ARM_FEATURE_DSP
-/* Bytes 0 and 2 of a word as two 16-bit numbers, and bytes 1 and 3. */
-#define EVEN(word, is_signed) ((is_signed) ? __sxtb16(word) : __uxtb16(word))
-#define ODD(word, is_signed) EVEN(rotated(word), is_signed)
-
-static inline uint32_t rotated(uint32_t word)
+/* Bytes 0 and 2 of a word as two 16-bit numbers. */
+static inline int16x2_t even(uint32_t word, int is_signed)
 {
-    return word >> 8 | word << 24;
+    return is_signed ? __sxtb16((int8x4_t)word) : (int16x2_t)__uxtb16(word);
+}
+
+/* Bytes 1 and 3. */
+static inline int16x2_t odd(uint32_t word, int is_signed)
+{
+    return even(word >> 8 | word << 24, is_signed);
 }
 
 static inline uint32_t word_at(const void *bytes)
@@ -21,30 +24,28 @@ static inline uint32_t word_at(const void *bytes)
 static inline void multiply(const uint8_t *x, const uint8_t *y, const int8_t *v, const int8_t *w,
                             int n, int is_signed, int32_t *sums)
 {
-    int32_t sign = is_signed ? 128 : 0;
     int32_t xv = sums[0], xw = sums[1], yv = sums[2], yw = sums[3];
 #if defined __ARM_FEATURE_DSP
     for (; n >= 4; n -= 4) {
         uint32_t a = word_at(v), b = word_at(w), c = word_at(x), d = word_at(y);
-        uint32_t even = EVEN(c, is_signed), other = EVEN(d, is_signed);
-        uint32_t filter = __sxtb16(a);
-        xv = __smlad(even, filter, xv);
-        yv = __smlad(other, filter, yv);
-        filter = __sxtb16(b);
-        xw = __smlad(even, filter, xw);
-        yw = __smlad(other, filter, yw);
-        even = ODD(c, is_signed), other = ODD(d, is_signed);
-        filter = ODD(a, 1);
-        xv = __smlad(even, filter, xv);
-        yv = __smlad(other, filter, yv);
-        filter = ODD(b, 1);
-        xw = __smlad(even, filter, xw);
-        yw = __smlad(other, filter, yw);
+        int16x2_t left = even(c, is_signed), right = even(d, is_signed), filter = even(a, 1);
+        xv = __smlad(left, filter, xv);
+        yv = __smlad(right, filter, yv);
+        filter = even(b, 1);
+        xw = __smlad(left, filter, xw);
+        yw = __smlad(right, filter, yw);
+        left = odd(c, is_signed), right = odd(d, is_signed), filter = odd(a, 1);
+        xv = __smlad(left, filter, xv);
+        yv = __smlad(right, filter, yv);
+        filter = odd(b, 1);
+        xw = __smlad(left, filter, xw);
+        yw = __smlad(right, filter, yw);
         x += 4, y += 4, v += 4, w += 4;
     }
 #endif
     for (; n > 0; n--) {
-        int32_t c = value_of(*x++, sign), d = value_of(*y++, sign), a = *v++, b = *w++;
+        int32_t c = signed_or_not(*x++, is_signed), d = signed_or_not(*y++, is_signed);
+        int32_t a = *v++, b = *w++;
         xv += c * a, xw += c * b, yv += d * a, yw += d * b;
     }
     sums[0] = xv, sums[1] = xw, sums[2] = yv, sums[3] = yw;

@@ -43,6 +43,11 @@ static inline int32_t value_of(uint8_t byte, int32_t sign)
     return (byte ^ sign) - sign;
 }
 
+static inline int32_t signed_or_not(uint8_t byte, int is_signed)
+{
+    return is_signed ? (int8_t)byte : byte;
+}
+
 /* A sum of products in units of the output. Shifts of negative numbers round down. */
 static inline int32_t scaled(int32_t sum, int32_t multiplier, int32_t offset, int shift)
 {
