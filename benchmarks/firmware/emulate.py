@@ -89,7 +89,7 @@ def emulate(folder: Path, name: str, pixels: np.ndarray, board: str, optimize="-
                 ("scores", "f4" if real else "i1", classes),
                 ("instructions", "u4"),
                 ("stack", "u4"),
-            ]  # fmt: skip
+            ]
         )
         results = np.frombuffer(Path(build, "results").read_bytes(), record)
         flash, constants = _flash(Path(build, "map").read_text())

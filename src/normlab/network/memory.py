@@ -11,7 +11,6 @@ from functools import cached_property
 
 from normlab.network.steps import NORMS, Step
 
-
 POINTER = 4  # bytes, on the microcontrollers that this is for
 _BY_ROW = ("pixel-norm", "affine")
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,33 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.errors import UsageError
-from normlab.export.firmware.quantize import MEAN_FACTOR, Integers, Quantized
 from normlab.network.memory import Memory
 from normlab.network.steps import Step
+from normlab.network.zoo import ZOO
 
-_FOLDER = Path(__file__).parent / "c"
+PARTS = Path(__file__).parent / "c"
 _WIDEST = 2**16 - 1
-
-# The parts, in the order in which the program needs them.
-_PARTS = (
-    "start", "slopes", "table", "addition", "coefficients", "rounded", "input", "convolution",
-    "convolution_signed", "convolution_unsigned", "depthwise", "depthwise_signed",
-    "depthwise_unsigned", "dense", "connect", "classify",
-    "maximum", "average", "mean", "group_norm", "pixel_norm", "affine",
-)  # fmt: skip
-_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if "
-    "inline int long main register restrict return short signed sizeof static struct switch "
-    "typedef union unsigned void volatile while steps".split()
-)
 
 
 def identifier(text: str) -> str:
-    """A name for C that resembles a text: `micro-bn-0` becomes `micro_bn_0`."""
+    """A name for C that resembles a text: `micro-bn-0` becomes `micro_bn_0`, `int` `net_int`.
+
+    What is one word could be a word of C or of its library, and so could what ends with `_t`.
+    """
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:40].rstrip("_")
-    if not name or name[0].isdigit() or name in _KEYWORDS:
-        name = f"net_{name}".rstrip("_")
-    return name
+    safe = name in ZOO or ("_" in name and not name.endswith("_t") and not name[0].isdigit())
+    return name if safe else f"net_{name}".rstrip("_")
 
 
 def c_string(text: str) -> str:
@@ -50,7 +39,7 @@ def c_string(text: str) -> str:
 def array(values: NDArray[Any]) -> str:
     """A C initializer, in lines of 100 columns."""
     flat = values.ravel()
-    numbers = [_float(v) for v in flat] if flat.dtype.kind == "f" else [str(int(v)) for v in flat]
+    numbers = [real(v) for v in flat] if flat.dtype.kind == "f" else [str(int(v)) for v in flat]
     lines, line = [], "   "
     for number in numbers:
         if len(line) + len(number) > 97:
@@ -60,47 +49,13 @@ def array(values: NDArray[Any]) -> str:
     return "{\n" + "\n".join([*lines, line]) + "\n}"
 
 
-def _float(value: Any) -> str:
+def real(value: Any) -> str:
+    """A float32 as a C literal, exact."""
     text = f"{float(value):.9g}"
     return f"{text}f" if set(text) & set(".e") else f"{text}.0f"
 
 
-@dataclass(frozen=True)
-class _Kernel:
-    """The function that runs a step, and the parts that it needs."""
-
-    function: str
-    parts: tuple[str, ...]
-
-
-def _kernel(step: Step, source: Step | None, *, last: bool) -> _Kernel:
-    match step.kind:
-        case "input":
-            return _Kernel("read_picture", ("coefficients", "input"))
-        case "affine":
-            return _Kernel("apply_affine", ("coefficients", "affine"))
-        case "maximum":
-            return _Kernel("pool_maximum", ("maximum",))
-        case "average":
-            return _Kernel("pool_average", ("average",))
-        case "mean":
-            return _Kernel("average_map", ("mean",))
-        case "group-norm" | "rms-norm":
-            return _Kernel("normalize_groups", ("coefficients", "rounded", "group_norm"))
-        case "pixel-norm":
-            return _Kernel("normalize_pixels", ("rounded", "pixel_norm"))
-    assert source is not None
-    if last:
-        return _Kernel("classify", ("dense", "classify"))
-    if step.kind == "convolution" and step.window == step.source[1:]:
-        return _Kernel("connect", ("dense", "connect"))
-    sign = "signed" if source.signed else "unsigned"
-    if step.kind == "depthwise":
-        return _Kernel(f"convolve_channels_{sign}", ("depthwise", f"depthwise_{sign}"))
-    return _Kernel(f"convolve_{sign}", ("convolution", f"convolution_{sign}"))
-
-
-class _Constants:
+class Constants:
     """The program's arrays: each content once."""
 
     def __init__(self) -> None:
@@ -137,10 +92,68 @@ class Source:
     constants: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """What differs between programs in int8 and in float32.
+
+    Attributes:
+        folder: The folder of `c/` with its parts.
+        parts: The parts that the network needs, beside `start`.
+        entries: The fields of each step in the program's table, beside those of all programs.
+        values: The C type of a value; so are `sums` of logits and sums, `score` of a score.
+        sums: As above.
+        score: As above.
+        scores: The last lines of the function, which fill `scores`.
+        meaning: What a score is, for the header's comment.
+        defines: Further lines of the header.
+        fill: Further words of the parts.
+    """
+
+    folder: str
+    parts: frozenset[str]
+    entries: Sequence[Mapping[str, object]]
+    values: str
+    sums: str
+    score: str
+    scores: str
+    meaning: str
+    defines: str = ""
+    fill: Mapping[str, str]
+
+
+# The parts, in the order in which a program needs them.
+_ORDER = (
+    *(
+        "start",
+        "slopes",
+        "exponential",
+        "logistic",
+        "relu",
+        "leaky",
+        "hard_swish",
+        "silu",
+        "gelu",
+        "tanh",
+    ),
+    *("table", "activation", "addition", "coefficients", "rounded", "input", "convolution"),
+    *("convolution_signed", "convolution_unsigned", "depthwise", "depthwise_signed"),
+    *("depthwise_unsigned", "dense", "connect", "classify", "maximum", "average", "mean"),
+    *("group_norm", "pixel_norm", "affine"),
+)
+# What is done to a row after its step's function: the part, the condition and the call.
+_FINISH = (
+    ("slopes", "step->slopes", "apply_slopes(step, row)"),
+    ("table", "step->table", "apply_table(step, row)"),
+    ("activation", "step->activation", "activate(step, row)"),
+    ("addition", "step->skip >= 0", "add_skip(step, arena, row, turn)"),
+)
+
+
 def source(
     name: str,
-    network: Quantized,
     memory: Memory,
+    dialect: Dialect,
+    constants: Constants,
     *,
     classes: Iterable[str],
     about: Mapping[str, str],
@@ -149,62 +162,80 @@ def source(
 
     Args:
         name: A C identifier, in lower case.
-        network: Its integers.
         memory: Where its rows lie.
+        dialect: Its parts and its steps' numbers.
+        constants: The arrays that the steps name.
         classes: The classes' names.
-        about: What the header says about its origin: names and texts.
-
-    Raises:
-        UsageError: A row is longer than the program's tables allow.
+        about: What the files say about its origin: names and texts.
     """
-    refuse_wide_rows(memory)
-    constants = _Constants()
-    parts = {"start"}
-    entries = []
-    for k, own in enumerate(network.steps):
-        kernel = _kernel(
-            own.step, memory.steps[k - 1] if k else None, last=k == len(memory.steps) - 1
-        )
-        parts |= {*kernel.parts}
-        entries.append(_entry(own, memory, k, kernel.function, constants))
-        parts |= {
-            part
-            for part, used in (
-                ("slopes", own.slopes is not None),
-                ("table", own.table is not None),
-                ("addition", own.addition is not None),
-            )
-            if used
-        }
+    parts = {"start", *dialect.parts}
     fill = {
         "name": name,
         "classes": str(memory.steps[-1].target[0]),
         "steps": str(len(memory.steps)),
-        "score_shift": str(network.score_shift),
-        "mean_factor": str(MEAN_FACTOR),
+        "score": dialect.score,
+        **dialect.fill,
     }
-    body = "".join((_FOLDER / f"{part}.c").read_text() for part in _PARTS if part in parts)
-    run = (_FOLDER / "run.c").read_text()
-    math = "#include <math.h>\n" if {"rounded"} & parts else ""
+    fill["scores"] = filled(dialect.scores, fill)
+    body = "".join(
+        Path(PARTS, dialect.folder, f"{part}.c").read_text() for part in _ORDER if part in parts
+    )
+    acle = "\n#if defined __ARM_FEATURE_DSP\n#include <arm_acle.h>\n#endif\n"
     program = "\n".join(
         [
             f"/* {_comment(name, about)} */",
-            f'#include "{name}.h"\n\n{math}#include <string.h>\n',
+            f'#include "{name}.h"\n',
+            *(["#include <math.h>"] if parts & {"group_norm", "pixel_norm"} else []),
+            f"#include <string.h>\n{acle if 'convolution' in parts else ''}",
             filled(body, fill),
-            _finish(name, parts),
+            _finish(name, dialect, parts),
             *constants.text,
             "",
-            f"static const struct step steps[{len(entries)}] = {{",
-            *entries,
+            f"static const struct step steps[{len(dialect.entries)}] = {{",
+            *(_entry(memory, k, fields) for k, fields in enumerate(dialect.entries)),
             "};",
-            filled(run, fill),
+            "",
+            filled((PARTS / "run.c").read_text(), fill).lstrip("\n"),
         ]
     )
     return Source(
-        header=_header(name, network, memory, classes, about),
+        header=_header(name, memory, dialect, classes, about),
         program=program,
         constants=constants.size,
     )
+
+
+def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
+    """The function that runs a step, and the parts that it needs, where both dialects agree."""
+    match step.kind:
+        case "input":
+            return "read_picture", ("input",)
+        case "affine":
+            return "apply_affine", ("affine",)
+        case "maximum":
+            return "pool_maximum", ("maximum",)
+        case "average":
+            return "pool_average", ("average",)
+        case "mean":
+            return "average_map", ("mean",)
+        case "group-norm" | "rms-norm":
+            return "normalize_groups", ("group_norm",)
+        case "pixel-norm":
+            return "normalize_pixels", ("pixel_norm",)
+        case "depthwise":
+            return "convolve_channels", ("depthwise",)
+    if last:
+        return "classify", ("dense", "classify")
+    if step.window == step.source[1:]:
+        return "connect", ("dense", "connect")
+    return "convolve", ("convolution",)
+
+
+def laid_out(filters: NDArray[Any] | None, step: Step) -> NDArray[Any] | None:
+    """A step's filters as the program reads them: depthwise ones rows × columns × channels."""
+    if filters is None or step.kind != "depthwise":
+        return filters
+    return np.ascontiguousarray(filters[..., 0].transpose(1, 2, 0))
 
 
 def refuse_wide_rows(memory: Memory) -> None:
@@ -222,33 +253,18 @@ def filled(text: str, fill: Mapping[str, str]) -> str:
     return re.sub(r"@(\w+)@", lambda match: fill[match[1]], text)
 
 
-def _entry(own: Integers, memory: Memory, k: int, function: str, constants: _Constants) -> str:
+def _entry(memory: Memory, k: int, own: Mapping[str, object]) -> str:
     """A step's entry in the program's table: what is 0 or NULL is left out."""
-    step, rows = own.step, memory.rows[k]
+    step, rows = memory.steps[k], memory.rows[k]
     before = memory.steps[k - 1] if k else None
     last = k == len(memory.steps) - 1
-    filters = own.filters
-    if filters is not None and step.kind == "depthwise":
-        filters = filters[..., 0].transpose(1, 2, 0)
-    floats = None
-    if own.floats:
-        numbers = [own.floats[part] for part in ("scale", "weight", "bias")]
-        floats = np.concatenate([*numbers, [np.float32(own.epsilon)]]).astype(np.float32)
-    addition = own.addition
     channels, height, columns = step.target
+    whole_map = step.kind in ("group-norm", "rms-norm")
     fields: dict[str, object] = {
-        "run": function,
-        "filters": constants.name("filters", "int8_t", filters),
-        "multipliers": constants.name("multipliers", "int32_t", own.multipliers),
-        "offsets": constants.name("offsets", "int32_t", own.offsets),
-        "table": constants.name("table", "uint8_t", own.table),
-        "slopes": constants.name("slopes", "int16_t", own.slopes),
-        "floats": constants.name("floats", "float", floats),
-        "own": addition.own if addition else 0,
-        "other": addition.other if addition else 0,
-        "at": 0 if last else rows.offset,
+        **own,
+        "at": 0 if last else rows.offset // rows.item,
         "count": 0 if last else rows.count,
-        "slot": rows.slot_size,
+        "slot": rows.slot_size // rows.item,
         "width": rows.width,
         "padding": rows.padding,
         "height": height,
@@ -257,25 +273,17 @@ def _entry(own: Integers, memory: Memory, k: int, function: str, constants: _Con
         "turns": step.turns,
         "window": step.window[0],
         "groups": step.groups,
-        "low": own.low,
-        "high": own.high,
-        "sum_low": addition.low if addition else 0,
-        "sum_high": addition.high if addition else 0,
         "skip": -1 if step.skip is None else step.skip,
         "stride": step.stride,
         "border": step.padding,
-        "shift": own.shift,
-        "sum_shift": addition.shift if addition else 0,
-        "sign": 128 if step.signed else 0,
-        "whole": int(
-            step.kind in ("group-norm", "rms-norm")
-            or (before is not None and before.kind == "mean")
-        ),
+        "whole": int(whole_map or (before is not None and before.kind == "mean")),
         "centred": int(step.kind == "group-norm"),
     }
-    set_fields = [f".{key} = {value}" for key, value in fields.items() if value not in (0, "NULL")]
     lines, line = [], "    {"
-    for text in set_fields:
+    for key, value in fields.items():
+        if value in (0, "NULL"):
+            continue
+        text = f".{key} = {value}"
         if len(line) + len(text) > 97:
             lines.append(line.rstrip())
             line = "     "
@@ -283,23 +291,20 @@ def _entry(own: Integers, memory: Memory, k: int, function: str, constants: _Con
     return "\n".join([*lines, line.rstrip(", ") + "},"])
 
 
-def _finish(name: str, parts: set[str]) -> str:
-    """What is done to a row after its step's function: as much as the network needs."""
+def _finish(name: str, dialect: Dialect, parts: set[str]) -> str:
+    """The function that is called after a step's own: as much of it as the network needs."""
     lines = [
         "/* What comes after a row's values: activation, addition, zeros at its ends. */",
         f"static void finish(const struct step *step, struct {name}_arena *arena, int turn)",
         "{",
-        "    uint8_t *row = row_of(step, arena, turn);",
+        f"    {dialect.values} *row = row_of(step, arena, turn);",
     ]
-    if "slopes" in parts:
-        lines += ["    if (step->slopes)", "        apply_slopes(step, row);"]
-    if "table" in parts:
-        lines += ["    if (step->table)", "        apply_table(step, row);"]
-    if "addition" in parts:
-        lines += ["    if (step->skip >= 0)", "        add_skip(step, arena, row, turn);"]
+    for part, condition, call in _FINISH:
+        if part in parts:
+            lines += [f"    if ({condition})", f"        {call};"]
     lines += [
-        "    memset(row - step->padding, 0, step->padding);",
-        "    memset(row + step->width, 0, step->padding);",
+        "    memset(row - step->padding, 0, step->padding * sizeof *row);",
+        "    memset(row + step->width, 0, step->padding * sizeof *row);",
         "}",
         "",
     ]
@@ -308,15 +313,15 @@ def _finish(name: str, parts: set[str]) -> str:
 
 def _comment(name: str, about: Mapping[str, str]) -> str:
     """The origin, as the content of a comment: nothing in it can end the comment."""
-    lines = [f"{name}, a network trained with normlab.", ""]
+    lines = [f"{name}: a network trained with normlab."]
     lines += [f"{key}: {json.dumps(value)}" for key, value in about.items()]
     return "\n   ".join(line.replace("*/", "* /").replace("/*", "/ *") for line in lines)
 
 
 def _header(
     name: str,
-    network: Quantized,
     memory: Memory,
+    dialect: Dialect,
     classes: Iterable[str],
     about: Mapping[str, str],
 ) -> str:
@@ -324,18 +329,13 @@ def _header(
     upper = name.upper()
     names = ", \\\n    ".join(map(c_string, classes))
     areas = [
-        ("const uint8_t *", "pixels", 1),
-        ("int32_t ", "logits", memory.steps[-1].target[0]),
-        ("int32_t ", "sums", memory.sums),
-        ("int32_t ", "coefficients", memory.coefficients),
-        ("uint16_t ", "done", len(memory.steps)),
-        ("uint8_t ", "rows", max(memory.size, 1)),
+        (dialect.sums, "logits", memory.steps[-1].target[0]),
+        (dialect.sums, "sums", memory.sums),
+        (dialect.sums, "coefficients", memory.coefficients),
+        ("uint16_t", "done", len(memory.steps)),
+        (dialect.values, "rows", max(memory.size // memory.item, 1)),
     ]
-    fields = "\n".join(
-        f"    {kind}{field};" if field == "pixels" else f"    {kind}{field}[{count}];"
-        for kind, field, count in areas
-        if count
-    )
+    fields = "\n".join(f"    {kind} {field}[{count}];" for kind, field, count in areas if count)
     return f"""/* {_comment(name, about)} */
 #ifndef {upper}_H
 #define {upper}_H
@@ -350,23 +350,22 @@ extern "C" {{
 #define {upper}_HEIGHT {height}
 #define {upper}_WIDTH {width}
 #define {upper}_CLASSES {memory.steps[-1].target[0]}
-#define {upper}_SCORE_STEP {_float(network.score_step)} /* nats from one score to the next */
-#define {upper}_CLASS_NAMES {{ \\
+{filled(dialect.defines, {"NAME": upper})}#define {upper}_CLASS_NAMES {{ \\
     {names}}}
 
-/* Working memory: {memory.arena:,} bytes where a pointer has {4}. Its content need not be kept. */
+/* Working memory: {memory.arena:,} bytes where a pointer has 4. Its content need not be kept. */
 struct {name}_arena {{
+    const uint8_t *pixels;
 {fields}
 }};
 
 /* Classifies a picture.
 
    pixels: HEIGHT x WIDTH x CHANNELS bytes: rows from top to bottom, pixels from left to right,
-           red, green, blue.
-   scores: CLASSES results. The best class has 127, and a probability is proportional to
-           exp(score * SCORE_STEP).
+           the colours of a pixel in the order red, green, blue.
+   scores: CLASSES results. {dialect.meaning}
    Returns the best class, from 0. It keeps nothing between calls, and needs no heap. */
-int {name}(const uint8_t *pixels, int8_t *scores, struct {name}_arena *arena);
+int {name}(const uint8_t *pixels, {dialect.score} *scores, struct {name}_arena *arena);
 
 #ifdef __cplusplus
 }}

@@ -1,7 +1,7 @@
 """The trained numbers of each step, and what the steps compute with them in float32."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,11 @@ from normlab.layers import activations
 from normlab.layers.activations import Activate
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.dyt import DynamicTanh
-from normlab.layers.norms.sample import ChannelLayerNorm, StandardizedConv2d
+from normlab.layers.norms.sample import ChannelLayerNorm
 from normlab.network.model import Convolution, FullyConnected, Network
 from normlab.network.steps import Step
 
 Values = NDArray[np.float32]
-
-
-def _none() -> Any:
-    return field(default=None)
 
 
 @dataclass(kw_only=True)
@@ -86,13 +82,15 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
     norm = _norm_of(block, steps, k)
     if step.weighted:
         conv = block.depthwise if step.kind == "depthwise" else block.conv
-        standardized = isinstance(conv, StandardizedConv2d) and conv.groups == 1
-        filters = conv.standardized() if standardized else conv.weight  # type: ignore
+        filters: Any = conv.standardized() if standardized else conv.weight  # type: ignore
         found.filters = _array(filters).transpose(0, 2, 3, 1)
     first, *rest = norm if type(norm) is nn.Sequential else [norm]
     activate = next((layer for layer in rest if isinstance(layer, Activate)), None)
     if step.folded:
-        weight, bias, own = as_affine(first)  # type: ignore[misc]
+        assert first is not None
+        affine = as_affine(first)
+        assert affine is not None
+        weight, bias, own = affine
         found.weight, found.bias = _array(weight), _array(bias)
         activate = own or activate  # type: ignore[assignment]
     elif isinstance(first, DynamicTanh):
@@ -106,9 +104,10 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
             first = first.norm
         if isinstance(first, FusedNorm):
             found.epsilon, activate = first.eps, first.activate
-        found.weight = _array(first.weight)  # type: ignore[union-attr]
-        if first.bias is not None:  # type: ignore[union-attr]
-            found.bias = _array(first.bias)  # type: ignore[union-attr]
+        learned: Any = first
+        found.weight = _array(learned.weight)
+        if learned.bias is not None:
+            found.bias = _array(learned.bias)
     if step.activation == "prelu" and activate is not None:
         found.slopes = _array(activate.slope)  # type: ignore[arg-type]
     if block.branch_scales is not None and step.scaled:
@@ -156,7 +155,7 @@ class Computed:
 def compute(
     steps: Sequence[Step], parameters: Sequence[Parameters], pixels: NDArray[np.uint8]
 ) -> Iterator[Computed]:
-    """What each step computes of pixels, uint8 N × C × H × W: the floats that integers stand for."""
+    """What each step computes of pixels, uint8 N × C × H × W: what integers stand for."""
     x = torch.from_numpy(pixels).float()
     kept: list[Tensor] = []
     for step, own in zip(steps, parameters, strict=True):

@@ -4,13 +4,16 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normlab.errors import NormlabError, printable
+from normlab.export.firmware.emit import filled
+from normlab.export.firmware.program import Firmware
 
 STRICT = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off")
 SANITIZED = ("-g", "-fsanitize=undefined,address", "-fno-sanitize-recover=all")
@@ -23,7 +26,7 @@ int main(void)
 {
     static uint8_t pixels[@size@];
     static struct @name@_arena arena;
-    int8_t scores[@classes@];
+    @score@ scores[@classes@];
     while (fread(pixels, sizeof pixels, 1, stdin) == 1) {
         int32_t best = @name@(pixels, scores, &arena);
         fwrite(&best, sizeof best, 1, stdout);
@@ -44,45 +47,72 @@ def compiler() -> str | None:
     return None
 
 
+class Results(NamedTuple):
+    """What a program computed.
+
+    Attributes:
+        best: The best classes, N.
+        logits: int32 (in a float program float32), N × classes.
+        scores: int8 (likewise), N × classes.
+    """
+
+    best: NDArray[np.int32]
+    logits: NDArray[Any]
+    scores: NDArray[Any]
+
+
 def run(
     name: str,
-    files: Mapping[str, str],
+    firmware: Firmware,
     pixels: NDArray[np.uint8],
     *,
-    classes: int,
     compile_with: str,
     flags: Sequence[str] = SANITIZED,
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int8]]:
+) -> Results:
     """Compiles a program without warnings, and runs it on images.
 
     Args:
         name: The program's name.
-        files: NAME.h and NAME.c.
+        firmware: The program.
         pixels: uint8, N × C × H × W.
-        classes: Number of classes.
         compile_with: The compiler.
         flags: Its flags beside the strict ones.
-
-    Returns:
-        The best classes, N; the logits, N × classes; the scores, N × classes.
 
     Raises:
         NormlabError: It does not compile, or a sanitizer stops it.
     """
-    size = pixels[0].size
-    main = _MAIN.replace("@name@", name).replace("@size@", str(size))
+    classes = firmware.memory.steps[-1].target[0]
+    fill = {
+        "name": name,
+        "size": str(pixels[0].size),
+        "classes": str(classes),
+        "score": firmware.score,
+        "logit": firmware.logit,
+    }
+    files = {
+        f"{name}.h": firmware.source.header,
+        f"{name}.c": firmware.source.program,
+        "main.c": filled(_MAIN, fill),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        for file, text in {**files, "main.c": main.replace("@classes@", str(classes))}.items():
+        for file, text in files.items():
             Path(folder, file).write_text(text, encoding="utf-8")
         command = [compile_with, *STRICT, *flags, f"{name}.c", "main.c", "-o", "program", "-lm"]
         _run(command, folder, b"", "does not compile")
         content = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).tobytes()
         output = _run([str(Path(folder, "program"))], folder, content, "fails")
-    record = np.dtype([("best", "i4"), ("logits", "i4", classes), ("scores", "i1", classes)])
+    real = firmware.score == "float"
+    record = np.dtype(
+        [
+            ("best", "i4"),
+            ("logits", "f4" if real else "i4", classes),
+            ("scores", "f4" if real else "i1", classes),
+        ]
+    )
     results = np.frombuffer(output, record)
     if len(results) != len(pixels):
         raise NormlabError(f"the C program read {len(results)} of {len(pixels)} images")
-    return results["best"], results["logits"], results["scores"]
+    return Results(results["best"], results["logits"], results["scores"])
 
 
 def _run(command: Sequence[str], folder: str, content: bytes, problem: str) -> bytes:

@@ -11,9 +11,8 @@ where the offset has the bias and the half that rounds the last division to the 
 Zero padding is then 0, so it can be left out of the sums.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """output = (value · own + skip · other + half) / 2^shift, rounded down, within the limits."""
+    """How a skip is added: (value · own + skip · other) / 2^shift, rounded to the nearest.
+
+    Attributes:
+        own: The factor of the value.
+        other: The factor of the skip.
+        shift: As above, at least 1.
+        low: The least output.
+        high: The largest.
+    """
 
     own: int
     other: int
@@ -265,7 +272,7 @@ def _factors(integers: Integers, own: Parameters, source: float) -> Array:
     integers.filters = np.rint(filters / scales[:, None, None, None]).astype(np.int8)
     if (np.abs(integers.filters.astype(np.int64)).sum((1, 2, 3)) * 255 >= 2**31).any():
         raise NormlabError(
-            f"the sums of a layer with {filters[0].size:,} inputs do not fit 32 bits: pool before it"
+            f"the sums over {filters[0].size:,} inputs do not fit 32 bits: pool before that layer"
         )
     return np.where(largest > 0, scales * source * own.weight, 0.0)
 
@@ -284,7 +291,7 @@ def _set_multipliers(integers: Integers, factors: Array, biases: Array) -> None:
 
 
 def _set_coefficients(integers: Integers, weight: Array, bias: Array) -> None:
-    """output = (value · multiplier + offset) / 2^16, rounded down."""
+    """Sets what makes (value · multiplier + offset) / 2^16, rounded down."""
     integers.shift = FIXED
     integers.multipliers = _whole(weight * 2.0**FIXED, 2**22, "a weight")
     integers.offsets = _whole(bias * 2.0**FIXED, 2**29, "a bias") + 2 ** (FIXED - 1)

@@ -26,7 +26,8 @@ def logits(network: Quantized, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
 def scores(network: Quantized, logits: NDArray[np.int32]) -> NDArray[np.int8]:
     """The scores of logits: int8 N × classes."""
     distance = (logits.max(1, keepdims=True).astype(np.int64) - logits) >> network.score_shift
-    return (127 - np.minimum(distance, 255)).astype(np.int8)
+    result: NDArray[np.int8] = (127 - np.minimum(distance, 255)).astype(np.int8)
+    return result
 
 
 def _logits(network: Quantized, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -61,7 +62,10 @@ def _value(own: Integers, x: Array) -> Array:
             height, width = step.target[1:]
             x = x[:, : 2 * height, : 2 * width]
             x = x.reshape(len(x), height, 2, width, 2, -1)
-            return x.max((2, 4)) if step.kind == "maximum" else (x.sum((2, 4)) + 2) >> 2
+            pooled: Array = x.max((2, 4))
+            if step.kind == "average":
+                pooled = (x.sum((2, 4)) + 2) >> 2
+            return pooled
         case "mean":
             return _scaled(own, x.sum((1, 2), keepdims=True) * MEAN_FACTOR)
         case "convolution" | "depthwise":
@@ -130,7 +134,8 @@ def _fixed(values: Array, limit: int) -> Array:
 
 def _rounded(values: Array) -> Array:
     half = np.where(values < 0, np.float32(-0.5), np.float32(0.5))
-    return np.trunc(values + half).astype(np.int32)
+    whole: Array = np.trunc(values + half).astype(np.int32)
+    return whole
 
 
 def _pixel_norm(own: Integers, x: Array) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.data import Split
-from normlab.errors import NormlabError, UsageError, printable
+from normlab.errors import NormlabError, printable
 from normlab.export.exporter import (
     CHECK_IMAGES,
     count_correct,
@@ -15,11 +15,12 @@ from normlab.export.exporter import (
     metadata_of,
     sample_of,
 )
-from normlab.export.firmware import emit, prove, reference
+from normlab.export.firmware import emit, prove
 from normlab.export.firmware.parameters import parameters_of
-from normlab.export.firmware.project import project
-from normlab.export.firmware.quantize import CALIBRATION_IMAGES, Quantized, quantize
-from normlab.network.memory import Memory, plan
+from normlab.export.firmware.program import Firmware, Origin, in_floats, in_integers
+from normlab.export.firmware.project import BESIDE, project
+from normlab.export.firmware.quantize import CALIBRATION_IMAGES
+from normlab.network.memory import plan
 from normlab.network.steps import network_steps
 from normlab.runs.run import Run
 from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
@@ -60,7 +61,7 @@ class Program:
             if self.proved
             else "not proved: it was not compiled"
         )
-        exact, whole = (
+        exact, own = (
             percent(n / self.images, self.images) for n in (self.float_correct, self.correct)
         )
         return (
@@ -68,7 +69,7 @@ class Program:
             f"README.md\n"
             f"{self.arena:,} bytes of working memory, {self.constants:,} bytes of constants\n"
             f"{proof}\n"
-            f"accuracy on {self.images:,} test images: {exact} in float32, {whole} in the program"
+            f"accuracy on {self.images:,} test images: {exact} in PyTorch, {own} in C"
         )
 
 
@@ -86,11 +87,9 @@ def export_program(
         UsageError: The network has a part that has no C, or a file in the folder is not normlab's.
         NormlabError: There is no compiler, or the proof fails: nothing was written.
     """
-    if float32:
-        raise UsageError("--float is not there yet: leave it out")
     refuse_link(folder)
     name = emit.identifier(run.name)
-    files = (f"{name}.h", f"{name}.c", "test.c", "Makefile", "README.md")
+    files = (f"{name}.h", f"{name}.c", *BESIDE)
     for file in files:
         refuse_foreign(folder / file, b"normlab")
     compiler = prove.compiler()
@@ -105,32 +104,34 @@ def export_program(
         classes=len(run.data.classes),
         activation=run.summary.activation,
     )
-    memory = plan(steps)
+    memory = plan(steps, item=4 if float32 else 1)
     emit.refuse_wide_rows(memory)
     network = run.network()
     parameters = parameters_of(network, steps)
     dataset = run.dataset(data_root)
     test = dataset.test if len(dataset.test) else dataset.train
-    quantized = quantize(steps, parameters, sample_of(dataset.train, CALIBRATION_IMAGES).images)
-    text = emit.source(name, quantized, memory, classes=run.data.classes, about=_about(run))
-    logits = reference.logits(quantized, test.images)
-    proved = 0
+    sample = sample_of(test, CHECK_IMAGES)
+    origin = Origin(name=name, classes=run.data.classes, about=_about(run))
+    if float32:
+        firmware = in_floats(origin, memory, parameters)
+        test = sample
+    else:
+        calibration = sample_of(dataset.train, CALIBRATION_IMAGES).images
+        firmware = in_integers(origin, memory, parameters, calibration)
     if compiler is not None:
-        sample = sample_of(test, CHECK_IMAGES).images
-        _prove(name, text, quantized, sample, compiler)
-        proved = len(sample)
-    correct = int((logits.argmax(1) == test.labels).sum())
+        _prove(name, firmware, sample.images, compiler)
+    correct = int((firmware.logits(test.images).argmax(1) == test.labels).sum())
     float_correct = count_correct(eager(network), test)
     _refuse_loss(test, float_correct, correct)
-    content = project(name, text, quantized, memory, run.data.classes)
+    content = project(name, firmware, run.data.classes)
     for file, body in content.items():
         write_atomically(folder / file, body)
     return Program(
         path=folder,
         name=name,
         arena=memory.arena,
-        constants=text.constants,
-        proved=proved,
+        constants=firmware.source.constants,
+        proved=len(sample) if compiler else 0,
         images=len(test),
         float_correct=float_correct,
         correct=correct,
@@ -144,25 +145,13 @@ def _about(run: Run) -> dict[str, str]:
     return {key: metadata[key] for key in kept}
 
 
-def _prove(
-    name: str,
-    text: emit.Source,
-    quantized: Quantized,
-    pixels: NDArray[np.uint8],
-    compiler: str,
-) -> None:
+def _prove(name: str, firmware: Firmware, pixels: NDArray[np.uint8], compiler: str) -> None:
     """NormlabError if the compiled program gives other results than the reference."""
-    expected = reference.logits(quantized, pixels)
-    best, logits, scores = prove.run(
-        name,
-        {f"{name}.h": text.header, f"{name}.c": text.program},
-        pixels,
-        classes=expected.shape[1],
-        compile_with=compiler,
-    )
-    wrong = (logits != expected).any(1)
-    wrong |= (scores != reference.scores(quantized, expected)).any(1)
-    wrong |= best != expected.argmax(1)
+    expected = firmware.logits(pixels)
+    found = prove.run(name, firmware, pixels, compile_with=compiler)
+    wrong = (found.logits != expected).any(1)
+    wrong |= (found.scores != firmware.scores(expected)).any(1)
+    wrong |= found.best != expected.argmax(1)
     if wrong.any():
         raise NormlabError(
             f"the C program differs from its reference on {wrong.sum():,} of {len(wrong):,} "
@@ -174,8 +163,8 @@ def _refuse_loss(test: Split, float_correct: int, correct: int) -> None:
     lost = float_correct - correct
     if lost > max(1, LOSS * len(test)):
         raise NormlabError(
-            f"int8 loses {counted(lost, 'image')} of {len(test):,} test images "
-            f"({percent(float_correct / len(test), len(test))} in float32, "
-            f"{percent(correct / len(test), len(test))} in int8), more than 0.5 points: nothing was "
+            f"the program loses {counted(lost, 'image')} of {len(test):,} test images "
+            f"({percent(float_correct / len(test), len(test))} in PyTorch, "
+            f"{percent(correct / len(test), len(test))} in C), more than 0.5 points: nothing was "
             "written. Try --float"
         )

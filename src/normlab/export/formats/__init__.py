@@ -1,8 +1,9 @@
 """The export formats: each file in this folder is one, and its name is the format's.
 
-A format's file defines `FORMAT`, a `Format`, or a `FolderFormat` if it is several files. Nothing else has to be changed to add one: the command
-line lists the files' names, and imports a format (and torch) only when it is used. A format's own
-libraries are imported in its functions, which are called once `libraries` has been checked.
+A format's file defines `FORMAT`, a `Format`, or a `FolderFormat` if it is several files. Nothing
+else has to be changed to add one: the command line lists the files' names, and imports a format
+(and torch) only when it is used. A format's own libraries are imported in its functions, which are
+called once `libraries` has been checked.
 """
 
 import importlib
@@ -53,7 +54,9 @@ class FolderWriter(Protocol):
         float32: bool,
         unproved: bool,
         data_root: Path | None,
-    ) -> "Program": ...
+    ) -> "Program":
+        """Checks the network and writes the files."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

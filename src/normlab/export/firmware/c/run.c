@@ -8,7 +8,7 @@ static int turns_needed(const struct step *step, int turn)
 }
 
 /* Of the steps whose source has the rows that they read next, the last one runs. */
-int @name@(const uint8_t *pixels, int8_t *scores, struct @name@_arena *arena)
+int @name@(const uint8_t *pixels, @score@ *scores, struct @name@_arena *arena)
 {
     const int last = @steps@ - 1;
     uint16_t *done = arena->done;
@@ -27,9 +27,6 @@ int @name@(const uint8_t *pixels, int8_t *scores, struct @name@_arena *arena)
     for (int c = 1; c < @classes@; c++)
         if (arena->logits[c] > arena->logits[best])
             best = c;
-    for (int c = 0; c < @classes@; c++) {
-        int32_t distance = (arena->logits[best] - arena->logits[c]) >> @score_shift@;
-        scores[c] = (int8_t)(127 - (distance < 255 ? distance : 255));
-    }
+@scores@
     return best;
 }

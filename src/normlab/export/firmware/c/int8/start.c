@@ -1,8 +1,3 @@
-
-#if defined __ARM_FEATURE_DSP
-#include <arm_acle.h>
-#endif
-
 /* A step computes one row of its map at each turn. It reads the rows of the step before it. */
 struct step {
     void (*run)(const struct step *step, struct @name@_arena *arena, int turn);

@@ -1,0 +1,96 @@
+"""The program in int8: a network's integers as the fields and arrays of the C program."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from normlab.export.firmware import emit
+from normlab.export.firmware.quantize import MEAN_FACTOR, Integers, Quantized
+from normlab.network.memory import Memory
+
+_SCORES = """    for (int c = 0; c < @classes@; c++) {
+        int32_t distance = (arena->logits[best] - arena->logits[c]) >> @score_shift@;
+        scores[c] = (int8_t)(127 - (distance < 255 ? distance : 255));
+    }"""
+
+
+def source(
+    name: str,
+    network: Quantized,
+    memory: Memory,
+    *,
+    classes: Sequence[str],
+    about: Mapping[str, str],
+) -> emit.Source:
+    """The C program of a network in integers; the arguments are those of `emit.source`."""
+    constants = emit.Constants()
+    parts: set[str] = set()
+    entries = []
+    for k, own in enumerate(network.steps):
+        function, needed = _kernel(network, k)
+        parts |= needed
+        entries.append({"run": function, **_fields(own, constants)})
+        parts |= {"slopes"} if own.slopes is not None else set()
+        parts |= {"table"} if own.table is not None else set()
+        parts |= {"addition"} if own.addition is not None else set()
+    dialect = emit.Dialect(
+        folder="int8",
+        parts=frozenset(parts),
+        entries=entries,
+        values="uint8_t",
+        sums="int32_t",
+        score="int8_t",
+        scores=_SCORES,
+        meaning=(
+            "The best class has 127, and a probability is proportional\n"
+            "           to exp(score * SCORE_STEP)."
+        ),
+        defines=f"#define @NAME@_SCORE_STEP {emit.real(network.score_step)} "
+        "/* nats from one score to the next */\n",
+        fill={"score_shift": str(network.score_shift), "mean_factor": str(MEAN_FACTOR)},
+    )
+    return emit.source(name, memory, dialect, constants, classes=classes, about=about)
+
+
+def _kernel(network: Quantized, k: int) -> tuple[str, set[str]]:
+    """A step's function and its parts; convolutions have one for each kind of source."""
+    step, last = network.steps[k].step, k == len(network.steps) - 1
+    function, parts = emit.kernel(step, last=last)
+    needed = {*parts}
+    if step.kind in ("input", "affine", "group-norm", "rms-norm"):
+        needed.add("coefficients")
+    if step.kind in ("group-norm", "rms-norm", "pixel-norm"):
+        needed.add("rounded")
+    if function in ("convolve", "convolve_channels"):
+        sign = "signed" if network.steps[k - 1].step.signed else "unsigned"
+        needed.add(f"{parts[0]}_{sign}")
+        function = f"{function}_{sign}"
+    return function, needed
+
+
+def _fields(own: Integers, constants: emit.Constants) -> dict[str, object]:
+    floats = None
+    if own.floats:
+        numbers = [own.floats[part] for part in ("scale", "weight", "bias")]
+        floats = np.concatenate([*numbers, [np.float32(own.epsilon)]]).astype(np.float32)
+    fields: dict[str, object] = {
+        "filters": constants.name("filters", "int8_t", emit.laid_out(own.filters, own.step)),
+        "multipliers": constants.name("multipliers", "int32_t", own.multipliers),
+        "offsets": constants.name("offsets", "int32_t", own.offsets),
+        "table": constants.name("table", "uint8_t", own.table),
+        "slopes": constants.name("slopes", "int16_t", own.slopes),
+        "floats": constants.name("floats", "float", floats),
+        "low": own.low,
+        "high": own.high,
+        "shift": own.shift,
+        "sign": 128 if own.step.signed else 0,
+    }
+    if own.addition is not None:
+        fields |= {
+            "own": own.addition.own,
+            "other": own.addition.other,
+            "sum_low": own.addition.low,
+            "sum_high": own.addition.high,
+            "sum_shift": own.addition.shift,
+        }
+    return fields
