@@ -136,7 +136,8 @@ def _value(step: Step, own: Parameters, x: Values) -> Values:
             mean = (_added_up(x, 3) / count)[..., None]
             squares = _added_up((x - mean) * (x - mean), 3)[..., None]
             reciprocal = _F(1) / np.sqrt(squares / count + _F(own.epsilon))
-            return (x - mean) * reciprocal * own.weight + own.bias
+            normalized: Values = (x - mean) * reciprocal * own.weight + own.bias
+            return normalized
     return x * _weight(own) + own.bias
 
 
@@ -193,7 +194,8 @@ def _activated(name: str, x: Values) -> Values:
         case "leaky":
             return np.where(x < 0, _F(0.01) * x, x)
         case "hard-swish":
-            return x * np.clip(x + _F(3), _F(0), _F(6)) / _F(6)
+            swished: Values = x * np.clip(x + _F(3), _F(0), _F(6)) / _F(6)
+            return swished
         case "silu":
             return x * _logistic(x)
         case "gelu":

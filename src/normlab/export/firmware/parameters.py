@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normlab.errors import NormlabError
 from normlab.export.folding import as_affine
 from normlab.layers import activations
 from normlab.layers.activations import Activate
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.dyt import DynamicTanh
-from normlab.layers.norms.sample import ChannelLayerNorm
+from normlab.layers.norms.sample import ChannelLayerNorm, StandardizedConv2d
 from normlab.network.model import Convolution, FullyConnected, Network
 from normlab.network.steps import Step
 
@@ -48,19 +47,8 @@ class Parameters:
 
 
 def parameters_of(network: Network, steps: Sequence[Step]) -> list[Parameters]:
-    """The parameters of each step of a network.
-
-    Raises:
-        NormlabError: A number is not finite.
-    """
-    found = [_parameters(network, steps, k) for k in range(len(steps))]
-    for step, parameters in zip(steps, found, strict=True):
-        numbers = (parameters.filters, parameters.weight, parameters.bias, parameters.slopes)
-        finite = all(np.isfinite(part).all() for part in numbers if part is not None)
-        if not (finite and np.isfinite([parameters.squash, parameters.branch]).all()):
-            where = "the input" if step.block < 0 else f"block {step.block + 1}"
-            raise NormlabError(f"a number of {where} is not finite: train the network again")
-    return found
+    """The parameters of each step of a network."""
+    return [_parameters(network, steps, k) for k in range(len(steps))]
 
 
 def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
@@ -82,7 +70,9 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
     norm = _norm_of(block, steps, k)
     if step.weighted:
         conv = block.depthwise if step.kind == "depthwise" else block.conv
-        filters: Any = conv.standardized() if standardized else conv.weight  # type: ignore
+        filters: Any = conv.weight  # type: ignore[union-attr]
+        if isinstance(conv, StandardizedConv2d) and conv.groups == 1:
+            filters = conv.standardized()
         found.filters = _array(filters).transpose(0, 2, 3, 1)
     first, *rest = norm if type(norm) is nn.Sequential else [norm]
     activate = next((layer for layer in rest if isinstance(layer, Activate)), None)
@@ -92,7 +82,7 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
         assert affine is not None
         weight, bias, own = affine
         found.weight, found.bias = _array(weight), _array(bias)
-        activate = own or activate  # type: ignore[assignment]
+        activate = own or activate
     elif isinstance(first, DynamicTanh):
         found.squash = first.slope.item()
         if step.kind == "affine":
