@@ -220,6 +220,23 @@ def test_the_networks_of_the_zoo_fit_a_small_memory(network, limit):
     assert plan(steps, item=4).arena <= 4 * limit
 
 
+@pytest.mark.slow(5)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ["relu", "prelu", "silu"])
+def test_the_summary_says_what_the_program_needs(norm, activation):
+    table = normlab.summarize(EVERY_BLOCK, norm=norm, activation=activation, classes=4)
+    program = firmware(random_network(EVERY_BLOCK, norm, activation), norm, activation, 4)
+    assert table.memory.constants == program.source.constants
+    assert table.memory.arena == program.memory.arena
+    assert f"{program.memory.arena:,} bytes of RAM" in table.note
+
+
+def test_the_summary_says_nothing_of_what_has_no_program():
+    table = normlab.summarize("C:4 GAP FC", norm="frn")
+    assert table.memory is None
+    assert "microcontroller" not in table.note
+
+
 # Names
 
 
@@ -400,7 +417,7 @@ def test_a_program_that_differs_from_its_reference_is_not_written(trained, tmp_p
     start = parts / "int8" / "start.c"
     intact = start.read_text()
     start.write_text(intact.replace("* step->slot", "* step->slot * 99999"))
-    with pytest.raises(NormlabError, match=r"^the C program fails: .*[Ee]rror"):
+    with pytest.raises(NormlabError, match=r"^the C program fails: .*AddressSanitizer"):
         normlab.export_run(trained, "c", tmp_path / "out")
     part.write_text(
         "int unused;\n" + part.read_text().replace("int channels", "int extra, channels")

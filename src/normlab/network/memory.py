@@ -12,6 +12,7 @@ from functools import cached_property
 from normlab.network.steps import NORMS, Step
 
 POINTER = 4  # bytes, on the microcontrollers that this is for
+STEP = 80  # bytes of a step in an int8 program's table of steps
 _BY_ROW = ("pixel-norm", "affine")
 
 
@@ -72,11 +73,39 @@ class Memory:
         return max((2 * s.source[0] for s in self.steps if s.kind in kinds), default=0)
 
     @cached_property
+    def constants(self) -> int:
+        """Bytes of an int8 program's weights, tables and steps, beside its code."""
+        return sum(STEP + _constants(step) for step in self.steps)
+
+    @cached_property
     def arena(self) -> int:
         """Bytes of the whole working memory; the picture is not part of it."""
         classes = self.steps[-1].target[0]
         words = POINTER + 4 * (classes + self.sums + self.coefficients)
         return words + -(-(2 * len(self.steps) + self.size) // 4) * 4
+
+
+def _constants(step: Step) -> int:
+    """Bytes of a step's arrays in an int8 program; what its applications share are the first's."""
+    channels = step.target[0]
+    size = 0
+    if step.weighted:
+        inputs = 1 if step.kind == "depthwise" else step.source[0]
+        filters = channels * inputs * step.window[0] * step.window[1]
+        size += 8 * channels + (filters if step.application == 0 else 0)
+    elif step.kind in ("input", "affine"):
+        size += 8 * channels
+    elif step.kind == "mean":
+        size += 8
+    elif step.kind in ("group-norm", "rms-norm"):
+        size += 4 * (3 * channels + 1)
+    elif step.kind == "pixel-norm":
+        size += 4 * (2 * channels + 2)
+    if step.activation == "prelu":
+        size += 2 * channels
+    elif step.activation not in (None, "relu"):
+        size += 256
+    return size
 
 
 def plan(steps: Sequence[Step], *, item: int = 1) -> Memory:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from rich.console import Group
@@ -9,10 +10,13 @@ from rich.text import Text
 
 from normlab import notation
 from normlab.config import ActivationName
+from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.network import zoo
 from normlab.network.custom import NOT_APPLIED, CustomNetwork, Norm
+from normlab.network.memory import Memory, plan
 from normlab.network.shapes import BlockShape, infer_shapes, shape_text
+from normlab.network.steps import network_steps
 from normlab.network.widths import solve
 from normlab.notation import is_custom
 from normlab.table import Table
@@ -68,6 +72,23 @@ class Summary:
         """Multiply-accumulates for one image."""
         return sum(row.macs for row in self.rows)
 
+    @cached_property
+    def memory(self) -> Memory | None:
+        """What its int8 program for microcontrollers needs; None if it cannot be one."""
+        if is_custom(self.layout):
+            return None
+        try:
+            return plan(
+                network_steps(
+                    self.layout,
+                    norm=self.norm,
+                    classes=self.rows[-1].shape[0],
+                    activation=self.activation,
+                )
+            )
+        except UsageError:
+            return None
+
     @property
     def table(self) -> Table:
         """The table: one row per block, and the totals."""
@@ -96,7 +117,16 @@ class Summary:
         return (
             "MACs: multiply-accumulates for one image. Field: receptive field, the side in pixels "
             f"of the patch that an output sees. {self.running_statistics:,} running statistics are "
-            f"kept beside the parameters.{custom}"
+            f"kept beside the parameters.{custom}{self._on_a_microcontroller}"
+        )
+
+    @property
+    def _on_a_microcontroller(self) -> str:
+        if self.memory is None:
+            return ""
+        return (
+            f" On a microcontroller (export --to c), in int8: {self.memory.constants:,} bytes of "
+            f"flash beside a few kB of code, {self.memory.arena:,} bytes of RAM."
         )
 
     def __rich__(self) -> Group:

@@ -56,25 +56,32 @@ def real(value: Any) -> str:
 
 
 class Constants:
-    """The program's arrays: each content once."""
+    """The program's arrays. Filters that several steps share are one."""
 
     def __init__(self) -> None:
         self.text: list[str] = []
         self.size = 0
-        self._names: dict[tuple[str, bytes], str] = {}
+        self._shared: dict[tuple[int, str], str] = {}
 
     def name(self, kind: str, c_type: str, values: NDArray[Any] | None) -> str:
-        """The name of an array with these values; `NULL` for None or no values."""
+        """Adds an array and names it; `NULL` for None or no values."""
         if values is None or values.size == 0:
             return "NULL"
-        key = (c_type, values.tobytes())
-        if key not in self._names:
-            self._names[key] = f"{kind}_{len(self._names)}"
-            self.text.append(
-                f"static const {c_type} {self._names[key]}[{values.size}] = {array(values)};"
-            )
-            self.size += values.nbytes
-        return self._names[key]
+        name = f"{kind}_{len(self.text)}"
+        self.text.append(f"static const {c_type} {name}[{values.size}] = {array(values)};")
+        self.size += values.nbytes
+        return name
+
+    def filters(self, c_type: str, values: NDArray[Any] | None, step: Step) -> str:
+        """The same for a step's filters, which all applications of a block share."""
+        if values is None:
+            return "NULL"
+        key = (step.block, step.kind)
+        if key not in self._shared:
+            if step.kind == "depthwise":  # the program reads them as rows x columns x channels
+                values = np.ascontiguousarray(values[..., 0].transpose(1, 2, 0))
+            self._shared[key] = self.name("filters", c_type, values)
+        return self._shared[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +91,7 @@ class Source:
     Attributes:
         header: NAME.h.
         program: NAME.c.
-        constants: Bytes of its arrays, without the table of steps.
+        constants: Bytes of its arrays and its table of steps, where a pointer has 4.
     """
 
     header: str
@@ -107,6 +114,7 @@ class Dialect:
         meaning: What a score is, for the header's comment.
         defines: Further lines of the header.
         fill: Further words of the parts.
+        step_size: Bytes of a step in the program's table, where a pointer has 4.
     """
 
     folder: str
@@ -119,6 +127,7 @@ class Dialect:
     meaning: str
     defines: str = ""
     fill: Mapping[str, str]
+    step_size: int
 
 
 # The parts, in the order in which a program needs them.
@@ -201,7 +210,7 @@ def source(
     return Source(
         header=_header(name, memory, dialect, classes, about),
         program=program,
-        constants=constants.size,
+        constants=constants.size + dialect.step_size * len(dialect.entries),
     )
 
 
@@ -229,13 +238,6 @@ def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
     if step.window == step.source[1:]:
         return "connect", ("dense", "connect")
     return "convolve", ("convolution",)
-
-
-def laid_out(filters: NDArray[Any] | None, step: Step) -> NDArray[Any] | None:
-    """A step's filters as the program reads them: depthwise ones rows × columns × channels."""
-    if filters is None or step.kind != "depthwise":
-        return filters
-    return np.ascontiguousarray(filters[..., 0].transpose(1, 2, 0))
 
 
 def refuse_wide_rows(memory: Memory) -> None:

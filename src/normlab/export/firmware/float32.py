@@ -18,6 +18,7 @@ from normlab.network.steps import Step
 Values = NDArray[np.float32]
 _F = np.float32
 _BATCH = 25
+STEP = 64  # bytes of a step in the program's table, where a pointer has 4
 
 
 def source(
@@ -39,13 +40,12 @@ def source(
         parts |= {*needed, *more}
         parts |= {"slopes"} if own.slopes is not None else set()
         parts |= {"addition"} if step.skip is not None else set()
-        filters = emit.laid_out(own.filters, step)
         weighted = step.weighted or step.kind not in ("maximum", "average", "mean")
         entries.append(
             {
                 "run": function,
                 "activation": activation,
-                "filters": constants.name("filters", "float", filters),
+                "filters": constants.filters("float", own.filters, step),
                 "weight": constants.name("weight", "float", _weight(own) if weighted else None),
                 "bias": constants.name("bias", "float", own.bias if weighted else None),
                 "slopes": constants.name("slopes", "float", own.slopes),
@@ -63,6 +63,7 @@ def source(
         scores="    memcpy(scores, arena->logits, sizeof arena->logits);",
         meaning="A probability is proportional to exp(score).",
         fill={},
+        step_size=STEP,
     )
     return emit.source(name, memory, dialect, constants, classes=classes, about=about)
 

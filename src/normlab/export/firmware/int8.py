@@ -6,7 +6,7 @@ import numpy as np
 
 from normlab.export.firmware import emit
 from normlab.export.firmware.quantize import MEAN_FACTOR, Integers, Quantized
-from normlab.network.memory import Memory
+from normlab.network.memory import STEP, Memory
 
 _SCORES = """    for (int c = 0; c < @classes@; c++) {
         int32_t distance = (arena->logits[best] - arena->logits[c]) >> @score_shift@;
@@ -48,6 +48,7 @@ def source(
         defines=f"#define @NAME@_SCORE_STEP {emit.real(network.score_step)} "
         "/* nats from one score to the next */\n",
         fill={"score_shift": str(network.score_shift), "mean_factor": str(MEAN_FACTOR)},
+        step_size=STEP,
     )
     return emit.source(name, memory, dialect, constants, classes=classes, about=about)
 
@@ -74,7 +75,7 @@ def _fields(own: Integers, constants: emit.Constants) -> dict[str, object]:
         numbers = [own.floats[part] for part in ("scale", "weight", "bias")]
         floats = np.concatenate([*numbers, [np.float32(own.epsilon)]]).astype(np.float32)
     fields: dict[str, object] = {
-        "filters": constants.name("filters", "int8_t", emit.laid_out(own.filters, own.step)),
+        "filters": constants.filters("int8_t", own.filters, own.step),
         "multipliers": constants.name("multipliers", "int32_t", own.multipliers),
         "offsets": constants.name("offsets", "int32_t", own.offsets),
         "table": constants.name("table", "uint8_t", own.table),

@@ -1,6 +1,7 @@
 """Compiles a program and runs it on images."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -122,6 +123,7 @@ def _run(command: Sequence[str], folder: str, content: bytes, problem: str) -> b
     )
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        wrong = [line for line in lines if "rror" in line] or lines or [f"exit {done.returncode}"]
+        wrong = [line for line in lines if re.search("error:|ERROR:", line)] or lines
+        wrong = wrong or [f"exit {done.returncode}"]
         raise NormlabError(f"the C program {problem}: {printable(wrong[0])}")
     return done.stdout
