@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.data import Split
+from normlab.data import Dataset, Split
 from normlab.errors import NormlabError, printable
 from normlab.export.exporter import (
     CHECK_IMAGES,
@@ -20,13 +20,14 @@ from normlab.export.firmware.parameters import parameters_of
 from normlab.export.firmware.program import Firmware, Origin, in_floats, in_integers
 from normlab.export.firmware.project import BESIDE, project
 from normlab.export.firmware.quantize import CALIBRATION_IMAGES
-from normlab.network.memory import plan
+from normlab.network.memory import Memory, plan
 from normlab.network.steps import network_steps
 from normlab.runs.run import Run
 from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
 from normlab.wording import counted, percent
 
 LOSS = 0.005  # of accuracy, at most
+FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,26 +99,14 @@ def export_program(
             "there is no C compiler, so the program cannot be proved: install one (cc), or write "
             "it with --unproved"
         )
-    steps = network_steps(
-        run.layout,
-        norm=run.config.norm,
-        classes=len(run.data.classes),
-        activation=run.summary.activation,
-    )
-    memory = plan(steps, item=4 if float32 else 1)
-    emit.refuse_wide_rows(memory)
+    memory = memory_of(run, float32=float32)
     network = run.network()
-    parameters = parameters_of(network, steps)
     dataset = run.dataset(data_root)
     test = dataset.test if len(dataset.test) else dataset.train
     sample = sample_of(test, CHECK_IMAGES)
-    origin = Origin(name=name, classes=run.data.classes, about=_about(run))
+    firmware = firmware_of(run, name, memory, dataset)
     if float32:
-        firmware = in_floats(origin, memory, parameters)
-        test = sample
-    else:
-        calibration = sample_of(dataset.train, CALIBRATION_IMAGES).images
-        firmware = in_integers(origin, memory, parameters, calibration)
+        test = sample  # the reference takes sums one after another, which is slow
     if compiler is not None:
         _prove(name, firmware, sample.images, compiler)
     correct = int((firmware.logits(test.images).argmax(1) == test.labels).sum())
@@ -136,6 +125,29 @@ def export_program(
         float_correct=float_correct,
         correct=correct,
     )
+
+
+def memory_of(run: Run, *, float32: bool) -> Memory:
+    """The memory of a run's program. Raises UsageError where there is none."""
+    steps = network_steps(
+        run.layout,
+        norm=run.config.norm,
+        classes=len(run.data.classes),
+        activation=run.summary.activation,
+    )
+    memory = plan(steps, item=FLOAT if float32 else 1)
+    emit.refuse_wide_rows(memory)
+    return memory
+
+
+def firmware_of(run: Run, name: str, memory: Memory, dataset: Dataset) -> Firmware:
+    """A run's program; its memory says whether it is in floats. Raises what `quantize` raises."""
+    parameters = parameters_of(run.network(), memory.steps)
+    origin = Origin(name=name, classes=run.data.classes, about=_about(run))
+    if memory.item == FLOAT:
+        return in_floats(origin, memory, parameters)
+    calibration = sample_of(dataset.train, CALIBRATION_IMAGES).images
+    return in_integers(origin, memory, parameters, calibration)
 
 
 def _about(run: Run) -> dict[str, str]:

@@ -14,12 +14,12 @@ import numpy as np
 
 HERE = Path(__file__).parent
 TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")
-BOARDS = {
-    "Cortex-M4": (
+BOARDS = {  # by their processor: Cortex-M4, Cortex-M3
+    "M4": (
         "mps2-an386",
         ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
     ),
-    "Cortex-M3": ("mps2-an385", ("-mcpu=cortex-m3",)),
+    "M3": ("mps2-an385", ("-mcpu=cortex-m3",)),
 }
 FLAGS = (
     "-std=c99", "-mthumb", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno",
@@ -37,7 +37,8 @@ class Measured:
         scores: int8, N × classes; likewise.
         instructions: Of one call: the mean over the pictures.
         stack: Bytes of stack that a call used, at most.
-        flash: Bytes of the program's code and constants, with what it takes from libraries.
+        flash: Bytes of the program's code and constants, with what it takes from libraries: from
+            the linker's map.
         constants: Those of them that are constants.
         arena: Bytes of its working memory.
     """
@@ -57,10 +58,21 @@ def missing() -> str | None:
     return next((tool for tool in TOOLS if shutil.which(tool) is None), None)
 
 
-def emulate(folder: Path, name: str, pixels: np.ndarray, board: str, optimize="-O2") -> Measured:
-    """Runs an exported folder's program on pictures, uint8 N × C × H × W."""
+def emulate(
+    name: str, files: dict[str, str], pixels: np.ndarray, board: str, optimize: str = "-O2"
+) -> Measured:
+    """Runs a program on pictures, uint8 N × C × H × W.
+
+    Args:
+        name: Of its function, as `normlab export --to c` writes it, and of its header. Another
+            program can be measured if a header and a function of this form call it.
+        files: The names and contents of its header and its C files.
+        pixels: The pictures.
+        board: One of `BOARDS`.
+        optimize: The compiler's level of optimization.
+    """
     machine, processor = BOARDS[board]
-    header = (folder / f"{name}.h").read_text()
+    header = files[f"{name}.h"]
     classes = int(re.search(r"_CLASSES (\d+)", header)[1])
     real = "float *scores" in header
     with tempfile.TemporaryDirectory() as build:
@@ -69,11 +81,15 @@ def emulate(folder: Path, name: str, pixels: np.ndarray, board: str, optimize="-
             f'-DHEADER="{name}.h"', f"-DARENA={name}_arena", f"-DNAME={name}",
             f"-DCLASSES={classes}", f"-DPIXELS={pixels[0].size}",
         ]  # fmt: skip
-        gcc(build, *common, "-c", folder / f"{name}.c", "-o", "program.o")
-        gcc(build, *common, *define, f"-I{folder}", "-c", HERE / "board.c", "-o", "board.o")
+        for file, text in files.items():
+            Path(build, file).write_text(text, encoding="utf-8")
+        sources = [file for file in files if file.endswith(".c")]
+        objects = [file.replace(".c", ".o") for file in sources]
+        gcc(build, *common, "-c", *sources)
+        gcc(build, *common, *define, "-I.", "-c", HERE / "board.c", "-o", "board.o")
         gcc(
             build, *common, "-nostartfiles", "-T", HERE / "mps2.ld", "-Wl,--gc-sections",
-            "-Wl,-Map=map", "board.o", "program.o", "-o", "firmware", "-lm",
+            "-Wl,-Map=map", "board.o", *objects, "-o", "firmware", "-lm",
         )  # fmt: skip
         Path(build, "pictures").write_bytes(pixels.transpose(0, 2, 3, 1).tobytes())
         run(
