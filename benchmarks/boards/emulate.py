@@ -39,7 +39,7 @@ class Measured:
         stack: Bytes of stack that a call used, at most.
         flash: Bytes of the program's code and constants, with what it takes from libraries: from
             the linker's map.
-        constants: Those of them that are constants.
+        constants: Those of them that are the program's own constants.
         arena: Bytes of its working memory.
     """
 
@@ -80,6 +80,8 @@ def emulate(
         define = [
             f'-DHEADER="{name}.h"', f"-DARENA={name}_arena", f"-DNAME={name}",
             f"-DCLASSES={classes}", f"-DPIXELS={pixels[0].size}",
+            f"-DLOGIT={'float' if real else 'int32_t'}",
+            f"-DSCORE={'float' if real else 'int8_t'}",
         ]  # fmt: skip
         for file, text in files.items():
             Path(build, file).write_text(text, encoding="utf-8")
@@ -108,7 +110,7 @@ def emulate(
             ]
         )
         results = np.frombuffer(Path(build, "results").read_bytes(), record)
-        flash, constants = _flash(Path(build, "map").read_text())
+        flash, constants = _flash(Path(build, "map").read_text(), objects)
         symbols = run(build, "arm-none-eabi-nm", "-S", "firmware")
     if len(results) != len(pixels):
         raise RuntimeError(f"{board} classified {len(results)} of {len(pixels)} pictures")
@@ -125,14 +127,15 @@ def emulate(
     )
 
 
-def _flash(text: str) -> tuple[int, int]:
-    """Bytes in flash of all but the board's own part, and those of the constants among them."""
+def _flash(text: str, objects: list[str]) -> tuple[int, int]:
+    """Bytes in flash of all but the board's own part, and those of the program's own constants."""
     memory = text.partition("Linker script and memory map")[2]
     found = re.findall(
         r"^ \.(text|rodata|data)(?:\.\S+)?\s+0x\w+\s+0x(\w+) (\S+)$", memory, re.MULTILINE
     )
-    own = [(kind, int(size, 16)) for kind, size, file in found if "board.o" not in file]
-    return sum(size for _, size in own), sum(size for kind, size in own if kind != "text")
+    sizes = [(kind, int(size, 16), file) for kind, size, file in found if file != "board.o"]
+    constants = sum(size for kind, size, file in sizes if kind != "text" and file in objects)
+    return sum(size for _, size, _ in sizes), constants
 
 
 def gcc(build, *arguments) -> None:

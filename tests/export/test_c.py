@@ -1,8 +1,11 @@
 """Exported C programs: compiled, run, and compared with the networks that they come from."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +185,43 @@ def test_any_layout_is_exported_and_equals_its_reference(layout, norm, activatio
         check(layout, norm, activation, float32=float32)
     except NormlabError as error:  # a number that 8 bits cannot have, said before anything is made
         assert "for int8" in str(error)
+
+
+# The boards
+
+spec = importlib.util.spec_from_file_location(
+    "emulate", Path(__file__).parents[2] / "benchmarks" / "boards" / "emulate.py"
+)
+boards = importlib.util.module_from_spec(spec)
+sys.modules["emulate"] = boards  # a dataclass looks its module up
+spec.loader.exec_module(boards)
+
+
+@pytest.mark.skipif(boards.missing() is not None, reason=f"no {boards.missing()}")
+@pytest.mark.slow(15)
+@pytest.mark.parametrize("board", boards.BOARDS)
+@pytest.mark.parametrize(
+    ("layout", "norm", "activation", "float32"),
+    [
+        (EVERY_BLOCK, "bn", "relu", False),
+        (EVERY_BLOCK, "gn", "prelu", False),
+        (EVERY_BLOCK, "dyt", "relu", False),
+        ("C:5s2 P D:6a/ln-channel D:6/rms+ GAP FC", "in", "hard-swish", False),
+        ("C:5s2 P D:6a/ln-channel D:6/rms+ GAP FC", "gn", "gelu", True),
+    ],
+)
+def test_an_emulated_board_computes_the_same(board, layout, norm, activation, float32):
+    program = firmware(random_network(layout, norm, activation), norm, activation, 4, float32)
+    pixels = pictures(2, program.memory.steps[0].source, seed=1)
+    files = {"net_x.h": program.source.header, "net_x.c": program.source.program}
+    found = boards.emulate("net_x", files, pixels, board)
+    expected = program.logits(pixels)
+    assert (found.logits == expected).all()
+    assert (found.scores == program.scores(expected)).all()
+    assert (found.best == expected.argmax(1)).all()
+    assert (found.arena, found.constants) == (program.memory.arena, program.source.constants)
+    assert 0 < found.stack < 600
+    assert found.instructions > 10_000
 
 
 # The memory
