@@ -12,7 +12,7 @@ from functools import cached_property
 from normlab.network.steps import NORMS, Step
 
 POINTER = 4  # bytes, on the microcontrollers that this is for
-STEP = 80  # bytes of a step in an int8 program's table of steps
+STEP = 72  # bytes of a step in an int8 program's table of steps
 _BY_ROW = ("pixel-norm", "affine")
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from normlab.errors import UsageError
@@ -78,8 +77,6 @@ class Constants:
             return "NULL"
         key = (step.block, step.kind)
         if key not in self._shared:
-            if step.kind == "depthwise":  # the program reads them as rows x columns x channels
-                values = np.ascontiguousarray(values[..., 0].transpose(1, 2, 0))
             self._shared[key] = self.name("filters", c_type, values)
         return self._shared[key]
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normlab.export.firmware import emit
 from normlab.export.firmware.quantize import MEAN_FACTOR, Integers, Quantized
@@ -29,7 +30,9 @@ def source(
     for k, own in enumerate(network.steps):
         function, needed = _kernel(network, k)
         parts |= needed
-        entries.append({"run": function, **_fields(own, constants)})
+        entries.append(
+            {"run": function, **_fields(own, constants, last=k == len(network.steps) - 1)}
+        )
         parts |= {"slopes"} if own.slopes is not None else set()
         parts |= {"table"} if own.table is not None else set()
         parts |= {"addition"} if own.addition is not None else set()
@@ -69,7 +72,7 @@ def _kernel(network: Quantized, k: int) -> tuple[str, set[str]]:
     return function, needed
 
 
-def _fields(own: Integers, constants: emit.Constants) -> dict[str, object]:
+def _fields(own: Integers, constants: emit.Constants, *, last: bool) -> dict[str, object]:
     floats = None
     if own.floats:
         numbers = [own.floats[part] for part in ("scale", "weight", "bias")]
@@ -77,21 +80,30 @@ def _fields(own: Integers, constants: emit.Constants) -> dict[str, object]:
     fields: dict[str, object] = {
         "filters": constants.filters("int8_t", own.filters, own.step),
         "multipliers": constants.name("multipliers", "int32_t", own.multipliers),
-        "offsets": constants.name("offsets", "int32_t", own.offsets),
+        "offsets": constants.name("offsets", "int32_t", _offsets(own, last=last)),
         "table": constants.name("table", "uint8_t", own.table),
         "slopes": constants.name("slopes", "int16_t", own.slopes),
         "floats": constants.name("floats", "float", floats),
-        "low": own.low,
-        "high": own.high,
         "shift": own.shift,
         "sign": 128 if own.step.signed else 0,
+        "own_sign": _sign(own),
     }
     if own.addition is not None:
         fields |= {
             "own": own.addition.own,
             "other": own.addition.other,
-            "sum_low": own.addition.low,
-            "sum_high": own.addition.high,
             "sum_shift": own.addition.shift,
         }
     return fields
+
+
+def _sign(own: Integers) -> int:
+    """What is added to a value so that it is 0 to 255."""
+    return -own.low
+
+
+def _offsets(own: Integers, *, last: bool) -> NDArray[np.int32]:
+    """The offsets; those of convolutions have the sign added, which saves its addition."""
+    if not own.step.weighted or last:
+        return own.offsets
+    return own.offsets + np.int32(_sign(own) << own.shift)

@@ -1,5 +1,5 @@
 
-/* A row of a 3 x 3 depthwise convolution, whose filters are rows x columns x channels. */
+/* A row of a 3 x 3 depthwise convolution. */
 static void convolve_channels(const struct step *step, struct @name@_arena *arena, int y)
 {
     const struct step *source = step - 1;
@@ -15,10 +15,10 @@ static void convolve_channels(const struct step *step, struct @name@_arena *aren
             float sum = 0;
             for (int i = from; i < to; i++) {
                 const float *pixel = rows[i] + x * step->stride * channels + c;
-                const float *filter = step->filters + 3 * i * channels + c;
+                const float *filter = step->filters + 9 * c + 3 * i;
                 sum = sum + pixel[0] * filter[0];
-                sum = sum + pixel[channels] * filter[channels];
-                sum = sum + pixel[2 * channels] * filter[2 * channels];
+                sum = sum + pixel[channels] * filter[1];
+                sum = sum + pixel[2 * channels] * filter[2];
             }
             *out++ = sum * step->weight[c] + step->bias[c];
         }

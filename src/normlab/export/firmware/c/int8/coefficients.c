@@ -6,6 +6,6 @@ static void multiply_add(const struct step *step, const uint8_t *in, int32_t sig
     for (int k = 0; k < step->width;)
         for (int c = 0; c < step->channels; c++, k++) {
             int32_t value = (value_of(in[k], sign) * multipliers[c] + offsets[c]) >> 16;
-            out[k] = (uint8_t)limited(value, step->low, step->high);
+            out[k] = limited(value + step->own_sign, step->own_sign);
         }
 }

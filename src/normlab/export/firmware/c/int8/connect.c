@@ -3,5 +3,5 @@ static void connect(const struct step *step, struct @name@_arena *arena, int tur
 {
     uint8_t *out = row_of(step, arena, turn);
     for (int c = 0; c < step->channels; c++)
-        out[c] = (uint8_t)limited(dense(step, arena, c), step->low, step->high);
+        out[c] = limited(dense(step, arena, c), step->own_sign);
 }

@@ -6,10 +6,15 @@ static inline int16x2_t even(uint32_t word, int is_signed)
     return is_signed ? __sxtb16((int8x4_t)word) : (int16x2_t)__uxtb16(word);
 }
 
-/* Bytes 1 and 3. */
+/* Bytes 1 and 3: the extension rotates its operand, which the compiler does not use by itself. */
 static inline int16x2_t odd(uint32_t word, int is_signed)
 {
-    return even(word >> 8 | word << 24, is_signed);
+    int16x2_t pair;
+    if (is_signed)
+        __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
+    else
+        __asm__("uxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
+    return pair;
 }
 
 static inline uint32_t word_at(const void *bytes)
@@ -27,19 +32,21 @@ static inline void multiply(const uint8_t *x, const uint8_t *y, const int8_t *v,
     int32_t xv = sums[0], xw = sums[1], yv = sums[2], yw = sums[3];
 #if defined __ARM_FEATURE_DSP
     for (; n >= 4; n -= 4) {
-        uint32_t a = word_at(v), b = word_at(w), c = word_at(x), d = word_at(y);
-        int16x2_t left = even(c, is_signed), right = even(d, is_signed), filter = even(a, 1);
-        xv = __smlad(left, filter, xv);
-        yv = __smlad(right, filter, yv);
-        filter = even(b, 1);
-        xw = __smlad(left, filter, xw);
-        yw = __smlad(right, filter, yw);
-        left = odd(c, is_signed), right = odd(d, is_signed), filter = odd(a, 1);
-        xv = __smlad(left, filter, xv);
-        yv = __smlad(right, filter, yv);
-        filter = odd(b, 1);
-        xw = __smlad(left, filter, xw);
-        yw = __smlad(right, filter, yw);
+        uint32_t a = word_at(v), c = word_at(x), b, d;
+        int16x2_t p = even(a, 1), q = even(c, is_signed), r, t;
+        xv = __smlad(q, p, xv);
+        d = word_at(y), t = even(d, is_signed);
+        yv = __smlad(t, p, yv);
+        b = word_at(w), r = even(b, 1);
+        xw = __smlad(q, r, xw);
+        yw = __smlad(t, r, yw);
+        p = odd(a, 1), q = odd(c, is_signed);
+        xv = __smlad(q, p, xv);
+        t = odd(d, is_signed);
+        yv = __smlad(t, p, yv);
+        r = odd(b, 1);
+        xw = __smlad(q, r, xw);
+        yw = __smlad(t, r, yw);
         x += 4, y += 4, v += 4, w += 4;
     }
 #endif
@@ -49,12 +56,6 @@ static inline void multiply(const uint8_t *x, const uint8_t *y, const int8_t *v,
         xv += c * a, xw += c * b, yv += d * a, yw += d * b;
     }
     sums[0] = xv, sums[1] = xw, sums[2] = yv, sums[3] = yw;
-}
-
-static inline void store(const struct step *step, int c, int32_t sum, uint8_t *out)
-{
-    int32_t value = scaled(sum, step->multipliers[c], step->offsets[c], step->shift);
-    out[c] = (uint8_t)limited(value, step->low, step->high);
 }
 
 /* A row of a convolution, two pixels and two channels at a time. */
@@ -67,6 +68,8 @@ static inline void convolve(const struct step *step, struct @name@_arena *arena,
     int to = source->height - first < step->window ? source->height - first : step->window;
     int length = step->window * source->channels, size = step->window * length;
     int distance = step->stride * source->channels;
+    int shift = step->shift, sign = step->own_sign;
+    const int32_t *multipliers = step->multipliers, *offsets = step->offsets;
     const uint8_t *rows[3];
     uint8_t *out = row_of(step, arena, y);
     for (int i = from; i < to; i++)
@@ -82,13 +85,15 @@ static inline void convolve(const struct step *step, struct @name@_arena *arena,
                 multiply(pixel, second ? pixel + distance : pixel, filter,
                          more ? filter + size : filter, length, is_signed, sums);
             }
-            store(step, c, sums[0], out);
-            if (more)
-                store(step, c + 1, sums[1], out);
-            if (second) {
-                store(step, c, sums[2], out + channels);
-                if (more)
-                    store(step, c + 1, sums[3], out + channels);
+            int32_t multiplier = multipliers[c], offset = offsets[c];
+            out[c] = limited(scaled(sums[0], multiplier, offset, shift), sign);
+            if (second)
+                out[channels + c] = limited(scaled(sums[2], multiplier, offset, shift), sign);
+            if (more) {
+                multiplier = multipliers[c + 1], offset = offsets[c + 1];
+                out[c + 1] = limited(scaled(sums[1], multiplier, offset, shift), sign);
+                if (second)
+                    out[channels + c + 1] = limited(scaled(sums[3], multiplier, offset, shift), sign);
             }
         }
         out += 2 * channels;

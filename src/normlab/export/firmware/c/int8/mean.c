@@ -18,6 +18,6 @@ static void average_map(const struct step *step, struct @name@_arena *arena, int
         if (step->count == 0) /* the last step */
             arena->logits[c] = value;
         else
-            row_of(step, arena, 0)[c] = (uint8_t)limited(value, step->low, step->high);
+            row_of(step, arena, 0)[c] = limited(value + step->sign, step->sign);
     }
 }

@@ -20,7 +20,7 @@ static void normalize_pixels(const struct step *step, struct @name@_arena *arena
         for (int c = 0; c < channels; c++) {
             float value = (float)(value_of(in[c], 128) * channels - sum) * factor;
             int32_t result = rounded(value * weight[c] + bias[c], 1000.0f);
-            out[c] = (uint8_t)limited(result, step->low, step->high);
+            out[c] = limited(result + step->own_sign, step->own_sign);
         }
         in += channels;
         out += channels;

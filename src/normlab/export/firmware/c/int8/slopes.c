@@ -5,7 +5,7 @@ static void apply_slopes(const struct step *step, uint8_t *row)
         int32_t value = value_of(row[k], 128);
         if (value < 0) {
             value = (value * step->slopes[k % step->channels] + (1 << 11)) >> 12;
-            row[k] = (uint8_t)limited(value, step->low, step->high);
+            row[k] = limited(value + 128, 128);
         }
     }
 }
