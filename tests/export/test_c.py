@@ -409,6 +409,7 @@ def test_without_a_compiler_only_unproved_is_written(trained, tmp_path, cli, no_
     [
         ("C:4 P D:4/frn GAP FC", {}, "the normalization frn has no C: use one of bn, "),
         ("C:4 P GAP c:10 c+", {}, "c:10+: the classifier of a C program adds no input"),
+        ("C:4 C+*500 P GAP FC", {}, "a C program has at most 200 blocks, not 504"),
         ("C:4 P GAP FC", {"norm": "lrn"}, "the normalization lrn has no C"),
     ],
 )

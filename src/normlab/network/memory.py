@@ -234,9 +234,12 @@ def _place(
 ) -> dict[int, int]:
     """Gives each ring the lowest offset at which it disturbs none that is placed already."""
     offsets: dict[int, int] = {}
+    ends = {k: max(read for _, read in lives) for k, lives in slots.items()}
     for k in order:
         forbidden: list[tuple[int, int]] = []  # first and last offsets that disturb
         for other, offset in offsets.items():
+            if slots[other][0][0] > ends[k] or slots[k][0][0] > ends[other]:
+                continue  # they are never there at the same time
             for i, (written, read) in enumerate(slots[other]):
                 begin = offset + i * rows[other].slot_size
                 for j, (later, last) in enumerate(slots[k]):

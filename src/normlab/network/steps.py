@@ -26,6 +26,7 @@ Kind = Literal[
     "pixel-norm",  # statistics over the channels of each pixel
     "affine",  # one weight and one bias per channel
 ]
+MOST = 200  # blocks of a program, counted as often as they are applied: they are planned one by one
 NORMS: frozenset[Kind] = frozenset(("group-norm", "rms-norm", "pixel-norm", "affine"))
 
 # In eval mode these are one weight and one bias per channel, which become the convolution's.
@@ -105,6 +106,9 @@ def lower(block_shapes: Sequence[BlockShape]) -> tuple[Step, ...]:
     """
     if block_shapes[0].block.custom:
         raise UsageError(f"{block_shapes[0].block.kind} is your own network: only layouts have C")
+    applications = sum(block_shape.block.repeat for block_shape in block_shapes)
+    if applications > MOST:
+        raise UsageError(f"a C program has at most {MOST} blocks, not {applications:,}")
     source = block_shapes[0].input
     steps = [Step(kind="input", block=-1, source=source, target=source)]
     for index, block_shape in enumerate(block_shapes):

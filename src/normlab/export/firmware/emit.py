@@ -15,6 +15,7 @@ from normlab.network.steps import Step
 from normlab.network.zoo import ZOO
 
 PARTS = Path(__file__).parent / "c"
+COLOURS = {1: "grey", 3: "red, green, blue"}  # by the number of channels
 _WIDEST = 2**16 - 1
 
 
@@ -361,7 +362,7 @@ struct {name}_arena {{
 /* Classifies a picture.
 
    pixels: HEIGHT x WIDTH x CHANNELS bytes: rows from top to bottom, pixels from left to right,
-           the colours of a pixel in the order red, green, blue.
+           a pixel's values in the order {COLOURS[channels]}.
    scores: CLASSES results. {dialect.meaning}
    Returns the best class, from 0. It keeps nothing between calls, and needs no heap. */
 int {name}(const uint8_t *pixels, {dialect.score} *scores, struct {name}_arena *arena);

@@ -52,6 +52,7 @@ def project(name: str, firmware: Firmware, classes: tuple[str, ...]) -> dict[str
         "arena": f"{memory.arena:,}",
         "constants": f"{text.constants:,}",
         "shape": f"{height} × {width} × {channels}",
+        "colours": emit.COLOURS[channels],
         "classes": "\n".join(f"{k}. {_plain(c)}" for k, c in enumerate(classes)),
     }
     return {

@@ -68,7 +68,8 @@ class Program:
         return (
             f"{printable(str(self.path))}: {self.name}.c, {self.name}.h, test.c, Makefile, "
             f"README.md\n"
-            f"{self.arena:,} bytes of working memory, {self.constants:,} bytes of constants\n"
+            f"{self.arena:,} bytes of RAM; {self.constants:,} bytes of flash beside a few kB of "
+            "code\n"
             f"{proof}\n"
             f"accuracy on {self.images:,} test images: {exact} in PyTorch, {own} in C"
         )

@@ -6,7 +6,7 @@ static inline int16x2_t even(uint32_t word, int is_signed)
     return is_signed ? __sxtb16((int8x4_t)word) : (int16x2_t)__uxtb16(word);
 }
 
-/* Bytes 1 and 3: the extension rotates its operand, which the compiler does not use by itself. */
+/* Bytes 1 and 3: the instruction rotates its operand, which the compiler does not use by itself. */
 static inline int16x2_t odd(uint32_t word, int is_signed)
 {
     int16x2_t pair;
