@@ -103,14 +103,14 @@ def test_the_steps_compute_what_the_network_computes(norm, activation):
 
 
 @compiled
-@pytest.mark.slow(20)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_program_in_integers_equals_its_reference(norm):
     check(EVERY_BLOCK, norm)
 
 
 @compiled
-@pytest.mark.slow(20)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("norm", ["bn", "gn", "rms", "ln-channel", "dyt"])
 def test_a_program_in_floats_equals_its_reference_and_the_network(norm):
     network, pixels, logits = check(EVERY_BLOCK, norm, float32=True)
@@ -120,7 +120,7 @@ def test_a_program_in_floats_equals_its_reference_and_the_network(norm):
 
 
 @compiled
-@pytest.mark.slow(20)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("float32", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_is_computed(activation, float32):
@@ -165,7 +165,7 @@ def layouts(draw):
 
 
 @compiled
-@pytest.mark.slow(60)
+@pytest.mark.slow(20)
 @settings(
     max_examples=15, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
 )
@@ -198,7 +198,7 @@ spec.loader.exec_module(boards)
 
 
 @pytest.mark.skipif(boards.missing() is not None, reason=f"no {boards.missing()}")
-@pytest.mark.slow(15)
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("board", boards.BOARDS)
 @pytest.mark.parametrize(
     ("layout", "norm", "activation", "float32"),
@@ -341,7 +341,7 @@ def no_compiler(monkeypatch):
 
 
 @compiled
-@pytest.mark.slow(10)
+@pytest.mark.slow(5)
 @pytest.mark.parametrize("options", [(), ("--float",)], ids=["int8", "float"])
 def test_a_folder_is_written_built_and_tested(trained, tmp_path, cli, options):
     folder = tmp_path / "run-1"
@@ -365,7 +365,7 @@ def test_a_folder_is_written_built_and_tested(trained, tmp_path, cli, options):
 
 
 @compiled
-@pytest.mark.slow(10)
+@pytest.mark.slow(5)
 def test_peculiar_class_names_stay_names(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "LOSS", 1.0)  # random weights
     monkeypatch.setattr(write, "count_correct", lambda *_: 0)
