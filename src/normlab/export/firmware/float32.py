@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.export.firmware import emit
-from normlab.export.firmware.parameters import Parameters
+from normlab.export.firmware.parameters import Parameters, batches
 from normlab.network.memory import Memory
 from normlab.network.steps import Step
 
 Values = NDArray[np.float32]
 _F = np.float32
-_BATCH = 25
+_PLACES = 25 * 32 * 32  # pixels that are processed at a time
 STEP = 64  # bytes of a step in the program's table, where a pointer has 4
 
 
@@ -90,16 +90,17 @@ def logits(
     steps: Sequence[Step], parameters: Sequence[Parameters], pixels: NDArray[np.uint8]
 ) -> Values:
     """The logits of images, uint8 N × C × H × W: float32 N × classes."""
-    parts = range(0, len(pixels), _BATCH)
-    return np.concatenate([_logits(steps, parameters, pixels[k : k + _BATCH]) for k in parts])
+    parts = batches(pixels, _PLACES)
+    return np.concatenate([_logits(steps, parameters, batch) for batch in parts])
 
 
 def _logits(
     steps: Sequence[Step], parameters: Sequence[Parameters], pixels: NDArray[np.uint8]
 ) -> Values:
     x: Values = pixels.transpose(0, 2, 3, 1).astype(_F)
-    kept: list[Values] = []
-    for step, own in zip(steps, parameters, strict=True):
+    skips = {step.skip for step in steps}
+    kept: dict[int, Values] = {}
+    for k, (step, own) in enumerate(zip(steps, parameters, strict=True)):
         x = _value(step, own, x)
         if own.slopes is not None:
             x = np.where(x < 0, x * own.slopes, x)
@@ -107,7 +108,8 @@ def _logits(
             x = _activated(step.activation, x)
         if step.skip is not None:
             x = x * _F(own.branch) + kept[step.skip]
-        kept.append(x)
+        if k in skips:
+            kept[k] = x
     found: Values = x.reshape(len(pixels), -1)
     return found
 

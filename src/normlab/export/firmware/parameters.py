@@ -147,13 +147,21 @@ def compute(
 ) -> Iterator[Computed]:
     """What each step computes of pixels, uint8 N × C × H × W: what integers stand for."""
     x = torch.from_numpy(pixels).float()
-    kept: list[Tensor] = []
-    for step, own in zip(steps, parameters, strict=True):
+    skips = {step.skip for step in steps}
+    kept: dict[int, Tensor] = {}
+    for k, (step, own) in enumerate(zip(steps, parameters, strict=True)):
         before = _before(step, own, x)
         after = _activated(step, own, before)
         x = after if step.skip is None else after * own.branch + kept[step.skip]
-        kept.append(x)
+        if k in skips:
+            kept[k] = x
         yield Computed(before, after, x)
+
+
+def batches(pixels: NDArray[np.uint8], places: int) -> Iterator[NDArray[np.uint8]]:
+    """Images in batches of about so many pixels in all."""
+    count = max(1, places // (pixels.shape[2] * pixels.shape[3]))
+    return (pixels[k : k + count] for k in range(0, len(pixels), count))
 
 
 def _before(step: Step, own: Parameters, x: Tensor) -> Tensor:

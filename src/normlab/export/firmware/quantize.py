@@ -11,7 +11,7 @@ where the offset has the bias and the half that rounds the last division to the 
 Zero padding is then 0, so it can be left out of the sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from normlab.errors import NormlabError
-from normlab.export.firmware.parameters import Parameters, compute
+from normlab.export.firmware.parameters import Parameters, batches, compute
 from normlab.layers import activations
 from normlab.network.steps import NORMS, Step
 
@@ -31,6 +31,7 @@ FIXED = 16  # fractional bits of a normalization's coefficients
 _LARGEST = 0.249  # of a factor from sums to outputs: below 2^31 / 2^33
 _SCORE_STEP = 4  # scores are in steps of at least 2^-4 nats
 _BINS = 2048
+_PLACES = 50 * 32 * 32  # pixels that are processed at a time
 
 Array = NDArray[Any]
 
@@ -154,35 +155,51 @@ class _Range:
 def _measure(
     steps: Sequence[Step], parameters: Sequence[Parameters], pixels: NDArray[np.uint8]
 ) -> list[_Range]:
-    ranges = []
-    for k, computed in enumerate(compute(steps, parameters, pixels)):
-        before, after, output = computed.before, computed.after, computed.output
-        step = steps[k]
-        if _reader(steps, k) in STATISTICS:  # each channel has its own scale
-            channels = before.transpose(0, 1).flatten(1)
-            kept = np.array([_clip(channel, signed=True) for channel in channels])
-        else:
-            kept = np.array(_clip(before, signed=True))
-        ranges.append(
-            _Range(
-                before=kept,
-                after=_clip(after, signed=step.activation != "relu"),
-                output=_clip(output, signed=step.signed),
-            )
-        )
-    return ranges
+    """The ranges: first the largest magnitudes, then histograms up to these."""
+    signs = [(True, step.activation != "relu", step.signed) for step in steps]
+    largest: dict[tuple[int, int], Array] = {}
+    for key, magnitudes in _magnitudes(steps, parameters, pixels):
+        found = magnitudes.amax(1).double().numpy()
+        largest[key] = np.maximum(found, largest.get(key, 0.0))
+    counts = {key: np.zeros((len(found), _BINS)) for key, found in largest.items()}
+    for key, magnitudes in _magnitudes(steps, parameters, pixels):
+        for row, values in enumerate(magnitudes):
+            top = float(largest[key][row])
+            if top > 0:
+                counts[key][row] += torch.histc(values, _BINS, 0, top).double().numpy()
+
+    def clips(k: int, part: int) -> Array:
+        rows = zip(largest[k, part], counts[k, part], strict=True)
+        return np.array([_clip(top, row, signed=signs[k][part]) for top, row in rows])
+
+    return [
+        _Range(before=clips(k, 0), after=float(clips(k, 1)[0]), output=float(clips(k, 2)[0]))
+        for k in range(len(steps))
+    ]
 
 
-def _clip(values: torch.Tensor, *, signed: bool) -> float:
+def _magnitudes(
+    steps: Sequence[Step], parameters: Sequence[Parameters], pixels: NDArray[np.uint8]
+) -> Iterator[tuple[tuple[int, int], torch.Tensor]]:
+    """The magnitudes of each step's values, before, after and with the addition: rows × values.
+
+    There is one row for each channel of what a normalization with statistics reads, else one.
+    """
+    for batch in batches(pixels, _PLACES):
+        for k, computed in enumerate(compute(steps, parameters, batch)):
+            for part, values in enumerate((computed.before, computed.after, computed.output)):
+                by_channel = part == 0 and _reader(steps, k) in STATISTICS
+                rows = values.transpose(0, 1).flatten(1) if by_channel else values.reshape(1, -1)
+                yield (k, part), rows.abs()
+
+
+def _clip(largest: float, counts: Array, *, signed: bool) -> float:
     """The largest magnitude to keep, of those that are tried, by the squared error.
 
     Larger values are cut, smaller ones are rounded to a finer grid the smaller it is.
     """
-    magnitudes = values.abs().flatten()
-    largest = float(magnitudes.max())
     if not largest > 0:
         return 1.0
-    counts = torch.histc(magnitudes, _BINS, 0, largest).double().numpy()
     centers = (np.arange(_BINS) + 0.5) * largest / _BINS
     levels = 127 if signed else 255
     errors = {}
@@ -190,7 +207,7 @@ def _clip(values: torch.Tensor, *, signed: bool) -> float:
         clip = largest * percent / 100
         cut = np.maximum(centers - clip, 0)
         errors[clip] = (counts * np.where(cut > 0, cut**2, (clip / levels) ** 2 / 12)).sum()
-    return min(errors, key=errors.__getitem__)
+    return float(min(errors, key=errors.__getitem__))
 
 
 def _levels(signed: bool) -> tuple[int, int, int]:
@@ -214,10 +231,11 @@ def _integers(
     levels, low, high = _levels(signed)
     after = kept.after / levels
     before: Array | float = after
+    largest = float(kept.before.max())
     if step.activation == "prelu":
-        before = after = max(after, float(kept.before) / levels)
+        before = after = max(after, largest / levels)
     elif step.activation not in (None, "relu"):
-        before = float(kept.before) / 127
+        before = largest / 127
         if step.activation == "tanh":
             after, before = 1 / 127, min(before, 4 / (127 * max(abs(own.squash), 1e-6)))
     elif raw in STATISTICS:

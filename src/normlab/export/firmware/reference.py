@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normlab.export.firmware.parameters import batches
 from normlab.export.firmware.quantize import FIXED, MEAN_FACTOR, STATISTICS, Integers, Quantized
 
 Array = NDArray[Any]
 ONE = np.float32(1)
-_BATCH = 100
+_PLACES = 100 * 32 * 32  # pixels that are processed at a time
 
 
 def logits(network: Quantized, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """The logits of images, uint8 N × C × H × W: int32 N × classes, in 2^-`unit` nats."""
-    parts = range(0, len(pixels), _BATCH)
-    return np.concatenate([_logits(network, pixels[k : k + _BATCH]) for k in parts])
+    return np.concatenate([_logits(network, batch) for batch in batches(pixels, _PLACES)])
 
 
 def scores(network: Quantized, logits: NDArray[np.int32]) -> NDArray[np.int8]:
@@ -32,12 +32,13 @@ def scores(network: Quantized, logits: NDArray[np.int32]) -> NDArray[np.int8]:
 
 def _logits(network: Quantized, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     x: Array = pixels.transpose(0, 2, 3, 1).astype(np.int32)
-    kept: list[Array] = []
+    skips = {own.step.skip for own in network.steps}
+    kept: dict[int, Array] = {}
     for k, own in enumerate(network.steps):
         value = _value(own, x)
         if k == len(network.steps) - 1:
             return value.reshape(len(pixels), -1).astype(np.int32)
-        x = np.clip(value, own.low, own.high)
+        x = np.clip(value, own.low, own.high).astype(np.int32)
         if own.slopes is not None:
             x = np.where(x < 0, (x * own.slopes.astype(np.int32) + 2**11) >> 12, x)
             x = np.clip(x, own.low, own.high)
@@ -48,7 +49,8 @@ def _logits(network: Quantized, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
             assert own.step.skip is not None
             x = (x * a.own + kept[own.step.skip] * a.other + (1 << a.shift >> 1)) >> a.shift
             x = np.clip(x, a.low, a.high)
-        kept.append(x)
+        if k in skips:
+            kept[k] = x
     raise AssertionError("a network has steps")
 
 
