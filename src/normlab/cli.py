@@ -349,7 +349,7 @@ def export(
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx`; `c` has
             them unless it is --float.
         float32: `c` in single floats.
-        unproved: Write `c` where there is no C compiler to prove it with.
+        unproved: Write `c` without compiling it, as where there is no C compiler.
         out: The file or folder. With --model it is named after the model, in this folder.
         data_root: Folder of the data, as in `normlab train`.
     """

@@ -124,7 +124,7 @@ def export_run(
         int8: Quantize to int8. This changes the predictions; the accuracy is measured on the whole
             test split. `c` is int8 unless it is `float32`.
         float32: `c` in single floats.
-        unproved: Write `c` where there is no C compiler to check it with.
+        unproved: Write `c` without compiling it, as where there is no C compiler.
         data_root: Where the data lies, as in `Execution`.
 
     Raises:
@@ -164,7 +164,7 @@ def export_run(
     with _translate_errors(run, to):
         content = export_format.write(trace(InferenceModel(network)), metadata)
         predict = export_format.load(content)
-        difference = _largest_difference(expected, predict_in_batches(predict, sample))
+        difference = largest_difference(expected, predict_in_batches(predict, sample))
         if quantize is not None:
             float_size = len(content)
             calibration = sample_of(dataset.train, CALIBRATION_IMAGES).images
@@ -235,7 +235,7 @@ def eager(network: Network) -> PredictFn:
     return predict
 
 
-def _largest_difference(expected: Probabilities, exported: Probabilities) -> float:
+def largest_difference(expected: Probabilities, exported: Probabilities) -> float:
     """The largest difference of a probability; NormlabError if it or a class differs too much."""
     difference = float(np.abs(expected - exported).max())
     changed = int((expected.argmax(1) != exported.argmax(1)).sum())
