@@ -6,13 +6,14 @@ never exist as a whole: `memory.py` finds how many of their rows do.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from normlab import notation
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
-from normlab.network.shapes import BlockShape
+from normlab.network.shapes import BlockShape, infer_shapes
 
 Kind = Literal[
     "input",  # the picture's pixels, less their mean and divided by their deviation
@@ -123,25 +124,22 @@ def lower(block_shapes: Sequence[BlockShape]) -> tuple[Step, ...]:
 
 def network_steps(layout: str, *, norm: str, classes: int, activation: str) -> tuple[Step, ...]:
     """The steps of a layout whose widths are all there. Raises what `lower` raises."""
-    from normlab.network.shapes import infer_shapes
-
     blocks = notation.parse(layout)
     return lower(infer_shapes(blocks, norm=norm, classes=classes, activation=activation))
 
 
 def _append(steps: list[Step], index: int, block_shape: BlockShape) -> None:
-    block, source, target = block_shape.block, block_shape.input, block_shape.output
-    at = {"block": index, "source": source, "target": target}
+    block, source = block_shape.block, block_shape.input
+    step = partial(Step, block=index, source=source, target=block_shape.output)
     match block.kind:
-        case "P" | "A":
-            kind: Kind = "maximum" if block.kind == "P" else "average"
-            steps.append(Step(kind=kind, window=(2, 2), stride=2, **at))  # type: ignore[arg-type]
+        case "P":
+            steps.append(step(kind="maximum", window=(2, 2), stride=2))
+        case "A":
+            steps.append(step(kind="average", window=(2, 2), stride=2))
         case "GAP":
-            steps.append(Step(kind="mean", **at))  # type: ignore[arg-type]
+            steps.append(step(kind="mean"))
         case "FC":
-            steps.append(
-                Step(kind="convolution", window=source[1:], **at)  # type: ignore[arg-type]
-            )
+            steps.append(step(kind="convolution", window=source[1:]))
         case _:
             for application in range(block.repeat):
                 _append_convolutions(steps, index, application, block_shape)
@@ -170,36 +168,32 @@ def _append_convolutions(
             replace(spatial, kind="depthwise", target=between),
             replace(spatial, source=between, window=(1, 1), stride=1, padding=0),
         ]
+    norm = block_shape.norm
+    kind = _kind(norm)
     for k, convolution in enumerate(convolutions):
-        norm, activate = block_shape.norm, False
-        if norm is not None:
-            activate = block_shape.normalized[k][1]
         last = k == len(convolutions) - 1
-        finish = {
-            "activation": block_shape.activation if activate else None,
-            "skip": skip if last else None,
-            "scaled": last and block_shape.branch_scales > 0,
-        }
-        kind = _kind(norm)
+        activate = norm is not None and block_shape.normalized[k][1]
+        finish = partial(
+            replace,
+            activation=block_shape.activation if activate else None,
+            skip=skip if last else None,
+            scaled=last and block_shape.branch_scales > 0,
+        )
         if kind is None:
-            steps.append(
-                replace(convolution, folded=norm is not None, **finish)  # type: ignore[arg-type]
-            )
+            steps.append(finish(replace(convolution, folded=norm is not None)))
             continue
         # The tanh of `dyt` is the convolution's activation, and its affine map a step.
         tanh = "tanh" if kind == "affine" else None
         steps.append(replace(convolution, raw=tanh is None, activation=tanh))
-        steps.append(
-            Step(
-                kind=kind,
-                block=index,
-                application=application,
-                source=convolution.target,
-                target=convolution.target,
-                groups=_groups(norm or "", convolution.target[0]),
-                **finish,  # type: ignore[arg-type]
-            )
+        own = Step(
+            kind=kind,
+            block=index,
+            application=application,
+            source=convolution.target,
+            target=convolution.target,
+            groups=_groups(norm or "", convolution.target[0]),
         )
+        steps.append(finish(own))
 
 
 def _kind(norm: str | None) -> Kind | None:
