@@ -15,7 +15,7 @@ AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-
 # On all cores, eight at most; a worker that has nothing left to do takes tests from another.
 PYTEST := pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo quick test coverage faults fuzz mutants lint format bench bench-seed lock locked oldest audit dist clean
+.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware bench-seed lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -67,6 +67,11 @@ bench: .venv/installed-bench  ## measure speed and memory, into runs/bench; CIFA
 	for benchmark in footprint throughput against_machine scaling workers small_study; do \
 	    $(BIN)/python benchmarks/$$benchmark.py --out $(BENCH)/$$benchmark.json || exit; \
 	done
+
+firmware: .venv/installed-bench  ## run the C programs of nano and micro on emulated Cortex-M boards: needs qemu and gcc for Arm
+	$(BIN)/python benchmarks/firmware.py src/normlab/models/nano results/nano/runs/gn-0 results/nano/runs/ln-0 \
+	    src/normlab/models/micro --out $(BENCH)/firmware.json
+	$(BIN)/python benchmarks/firmware.py src/normlab/models/nano --float --out $(BENCH)/firmware-float.json
 
 bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a student writes it
 	mkdir -p $(BENCH)

@@ -324,28 +324,35 @@ def export(
     model: _Model = None,
     to: _ExportFormat,
     int8: bool = False,
+    float32: Annotated[bool, arg(name="float")] = False,
+    unproved: bool = False,
     out: Annotated[
         Path | None,
-        default_is("model.FORMAT, or model-int8.FORMAT with --int8, in RUN"),
+        default_is("model.FORMAT, model-int8.FORMAT with --int8, or model-c, in RUN"),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Write a run's network to a file for use without normlab: ONNX, or PyTorch's exported program.
+    """Write a run's network for use without normlab: ONNX, PyTorch's exported program, or C.
 
         $ normlab export runs/cifar10/micro-bn-0 --to onnx
         $ normlab export runs/cifar10/micro-bn-0 --to onnx --int8
         $ normlab export runs/cifar10/micro-bn-0 --to pt2 --out micro.pt2
         $ normlab export --model nano --to onnx
+        $ normlab export runs/cifar10/nano-bn-0 --to c
 
     The exported network maps pixels to probabilities. Before it is written, it is run on 1,000 test
     images and must predict what the trained network does. ONNX needs pip install "normlab[export]".
+    C is a folder with a program for microcontrollers, which the machine's C compiler proves.
 
     Args:
         runs: A run's folder (leave it out with --model).
         model: A network that comes with normlab, instead of a run. It is checked on CIFAR-10.
-        to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`.
-        int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
-        out: The file. With --model it is named after the model, in this folder.
+        to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `c`.
+        int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx`; `c` has
+            them unless it is --float.
+        float32: `c` in single floats.
+        unproved: Write `c` without compiling it, as where there is no C compiler.
+        out: The file or folder. With --model it is named after the model, in this folder.
         data_root: Folder of the data, as in `normlab train`.
     """
     from normlab.export.exporter import export_run
@@ -356,7 +363,17 @@ def export(
         raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
     if model is not None and out is None:
         out = Path(formats.file_name(model, to, int8=int8))
-    print(export_run(Run.open(folders[0]), to, out, int8=int8, data_root=data_root))
+    print(
+        export_run(
+            Run.open(folders[0]),
+            to,
+            out,
+            int8=int8,
+            float32=float32,
+            unproved=unproved,
+            data_root=data_root,
+        )
+    )
 
 
 @command

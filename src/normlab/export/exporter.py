@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from normlab.runs.run import Run, custom_networks
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.version import __version__
 from normlab.wording import counted, kilobytes, percent
+
+if TYPE_CHECKING:
+    from normlab.export.firmware.write import Program
 
 CHECK_IMAGES = 1000  # of the test split
 CALIBRATION_IMAGES = 1000  # of the training split
@@ -100,20 +104,27 @@ def export_run(
     out: Path | str | None = None,
     *,
     int8: bool = False,
+    float32: bool = False,
+    unproved: bool = False,
     data_root: Path | None = None,
-) -> Exported:
-    """Exports a finished run's network to a file for use without normlab.
+) -> "Exported | Program":
+    """Exports a finished run's network to a file for use without normlab; `c`: to a folder.
 
     The exported network maps pixels, uint8 N × C × S × S, to probabilities, float32 N × classes.
     Before the file is written it is run on 1,000 test images (all, where there are fewer). It must
     predict the same classes as the trained network, with probabilities within 1e-5.
 
+    The C program maps pixels to scores and is checked as docs/microcontroller.md says.
+
     Args:
         run: The run.
-        to: The format: `onnx` or `pt2` (PyTorch's exported program).
-        out: The file. Default: in the run's folder, model.onnx, model-int8.onnx or model.pt2.
+        to: The format: `onnx`, `pt2` (PyTorch's exported program) or `c`.
+        out: The file or folder. Default: in the run's folder, model.onnx, model-int8.onnx,
+            model.pt2 or model-c.
         int8: Quantize to int8. This changes the predictions; the accuracy is measured on the whole
-            test split.
+            test split. `c` is int8 unless it is `float32`.
+        float32: `c` in single floats.
+        unproved: Write `c` without compiling it, as where there is no C compiler.
         data_root: Where the data lies, as in `Execution`.
 
     Raises:
@@ -125,6 +136,16 @@ def export_run(
             exported network predicts differently, or the file cannot be written.
     """
     export_format = formats.find(to)
+    if isinstance(export_format, formats.FolderFormat):
+        if int8 and float32:
+            raise UsageError("--int8 and --float exclude each other: leave one out")
+        folder = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
+        return export_format.write(
+            run, folder, float32=float32, unproved=unproved, data_root=data_root
+        )
+    if float32 or unproved:
+        flag = "--float" if float32 else "--unproved"
+        raise UsageError(f"--to {to} has no {flag}: leave it out")
     quantize = export_format.quantize if int8 else None
     if int8 and quantize is None:
         raise UsageError(f"--to {to} has no int8: leave out --int8")
@@ -136,17 +157,17 @@ def export_run(
     _require_libraries(to, export_format)
     network = run.network()
     dataset = run.dataset(data_root)
-    metadata = _metadata(run)
-    sample = _sample(dataset.test, CHECK_IMAGES).images
-    expected = predict_in_batches(_eager(network), sample)
+    metadata = metadata_of(run)
+    sample = sample_of(dataset.test, CHECK_IMAGES).images
+    expected = predict_in_batches(eager(network), sample)
     quantized = None
     with _translate_errors(run, to):
         content = export_format.write(trace(InferenceModel(network)), metadata)
         predict = export_format.load(content)
-        difference = _largest_difference(expected, predict_in_batches(predict, sample))
+        difference = largest_difference(expected, predict_in_batches(predict, sample))
         if quantize is not None:
             float_size = len(content)
-            calibration = _sample(dataset.train, CALIBRATION_IMAGES).images
+            calibration = sample_of(dataset.train, CALIBRATION_IMAGES).images
             content = quantize(content, calibration, metadata)
             quantized = Quantized(
                 float_size=float_size,
@@ -181,7 +202,7 @@ def _require_libraries(to: str, export_format: formats.Format) -> None:
         raise UsageError(f'--to {to} needs {missing[0]}: pip install "normlab[export]"')
 
 
-def _metadata(run: Run) -> dict[str, str]:
+def metadata_of(run: Run) -> dict[str, str]:
     """What the file says about the network's origin."""
     return {
         "classes": json.dumps(run.data.classes),
@@ -196,12 +217,12 @@ def _metadata(run: Run) -> dict[str, str]:
     }
 
 
-def _sample(split: Split, count: int) -> Split:
+def sample_of(split: Split, count: int) -> Split:
     """`count` images evenly spaced over a split: image folders are sorted by class."""
     return split.take(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
 
 
-def _eager(network: Network) -> PredictFn:
+def eager(network: Network) -> PredictFn:
     """Predicts with the trained network itself.
 
     Its images are not channels last: normlab's compiled passes leave those to PyTorch's layers.
@@ -215,7 +236,7 @@ def _eager(network: Network) -> PredictFn:
     return predict
 
 
-def _largest_difference(expected: Probabilities, exported: Probabilities) -> float:
+def largest_difference(expected: Probabilities, exported: Probabilities) -> float:
     """The largest difference of a probability; NormlabError if it or a class differs too much."""
     difference = float(np.abs(expected - exported).max())
     changed = int((expected.argmax(1) != exported.argmax(1)).sum())

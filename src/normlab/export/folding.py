@@ -73,7 +73,7 @@ def _folded(conv: nn.Module, norm: nn.Module | None, repeat: int) -> list[nn.Mod
     if norm is None:
         return [conv]
     first, *rest = norm if type(norm) is nn.Sequential else [norm]
-    affine = _as_affine(first)
+    affine = as_affine(first)
     if affine is None:
         return [conv, norm]
     weight, bias, activate = affine
@@ -87,7 +87,7 @@ def _folded(conv: nn.Module, norm: nn.Module | None, repeat: int) -> list[nn.Mod
     return [conv, *([activate] if activate else []), *rest]
 
 
-def _as_affine(norm: nn.Module) -> ChannelAffine | None:
+def as_affine(norm: nn.Module) -> ChannelAffine | None:
     """What the normalization says it is in eval mode, if that is one affine map per channel.
 
     Its own class must say it: a class derived from that may compute something else.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from rich.console import Group
@@ -9,11 +10,14 @@ from rich.text import Text
 
 from normlab import notation
 from normlab.config import ActivationName
+from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
 from normlab.network import zoo
 from normlab.network.custom import NOT_APPLIED, CustomNetwork, Norm
+from normlab.network.memory import Memory, plan
 from normlab.network.shapes import INPUT, BlockShape, infer_shapes, shape_text
+from normlab.network.steps import network_steps
 from normlab.network.widths import solve
 from normlab.notation import is_custom
 from normlab.table import Table
@@ -49,6 +53,7 @@ class Summary:
         layout: The layout with its widths filled in, except the classifier's.
         norm: The network's normalization.
         activation: The network's activation.
+        input: Shape (C, H, W) of an image.
         rows: One row per block.
         running_statistics: Number of values that are kept but not learned, so not parameters.
     """
@@ -56,6 +61,7 @@ class Summary:
     layout: str
     norm: str
     activation: str
+    input: Shape
     rows: tuple[Row, ...]
     running_statistics: int
 
@@ -68,6 +74,24 @@ class Summary:
     def macs(self) -> int:
         """Multiply-accumulates for one image."""
         return sum(row.macs for row in self.rows)
+
+    @cached_property
+    def memory(self) -> Memory | None:
+        """What its int8 program for microcontrollers needs; None if it cannot be one."""
+        if is_custom(self.layout):
+            return None
+        try:
+            return plan(
+                network_steps(
+                    self.layout,
+                    norm=self.norm,
+                    classes=self.rows[-1].shape[0],
+                    activation=self.activation,
+                    shape=self.input,
+                )
+            )
+        except UsageError:
+            return None
 
     @property
     def table(self) -> Table:
@@ -97,7 +121,16 @@ class Summary:
         return (
             "MACs: multiply-accumulates for one image. Field: receptive field, the side in pixels "
             f"of the patch that an output sees. {self.running_statistics:,} running statistics are "
-            f"kept beside the parameters.{custom}"
+            f"kept beside the parameters.{custom}{self._on_a_microcontroller}"
+        )
+
+    @property
+    def _on_a_microcontroller(self) -> str:
+        if self.memory is None:
+            return ""
+        return (
+            f" On a microcontroller (export --to c), in int8: {self.memory.constants:,} bytes of "
+            f"flash beside a few kB of code, {self.memory.arena:,} bytes of RAM."
         )
 
     def __rich__(self) -> Group:
@@ -160,6 +193,7 @@ def summarize(
         layout=notation.format(blocks),
         norm=norm,
         activation=activation,
+        input=shape,
         rows=tuple(rows),
         running_statistics=sum(block_shape.running_statistics for block_shape in block_shapes),
     )
@@ -190,6 +224,7 @@ def _summarize_custom(
         layout=reference,
         norm=norm,
         activation=activation,
+        input=shape,
         rows=tuple(rows),
         running_statistics=sum(b.numel() for b in network.buffers() if b.is_floating_point()),
     )

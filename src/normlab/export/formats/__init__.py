@@ -1,22 +1,26 @@
 """The export formats: each file in this folder is one, and its name is the format's.
 
-A format's file defines `FORMAT`, a `Format`. Nothing else has to be changed to add one: the command
-line lists the files' names, and imports a format (and torch) only when it is used. A format's own
-libraries are imported in its functions, which are called once `libraries` has been checked.
+A format's file defines `FORMAT`, a `Format`, or a `FolderFormat` if it is several files. Nothing
+else has to be changed to add one: the command line lists the files' names, and imports a format
+(and torch) only when it is used. A format's own libraries are imported in its functions, which are
+called once `libraries` has been checked.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from normlab.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from normlab.export.firmware.write import Program
     from normlab.export.program import Pixels, PredictFn
+    from normlab.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +43,49 @@ class Format:
     quantize: "Callable[[bytes, Pixels, dict[str, str]], bytes] | None" = None
 
 
+class FolderWriter(Protocol):
+    """Exports a run to a folder."""
+
+    def __call__(
+        self,
+        run: "Run",
+        folder: Path,
+        *,
+        float32: bool,
+        unproved: bool,
+        data_root: Path | None,
+    ) -> "Program":
+        """Checks the network and writes the files."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderFormat:
+    """An export format of several files.
+
+    Attributes:
+        write: Checks the network and writes the files.
+    """
+
+    write: FolderWriter
+
+
 def names() -> tuple[str, ...]:
     """The formats' names, sorted. None of them is imported."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
-def find(name: str) -> Format:
+def find(name: str) -> Format | FolderFormat:
     """The format of this name; UsageError where there is none."""
     if name not in names():
         raise UsageError(f"no format {name!r}: there are {', '.join(names())}")
-    found: Format = importlib.import_module(f"{__name__}.{name}").FORMAT
+    found: Format | FolderFormat = importlib.import_module(f"{__name__}.{name}").FORMAT
     return found
 
 
 def file_name(stem: str, to: str, *, int8: bool) -> str:
-    """The name of an exported file: `model.onnx`, `model-int8.onnx`."""
-    return f"{stem}{'-int8' if int8 else ''}{find(to).suffix}"
+    """The name of an exported file: `model.onnx`, `model-int8.onnx`; of a folder: `model-c`."""
+    found = find(to)
+    if isinstance(found, FolderFormat):
+        return f"{stem}-{to}"
+    return f"{stem}{'-int8' if int8 else ''}{found.suffix}"

@@ -1,0 +1,5 @@
+
+static float relu(float value)
+{
+    return value > 0 ? value : 0;
+}

@@ -1,0 +1,5 @@
+
+static float silu(float value)
+{
+    return value * logistic(value);
+}

@@ -1,0 +1,5 @@
+
+static void convolve_channels_unsigned(const struct step *step, struct @name@_arena *arena, int turn)
+{
+    convolve_channels(step, arena, turn, 0);
+}

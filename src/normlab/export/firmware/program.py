@@ -1,0 +1,89 @@
+"""A program's text with the reference for its results."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normlab.export.firmware import emit, float32, int8, reference
+from normlab.export.firmware.parameters import Parameters
+from normlab.export.firmware.quantize import quantize
+from normlab.network.memory import Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a program's text says of the network.
+
+    Attributes:
+        name: A C identifier, in lower case.
+        classes: The classes' names.
+        about: Names and texts.
+    """
+
+    name: str
+    classes: Sequence[str]
+    about: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Firmware:
+    """A program, and what it must compute.
+
+    Attributes:
+        source: Its text.
+        memory: Where its rows lie.
+        score: The C type of a score.
+        logit: The C type of a logit.
+        logits: From pixels, uint8 N × C × H × W, to logits, N × classes.
+        scores: From logits to scores.
+    """
+
+    source: emit.Source
+    memory: Memory
+    score: Literal["int8_t", "float"]
+    logit: Literal["int32_t", "float"]
+    logits: Callable[[NDArray[np.uint8]], NDArray[Any]]
+    scores: Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def in_integers(
+    origin: Origin,
+    memory: Memory,
+    parameters: Sequence[Parameters],
+    calibration: NDArray[np.uint8],
+) -> Firmware:
+    """The program in int8. Raises what `quantize` raises."""
+    network = quantize(memory.steps, parameters, calibration)
+    return Firmware(
+        source=int8.source(
+            origin.name, network, memory, classes=origin.classes, about=origin.about
+        ),
+        memory=memory,
+        score="int8_t",
+        logit="int32_t",
+        logits=partial(reference.logits, network),
+        scores=partial(reference.scores, network),
+    )
+
+
+def in_floats(origin: Origin, memory: Memory, parameters: Sequence[Parameters]) -> Firmware:
+    """The program in single floats."""
+    return Firmware(
+        source=float32.source(
+            origin.name,
+            memory.steps,
+            parameters,
+            memory,
+            classes=origin.classes,
+            about=origin.about,
+        ),
+        memory=memory,
+        score="float",
+        logit="float",
+        logits=partial(float32.logits, memory.steps, parameters),
+        scores=lambda logits: logits,
+    )
