@@ -37,9 +37,7 @@ ABOUT = {"layout": "made up"}
 
 def random_network(layout, norm="bn", activation="relu", classes=4, shape=INPUT):
     """A network with random weights and statistics whose features keep their scale."""
-    network = Network(
-        layout, norm=norm, activation=activation, classes=classes, shape=shape
-    ).eval()
+    network = Network(layout, norm=norm, activation=activation, classes=classes, shape=shape).eval()
     random = torch.Generator().manual_seed(1)
     for name, tensor in network.state_dict().items():
         if ("norms." in name or "branch_scales" in name) and tensor.is_floating_point():
@@ -95,9 +93,7 @@ def check(layout, norm="bn", activation="relu", classes=4, float32=False, shape=
 @pytest.mark.parametrize("activation", ["relu", "prelu"])
 def test_the_steps_compute_what_the_network_computes(norm, activation):
     network = random_network(EVERY_BLOCK, norm, activation)
-    steps = network_steps(
-        network.layout, norm=norm, classes=4, activation=activation, shape=INPUT
-    )
+    steps = network_steps(network.layout, norm=norm, classes=4, activation=activation, shape=INPUT)
     pixels = pictures(5, steps[0].source)
     *_, last = compute(steps, parameters_of(network, steps), pixels)
     with torch.no_grad():
@@ -184,14 +180,10 @@ def layouts(draw):
         lambda channels, size: (channels, size, size), st.sampled_from([1, 3]), st.integers(16, 40)
     ),
 )
-def test_any_layout_is_exported_and_equals_its_reference(
-    layout, norm, activation, float32, shape
-):
+def test_any_layout_is_exported_and_equals_its_reference(layout, norm, activation, float32, shape):
     try:
         blocks = notation.parse(layout)
-        lower(
-            infer_shapes(blocks, norm=norm, classes=4, activation=activation, shape=shape)
-        )
+        lower(infer_shapes(blocks, norm=norm, classes=4, activation=activation, shape=shape))
     except UsageError:
         assume(False)
     try:
@@ -331,7 +323,8 @@ def peculiar_run(folder, layout="C:6s2 P D:8 GAP FC", **settings):
 
     digits = load("digits")
     classes = (*PECULIAR, *digits.classes[len(PECULIAR) :])
-    network = random_network(layout, settings.get("norm", "bn"), "relu", len(classes))
+    norm = settings.get("norm", "bn")
+    network = random_network(layout, norm, "relu", len(classes), digits.shape)
     run = made_up.run(
         folder,
         layout=network.layout,
@@ -341,6 +334,7 @@ def peculiar_run(folder, layout="C:6s2 P D:8 GAP FC", **settings):
         test=len(digits.test),
         network=layout,
         dataset="digits",
+        channels="grey",
         **settings,
     )
     run.write_config()
