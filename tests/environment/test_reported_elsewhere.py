@@ -102,7 +102,7 @@ def test_a_device_that_does_not_exist_is_not_chosen(tmp_path):
 
 @pytest.mark.slow(3)
 def test_files_that_may_not_grow_are_one_line(tmp_path):
-    before = limit(resource.RLIMIT_FSIZE, 6_000)
+    before = limit(resource.RLIMIT_FSIZE, 3_000)
     process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, before=before)
     assert_one_line(process)
     assert "checkpoint.pt cannot be written: File too large" in process.stderr

@@ -321,10 +321,10 @@ def peculiar_run(folder, layout="C:6s2 P D:8 GAP FC", **settings):
     """A run on digits whose classes have peculiar names and whose weights are random."""
     from normlab.data import load
 
-    digits = load("digits")
+    digits = load("digits", channels="colour")
     classes = (*PECULIAR, *digits.classes[len(PECULIAR) :])
     norm = settings.get("norm", "bn")
-    network = random_network(layout, norm, "relu", len(classes), digits.shape)
+    network = random_network(layout, norm, "relu", len(classes))
     run = made_up.run(
         folder,
         layout=network.layout,
@@ -334,7 +334,7 @@ def peculiar_run(folder, layout="C:6s2 P D:8 GAP FC", **settings):
         test=len(digits.test),
         network=layout,
         dataset="digits",
-        channels="grey",
+        channels="colour",
         **settings,
     )
     run.write_config()
