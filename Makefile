@@ -5,6 +5,8 @@ BIN := .venv/bin
 DEMO := runs/demo
 BENCH := runs/bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without bytecode, each of the tests' many processes would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What the lock leaves out: torch's CUDA, and what only Windows, Emscripten and PyPy need.
 NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \

@@ -47,6 +47,7 @@ def test_only_whole_trainings_measured_on_test_images_count(tmp_path):
     assert others.count("<https://") == len(PUBLISHED.read_text().splitlines()) - 1
 
 
+@pytest.mark.slow(2)
 def test_a_folder_without_studies_is_refused(tmp_path):
     done = make(tmp_path, tmp_path / "records.md")
     assert done.returncode == 2

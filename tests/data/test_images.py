@@ -70,6 +70,7 @@ def test_scans_hidden_behind_a_marker_without_meaning_are_counted():
         read_picture(hidden)
 
 
+@pytest.mark.slow(2)
 def test_a_jpeg_of_fill_bytes_is_refused_in_time_that_does_not_explode():
     """A search that begins anew at each of them would take hours."""
     with pytest.raises(DataError, match="cannot be read as an image"):

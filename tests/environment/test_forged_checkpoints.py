@@ -132,6 +132,7 @@ def test_values_that_share_their_memory_are_values(stopped, tmp_path):
     assert resume_forged(stopped, forge, tmp_path).finished
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "settings",
     [

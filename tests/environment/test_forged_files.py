@@ -161,6 +161,7 @@ def test_epochs_of_another_split_or_more_than_planned_are_refused(nano):
         Run.open(nano)
 
 
+@pytest.mark.slow(1)
 def test_numbers_of_images_that_the_data_do_not_have_are_refused(trained, tmp_path):
     """0 test images would leave nothing to measure accuracy on."""
     shutil.copytree(trained.path, tmp_path / "run")
@@ -181,6 +182,7 @@ def test_a_run_with_training_images_only_has_no_card(nano):
         model_card([Run.open(nano)])
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "forge",
     [
@@ -585,6 +587,7 @@ def test_hidden_characters_are_shown(capsys):
     assert "\x1b" not in capsys.readouterr().out
 
 
+@pytest.mark.slow(1)
 def test_one_page_of_a_run_is_written_for_text_that_cannot_be_encoded(trained, tmp_path):
     shutil.copytree(trained.path, tmp_path / "run")
     content = read(tmp_path / "run" / "config.json")

@@ -67,6 +67,7 @@ def test_a_pipe_and_a_device_are_refused_from_python(tmp_path):
             read_picture(path)
 
 
+@pytest.mark.slow(1)
 def test_a_file_larger_than_any_picture_is_refused(tmp_path):
     with (tmp_path / "sparse.png").open("wb") as file:
         file.write(encoded(RGB, "PNG"))

@@ -302,6 +302,7 @@ def test_a_server_for_everyone_answers_to_the_machine_s_name():
     assert not is_own("evil.example", names_of("0.0.0.0", "0.0.0.0"))
 
 
+@pytest.mark.slow(5)
 def test_names_that_the_user_gives_are_the_server_s_too(tmp_path):
     names = ("--name", "Lab.Example.", "--name", "alias")
     with served(tmp_path, *NANO, *names) as server:
@@ -316,6 +317,7 @@ def test_names_that_the_user_gives_are_the_server_s_too(tmp_path):
             assert server.request("POST", "/predict", PICTURE, headers)[0] == status
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "name", ["https://lab.example", "lab.example:80", "lab.example/a", "*", ""]
 )

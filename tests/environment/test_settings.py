@@ -89,6 +89,7 @@ def usual(tmp_path_factory):
     return train(TINY, tmp_path_factory.mktemp("runs") / "usual", EXECUTION, quiet=True)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_training_within_the_callers_settings_gives_equal_bits(setting, usual, tmp_path):
     with SETTINGS[setting]():
@@ -201,6 +202,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow(3)
 def test_pages_within_the_callers_style_are_equal(usual, tmp_path):
     (tmp_path / "hostile.mplstyle").write_text("".join(f"{k}: {v}\n" for k, v in HOSTILE.items()))
     studies = [made_up_study(tmp_path / name) for name in ("usual", "found")]

@@ -189,6 +189,7 @@ def test_a_run_that_was_killed_before_it_had_settings_is_trained_anew(tmp_path):
     assert train(SMALL, tmp_path, Execution(threads=1), quiet=True).finished
 
 
+@pytest.mark.slow(2)
 def test_nothing_is_written_or_deleted_through_a_link(trained, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -244,6 +245,7 @@ def test_a_file_of_the_user_is_not_overwritten_and_one_of_normlab_is(command, na
     assert file.read_bytes() != mine
 
 
+@pytest.mark.slow(2)
 def test_nor_are_figures_of_the_user_beside_a_page_of_several_runs(trained, tmp_path):
     runs = [Run.open(shutil.copytree(trained.path, tmp_path / name)) for name in "ab"]
     figure = tmp_path / "figures" / "curves.png"

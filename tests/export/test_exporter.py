@@ -531,12 +531,14 @@ def test_a_failed_export_is_one_line_and_leaves_no_file(
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.slow(2)
 def test_equal_classes_with_other_probabilities_are_refused(custom_run, cli):
     code, _, errors = cli("export", custom_run("Near").path, "--to", "pt2")
     assert code == 1
     assert "another class on 0 of 360 test images, probabilities up to " in errors
 
 
+@pytest.mark.slow(1)
 def test_close_probabilities_with_other_classes_are_refused(custom_run, cli):
     run = custom_run("Other")
     network = run.network()

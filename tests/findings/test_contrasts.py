@@ -239,6 +239,7 @@ def test_without_a_difference_at_most_5_percent_of_studies_show_any_contrast(see
     assert false <= 0.05 * 400 + 2 * np.sqrt(400 * 0.05 * 0.95)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_a_skewed_arm_against_a_normal_one_with_the_same_mean_is_near_the_level(seeds):
     """The test assumes symmetric differences: 5% are 6 to 7% here, and docs/studies.md says so."""

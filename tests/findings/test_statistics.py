@@ -367,6 +367,7 @@ def test_without_a_difference_at_most_5_percent_of_studies_show_one(seeds):
     assert false <= 65  # 5% plus two standard errors of a share of 1,000
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_the_interval_of_a_mean_has_its_nominal_coverage(seeds):
     pairs = [np.subtract(study["bn"], study["gn"]) for study in studies(seeds, 1000)]

@@ -443,6 +443,7 @@ def test_muon_trains_what_mixes_channels_but_the_classifier(nets):
     assert len(muon.weights) == 3
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("network", ["net", "odd"])
 @pytest.mark.parametrize("recipe", ["micro", "sprint", "demo"])
 @pytest.mark.parametrize("norm", ["bn", "gn", "ln", "none", "lrn", "evonorm-s0", "frn"])
@@ -461,6 +462,7 @@ def test_an_update_at_a_vanishing_rate_leaves_the_answers_as_they_were(norm, rec
     assert moved < (1e-3 if norms.REGISTRY[norm].scale_invariant else 1e-5)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("norm", ["none", "lrn", "evonorm-s0"])
 def test_a_normalization_makes_up_for_muons_norm(norm, from_the_root):
     """Only for the convolution before it, which is known by its output."""
@@ -481,6 +483,7 @@ def finished(nets, tmp_path):
     return normlab.train(tiny(nets), tmp_path / "run", EXECUTION, quiet=True)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("network", ["net", "odd"])
 @pytest.mark.parametrize("recipe", ["demo", "sprint"])
 def test_an_interrupted_run_ends_with_the_same_bits(recipe, network, nets, tmp_path):
@@ -524,6 +527,7 @@ def test_opening_a_run_imports_nothing_that_was_not_vouched_for(finished, monkey
     assert Path("ran").exists()
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("function", ["os:_exit", "os:system", "builtins:exec", "sys:exit"])
 def test_a_forged_run_makes_no_other_function_run(function, trained, tmp_path):
     """Modules that are imported already count as trusted."""

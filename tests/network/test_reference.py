@@ -135,6 +135,7 @@ def test_any_network_and_its_gradients_agree_with_the_notation(line, norm, seed)
         assert error <= 1e-9 * (1 + values.abs().max()), name
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("activate", [False, True])
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradients_of_a_normalization_agree_with_differences(name, activate):
@@ -151,6 +152,7 @@ def test_gradients_of_a_normalization_agree_with_differences(name, activate):
     assert torch.autograd.gradcheck(output, (x, *parameters))
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 @pytest.mark.parametrize("line", ["C:4s2 P D:4+*2 c:3 A GAP FC", "D:4vs2/gn=1 A C:4v P FC"])
 def test_gradients_of_a_network_agree_with_differences(line, name):

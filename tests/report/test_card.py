@@ -38,6 +38,7 @@ def test_the_hub_can_read_the_metadata(run):
     assert result.dataset_split == "test"
 
 
+@pytest.mark.slow(1)
 def test_the_text_agrees_with_the_run(run):
     text = model_card([run])
     for fact in (

@@ -93,6 +93,7 @@ def test_the_page_opens_from_disk_and_loads_nothing(page, content):
     assert not [a for _, a in page.tags for name in a if name.startswith("on")]
 
 
+@pytest.mark.slow(1)
 def test_ids_are_unique_and_references_resolve(answers):
     pictures = split(answers.labels)
     content = render([run("a"), run("b")], [answers] * 2, [pictures] * 2)
@@ -323,6 +324,7 @@ def test_runs_without_a_common_folder_need_an_output_path():
         write_report([run("/normlab-a/x"), run("/normlab-b/y")])
 
 
+@pytest.mark.slow(1)
 def test_a_page_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NormlabError, match="cannot be written"):

@@ -326,6 +326,7 @@ def test_all_arms_of_a_usual_study_are_drawn(page):
     assert "are drawn" not in page.text
 
 
+@pytest.mark.slow(1)
 def test_hostile_class_names_are_text(tmp_path):
     classes = ("<script>alert(1)</script>", "a\nb", '"><img src=x>', "$x$", *"efghij")
     study = made_up(tmp_path, seeds=2, classes=classes, images=500)

@@ -474,6 +474,7 @@ def test_a_page_may_show_more_while_old_files_are_deleted(kept, tmp_path, monkey
     assert not exists(first)
 
 
+@pytest.mark.slow(1)
 def test_a_folder_that_the_system_has_emptied_is_no_error(kept, tmp_path):
     shutil.rmtree(tmp_path)
     kept.delete_old()

@@ -308,6 +308,7 @@ def test_another_runs_checkpoint_is_not_resumed(
     assert not list(out.glob("*.pt"))
 
 
+@pytest.mark.slow(1)
 def test_a_copy_of_a_run_can_be_resumed(whole, stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "copy")
     assert_equal_runs(whole, resume(tmp_path / "copy", Execution(threads=1), quiet=True))

@@ -193,6 +193,7 @@ def test_a_taught_run_records_its_weight_and_temperature(teacher, tmp_path):
     assert (content["teacher_weight"], content["teacher_temperature"]) == (0.9, 2.0)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("place", [(0, 4), (1, 3)])
 def test_a_stopped_run_ends_the_same_without_its_teacher(teacher, tmp_path, place):
     gone = shutil.copytree(teacher, tmp_path / "gone")

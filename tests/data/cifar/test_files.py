@@ -327,6 +327,7 @@ def test_a_truncated_archive_is_refused(share, made_up, tmp_path):
     assert "damaged" in error_of(tmp_path)
 
 
+@pytest.mark.slow(1)
 @FIXTURES_STAY
 @given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_damaged_archive_gives_an_error_or_the_right_images(share, flip, made_up, tmp_path):
