@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normlab.data import augment
     from normlab.data.describe import describe
     from normlab.errors import NormlabError
+    from normlab.export.browser.page import ExportedPage, write_page
     from normlab.export.exporter import Exported, export_run
     from normlab.findings import run as analysis
     from normlab.findings import statistics
@@ -55,6 +56,7 @@ _PUBLIC = {
     "Execution": "config:Execution",
     "Explanation": "inference.explain:Explanation",
     "Exported": "export.exporter:Exported",
+    "ExportedPage": "export.browser.page:ExportedPage",
     "Network": "network.model:Network",
     "NormlabError": "errors:NormlabError",
     "Prediction": "inference.predict:Prediction",
@@ -88,6 +90,7 @@ _PUBLIC = {
     "summarize": "network.summary:summarize",
     "train": "training.loop:train",
     "write_data_page": "report.data_page:write_data_page",
+    "write_page": "export.browser.page:write_page",
     "write_report": "report.run_page:write_report",
     "write_study_report": "report.study_page:write_study_report",
 }
@@ -102,6 +105,7 @@ __all__ = [
     "Execution",
     "Explanation",
     "Exported",
+    "ExportedPage",
     "Network",
     "NormlabError",
     "Prediction",
@@ -133,6 +137,7 @@ __all__ = [
     "summarize",
     "train",
     "write_data_page",
+    "write_page",
     "write_report",
     "write_study_report",
 ]

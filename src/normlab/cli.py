@@ -319,7 +319,7 @@ def explain(
 
 @command
 def export(
-    runs: _RunOrNone,
+    runs: _Runs,
     *,
     model: _Model = None,
     to: _ExportFormat,
@@ -330,32 +330,39 @@ def export(
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Write a run's network to a file for use without normlab: ONNX, or PyTorch's exported program.
+    """Write a run's network for use without normlab: ONNX, PyTorch's exported program, or a page.
 
         $ normlab export runs/cifar10/micro-bn-0 --to onnx
         $ normlab export runs/cifar10/micro-bn-0 --to onnx --int8
         $ normlab export runs/cifar10/micro-bn-0 --to pt2 --out micro.pt2
         $ normlab export --model nano --to onnx
+        $ normlab export runs/digits/*-0 --to html
 
     The exported network maps pixels to probabilities. Before it is written, it is run on 1,000 test
     images and must predict what the trained network does. ONNX needs pip install "normlab[export]".
+    A page predicts pictures in a browser, without a server; it takes several runs, side by side.
 
     Args:
-        runs: A run's folder (leave it out with --model).
+        runs: A run's folder (leave it out with --model); for `html` one or more.
         model: A network that comes with normlab, instead of a run. It is checked on CIFAR-10.
-        to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`.
+        to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `html`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
-        out: The file. With --model it is named after the model, in this folder.
+        out: The file. With --model it is named after the model, in this folder; a page about
+            several runs is in the folder that holds them.
         data_root: Folder of the data, as in `normlab train`.
     """
     from normlab.export.exporter import export_run
     from normlab.runs.run import Run
 
     folders = _folders(runs, model)
-    if len(folders) != 1:
-        raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
     if model is not None and out is None:
         out = Path(formats.file_name(model, to, int8=int8))
+    export_format = formats.find(to)
+    if len(folders) > 1 and isinstance(export_format, formats.PageFormat) and not int8:
+        print(export_format.write([Run.open(folder) for folder in folders], out))
+        return
+    if len(folders) != 1:
+        raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
     print(export_run(Run.open(folders[0]), to, out, int8=int8, data_root=data_root))
 
 

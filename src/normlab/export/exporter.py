@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from normlab.runs.run import Run, custom_networks
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.version import __version__
 from normlab.wording import counted, kilobytes, percent
+
+if TYPE_CHECKING:
+    from normlab.export.browser.page import ExportedPage
 
 CHECK_IMAGES = 1000  # of the test split
 CALIBRATION_IMAGES = 1000  # of the training split
@@ -101,7 +105,7 @@ def export_run(
     *,
     int8: bool = False,
     data_root: Path | None = None,
-) -> Exported:
+) -> "Exported | ExportedPage":
     """Exports a finished run's network to a file for use without normlab.
 
     The exported network maps pixels, uint8 N × C × S × S, to probabilities, float32 N × classes.
@@ -110,8 +114,10 @@ def export_run(
 
     Args:
         run: The run.
-        to: The format: `onnx` or `pt2` (PyTorch's exported program).
-        out: The file. Default: in the run's folder, model.onnx, model-int8.onnx or model.pt2.
+        to: The format: `onnx`, `pt2` (PyTorch's exported program) or `html` (a page, which needs
+            no data and is checked where it is opened: `normlab.write_page`).
+        out: The file. Default: in the run's folder, model.onnx, model-int8.onnx, model.pt2 or
+            model.html.
         int8: Quantize to int8. This changes the predictions; the accuracy is measured on the whole
             test split.
         data_root: Where the data lies, as in `Execution`.
@@ -125,9 +131,11 @@ def export_run(
             exported network predicts differently, or the file cannot be written.
     """
     export_format = formats.find(to)
-    quantize = export_format.quantize if int8 else None
-    if int8 and quantize is None:
+    if int8 and getattr(export_format, "quantize", None) is None:
         raise UsageError(f"--to {to} has no int8: leave out --int8")
+    if isinstance(export_format, formats.PageFormat):
+        return export_format.write([run], Path(out) if out else None)
+    quantize = export_format.quantize if int8 else None
     path = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
     if path.suffix.lower() != export_format.suffix:  # protects the run's own files
         raise UsageError(f"--out {path}: end its name with {export_format.suffix}")

@@ -1,14 +1,16 @@
 """The export formats: each file in this folder is one, and its name is the format's.
 
-A format's file defines `FORMAT`, a `Format`. Nothing else has to be changed to add one: the command
-line lists the files' names, and imports a format (and torch) only when it is used. A format's own
-libraries are imported in its functions, which are called once `libraries` has been checked.
+A format's file defines `FORMAT`, a `Format`, or a `PageFormat` if it takes several runs. Nothing
+else has to be changed to add one: the command line lists the files' names, and imports a format
+(and torch) only when it is used. A format's own libraries are imported in its functions, which are
+called once `libraries` has been checked.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normlab.errors import UsageError
@@ -16,7 +18,9 @@ from normlab.errors import UsageError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from normlab.export.browser.page import ExportedPage
     from normlab.export.program import Pixels, PredictFn
+    from normlab.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +43,29 @@ class Format:
     quantize: "Callable[[bytes, Pixels, dict[str, str]], bytes] | None" = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageFormat:
+    """An export format of one page about one run or several.
+
+    Attributes:
+        suffix: As in `Format`.
+        write: Writes the page about runs to a file, or where it is None, to the default one.
+    """
+
+    suffix: str
+    write: "Callable[[Sequence[Run], Path | None], ExportedPage]"
+
+
 def names() -> tuple[str, ...]:
     """The formats' names, sorted. None of them is imported."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
-def find(name: str) -> Format:
+def find(name: str) -> Format | PageFormat:
     """The format of this name; UsageError where there is none."""
     if name not in names():
         raise UsageError(f"no format {name!r}: there are {', '.join(names())}")
-    found: Format = importlib.import_module(f"{__name__}.{name}").FORMAT
+    found: Format | PageFormat = importlib.import_module(f"{__name__}.{name}").FORMAT
     return found
 
 
