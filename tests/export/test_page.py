@@ -323,6 +323,36 @@ def test_the_camera_takes_a_picture(visit, classroom):
     assert page.locator("#video").is_hidden()
 
 
+def test_a_picture_is_dropped_or_pasted(visit, classroom):
+    page = visit(classroom[1].path)
+    for kind, transfer in (("drop", "dataTransfer"), ("paste", "clipboardData")):
+        page.evaluate(
+            """async ([kind, transfer]) => {
+                const canvas = new OffscreenCanvas(40, 30);
+                canvas.getContext("2d").fillRect(5, 5, 20, 20);
+                const files = new DataTransfer();
+                files.items.add(new File([await canvas.convertToBlob()], `${kind}.png`));
+                const event = new Event(kind, {bubbles: true, cancelable: true});
+                event[transfer] = files;
+                document.body.dispatchEvent(event);
+            }""",
+            [kind, transfer],
+        )
+        page.get_by_label(f"{kind}.png").wait_for()
+        assert len(answers(page)) == 3
+
+
+def test_of_many_classes_the_ten_most_probable_are_shown(visit, tmp_path):
+    run = random_run(tmp_path, "C:4 GAP FC", classes=[f"class {k}" for k in range(40)])
+    page = visit(normlab.write_page([run]).path)
+    page.locator("#examples button").nth(2).click()
+    ((answer, bars),) = answers(page)
+    image = DIGITS.test.images[DIGITS.test.labels == 1][0]
+    (expected,) = normlab.load(run.path).predict(image.transpose(1, 2, 0))
+    assert answer == f"{expected.label}, {100 * expected.probability:.1f}%"
+    assert [line.split("\n")[0] for line in bars] == [name for name, _ in expected.top(10)]
+
+
 def test_a_file_that_is_no_picture_is_refused_in_a_sentence(visit, classroom, tmp_path):
     page = visit(classroom[1].path)
     (tmp_path / "a.png").write_text("no picture")
@@ -355,6 +385,31 @@ def test_the_policy_admits_the_page_s_own_script_and_style_only(visit, classroom
     assert not re.findall(r"<[^>]+\s(?:on\w+|style)=", content.partition("<script")[0])
     (text,) = re.findall(r'type="application/json">(.*?)</script>', content)
     assert [network["classes"] for network in json.loads(text)] == [[*"0123456789"]] * 3
+
+
+def test_nothing_that_was_put_into_the_page_runs(browser, classroom, tmp_path):
+    put = "<script>document.title='x'</script><img src=x onerror=\"document.title='x'\"></main>"
+    changed = tmp_path / "changed.html"
+    changed.write_text(classroom[1].path.read_text().replace("</main>", put, 1))
+    page = browser.new_page()
+    page.goto(changed.as_uri())
+    page.locator("#check[data-largest]").wait_for()
+    assert page.title() == "normlab: bn, gn, ln"
+    page.close()
+
+
+def test_a_browser_that_computes_otherwise_is_told(visit, classroom, tmp_path):
+    content = classroom[1].path.read_text()
+    (text,) = re.findall(r'type="application/json">(.*?)</script>', content)
+    expected = json.loads(text)[1]["expected"]
+    changed = tmp_path / "changed.html"
+    zeros = base64.b64encode(bytes(4 * 20 * 10)).decode()
+    changed.write_text(content.replace(expected, zeros))
+    page = visit(changed)
+    assert (
+        "computes otherwise than PyTorch: probabilities up to 0."
+        in page.locator("#check").inner_text()
+    )
 
 
 def test_a_page_about_other_classes_says_that_digits_are_not_among_them(classroom, cli, tmp_path):

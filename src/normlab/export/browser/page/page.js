@@ -35,7 +35,13 @@ async function take(source, name, button) {
   stopCamera();
   for (const each of examples) each.setAttribute("aria-pressed", each === button);
   draw(picture, name);
-  for (const network of networks) answer(network, picture);
+  const seen = new Map(); // by shape: to convert a large photograph takes half a second
+  for (const network of networks) {
+    const shape = String(network.shape);
+    if (!seen.has(shape)) seen.set(shape, toPixels(picture, network.shape));
+    answer(network, picture, seen.get(shape));
+  }
+  picture.close();
   const runs = element("runs");
   if (runs.getBoundingClientRect().top > innerHeight / 2) runs.scrollIntoView();
 }
@@ -49,8 +55,7 @@ function draw(picture, name) {
   canvas.setAttribute("aria-label", name);
 }
 
-function answer(network, picture) {
-  const pixels = toPixels(picture, network.shape);
+function answer(network, picture, pixels) {
   const start = performance.now();
   const shares = probabilities(network, pixels);
   const milliseconds = performance.now() - start;

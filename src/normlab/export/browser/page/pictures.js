@@ -103,8 +103,5 @@ function toPixels(picture, [channels, size]) {
 
 // Decodes a picture's file, an <img> or a camera's image: upright, its colours as they are stored.
 function decode(source) {
-  return createImageBitmap(source, {
-    imageOrientation: "from-image",
-    colorSpaceConversion: "none",
-  });
+  return createImageBitmap(source, { colorSpaceConversion: "none" });
 }
