@@ -1,5 +1,6 @@
 """A page that predicts pictures in a browser, without a server.
 
-`steps.py` turns a network into steps and weights; the folder `page` has the page, and the program
-in JavaScript that carries the steps out. A new operation is one of its `OPERATIONS`.
+`steps.py` turns a network into steps and weights, `page.py` writes the page. The folder `static`
+has its template, its style and its program in JavaScript: `network.js` carries the steps out,
+`pictures.js` converts pictures, `page.js` shows both.
 """

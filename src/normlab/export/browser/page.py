@@ -17,7 +17,7 @@ from PIL import Image
 
 from normlab.data import load as load_data
 from normlab.errors import RunError, UsageError, printable
-from normlab.export.browser.steps import Steps, is_finite
+from normlab.export.browser.steps import Steps
 from normlab.export.folding import InferenceModel
 from normlab.inference.pictures import read
 from normlab.inference.predict import Predictor
@@ -33,8 +33,9 @@ EXAMPLES_PER_DIGIT = 2
 PROGRAM = ("network.js", "pictures.js", "page.js")
 PAGE_MARK = b'<meta name="generator" content="normlab '  # in page.html
 SPLITS = {"train": "training", "holdout": "held-out", "test": "test"}
-_FILES = jinja2.Environment(
-    loader=jinja2.PackageLoader("normlab.export.browser", "page"),
+_FOLDER = Path(__file__).with_name("static")
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER),
     autoescape=jinja2.select_autoescape(["html"]),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -97,7 +98,7 @@ def render(runs: Sequence[Run], run_names: Sequence[str]) -> bytes:
         _refuse_custom_code(run)
     pictures, labels = _examples()
     networks = [_network(run, pictures) for run in runs]
-    text = _FILES.get_template("page.html").render(
+    text = _TEMPLATES.get_template("page.html").render(
         version=__version__,
         title=f"normlab: {', '.join(run_names)}",
         style=_hashed(_source("style.css")),
@@ -132,7 +133,7 @@ def _network(run: Run, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
             f"{run.path} cannot be exported to html: its normalization is {run.config.norm}, "
             f"and {error}: export it to onnx or pt2"
         ) from error
-    if not is_finite(steps.weights):
+    if not steps.finite:
         raise RunError(f"{run.path} cannot be exported: its weights are not finite numbers")
     return {
         "shape": network.shape,
@@ -171,9 +172,7 @@ def _png(picture: NDArray[np.uint8]) -> str:
 
 def _source(name: str) -> str:
     """A file of the page."""
-    loader = _FILES.loader
-    assert loader is not None
-    return loader.get_source(_FILES, name)[0]
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def _hashed(text: str) -> dict[str, str]:

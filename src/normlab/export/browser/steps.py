@@ -1,10 +1,9 @@
 """A network as a list of steps, which the page's program carries out in order."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from normlab.errors import UsageError
@@ -27,7 +26,7 @@ from normlab.layers.pooling import MaxPool
 from normlab.network.model import FullyConnected
 
 Step = dict[str, Any]
-"""An operation's name, `op`, and its settings. Weights are places in `Steps.weights`."""
+"""An operation of network.js, `op`, and its settings; weights are places in `Steps.weights`."""
 
 
 class Steps:
@@ -40,66 +39,48 @@ class Steps:
         steps: The steps, in order.
 
     Raises:
-        UsageError: It has a layer that is not in normlab's registry, so a page cannot have it.
+        UsageError: It has a layer that the page's program does not know.
     """
 
     def __init__(self, network: InferenceModel) -> None:
         self._places: dict[bytes, int] = {}
         self._length = 0
         scale = 1 / network.input_std.flatten()
-        self.steps = [
-            self._affine(scale, -network.input_mean.flatten() * scale),
-            *(step for block in network.blocks for step in self._steps(block)),
-        ]
+        first = self._affine(scale, -network.input_mean.flatten() * scale)
+        self.steps = [first, *self._in_order(network.blocks)]
 
     @property
     def weights(self) -> bytes:
         """All weights, float32 in little-endian order; equal ones are there once."""
         return b"".join(self._places)
 
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are finite numbers."""
+        return bool(np.isfinite(np.frombuffer(self.weights, "<f4")).all())
+
     def _place(self, values: Tensor | None) -> int | None:
         """Where these values are among the weights."""
         if values is None:
             return None
-        content = values.detach().to(torch.float32).numpy().astype("<f4").tobytes()
+        content = values.detach().float().numpy().astype("<f4").tobytes()
         if content not in self._places:
             self._places[content] = self._length
             self._length += values.numel()
         return self._places[content]
 
-    def _steps(self, layer: Any) -> list[Step]:
-        """The steps of a block or a layer. A derived class is another layer than its base."""
-        kind = type(layer)
-        if kind is SharedConvolution:
-            return self._applications(layer)
-        if kind is nn.Sequential:
-            return self._in_order(layer)
-        if kind is nn.Dropout:
-            return []
-        if kind is MaxPool:
-            return [{"op": "maxPool"}]
-        if kind is nn.AvgPool2d:
-            return [{"op": "averagePool"}]
-        if kind is nn.AdaptiveAvgPool2d:
-            return [{"op": "globalAverage"}]
-        if kind is FullyConnected:
-            return [self._connected(layer.linear)]
-        if kind in (nn.Conv2d, StandardizedConv2d, ScaledStandardizedConv2d):
-            return [self._convolution(layer)]
-        if kind is Activate:
-            return [self._activation(layer)]
-        found = self._normalization(layer)
-        if found is None:
-            raise UsageError(f"{kind.__qualname__} is no layer that a page has")
-        return [*found, *self._following(layer)]
-
     def _in_order(self, layers: Iterable[nn.Module]) -> list[Step]:
-        return [step for layer in layers for step in self._steps(layer)]
+        """The steps of layers, one after the other."""
+        return [step for layer in layers for step in self._of(layer)]
 
-    def _following(self, norm: nn.Module) -> list[Step]:
-        """The activation that a normalization applies at its end."""
-        activate = getattr(norm, "activate", None)
-        return [] if activate is None else self._steps(activate)
+    def _of(self, layer: nn.Module) -> list[Step]:
+        """The steps of a layer. A class derived from a known one may compute something else."""
+        steps_of = _KNOWN.get(type(layer))
+        if steps_of is None:
+            raise UsageError(f"{type(layer).__qualname__} is a layer that the page does not know")
+        return steps_of(self, layer)
+
+    # Blocks
 
     def _applications(self, block: Any) -> list[Step]:
         steps = []
@@ -111,115 +92,122 @@ class Steps:
             steps += inner
         return steps
 
-    def _convolution(self, layer: Any) -> Step:
+    def _connected(self, block: Any) -> list[Step]:
+        layer = block.linear
+        weights = {"weight": self._place(layer.weight), "bias": self._place(layer.bias)}
+        return [{"op": "connected", "channels": layer.out_features, **weights}]
+
+    # Layers
+
+    def _convolution(self, layer: Any) -> list[Step]:
         depthwise = layer.groups > 1
         standardized = isinstance(layer, StandardizedConv2d) and not depthwise
-        return {
-            "op": "convolution",
-            "channels": layer.out_channels,
-            "kernel": layer.kernel_size[0],
-            "stride": layer.stride[0],
-            "padding": layer.padding[0],
-            "depthwise": depthwise,
-            "weight": self._place(layer.standardized() if standardized else layer.weight),
-            "bias": self._place(layer.bias),
-        }
+        return [
+            {
+                "op": "convolution",
+                "channels": layer.out_channels,
+                "kernel": layer.kernel_size[0],
+                "stride": layer.stride[0],
+                "padding": layer.padding[0],
+                "depthwise": depthwise,
+                "weight": self._place(layer.standardized() if standardized else layer.weight),
+                "bias": self._place(layer.bias),
+            }
+        ]
 
-    def _connected(self, layer: nn.Linear) -> Step:
-        return {
-            "op": "connected",
-            "channels": layer.out_features,
-            "weight": self._place(layer.weight),
-            "bias": self._place(layer.bias),
-        }
+    def _activation(self, layer: Any) -> list[Step]:
+        name = layer.activation.name
+        return [{"op": "activation", "name": name, "slope": self._place(layer.slope)}]
 
-    def _activation(self, layer: Activate) -> Step:
-        return {
-            "op": "activation",
-            "name": layer.activation.name,
-            "slope": self._place(layer.slope),
-        }
+    def _affine(self, weight: Tensor, bias: Tensor | None, *, each: bool = False) -> Step:
+        """Multiplies and adds, with a weight and a bias for each channel or for each value."""
+        weights = {"weight": self._place(weight), "bias": self._place(bias)}
+        return {"op": "affine", "each": each, **weights}
 
-    def _affine(self, weight: Tensor, bias: Tensor | None) -> Step:
-        """Step for x · weight + bias for each channel."""
-        return {"op": "affine", "weight": self._place(weight), "bias": self._place(bias)}
+    # Normalizations
 
-    def _normalization(self, layer: Any) -> list[Step] | None:
-        """A normalization's steps, without the activation in `activate`; None for no such layer."""
-        match layer:
-            case Affine():
-                return [self._affine(layer.weight, layer.bias)]
-            case FusedNorm() if layer.groups is not None:
-                return [
-                    _normalize(layer.groups, layer.eps, centre=layer.centre),
-                    self._affine(layer.weight, layer.bias),
-                ]
-            case nn.LayerNorm():  # ln-full
-                return [
-                    _normalize(1, layer.eps),
-                    self._affine(layer.weight, layer.bias) | {"each": True},
-                ]
-            case ChannelLayerNorm():
-                norm = layer.norm
-                return [
-                    {"op": "normalizePixels", "eps": norm.eps},
-                    self._affine(norm.weight, norm.bias),
-                ]
-            case LocalResponseNorm():
-                return [*self._steps(layer.affine), {"op": "localResponse"}]
-            case DynamicTanh():
-                return [
-                    {"op": "tanh", "slope": float(layer.slope)},
-                    self._affine(layer.weight, layer.bias),
-                ]
-            case ProxyNorm():
-                return [*self._steps(layer.norm), self._proxy(layer)]
-            case FilterResponseNorm():
-                steps = [
-                    _normalize(len(layer.weight), 1e-6, centre=False),
-                    self._affine(layer.weight, layer.bias),
-                ]
-                if layer.threshold is not None:
-                    steps.append({"op": "maximum", "threshold": self._place(layer.threshold)})
-                return steps
-            case EvoNormB0():  # without a slope it was folded
-                return [
-                    {
-                        "op": "evonormB0",
-                        "deviation": self._place((layer.running_var + EPSILON).sqrt()),
-                        "slope": self._place(layer.slope),
-                        "eps": EPSILON,
-                    },
-                    self._affine(layer.weight, layer.bias),
-                ]
-            case EvoNormS0():
-                return [
-                    {
-                        "op": "evonormS0",
-                        "groups": layer.groups,
-                        "slope": self._place(layer.slope),
-                        "eps": EPSILON,
-                    },
-                    self._affine(layer.weight, layer.bias),
-                ]
-        return None
+    def _normalization(self, layer: Any, first: Step, *, each: bool = False) -> list[Step]:
+        """A first step, then the layer's affine map, and its activation if it has one."""
+        activate = getattr(layer, "activate", None)
+        return [
+            first,
+            self._affine(layer.weight, layer.bias, each=each),
+            *([] if activate is None else self._of(activate)),
+        ]
 
-    def _proxy(self, layer: Any) -> Step:
-        """What follows a normalization and its activation: the proxy's moments are constants."""
-        weight, bias = layer.norm.weight, layer.norm.bias
+    def _affine_layer(self, layer: Any) -> list[Step]:
+        _, *rest = self._normalization(layer, {})
+        return rest
+
+    def _fused(self, layer: Any) -> list[Step]:
+        """The entries `gn`, `gn-ws`, `ln`, `in` and `rms`; BatchNorm is folded."""
+        return self._normalization(layer, _normalize(layer.groups, layer.eps, centre=layer.centre))
+
+    def _full_layer_norm(self, layer: Any) -> list[Step]:
+        return self._normalization(layer, _normalize(1, layer.eps), each=True)
+
+    def _channel_layer_norm(self, layer: Any) -> list[Step]:
+        return self._normalization(layer.norm, {"op": "normalizePixels", "eps": layer.norm.eps})
+
+    def _local_response(self, layer: Any) -> list[Step]:
+        return [*self._of(layer.affine), {"op": "localResponse"}]
+
+    def _dynamic_tanh(self, layer: Any) -> list[Step]:
+        return self._normalization(layer, {"op": "tanh", "slope": float(layer.slope)})
+
+    def _filter_response(self, layer: Any) -> list[Step]:
+        steps = self._normalization(layer, _normalize(len(layer.weight), 1e-6, centre=False))
+        if layer.threshold is not None:
+            steps.append({"op": "maximum", "threshold": self._place(layer.threshold)})
+        return steps
+
+    def _evonorm_b0(self, layer: Any) -> list[Step]:
+        """With its activation; without, it is folded."""
+        deviation = self._place((layer.running_var + EPSILON).sqrt())
+        slope = {"slope": self._place(layer.slope), "eps": EPSILON}
+        return self._normalization(layer, {"op": "evonormB0", "deviation": deviation, **slope})
+
+    def _evonorm_s0(self, layer: Any) -> list[Step]:
+        slope = {"slope": self._place(layer.slope), "eps": EPSILON}
+        return self._normalization(layer, {"op": "evonormS0", "groups": layer.groups, **slope})
+
+    def _proxy(self, layer: Any) -> list[Step]:
+        """The moments of the proxy depend on weights alone: here they are constants."""
+        norm = layer.norm
         mean, variance = normal_moments(
-            layer.norm.activate,
-            weight * (1 + layer.proxy_scale),
-            weight * layer.proxy_mean + bias,
+            norm.activate,
+            norm.weight * (1 + layer.proxy_scale),
+            norm.weight * layer.proxy_mean + norm.bias,
         )
         scale = (variance + layer.EPSILON).rsqrt()
-        return self._affine(scale, -mean * scale)
+        return [*self._of(norm), self._affine(scale, -mean * scale)]
 
 
 def _normalize(groups: int, eps: float, *, centre: bool = True) -> Step:
+    """By the mean, if it is centred, and the deviation of groups of channels."""
     return {"op": "normalize", "groups": groups, "eps": eps, "centre": centre}
 
 
-def is_finite(weights: bytes) -> bool:
-    """Whether all weights are finite numbers."""
-    return bool(np.isfinite(np.frombuffer(weights, "<f4")).all())
+_KNOWN: dict[type[nn.Module], Callable[[Steps, Any], list[Step]]] = {
+    SharedConvolution: Steps._applications,
+    FullyConnected: Steps._connected,
+    MaxPool: lambda *_: [{"op": "maxPool"}],
+    nn.AvgPool2d: lambda *_: [{"op": "averagePool"}],
+    nn.AdaptiveAvgPool2d: lambda *_: [{"op": "globalAverage"}],
+    nn.Sequential: Steps._in_order,
+    nn.Dropout: lambda *_: [],
+    nn.Conv2d: Steps._convolution,
+    StandardizedConv2d: Steps._convolution,
+    ScaledStandardizedConv2d: Steps._convolution,
+    Activate: Steps._activation,
+    Affine: Steps._affine_layer,
+    FusedNorm: Steps._fused,
+    nn.LayerNorm: Steps._full_layer_norm,
+    ChannelLayerNorm: Steps._channel_layer_norm,
+    LocalResponseNorm: Steps._local_response,
+    DynamicTanh: Steps._dynamic_tanh,
+    FilterResponseNorm: Steps._filter_response,
+    EvoNormB0: Steps._evonorm_b0,
+    EvoNormS0: Steps._evonorm_s0,
+    ProxyNorm: Steps._proxy,
+}
