@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from normlab.data import augment
     from normlab.data.describe import describe
     from normlab.errors import NormlabError
-    from normlab.export.browser.page import ExportedPage, write_page
+    from normlab.export.browser.page import ExportedPage
     from normlab.export.exporter import Exported, export_run
     from normlab.findings import run as analysis
     from normlab.findings import statistics
@@ -90,7 +90,6 @@ _PUBLIC = {
     "summarize": "network.summary:summarize",
     "train": "training.loop:train",
     "write_data_page": "report.data_page:write_data_page",
-    "write_page": "export.browser.page:write_page",
     "write_report": "report.run_page:write_report",
     "write_study_report": "report.study_page:write_study_report",
 }
@@ -137,7 +136,6 @@ __all__ = [
     "summarize",
     "train",
     "write_data_page",
-    "write_page",
     "write_report",
     "write_study_report",
 ]

@@ -42,7 +42,6 @@ _Data = Annotated[DataConfig, OmitArgPrefixes]
 _Execution = Annotated[Execution, OmitArgPrefixes]
 _Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
 _Run = Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="")]
-_RunOrNone = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN", help_behavior_hint="")]
 _RunAndPicture = Annotated[
     tuple[str, ...], Positional, arg(metavar="RUN PICTURE", help_behavior_hint="")
 ]
@@ -343,7 +342,7 @@ def export(
     A page predicts pictures in a browser, without a server; it takes several runs, side by side.
 
     Args:
-        runs: A run's folder (leave it out with --model); for `html` one or more.
+        runs: A run's folder (leave it out with --model); for `html` one or several.
         model: A network that comes with normlab, instead of a run. It is checked on CIFAR-10.
         to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `html`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
@@ -354,16 +353,10 @@ def export(
     from normlab.export.exporter import export_run
     from normlab.runs.run import Run
 
-    folders = _folders(runs, model)
+    opened = [Run.open(folder) for folder in _folders(runs, model)]
     if model is not None and out is None:
         out = Path(formats.file_name(model, to, int8=int8))
-    export_format = formats.find(to)
-    if len(folders) > 1 and isinstance(export_format, formats.PageFormat) and not int8:
-        print(export_format.write([Run.open(folder) for folder in folders], out))
-        return
-    if len(folders) != 1:
-        raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
-    print(export_run(Run.open(folders[0]), to, out, int8=int8, data_root=data_root))
+    print(export_run(opened, to, out, int8=int8, data_root=data_root))
 
 
 @command

@@ -19,7 +19,8 @@ from normlab.data import load
 from normlab.errors import RunError, UsageError
 from normlab.inference.pictures import read
 from normlab.layers.activations import ACTIVATIONS
-from normlab.layers.norms import REGISTRY
+from normlab.layers.norms import REGISTRY, registry
+from normlab.layers.norms.none import Affine
 from normlab.network.model import Network
 from normlab.runs.checkpoint import save_weights
 
@@ -123,7 +124,7 @@ def assert_equal_to_pytorch(page, run, pixels, place=0):
 @pytest.mark.parametrize("norm", REGISTRY)
 def test_every_normalization_predicts_as_pytorch(norm, visit, tmp_path):
     run = random_run(tmp_path, "C:8 D:8s2 C:8+*2 D:8a*2 C:8v A P FC", norm=norm)
-    page = visit(normlab.write_page([run]).path)
+    page = visit(normlab.export_run(run, "html").path)
     assert_equal_to_pytorch(page, run, DIGITS.test.images[:100])
 
 
@@ -134,7 +135,7 @@ def test_every_activation_predicts_as_pytorch(activation, norm, visit, tmp_path)
     run = random_run(
         tmp_path, "C:8 c:12 D:12a+ P c:12s2 C:12*2 GAP FC", norm=norm, activation=activation
     )
-    page = visit(normlab.write_page([run]).path)
+    page = visit(normlab.export_run(run, "html").path)
     assert_equal_to_pytorch(page, run, DIGITS.test.images[:100])
 
 
@@ -177,7 +178,7 @@ def test_any_network_predicts_as_pytorch(data, visit, tmp_path_factory):
     activation = data.draw(st.sampled_from([*ACTIVATIONS]))
     folder = tmp_path_factory.mktemp("any")
     run = random_run_of(shape, folder, line, norm, activation, seed=data.draw(st.integers(0, 99)))
-    page = visit(normlab.write_page([run]).path)
+    page = visit(normlab.export_run(run, "html").path)
     pixels = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
     assert_equal_to_pytorch(page, run, pixels)
 
@@ -234,7 +235,7 @@ def test_pictures_are_converted_as_predict_converts_them(visit, tmp_path):
         random_run_of((3, 32, 32), tmp_path / "colour", "c:4 GAP FC"),
         random_run_of((1, 28, 28), tmp_path / "grey", "c:4 GAP FC"),
     ]
-    page = visit(normlab.write_page(runs).path)
+    page = visit(normlab.export_run(runs, "html").path)
     random = np.random.default_rng(0)
     for width, height in ((32, 32), (33, 100), (640, 427), (9, 20), (1, 1), (400, 3)):
         small = random.integers(0, 256, (max(1, height // 8), max(1, width // 8), 3), np.uint8)
@@ -277,7 +278,7 @@ def classroom(tmp_path_factory):
     runs = [
         random_run(folder / name, "C:8 P C:16 P P FC", norm=name) for name in ("bn", "gn", "ln")
     ]
-    return runs, normlab.write_page(runs)
+    return runs, normlab.export_run(runs, "html")
 
 
 def test_three_normalizations_predict_a_picture_side_by_side(visit, classroom, tmp_path):
@@ -344,7 +345,7 @@ def test_a_picture_is_dropped_or_pasted(visit, classroom):
 
 def test_of_many_classes_the_ten_most_probable_are_shown(visit, tmp_path):
     run = random_run(tmp_path, "C:4 GAP FC", classes=[f"class {k}" for k in range(40)])
-    page = visit(normlab.write_page([run]).path)
+    page = visit(normlab.export_run(run, "html").path)
     page.locator("#examples button").nth(2).click()
     ((answer, bars),) = answers(page)
     image = DIGITS.test.images[DIGITS.test.labels == 1][0]
@@ -367,7 +368,7 @@ def test_a_file_that_is_no_picture_is_refused_in_a_sentence(visit, classroom, tm
 def test_hostile_names_are_shown_as_text(visit, tmp_path):
     classes = (*HOSTILE, *"456789")
     run = random_run(tmp_path / "a'\"<b>&", "c:4 GAP FC", classes=classes)
-    page = visit(normlab.write_page([run]).path)
+    page = visit(normlab.export_run(run, "html").path)
     page.locator("#examples button").first.click()
     bars = " ".join(" ".join(answers(page)[0][1]).split())
     for name in HOSTILE:
@@ -450,6 +451,31 @@ def test_custom_code_is_refused(cli, tmp_path, monkeypatch):
     assert not (run.path / "model.html").exists()
 
 
+def test_a_custom_network_is_refused(tmp_path):
+    run = made_up.run(tmp_path, layout="own_nets:net", network="own_nets:net")
+    with pytest.raises(UsageError, match="its network is own_nets:net, which is Python: export it"):
+        normlab.export_run(run, "html")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_normalization_that_the_page_does_not_know_is_refused(cli, tmp_path, monkeypatch):
+    """Also where it is derived from one that the page knows."""
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+    entry = {"formula": "", "paper": "", "axes": "none", "parameters": "2·C"}
+
+    @normlab.register("mine", takes_activation=True, **entry)
+    class Mine(Affine):
+        def forward(self, x):
+            return -super().forward(x)
+
+    random_run(tmp_path, "C:4 GAP FC", norm="mine")
+    code, output, errors = cli("export", tmp_path, "--to", "html")
+    assert (code, output) == (2, "")
+    assert "its normalization is mine, and Mine is a layer that the page does not know" in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "model.html").exists()
+
+
 def test_other_formats_take_one_run_and_a_page_has_no_int8(classroom, cli):
     folders = [run.path for run in classroom[0]]
     code, _, errors = cli("export", *folders, "--to", "pt2")
@@ -464,16 +490,16 @@ def test_only_a_page_is_overwritten(classroom, cli, tmp_path):
         assert cli("export", *[r.path for r in classroom[0]], "--to", "html", "--out", out)[0] == 0
     out.write_text("<p>mine")
     with pytest.raises(UsageError, match="normlab did not write it"):
-        normlab.write_page(classroom[0], out)
+        normlab.export_run(classroom[0], "html", out)
     with pytest.raises(UsageError, match=r"end its name with \.html"):
-        normlab.write_page(classroom[0], tmp_path / "model.safetensors")
+        normlab.export_run(classroom[0], "html", tmp_path / "model.safetensors")
     assert out.read_text() == "<p>mine"
 
 
 def test_a_run_given_twice_and_an_unfinished_one_are_refused(classroom, tmp_path):
     run = classroom[0][0]
     with pytest.raises(UsageError, match="given twice"):
-        normlab.write_page([run, run])
+        normlab.export_run([run, run], "html")
     (tmp_path / "config.json").write_bytes((run.path / "config.json").read_bytes())
     with pytest.raises(RunError, match="is its training finished"):
         normlab.export_run(normlab.Run.open(tmp_path), "html")

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -99,7 +99,7 @@ class Exported:
 
 @isolated()
 def export_run(
-    run: Run,
+    run: Run | Sequence[Run],
     to: str,
     out: Path | str | None = None,
     *,
@@ -112,20 +112,23 @@ def export_run(
     Before the file is written it is run on 1,000 test images (all, where there are fewer). It must
     predict the same classes as the trained network, with probabilities within 1e-5.
 
+    A page, `html`, predicts pictures in a browser, by one network or several side by side. It is
+    checked where it is opened, and needs no data.
+
     Args:
-        run: The run.
-        to: The format: `onnx`, `pt2` (PyTorch's exported program) or `html` (a page, which needs
-            no data and is checked where it is opened: `normlab.write_page`).
+        run: The run; for `html` one or several.
+        to: The format: `onnx`, `pt2` (PyTorch's exported program) or `html`.
         out: The file. Default: in the run's folder, model.onnx, model-int8.onnx, model.pt2 or
-            model.html.
+            model.html. A page about several runs: in the folder that holds them all.
         int8: Quantize to int8. This changes the predictions; the accuracy is measured on the whole
             test split.
         data_root: Where the data lies, as in `Execution`.
 
     Raises:
-        UsageError: There is no such format, it has no int8, `out` has another suffix or is
-            another program's file, or a library is not installed.
-        RunError: The run is not finished, or its data has changed.
+        UsageError: There is no such format, it has no int8 or takes one run only, `out` has another
+            suffix or is another program's file, a library is not installed, or a page's network is
+            custom code.
+        RunError: The run is not finished, its data has changed, or its outputs are not finite.
         DataError: The run's data is not there.
         NormlabError: The network cannot be exported (its custom normalization is the cause), the
             exported network predicts differently, or the file cannot be written.
@@ -133,8 +136,12 @@ def export_run(
     export_format = formats.find(to)
     if int8 and getattr(export_format, "quantize", None) is None:
         raise UsageError(f"--to {to} has no int8: leave out --int8")
+    runs = [run] if isinstance(run, Run) else run
     if isinstance(export_format, formats.PageFormat):
-        return export_format.write([run], Path(out) if out else None)
+        return export_format.write(runs, Path(out) if out else None)
+    if len(runs) != 1:
+        raise UsageError(f"expected one run's folder, or --model NAME, got {len(runs)}")
+    run = runs[0]
     quantize = export_format.quantize if int8 else None
     path = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
     if path.suffix.lower() != export_format.suffix:  # protects the run's own files

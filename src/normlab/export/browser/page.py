@@ -65,7 +65,7 @@ class ExportedPage:
 
 
 @isolated()
-def write_page(runs: Sequence[Run], out: Path | str | None = None) -> ExportedPage:
+def write_page(runs: Sequence[Run], out: Path | None) -> ExportedPage:
     """Writes a page that predicts pictures with finished runs' networks, side by side.
 
     It is one file that needs neither a server nor a network. It holds the probabilities that
@@ -74,16 +74,16 @@ def write_page(runs: Sequence[Run], out: Path | str | None = None) -> ExportedPa
 
     Args:
         runs: One run or several.
-        out: The page. Default: `model.html` in the run's folder, or in the folder that holds all.
+        out: The page. None: `model.html` in the run's folder, or in the folder that holds them all.
 
     Raises:
-        UsageError: There is no run, one is given twice, a network is custom code, or `out` has
-            another suffix or is another program's file.
+        UsageError: There is no run, one is given twice, a network has custom code, `out` has
+            another suffix or is another program's file, or the runs have no folder in common.
         RunError: A run is not finished, or its weights or outputs are not finite.
         NormlabError: The file cannot be written.
     """
     run_names = names(runs)
-    path = Path(out) if out else common_folder(runs) / "model.html"
+    path = out or common_folder(runs) / "model.html"
     if path.suffix.lower() != ".html":  # protects the run's own files
         raise UsageError(f"--out {path}: end its name with .html")
     refuse_foreign(path, PAGE_MARK)

@@ -77,7 +77,7 @@ class Steps:
         """The steps of a layer. A class derived from a known one may compute something else."""
         steps_of = _KNOWN.get(type(layer))
         if steps_of is None:
-            raise UsageError(f"{type(layer).__qualname__} is a layer that the page does not know")
+            raise UsageError(f"{type(layer).__name__} is a layer that the page does not know")
         return steps_of(self, layer)
 
     # Blocks

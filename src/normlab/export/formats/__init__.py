@@ -45,11 +45,11 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class PageFormat:
-    """An export format of one page about one run or several.
+    """An export format that is a page about one run or several.
 
     Attributes:
         suffix: As in `Format`.
-        write: Writes the page about runs to a file, or where it is None, to the default one.
+        write: Writes the page about runs to a file; None for its default place.
     """
 
     suffix: str

@@ -1,5 +1,6 @@
 // A network: its steps, carried out one after the other on float32 maps.
 
+// As in layers/activations.py.
 const ACTIVATIONS = {
   "relu": (z) => (z < 0 ? 0 : z),
   "hard-swish": (z) => z * Math.min(Math.max(z / 6 + 0.5, 0), 1),
@@ -9,8 +10,8 @@ const ACTIVATIONS = {
   "leaky": (z) => (z < 0 ? 0.01 * z : z),
 };
 
-// Each takes a map, its own settings and the weights. It may change the map's values: they are its
-// own, but for a convolution's, which a residual branch begins with.
+// Each takes a map, its settings and the weights, and returns a map. All but the convolution may
+// change the map that they are given: a residual branch, whose input is added, begins with one.
 const OPERATIONS = {
   convolution(x, step, weights) {
     const { kernel, stride, padding } = step;
@@ -134,7 +135,9 @@ const OPERATIONS = {
 
   globalAverage(x) {
     const y = map(x.channels, 1, 1);
-    inGroups(x, x.channels, (values, channel) => { y.values[channel] = moments(values, true).mean; });
+    inGroups(x, x.channels, (values, channel) => {
+      y.values[channel] = moments(values, true).mean;
+    });
     return y;
   },
 };

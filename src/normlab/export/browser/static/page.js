@@ -96,7 +96,7 @@ function show(pixels, [channels, height, width], canvas) {
   const image = new ImageData(width, height);
   const count = height * width;
   for (let k = 0; k < count; k++) {
-    for (let c = 0; c < 3; c++) image.data[4 * k + c] = pixels[(channels === 1 ? 0 : c * count) + k];
+    for (let c = 0; c < 3; c++) image.data[4 * k + c] = pixels[(c % channels) * count + k];
     image.data[4 * k + 3] = 255;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -194,4 +194,7 @@ globalThis.normlab = {
   pixels: async (k, file) => toPixels(await decode(file), networks[k].shape),
 };
 
-check();
+check().catch((error) => {
+  element("check").classList.add("problem");
+  element("check").textContent = `This browser could not compute the pictures to try: ${error}`;
+});
