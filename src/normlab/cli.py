@@ -343,7 +343,8 @@ def export(
 
     Args:
         runs: A run's folder (leave it out with --model); for `html` one or several.
-        model: A network that comes with normlab, instead of a run. It is checked on CIFAR-10.
+        model: A network that comes with normlab, instead of a run or, for `html`, beside runs. It
+            is checked on CIFAR-10, but for `html`.
         to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `html`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx` only.
         out: The file. With --model it is named after the model, in this folder; a page about

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import made_up
 import normlab
@@ -249,7 +250,14 @@ def test_pictures_are_converted_as_predict_converts_them(visit, tmp_path):
         clear = tmp_path / "clear.png"
         image.putalpha(Image.fromarray(random.integers(0, 256, (height, width), np.uint8)))
         image.save(clear)
-        for path, allowed in ((kept, 0), (turned, 2), (clear, 3)):
+        linear = tmp_path / "linear.png"  # a browser would convert its colours
+        gamma = PngInfo()
+        gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
+        image.convert("RGB").save(linear, pnginfo=gamma)
+        deep = tmp_path / "deep.png"  # 16 bits
+        Image.fromarray(random.integers(0, 65536, (height, width), np.uint16)).save(deep)
+        files = ((kept, 0), (linear, 0), (turned, 2), (deep, 2), (clear, 3))
+        for path, allowed in files:
             for k, run in enumerate(runs):
                 predictor = normlab.load(run.path)
                 expected = predictor.pixels([read(path, predictor.size)])[0].ravel()

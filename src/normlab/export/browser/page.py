@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from normlab.data import load as load_data
+from normlab.data.dataset import Dataset
 from normlab.errors import RunError, UsageError, printable
 from normlab.export.browser.steps import Steps
 from normlab.export.folding import InferenceModel
@@ -96,7 +97,8 @@ def render(runs: Sequence[Run], run_names: Sequence[str]) -> bytes:
     """The page, in UTF-8. Raises as `write_page`."""
     for run in runs:
         _refuse_custom_code(run)
-    pictures, labels = _examples()
+    digits = load_data("digits", channels="colour")
+    pictures, labels = _examples(digits)
     networks = [_network(run, pictures) for run in runs]
     text = _TEMPLATES.get_template("page.html").render(
         version=__version__,
@@ -104,7 +106,7 @@ def render(runs: Sequence[Run], run_names: Sequence[str]) -> bytes:
         style=_hashed(_source("style.css")),
         script=_hashed('"use strict";\n' + "\n".join(map(_source, PROGRAM))),
         sees=_sees(runs),
-        unfamiliar=_unfamiliar(runs, run_names),
+        unfamiliar=_unfamiliar(runs, run_names, digits.classes),
         examples=[
             {"name": f"a handwritten {label}", "source": _png(picture), "size": len(picture)}
             for picture, label in zip(pictures, labels, strict=True)
@@ -153,9 +155,8 @@ def _expected(
     return predictor.probabilities(pixels).astype("<f4")
 
 
-def _examples() -> tuple[list[NDArray[np.uint8]], list[str]]:
+def _examples(digits: Dataset) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """Some of the digits' test images, S × S × 3, and their classes: the first of each class."""
-    digits = load_data("digits", channels="colour")
     labels = digits.test.labels
     first = [np.flatnonzero(labels == k)[:EXAMPLES_PER_DIGIT] for k in range(len(digits.classes))]
     indices = np.concatenate(first)
@@ -190,7 +191,7 @@ def _json(value: object) -> Markup:
 def _sees(runs: Sequence[Run]) -> str:
     sizes = listed([*dict.fromkeys(_pixels(run) for run in runs)], "or")
     network = "The network" if len(runs) == 1 else "Each network"
-    return f"{network} sees the square at its centre in {sizes}."
+    return f"{network} sees the square at the picture's centre in {sizes}."
 
 
 def _pixels(run: Run) -> str:
@@ -198,9 +199,11 @@ def _pixels(run: Run) -> str:
     return f"{width} × {height} {'grey ' if channels == 1 else ''}pixels"
 
 
-def _unfamiliar(runs: Sequence[Run], run_names: Sequence[str]) -> str:
+def _unfamiliar(runs: Sequence[Run], run_names: Sequence[str], digits: tuple[str, ...]) -> str:
     """What to know of the pictures to try where a network has not learned digits."""
-    others = [n for n, run in zip(run_names, runs, strict=True) if run.config.dataset != "digits"]
+    others = [
+        name for name, run in zip(run_names, runs, strict=True) if {*run.data.classes} != {*digits}
+    ]
     if not others:
         return ""
     return (

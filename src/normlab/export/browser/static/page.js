@@ -53,6 +53,8 @@ function draw(picture, name) {
   canvas.height = Math.max(1, Math.round(picture.height * scale));
   canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
   canvas.setAttribute("aria-label", name);
+  canvas.hidden = false;
+  element("hint").hidden = true;
 }
 
 function answer(network, picture, pixels) {
@@ -160,7 +162,7 @@ function stopCamera() {
 
 function setCamera(on) {
   element("video").hidden = element("shoot").hidden = !on;
-  element("picture").hidden = element("camera").hidden = on;
+  element("picture").hidden = element("hint").hidden = element("camera").hidden = on;
 }
 
 // What the user does
