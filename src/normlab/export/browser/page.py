@@ -227,6 +227,6 @@ def _facts(name: str, run: Run) -> dict[str, object]:
         "about": (
             f"Normalization {run.config.norm}, activation {summary.activation}, "
             f"{summary.parameters:,} parameters, {large_number(summary.macs)} "
-            f"multiply-accumulates for a picture; trained on {run.config.dataset}."
+            f"multiply-accumulates for a picture; trained on {run.data.train:,} images."
         ),
     }
