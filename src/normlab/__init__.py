@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normlab.data import augment
     from normlab.data.describe import describe
     from normlab.errors import NormlabError
+    from normlab.export.browser.page import ExportedPage
     from normlab.export.exporter import Exported, export_run
     from normlab.findings import run as analysis
     from normlab.findings import statistics
@@ -55,6 +56,7 @@ _PUBLIC = {
     "Execution": "config:Execution",
     "Explanation": "inference.explain:Explanation",
     "Exported": "export.exporter:Exported",
+    "ExportedPage": "export.browser.page:ExportedPage",
     "Network": "network.model:Network",
     "NormlabError": "errors:NormlabError",
     "Prediction": "inference.predict:Prediction",
@@ -102,6 +104,7 @@ __all__ = [
     "Execution",
     "Explanation",
     "Exported",
+    "ExportedPage",
     "Network",
     "NormlabError",
     "Prediction",

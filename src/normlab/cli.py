@@ -42,7 +42,6 @@ _Data = Annotated[DataConfig, OmitArgPrefixes]
 _Execution = Annotated[Execution, OmitArgPrefixes]
 _Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
 _Run = Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="")]
-_RunOrNone = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN", help_behavior_hint="")]
 _RunAndPicture = Annotated[
     tuple[str, ...], Positional, arg(metavar="RUN PICTURE", help_behavior_hint="")
 ]
@@ -319,7 +318,7 @@ def explain(
 
 @command
 def export(
-    runs: _RunOrNone,
+    runs: _Runs,
     *,
     model: _Model = None,
     to: _ExportFormat,
@@ -332,46 +331,43 @@ def export(
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Write a run's network for use without normlab: ONNX, PyTorch's exported program, or C.
+    """Write a run's network for use without normlab: ONNX, torch.export, C, or a web page.
 
         $ normlab export runs/cifar10/micro-bn-0 --to onnx
         $ normlab export runs/cifar10/micro-bn-0 --to onnx --int8
         $ normlab export runs/cifar10/micro-bn-0 --to pt2 --out micro.pt2
         $ normlab export --model nano --to onnx
         $ normlab export runs/cifar10/nano-bn-0 --to c
+        $ normlab export runs/digits/*-0 --to html
 
     The exported network maps pixels to probabilities. Before it is written, it is run on 1,000 test
     images and must predict what the trained network does. ONNX needs pip install "normlab[export]".
     C is a folder with a program for microcontrollers, which the machine's C compiler proves.
+    A page predicts pictures in a browser, without a server; it takes several runs, side by side.
 
     Args:
-        runs: A run's folder (leave it out with --model).
-        model: A network that comes with normlab, instead of a run. It is checked on CIFAR-10.
-        to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `c`.
+        runs: A run's folder (leave it out with --model); for `html` one or several.
+        model: A network that comes with normlab, instead of a run or, for `html`, beside runs. It
+            is checked on CIFAR-10, but for `html`.
+        to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `c`,
+            `html`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx`; `c` has
             them unless it is --float.
         float32: `c` in single floats.
         unproved: Write `c` without compiling it, as where there is no C compiler.
-        out: The file or folder. With --model it is named after the model, in this folder.
+        out: The file or folder. With --model it is named after the model, in this folder; a page
+            about several runs is in the folder that holds them.
         data_root: Folder of the data, as in `normlab train`.
     """
     from normlab.export.exporter import export_run
     from normlab.runs.run import Run
 
-    folders = _folders(runs, model)
-    if len(folders) != 1:
-        raise UsageError(f"expected one run's folder, or --model NAME, got {len(folders)}")
+    opened = [Run.open(folder) for folder in _folders(runs, model)]
     if model is not None and out is None:
         out = Path(formats.file_name(model, to, int8=int8))
     print(
         export_run(
-            Run.open(folders[0]),
-            to,
-            out,
-            int8=int8,
-            float32=float32,
-            unproved=unproved,
-            data_root=data_root,
+            opened, to, out, int8=int8, float32=float32, unproved=unproved, data_root=data_root
         )
     )
 

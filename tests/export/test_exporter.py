@@ -314,7 +314,7 @@ def test_a_format_is_one_file(files, tmp_path):
         command = [sys.executable, "-c", program, "export", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
 
-    assert "--to {c,gzipped,onnx,pt2}" in export("--help").stdout
+    assert "--to {c,gzipped,html,onnx,pt2}" in export("--help").stdout
     out = tmp_path / "model.gz"
     done = export(files["run"].path, "--to", "gzipped", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -329,7 +329,7 @@ def test_a_format_is_one_file(files, tmp_path):
 
 
 def test_an_unknown_format_is_refused_with_the_names_there_are(files):
-    with pytest.raises(UsageError, match="no format 'tflite': there are c, onnx, pt2"):
+    with pytest.raises(UsageError, match="no format 'tflite': there are c, html, onnx, pt2"):
         normlab.export_run(files["run"], "tflite")
 
 
@@ -341,7 +341,7 @@ def test_the_command_s_help_imports_no_torch():
         text=True,
         check=True,
     )
-    assert "--to {c,onnx,pt2}" in done.stdout
+    assert "--to {c,html,onnx,pt2}" in done.stdout
     assert not {"torch", "numpy", "onnx"} & {*done.stdout.splitlines()[-1].split()}
 
 

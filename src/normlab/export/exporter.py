@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -28,6 +28,7 @@ from normlab.version import __version__
 from normlab.wording import counted, kilobytes, percent
 
 if TYPE_CHECKING:
+    from normlab.export.browser.page import ExportedPage
     from normlab.export.firmware.write import Program
 
 CHECK_IMAGES = 1000  # of the test split
@@ -99,7 +100,7 @@ class Exported:
 
 @isolated()
 def export_run(
-    run: Run,
+    run: Run | Sequence[Run],
     to: str,
     out: Path | str | None = None,
     *,
@@ -107,7 +108,7 @@ def export_run(
     float32: bool = False,
     unproved: bool = False,
     data_root: Path | None = None,
-) -> "Exported | Program":
+) -> "Exported | ExportedPage | Program":
     """Exports a finished run's network to a file for use without normlab; `c`: to a folder.
 
     The exported network maps pixels, uint8 N × C × S × S, to probabilities, float32 N × classes.
@@ -116,11 +117,15 @@ def export_run(
 
     The C program maps pixels to scores and is checked as docs/microcontroller.md says.
 
+    A page, `html`, predicts pictures in a browser, by one network or several side by side. It is
+    checked where it is opened, and needs no data.
+
     Args:
-        run: The run.
-        to: The format: `onnx`, `pt2` (PyTorch's exported program) or `c`.
+        run: The run; for `html` one or several.
+        to: The format: `onnx`, `pt2` (PyTorch's exported program), `c` or `html`.
         out: The file or folder. Default: in the run's folder, model.onnx, model-int8.onnx,
-            model.pt2 or model-c.
+            model.pt2, model-c or model.html. A page about several runs: in the folder that holds
+            them all.
         int8: Quantize to int8. This changes the predictions; the accuracy is measured on the whole
             test split. `c` is int8 unless it is `float32`.
         float32: `c` in single floats.
@@ -128,27 +133,35 @@ def export_run(
         data_root: Where the data lies, as in `Execution`.
 
     Raises:
-        UsageError: There is no such format, it has no int8, `out` has another suffix or is
-            another program's file, or a library is not installed.
-        RunError: The run is not finished, or its data has changed.
+        UsageError: There is no such format, it has no int8 or takes one run only, `out` has another
+            suffix or is another program's file, a library is not installed, or a page's network is
+            custom code.
+        RunError: The run is not finished, its data has changed, or its outputs are not finite.
         DataError: The run's data is not there.
         NormlabError: The network cannot be exported (its custom normalization is the cause), the
             exported network predicts differently, or the file cannot be written.
     """
     export_format = formats.find(to)
+    if not isinstance(export_format, formats.FolderFormat):
+        for flag, given in (("--float", float32), ("--unproved", unproved)):
+            if given:
+                raise UsageError(f"--to {to} has no {flag}: leave it out")
+        if int8 and getattr(export_format, "quantize", None) is None:
+            raise UsageError(f"--to {to} has no int8: leave out --int8")
+    if int8 and float32:
+        raise UsageError("--int8 and --float exclude each other: leave one out")
+    runs = [run] if isinstance(run, Run) else run
+    if isinstance(export_format, formats.PageFormat):
+        return export_format.write(runs, Path(out) if out else None)
+    if len(runs) != 1:
+        raise UsageError(f"expected one run's folder, or --model NAME, got {len(runs)}")
+    run = runs[0]
     if isinstance(export_format, formats.FolderFormat):
-        if int8 and float32:
-            raise UsageError("--int8 and --float exclude each other: leave one out")
         folder = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
         return export_format.write(
             run, folder, float32=float32, unproved=unproved, data_root=data_root
         )
-    if float32 or unproved:
-        flag = "--float" if float32 else "--unproved"
-        raise UsageError(f"--to {to} has no {flag}: leave it out")
     quantize = export_format.quantize if int8 else None
-    if int8 and quantize is None:
-        raise UsageError(f"--to {to} has no int8: leave out --int8")
     path = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
     if path.suffix.lower() != export_format.suffix:  # protects the run's own files
         raise UsageError(f"--out {path}: end its name with {export_format.suffix}")

@@ -5,20 +5,19 @@ of the same kind. They do not include the effect of the seed; only repeated runs
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import sqrt
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
 from normlab import notation
-from normlab.errors import RunError, UsageError
+from normlab.errors import RunError
 from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
 from normlab.runs.run import Run
+from normlab.runs.several import names as names
 from normlab.wording import listed, percent, points, setting_value, spaced
 
 TARGET = 0.70  # the accuracy that the assignment asks for
@@ -80,26 +79,6 @@ def compare(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[str]
     if all(extremes) and len(hardest) == 1:
         sentences.append(f"The hardest class is the same in all runs: {hardest.pop()}.")
     return sentences
-
-
-def names(runs: Sequence[Run]) -> list[str]:
-    """Names that tell runs apart: their folders' names, with as many parent folders as necessary.
-
-    Raises:
-        UsageError: There is no run, or a run is given twice.
-    """
-    if not runs:
-        raise UsageError("expected one run or more")
-    paths = [run.path.resolve().parts for run in runs]
-    endings = [[path[-k:] for k in range(1, len(path) + 1)] for path in paths]
-    counts = Counter(ending for of_one_run in endings for ending in of_one_run)
-    for run, path in zip(runs[::-1], paths[::-1], strict=True):  # the message names the later one
-        if counts[path] > 1:
-            raise UsageError(f"the run {run.path} is given twice: leave one out")
-    return [
-        str(Path(*next(ending for ending in of_one_run if counts[ending] == 1)))
-        for of_one_run in endings
-    ]
 
 
 def images_measured(run: Run) -> int:

@@ -1,7 +1,6 @@
 """The page about a run, or about several runs together."""
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from normlab import notation
 from normlab.config import DataConfig, RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import UsageError
-from normlab.findings.run import ACCURACY, IMAGES, TARGET, analyze, compare, images_measured, names
+from normlab.findings.run import ACCURACY, IMAGES, TARGET, analyze, compare, images_measured
 from normlab.inference.evaluate import Evaluation, evaluate
 from normlab.inference.explain import class_maps
 from normlab.network.model import Network
@@ -22,6 +21,7 @@ from normlab.report.embed import picture
 from normlab.report.rendering import PAGE_MARK, Picture, render_template
 from normlab.runs.isolation import isolated
 from normlab.runs.run import Machine, Run, taught_by
+from normlab.runs.several import common_folder, names
 from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
 from normlab.table import Table
 from normlab.wording import (
@@ -67,7 +67,7 @@ def write_report(
     """
     names(runs)  # UsageError before anything is evaluated
     single = len(runs) == 1
-    page = Path(out) if out else _common_folder(runs) / "report.html"
+    page = Path(out) if out else common_folder(runs) / "report.html"
     folder = (runs[0].path if single else page.parent) / "figures"
     refuse_link(folder)
     in_runs_folder = single and out is None  # where the names are normlab's
@@ -370,15 +370,3 @@ def _class_maps(network: Network, split: Split, classes: int) -> NDArray[np.floa
         return class_maps(network, split, classes)
     except UsageError as error:
         return f"There are no heat maps: {error}."
-
-
-def _common_folder(runs: Sequence[Run]) -> Path:
-    """The folder for a page about these runs."""
-    if len(runs) == 1:
-        return runs[0].path
-    shared = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
-    if shared == Path(shared.anchor):
-        raise UsageError(
-            "these runs have no folder in common: say where the page should be written"
-        )
-    return shared

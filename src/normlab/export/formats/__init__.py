@@ -1,6 +1,7 @@
 """The export formats: each file in this folder is one, and its name is the format's.
 
-A format's file defines `FORMAT`, a `Format`, or a `FolderFormat` if it is several files. Nothing
+A format's file defines `FORMAT`: a `Format`, a `FolderFormat` if it is several files, or a
+`PageFormat` if it takes several runs. Nothing
 else has to be changed to add one: the command line lists the files' names, and imports a format
 (and torch) only when it is used. A format's own libraries are imported in its functions, which are
 called once `libraries` has been checked.
@@ -8,7 +9,7 @@ called once `libraries` has been checked.
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,7 @@ from normlab.errors import UsageError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from normlab.export.browser.page import ExportedPage
     from normlab.export.firmware.write import Program
     from normlab.export.program import Pixels, PredictFn
     from normlab.runs.run import Run
@@ -70,16 +72,29 @@ class FolderFormat:
     write: FolderWriter
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageFormat:
+    """An export format that is a page about one run or several.
+
+    Attributes:
+        suffix: As in `Format`.
+        write: Writes the page about runs to a file; None for its default place.
+    """
+
+    suffix: str
+    write: "Callable[[Sequence[Run], Path | None], ExportedPage]"
+
+
 def names() -> tuple[str, ...]:
     """The formats' names, sorted. None of them is imported."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
-def find(name: str) -> Format | FolderFormat:
+def find(name: str) -> Format | FolderFormat | PageFormat:
     """The format of this name; UsageError where there is none."""
     if name not in names():
         raise UsageError(f"no format {name!r}: there are {', '.join(names())}")
-    found: Format | FolderFormat = importlib.import_module(f"{__name__}.{name}").FORMAT
+    found: Format | FolderFormat | PageFormat = importlib.import_module(f"{__name__}.{name}").FORMAT
     return found
 
 
