@@ -44,6 +44,7 @@ def analyze(run: Run, evaluation: Evaluation) -> list[str]:
     if evaluation.split != run.split:
         raise ValueError(f"the curve is of {run.split}, the evaluation of {evaluation.split}")
     findings = (
+        _balanced_accuracy,
         _accuracy,
         _accuracy_again,
         _target,
@@ -116,6 +117,21 @@ def images_measured(run: Run) -> int:
 # Findings about one run
 
 
+def _balanced_accuracy(run: Run, evaluation: Evaluation) -> str | None:
+    """Only of unbalanced classes, where accuracy is mostly that of the frequent ones."""
+    if not evaluation.unbalanced:
+        return None
+    images = len(evaluation.labels)
+    (frequent, most), (rare, least) = evaluation.extreme_counts
+    present = np.count_nonzero(evaluation.confusion.sum(axis=1))
+    return (
+        f"The classes are unbalanced: of {images:,} {IMAGES[run.split]}, {frequent} has {most:,} "
+        f"and {rare} {least:,}. Balanced accuracy, the mean of the classes' accuracies, is "
+        f"{percent(evaluation.balanced_accuracy, images)}. Always answering {frequent} would get "
+        f"{percent(1 / present, images)} of it, and an accuracy of {percent(most / images, images)}."
+    )
+
+
 def _accuracy(run: Run, _: Evaluation) -> str:
     last, images = run.last, images_measured(run)
     low, high = proportion_interval(round(last.accuracy * images), images)
@@ -141,7 +157,14 @@ def _accuracy_again(run: Run, evaluation: Evaluation) -> str | None:
     )
 
 
-def _target(run: Run, _: Evaluation) -> str:
+def has_target(dataset: str) -> bool:
+    """Whether the assignment's target is one for a data set: it is about CIFAR-10."""
+    return dataset == "cifar10"
+
+
+def _target(run: Run, _: Evaluation) -> str | None:
+    if not has_target(run.config.dataset):
+        return None
     images = images_measured(run)
     if passed := run.first_above(TARGET):
         return (
@@ -356,6 +379,8 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         ("config", "precision"),
         ("config", "recalibrate"),
         ("config", "branches"),
+        ("config", "balance"),
+        ("config", "start_from"),
         ("config", "teacher"),
         ("config", "teacher_weight"),
         ("config", "teacher_temperature"),
@@ -411,7 +436,7 @@ def _arm(run: Run) -> object:
     return (
         *(run.layout, config.norm, config.activation, run.recipe, run.data, run.last.epoch),
         *(config.split_seed, config.label_noise, config.precision, config.recalibrate),
-        config.branches,
+        *(config.branches, config.balance, run.start),
         *(run.teacher, config.teacher_weight, config.teacher_temperature),
     )
 

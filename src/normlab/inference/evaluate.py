@@ -14,6 +14,7 @@ from normlab.runs.isolation import isolated
 from normlab.table import Table
 from normlab.wording import percent
 
+UNBALANCED = 2  # classes are unbalanced if one has this many times as many images as another
 BATCH = 500  # images: large enough for speed, small enough for a core's cache
 
 
@@ -72,11 +73,32 @@ class Evaluation:
         return accuracy
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the accuracies of the classes that have images, 0 to 1."""
+        return float(np.nanmean(self.class_accuracy))
+
+    @cached_property
+    def unbalanced(self) -> bool:
+        """Whether a class has at least twice as many images as another that has any."""
+        counts = self.confusion.sum(axis=1)
+        return bool(counts.max() >= UNBALANCED * counts[counts > 0].min())
+
+    @property
+    def extreme_counts(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        """Name and number of images of the most frequent class, and of the rarest that has any."""
+        counts = self.confusion.sum(axis=1)
+        most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max()).argmin())
+        return (self.classes[most], int(counts[most])), (self.classes[least], int(counts[least]))
+
+    @property
     def headline(self) -> str:
-        """Accuracy and loss in one line."""
+        """Accuracy and loss in one line; of unbalanced classes, balanced accuracy first."""
         averaged = f", averaged over test-time augmentation ({self.tta})" if self.tta else ""
+        balanced = ""
+        if self.unbalanced:
+            balanced = f"balanced accuracy {percent(self.balanced_accuracy, len(self.labels))}, "
         return (
-            f"{self.split}{averaged}: accuracy {percent(self.accuracy, len(self.labels))} "
+            f"{self.split}{averaged}: {balanced}accuracy {percent(self.accuracy, len(self.labels))} "
             f"({self.correct:,} of {len(self.labels):,}), loss {self.loss:.4f}"
         )
 
