@@ -128,7 +128,8 @@ def _balanced_accuracy(run: Run, evaluation: Evaluation) -> str | None:
         f"The classes are unbalanced: of {images:,} {IMAGES[run.split]}, {frequent} has {most:,} "
         f"and {rare} {least:,}. Balanced accuracy, the mean of the classes' accuracies, is "
         f"{percent(evaluation.balanced_accuracy, images)}. Always answering {frequent} would get "
-        f"{percent(1 / present, images)} of it, and an accuracy of {percent(most / images, images)}."
+        f"{percent(1 / present, images)} of that, and {percent(most / images, images)} of the "
+        "images right."
     )
 
 

@@ -94,12 +94,12 @@ class Evaluation:
     def headline(self) -> str:
         """Accuracy and loss in one line; of unbalanced classes, balanced accuracy first."""
         averaged = f", averaged over test-time augmentation ({self.tta})" if self.tta else ""
-        balanced = ""
+        images, balanced = len(self.labels), ""
         if self.unbalanced:
-            balanced = f"balanced accuracy {percent(self.balanced_accuracy, len(self.labels))}, "
+            balanced = f"balanced accuracy {percent(self.balanced_accuracy, images)}, "
         return (
-            f"{self.split}{averaged}: {balanced}accuracy {percent(self.accuracy, len(self.labels))} "
-            f"({self.correct:,} of {len(self.labels):,}), loss {self.loss:.4f}"
+            f"{self.split}{averaged}: {balanced}accuracy {percent(self.accuracy, images)} "
+            f"({self.correct:,} of {images:,}), loss {self.loss:.4f}"
         )
 
     @property

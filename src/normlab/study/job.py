@@ -143,7 +143,7 @@ def _run_job(job: Job) -> None:
         if trains:
             run = resume(job.out, execution, dataset=dataset, quiet=True)
     else:
-        start = job.start and Run.open(job.start)
+        start = None if job.start is None else Run.open(job.start)
         run = train(job.config, job.out, execution, dataset=dataset, start=start, quiet=True)
     device = machine.prepare(execution)
     evaluation = evaluate(run.network().to(device), dataset, run.split)

@@ -155,8 +155,8 @@ def copy_weights(network: Network, run: Run, flag: str) -> Start:
         anew.append(f"the normalization of {counted(partly, 'block')} in part")
     notes = [f"new: {listed(['the classifier', *anew])}"]
     if source.shape[0] != network.shape[0] and weights[0] in kept:
-        how = "summed" if source.shape[0] == 3 else "divided"
-        notes.append(f"{how} over the colours: the first convolution")
+        how = "summed over" if source.shape[0] == 3 else "divided among"
+        notes.append(f"{how} the colours: the first convolution")
     if unused:
         notes.append(f"without its {listed(_last_parts(unused))}")
     if further:
