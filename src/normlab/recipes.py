@@ -117,7 +117,7 @@ RECIPES = {
 
 # The recipes whose choices were made on networks with bn (benchmarks/NOTES.md): the optimizer, the
 # schedule, the epochs, and what no search chose for each normalization.
-MADE_WITH_BN = {"micro", "nano", "line", "line-5k", "teacher", "sprint"}
+MADE_WITH_BN = {"micro", "nano", "line", "line-5k", "teacher", "own", "sprint"}
 
 # The settings that a search on held-out images found for a recipe and a normalization. micro keeps
 # its shift: the search's three epochs say little about augmentation.

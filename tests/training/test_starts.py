@@ -17,6 +17,7 @@ from normlab.inference.predict import find_model
 from normlab.network.model import Network
 from normlab.report.card import model_card
 from normlab.report.run_page import write_report
+from normlab.study.job import Job
 from normlab.study.record import Study
 from normlab.training.starts import copy_weights
 from small_study import run_here
@@ -173,6 +174,13 @@ def test_a_network_of_other_classes_is_a_start(tmp_path):
     assert run.start.note == "new: the classifier"
 
 
+def test_a_run_that_lost_its_start_is_damaged(trained_run, tmp_path):
+    run = train(started(trained_run, epochs=1), tmp_path / "a")
+    dataclasses.replace(run, start=None).write_config()
+    with pytest.raises(RunError, match=r"config\.json is damaged: .*start"):
+        normlab.Run.open(run.path)
+
+
 # Refused in a line
 
 
@@ -236,3 +244,9 @@ def test_all_runs_of_a_study_start_from_its_network(trained_run, tmp_path, monke
     shutil.copytree(other.path, gone)
     with pytest.raises(RunError, match="started from other weights"):
         normlab.compare(dataclasses.replace(config, seeds=3), study.path, quiet=True)
+
+
+def test_a_job_tells_its_start(tmp_path):
+    for start in (None, tmp_path / "start"):
+        job = Job(config=CONFIG, out=tmp_path / "a", data=tmp_path / "b", start=start)
+        assert Job.from_json(job.to_json()) == job

@@ -329,9 +329,8 @@ def runs_table(runs: Sequence[Run]) -> Table:
     rows = []
     for name, run in zip(names(runs), runs, strict=True):
         images, passed = images_measured(run), run.first_above(TARGET)
-        first = (str(passed.epoch) if passed else "never",)
-        if not has_target(run.config.dataset):
-            first = ("–",)
+        first = str(passed.epoch) if passed else "never"
+        first = first if has_target(run.config.dataset) else "–"
         rows.append(
             (
                 name,
@@ -340,7 +339,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
                 f"{run.summary.macs:,}",
                 percent(run.last.accuracy, images),
                 f"{percent(run.best.accuracy, images)} ({run.best.epoch})",
-                *(first if target else ()),
+                *([first] if target else []),
                 duration(run.seconds),
             )
         )

@@ -12,7 +12,7 @@ from normlab.data import Dataset
 from normlab.errors import RunError
 from normlab.network.model import Network
 from normlab.runs.run import Run, Start
-from normlab.storage.files import write_atomically
+from normlab.storage.files import refuse_link, remove_leftovers, write_atomically
 from normlab.study.plan import Arm
 from normlab.study.record import Study
 from normlab.study.teaching import held_out_to_choose
@@ -72,10 +72,15 @@ def recorded(record: Study, run: Run) -> Study:
 
 
 def keep(record: Study, run: Run) -> Path:
-    """The folder in the study that holds the start's weights and settings, written if necessary."""
+    """The folder in the study that holds the start's weights and settings, written if necessary.
+
+    Raises:
+        NormlabError: It cannot be written, or is a symbolic link.
+    """
     folder = record.path / FOLDER
-    folder.mkdir(exist_ok=True)
+    refuse_link(folder)
     for name in ("model.safetensors", "config.json"):
+        remove_leftovers(folder / name)
         content = (run.path / name).read_bytes()
         if not (folder / name).exists() or (folder / name).read_bytes() != content:
             write_atomically(folder / name, content)
