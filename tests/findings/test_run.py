@@ -57,9 +57,9 @@ def test_unbalanced_classes_lead_with_balanced_accuracy_and_the_most_frequent_an
     of_flowers = run(accuracies=[0.5, 0.8], classes=("daisy", "rose"), test=120)
     first, second, *_ = analyze(of_flowers, flowers)
     assert first == (
-        "The classes are unbalanced: of 120 test images, daisy has 90 and rose 30. Balanced "
-        "accuracy, the mean of the classes' accuracies, is 70.0%. Always answering daisy would get "
-        "50.0% of that, and 75.0% of the images right."
+        "Balanced accuracy, the mean of the classes' accuracies, is 70.0%. The classes are "
+        "unbalanced: of 120 test images, daisy has 90 and rose 30; always answering daisy would "
+        "get a balanced accuracy of 50.0%, and 75.0% of the images right."
     )
     assert second.startswith("One run: 80.0% of the 120 test images")
     assert flowers.headline.startswith("test: balanced accuracy 70.0%, accuracy 80.0% (96 of 120)")
@@ -375,7 +375,7 @@ def test_any_run_can_be_analyzed(pair):
     run_, evaluation_ = pair
     text = text_of(run_, evaluation_)
     images = len(evaluation_.labels)
-    first = "The classes are unbalanced: " if evaluation_.unbalanced else "One run: "
+    first = "Balanced accuracy, " if evaluation_.unbalanced else "One run: "
     assert text.startswith(first)
     assert f"One run: {percent(run_.last.accuracy, images)} of the {images:,} " in text
     assert "nan" not in text

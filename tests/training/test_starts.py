@@ -108,6 +108,8 @@ def test_of_another_normalization_what_fits_is_kept_and_the_rest_named(trained_r
 def test_a_longer_network_keeps_what_stands_in_the_same_place(trained_run):
     _, _, longer = copied(trained_run, f"{LINE.removesuffix('GAP FC')}C:8 GAP FC")
     assert longer.note == "new: the classifier and block 5 (C:8)"
+    _, _, narrow = copied(trained_run, f"{LINE.removesuffix('GAP FC')}c:8 c:6 GAP FC")
+    assert narrow.note == "new: the classifier, block 5 (c:8) and block 6 (c:6)"
     _, _, shorter = copied(trained_run, "C:4 P GAP FC")
     assert shorter.note == "new: the classifier; without 1 further block that it has"
 

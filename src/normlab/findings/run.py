@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normlab import notation
 from normlab.errors import RunError, UsageError
@@ -121,15 +122,28 @@ def _balanced_accuracy(run: Run, evaluation: Evaluation) -> str | None:
     """Only of unbalanced classes, where accuracy is mostly that of the frequent ones."""
     if not evaluation.unbalanced:
         return None
-    images = len(evaluation.labels)
-    (frequent, most), (rare, least) = evaluation.extreme_counts
-    present = np.count_nonzero(evaluation.confusion.sum(axis=1))
+    balanced = percent(evaluation.balanced_accuracy, len(evaluation.labels))
+    return f"Balanced accuracy, the mean of the classes' accuracies, is {balanced}. " + unbalanced(
+        evaluation.labels, evaluation.classes, IMAGES[run.split]
+    )
+
+
+def unbalanced(labels: NDArray[np.int64], classes: Sequence[str], images: str) -> str:
+    """How unbalanced classes are, and what always answering the most frequent one would get.
+
+    Args:
+        labels: The true classes, int64 N.
+        classes: The classes' names.
+        images: What the images are called.
+    """
+    number, counts = len(labels), np.bincount(labels)
+    present = np.flatnonzero(counts)
+    most, least = int(counts.argmax()), int(present[counts[present].argmin()])
     return (
-        f"The classes are unbalanced: of {images:,} {IMAGES[run.split]}, {frequent} has {most:,} "
-        f"and {rare} {least:,}. Balanced accuracy, the mean of the classes' accuracies, is "
-        f"{percent(evaluation.balanced_accuracy, images)}. Always answering {frequent} would get "
-        f"{percent(1 / present, images)} of that, and {percent(most / images, images)} of the "
-        "images right."
+        f"The classes are unbalanced: of {number:,} {images}, {classes[most]} has "
+        f"{counts[most]:,} and {classes[least]} {counts[least]:,}; always answering "
+        f"{classes[most]} would get a balanced accuracy of {percent(1 / len(present), number)}, "
+        f"and {percent(counts[most] / number, number)} of the images right."
     )
 
 

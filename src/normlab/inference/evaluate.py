@@ -14,8 +14,14 @@ from normlab.runs.isolation import isolated
 from normlab.table import Table
 from normlab.wording import percent
 
-UNBALANCED = 2  # classes are unbalanced if one has this many times as many images as another
+UNBALANCED = 2
 BATCH = 500  # images: large enough for speed, small enough for a core's cache
+
+
+def is_unbalanced(labels: NDArray[np.int64]) -> bool:
+    """Whether a class has at least twice as many images as another that has any."""
+    counts = np.bincount(labels)
+    return bool(counts.max() >= UNBALANCED * counts[counts > 0].min())
 
 
 @dataclass(frozen=True)
@@ -77,18 +83,10 @@ class Evaluation:
         """Mean of the accuracies of the classes that have images, 0 to 1."""
         return float(np.nanmean(self.class_accuracy))
 
-    @cached_property
+    @property
     def unbalanced(self) -> bool:
         """Whether a class has at least twice as many images as another that has any."""
-        counts = self.confusion.sum(axis=1)
-        return bool(counts.max() >= UNBALANCED * counts[counts > 0].min())
-
-    @property
-    def extreme_counts(self) -> tuple[tuple[str, int], tuple[str, int]]:
-        """Name and number of images of the most frequent class, and of the rarest that has any."""
-        counts = self.confusion.sum(axis=1)
-        most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max()).argmin())
-        return (self.classes[most], int(counts[most])), (self.classes[least], int(counts[least]))
+        return is_unbalanced(self.labels)
 
     @property
     def headline(self) -> str:

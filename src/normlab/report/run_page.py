@@ -242,6 +242,8 @@ def _curves_note(run: Run, published: Sequence[plots.Published]) -> str:
             " The training loss is a weighted sum: that of the labels, and the divergence from the "
             "teacher."
         )
+    if run.config.balance:
+        note += " In the training loss, images are weighed by their class."
     if run.recipe.label_smoothing:
         note += " The training loss is that of smoothed labels, which is higher than without."
     return note + "".join(f" Grey: {curve.label}." for curve in published)

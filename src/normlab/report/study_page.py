@@ -15,7 +15,8 @@ from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
 from normlab.findings.groups import Group
 from normlab.findings.recalibration import without_recalibration
-from normlab.findings.run import TARGET, has_target
+from normlab.findings.run import IMAGES, TARGET, has_target, unbalanced
+from normlab.inference.evaluate import is_unbalanced
 from normlab.network import zoo
 from normlab.network.shapes import count
 from normlab.recipes import Recipe
@@ -119,6 +120,7 @@ def _render(data: StudyData, figures: dict[str, list[PageFigure]], dataset: Data
         about=_about(study),
         headline=findings.headline(study, groups),
         main_setting=_main_setting(data),
+        balanced=_balanced(data),
         table=_table(study, [main], (), ()),
         every_setting=_table(study, groups, _nowhere_trained(data), axes) if axes else None,
         recalibration=_recalibration(data),
@@ -144,6 +146,28 @@ def _about(study: Study) -> str:
         f"{runs} on {study.config.dataset}, "
         f"{contrasts.seeds_text(study)}, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
+    )
+
+
+def _balanced(data: StudyData) -> Table | None:
+    """Balanced accuracy of unbalanced classes; None of others."""
+    labels = next(iter(data.predictions.values()))[0].labels
+    if not is_unbalanced(labels):
+        return None
+    images = IMAGES["holdout" if data.study.config.holdout else "test"]
+    rows = []
+    for norm, of_runs in data.predictions.items():
+        shares = [
+            np.mean([run.correct[labels == k].mean() for k in np.unique(labels)]) for run in of_runs
+        ]
+        rows.append((norm, percent(float(np.mean(shares)), len(labels)), str(len(shares))))
+    return Table(
+        caption="Balanced accuracy: the mean of the classes' accuracies, and of the seeds with "
+        f"which it trained. {unbalanced(labels, data.classes, images)} All other numbers of this "
+        "page are of accuracy over all images.",
+        head=("norm", "balanced accuracy", "seeds"),
+        kinds=("name", "number", "number"),
+        rows=rows,
     )
 
 

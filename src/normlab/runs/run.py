@@ -51,7 +51,7 @@ class Epoch:
         epoch: Number of the epoch, from 1.
         train_loss: Mean training loss over the epoch's augmented images, measured while the weights
             changed; with label smoothing, the loss against smoothed labels; with a teacher, the
-            weighted sum of both losses.
+            weighted sum of both losses; with balanced classes, the mean weighted by class.
         train_accuracy: Training accuracy, measured in the same way.
         split: The split that `loss` and `accuracy` were measured on after the epoch: `test` or
             `holdout`; `train` where there is neither: then they equal the training's.

@@ -7,7 +7,8 @@ input are always those of the run's own data.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ def copy_weights(network: Network, run: Run, flag: str) -> Start:
     source = run.network()
     own, given = network.state_dict(), source.state_dict()
     weights, places = _weights(network), _places(network)
-    classifiers = {places[weights[-1]], _places(source)[_weights(source)[-1]]}
+    classifier, its_classifier = places[weights[-1]], _places(source)[_weights(source)[-1]]
     kept: dict[str, Tensor] = {}
     anew, partly = [], 0
     for place in dict.fromkeys(places.values()):
@@ -133,9 +134,11 @@ def copy_weights(network: Network, run: Run, flag: str) -> Start:
             for name in names
             if (value := _fitted(given.get(name), own[name], first=name == weights[0])) is not None
         }
-        if place in classifiers:
+        if place == classifier:
             continue
-        if any(name not in fitting for name in names if name in weights):
+        if place == its_classifier or any(
+            name in weights and name not in fitting for name in names
+        ):
             anew.append(_called(network, place))
             continue
         kept |= fitting
@@ -145,29 +148,42 @@ def copy_weights(network: Network, run: Run, flag: str) -> Start:
             f'{flag}: none of its weights fits this network; its own is "{run.layout}"'
         )
     network.load_state_dict(own | kept)
-    parameters = {name for name, _ in network.named_parameters()}
-    begun = {places[name] for name in kept}
-    unused = [
-        name for name, place in _places(source).items() if name not in kept and place in begun
-    ]
-    further = set(_places(source).values()) - set(places.values()) - classifiers
     if partly:
         anew.append(f"the normalization of {counted(partly, 'block')} in part")
     notes = [f"new: {listed(['the classifier', *anew])}"]
     if source.shape[0] != network.shape[0] and weights[0] in kept:
         how = "summed over" if source.shape[0] == 3 else "divided among"
         notes.append(f"{how} the colours: the first convolution")
-    if unused:
-        notes.append(f"without its {listed(_last_parts(unused))}")
-    if further:
-        notes.append(f"without {counted(len(further), 'further block')} that it has")
-    found = recorded(run)
-    return Start(
-        name=found.name,
-        weights=found.weights,
+    parameters = {name for name, _ in network.named_parameters()}
+    return replace(
+        recorded(run),
         kept=sum(kept[name].numel() for name in kept if name in parameters),
-        note="; ".join(notes),
+        note="; ".join([*notes, *_left(source, its_classifier, kept, places)]),
     )
+
+
+def _left(
+    source: Network, classifier: str, kept: Collection[str], places: Mapping[str, str]
+) -> Iterator[str]:
+    """What a trained network has beside its classifier that the new one did not take.
+
+    Args:
+        source: The trained network.
+        classifier: The part that is its classifier.
+        kept: The tensors that the new network took.
+        places: The parts that the new network's tensors belong to.
+    """
+    begun = {places[name] for name in kept}
+    unused = [
+        name.rpartition(".")[2].replace("_", " ")  # `blocks.3.norms.0.running_mean`
+        for name, place in _places(source).items()
+        if place in begun and name not in kept
+    ]
+    if unused:
+        yield f"without its {listed([*dict.fromkeys(unused)])}"
+    further = {*_places(source).values()} - {*places.values()} - {classifier}
+    if further:
+        yield f"without {counted(len(further), 'further block')} that it has"
 
 
 def _weights(network: Network) -> list[str]:
@@ -214,8 +230,3 @@ def _called(network: Network, place: str) -> str:
         return place.partition(".")[2].partition(".")[2]
     number = int(place.partition(".")[2])
     return f"block {number + 1} ({notation.format(notation.parse(network.layout)[number:][:1])})"
-
-
-def _last_parts(names: Iterable[str]) -> list[str]:
-    """`blocks.3.norms.0.running_mean` as `running mean`, each once."""
-    return list(dict.fromkeys(name.rpartition(".")[2].replace("_", " ") for name in names))
