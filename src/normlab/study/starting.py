@@ -1,6 +1,7 @@
 """The network that a study's runs start from: checked once, and kept in the study's folder.
 
-So seeds that are added later start from the same weights, and nodes of a cluster find them.
+The runs read that copy, on whatever node of a cluster. Another network is refused when seeds are
+added.
 """
 
 import dataclasses
