@@ -98,7 +98,9 @@ def test_classes_whose_names_look_the_same_are_named(one, other, tmp_path):
     assert "2 classes" in note
 
 
-@pytest.mark.parametrize(("one", "other"), [("cat", "Cat"), ("cat", "\uff43\uff41\uff54")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("cat", "Cat"), ("cat", "\uff43\uff41\uff54")]
+)
 def test_an_error_shows_how_a_class_of_train_and_one_of_test_differ(one, other, tmp_path):
     for part, name in (("train", one), ("test", other)):
         for each in (name, "dog", "owl"):
