@@ -189,7 +189,9 @@ PUBLISHED = "norm,epoch,train_loss,train_accuracy,test_loss,test_accuracy\n" + "
 )
 
 
-def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=True, **config):
+def study(
+    path, *, seeds=5, means=None, images=2000, classes=CLASSES, labels=None, trials=True, **config
+):
     """A synthetic study in a folder, with the records and predictions of its runs, without weights.
 
     Args:
@@ -198,6 +200,7 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
         means: Mean accuracies after the last epoch, by the names of arms; others get a default.
         images: The number of images in the test split.
         classes: The names of the classes.
+        labels: The images' classes; by default all in turn.
         trials: Whether settings were searched.
         config: Other settings of the study.
     """
@@ -210,7 +213,7 @@ def study(path, *, seeds=5, means=None, images=2000, classes=CLASSES, trials=Tru
         config = dataclasses.replace(config, tune=(), tune_seeds=3)
     arms = plan(config, classes=len(classes), images=50_000, shape=(3, 32, 32))
     random = np.random.default_rng(0)
-    labels = np.arange(images) % len(classes)
+    labels = np.arange(images) % len(classes) if labels is None else labels
     shared = random.normal(0, 0.004, seeds)
     hard = random.uniform(0, 1, images)
     results, costs = [], {}

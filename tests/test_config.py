@@ -50,6 +50,7 @@ ADDED_TO_RUNS = [
     *("muon", "label_smoothing", "augment", "recalibrate", "branches", "activation"),
     *("teacher", "teacher_weight", "teacher_temperature"),
     *("size", "channels", "image_column", "label_column"),
+    *("balance", "start_from"),
 ]
 
 
@@ -108,6 +109,7 @@ def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them()
     given |= {"branches": "repvgg", "activation": "silu"}
     given |= {"teacher": "micro", "teacher_weight": 0.5, "teacher_temperature": 4.0}
     given |= {"size": 28, "channels": "grey", "image_column": "img", "label_column": "fine"}
+    given |= {"balance": True, "start_from": "micro"}
     for name, value in given.items():
         assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
     assert not set(given) & set(recorded(RUN))

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from normlab.config import DataConfig
 from normlab.data import source_of
 from normlab.data.sources import hf
+from normlab.recipes import OWN_EPOCHS, SHOWN, find, own_epochs
 
 DOCS = Path(__file__).parent.parent / "docs"
 DOWNLOADED = re.compile(r"cifar100|hf:(?!downloads)")
@@ -112,3 +113,39 @@ def test_the_program_of_the_page_runs(photos):
 def test_the_spellings_of_the_page_are_those_of_the_sources():
     page = (DOCS / "data.md").read_text()
     assert f"`{hf.SPELLING}`" in page
+
+
+@pytest.mark.slow(30)
+def test_few_and_unequal_pictures_are_trained_on(photos, cli):
+    (photos / "photos" / "flower" / "5.jpg").unlink()
+    run = commands("few-pictures.md")
+    outputs = []
+    for command in run:
+        code, output, errors = cli(*command, "--epochs", "2")
+        assert code == 0, errors
+        outputs.append(output)
+    started, balanced = outputs
+    page = (DOCS / "few-pictures.md").read_text()
+    (line,) = re.findall(r"^    (started from .+)\)$", page, re.MULTILINE)
+    assert line in started
+    assert "balanced: in the loss an image of flower counts 1.17, one of building 0.875" in balanced
+
+
+def test_the_recipe_of_the_page_is_own():
+    page = (DOCS / "few-pictures.md").read_text()
+    recipe = find("own")
+    table = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", page, re.MULTILINE))
+    assert table["batch size"] == str(recipe.batch_size)
+    assert table["learning rate, schedule"].startswith(
+        f"{recipe.learning_rate:g}, up for a quarter"
+    )
+    decays = f"{recipe.weight_decay:g}, {recipe.label_smoothing:g}"
+    assert table["weight decay, label smoothing"] == decays
+    assert f"momentum {recipe.momentum:g}; Muon at {recipe.muon:g} of" in table["optimizer"]
+    assert {f"`{step}`" for step in recipe.augment} <= table.keys()
+    assert recipe.mirror
+    fewest, most = OWN_EPOCHS
+    assert table["epochs"] == (
+        f"{SHOWN:,} / training images, rounded up, but at least {fewest} and at most {most}"
+    )
+    assert [own_epochs(images) for images in (100, 1000, 50_000)] == [200, 60, 20]

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from normlab import RunConfig
 from normlab.data.augment import STEPS
 from normlab.errors import UsageError
-from normlab.recipes import RECIPES, Recipe, find, name_of, resolve
+from normlab.recipes import (
+    RECIPES,
+    Recipe,
+    find,
+    name_of,
+    own_epochs,
+    resolve,
+    with_own_epochs,
+)
 from normlab.storage.records import check_settings
 
 CONFIG = RunConfig(network="c GAP", dataset="digits", recipe="seed")
@@ -94,6 +102,28 @@ def test_a_network_with_its_own_recipe_uses_it():
     assert name_of(RunConfig(network="sprint", recipe="seed")) == "seed"
     assert name_of(RunConfig(network="seed-bn")) == "seed"
     assert resolve(RunConfig(network="sprint")) == RECIPES["sprint"]
+
+
+@pytest.mark.parametrize("dataset", ["folder:photos", "npz:digits.npz", "hf:zalando/fashion_mnist"])
+def test_pictures_of_ones_own_have_the_recipe_own(dataset):
+    for network in ("nano", "C:4 GAP FC"):
+        assert name_of(RunConfig(network=network, dataset=dataset)) == "own"
+        assert name_of(RunConfig(network=network, dataset=dataset, recipe="seed")) == "seed"
+    assert name_of(RunConfig(network="C:4 GAP FC", dataset="cifar100")) == "seed"
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs"),
+    [(1, 200), (300, 200), (301, 200), (302, 199), (1000, 60), (3000, 20), (10**6, 20)],
+)
+def test_own_shows_60_000_images_in_20_to_200_epochs(images, epochs):
+    assert own_epochs(images) == epochs
+    config = RunConfig(network="nano", dataset="folder:photos")
+    stated = with_own_epochs(config, images)
+    assert stated.epochs == resolve(stated).epochs == epochs
+    for other in ({"epochs": 3}, {"recipe": "seed"}):
+        unchanged = dataclasses.replace(config, **other)
+        assert with_own_epochs(unchanged, images) == unchanged
 
 
 def test_tuned_settings_apply_unless_the_configuration_overrides_them(monkeypatch):

@@ -489,7 +489,7 @@ def data(
     config: _Data = DataConfig(),  # noqa: B008 — it is frozen
     *,
     data_root: DataRoot = None,
-    recipe: str = "seed",
+    recipe: Annotated[str | None, default_is("own for folder:, npz: and hf:, else seed")] = None,
     out: Path = Path("data.html"),
 ) -> None:
     """Explore a data set: figures in the terminal, pictures on a page.
@@ -510,7 +510,8 @@ def data(
     from normlab.data.describe import describe
     from normlab.report.data_page import write_data_page
 
-    steps = recipes.find(recipe).augment
+    named = recipes.name_of(RunConfig(network="", dataset=config.dataset, recipe=recipe))
+    steps = recipes.find(named).augment
     dataset = load_for(config, data_root)
     if holdout := with_own_holdout(config, dataset).holdout:
         dataset = dataset.hold_out(holdout, config.split_seed)

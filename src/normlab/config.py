@@ -46,10 +46,11 @@ WRITTEN_IF_GIVEN = (
     *("recalibrate", "branches", "activation"),
     *("teacher", "teacher_weight", "teacher_temperature"),
     *("size", "channels", "image_column", "label_column"),
+    *("balance", "start_from"),
 )
 # What the file of a run means by leaving a setting out, if that is not the default.
 UNSTATED: dict[str, Any] = {"activation": "relu", "channels": "colour"}
-AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift"]
+AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift", "scale", "light"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Branches = Literal["none", "repvgg", "expand"]
 Precision = Literal["float32", "bfloat16"]
@@ -103,9 +104,12 @@ class DataConfig:
 class TrainingConfig(DataConfig):
     """The training settings that a run and a study share."""
 
-    recipe: Annotated[str | None, default_is("the network's own if it has one, else seed")] = None
-    """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), or that of a
-    network, by the network's name, such as `micro`."""
+    recipe: Annotated[
+        str | None,
+        default_is("own for folder:, npz: and hf:, else the network's if it has one, else seed"),
+    ] = None
+    """Training recipe: `seed` (the published runs'), `demo` (for the embedded digits), `own` (for
+    your pictures), or that of a network, by the network's name, such as `micro`."""
 
     untuned: bool = False
     """Use the recipe as it is, without the settings that a search on held-out images found for
@@ -143,6 +147,16 @@ class TrainingConfig(DataConfig):
     """Activation after the normalizations; `frn` and the `evonorm`s have their own instead. `prelu`
     learns a slope for each channel, which counts as a parameter."""
 
+    balance: bool = False
+    """Weigh each image's loss by its class: the rarer a class is in the training split, the more an
+    image of it counts."""
+
+    start_from: Annotated[
+        str | None, tyro.conf.arg(metavar="micro|nano|RUN", help_behavior_hint="(default: none)")
+    ] = None
+    """Start from the weights of a trained network, all but the classifier: those of a finished run
+    (its folder), or of a network that comes with normlab."""
+
     teacher: Annotated[str | None, default_is("none")] = None
     """Learn from another network's outputs, too: those of a finished run (its folder), of a network
     that comes with normlab (`micro`), or of your function, `module:function`."""
@@ -176,6 +190,7 @@ class TrainingConfig(DataConfig):
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
     *("train_images", "label_noise", "precision", "recalibrate", "branches"),
+    *("balance", "start_from"),
     *("teacher", "teacher_weight", "teacher_temperature", "seed"),
 )
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +217,8 @@ class RunConfig(TrainingConfig):
         tuple[AugmentStep, ...] | None,
         tyro.conf.arg(metavar="[STEP ...]", help_behavior_hint="(default: the recipe's)"),
     ] = None
-    """Steps of augmentation, in order: `color-jitter`, `affine`, `vertical-flip`, `shift`. No step
-    after the flag means none."""
+    """Steps of augmentation, in order: `color-jitter`, `affine`, `vertical-flip`, `shift`, `scale`,
+    `light`. No step after the flag means none."""
 
     train_images: Annotated[Positive | None, default_is("all")] = None
     """Number of training images to use, stratified by class."""
@@ -222,6 +237,7 @@ class RunConfig(TrainingConfig):
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
     *("recalibrate", "branches", "activation"),
+    *("balance", "start_from"),
     *("teacher", "teacher_weight", "teacher_temperature"),
 )
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Named training recipes: everything about training that is neither the network nor the data."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -88,6 +89,19 @@ RECIPES = {
     "line-5k": _nineteen_epochs(muon=0.1),
     # The only network here that is large enough to learn the training images by heart.
     "teacher": _nineteen_epochs(epochs=18, batch_size=256, weight_decay=5e-4, label_smoothing=0.1),
+    # For pictures of one's own, few or many: `own_epochs` has their number of epochs.
+    "own": Recipe(
+        epochs=20,
+        batch_size=32,
+        learning_rate=0.2,
+        nesterov=True,
+        muon=0.05,
+        schedule="one-cycle",
+        weight_decay=5e-4,
+        label_smoothing=0.1,
+        mirror=True,
+        augment=("shift", "scale", "light"),
+    ),
     # The shortest time to 70%. In one epoch no image is seen twice: augmentation does not help.
     "sprint": Recipe(
         epochs=1,
@@ -103,7 +117,7 @@ RECIPES = {
 
 # The recipes whose choices were made on networks with bn (benchmarks/NOTES.md): the optimizer, the
 # schedule, the epochs, and what no search chose for each normalization.
-MADE_WITH_BN = {"micro", "nano", "line", "line-5k", "teacher", "sprint"}
+MADE_WITH_BN = {"micro", "nano", "line", "line-5k", "teacher", "own", "sprint"}
 
 # The settings that a search on held-out images found for a recipe and a normalization. micro keeps
 # its shift: the search's three epochs say little about augmentation.
@@ -131,6 +145,12 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
+# The data sets whose recipe is `own`: they can have any pictures, and any number of them.
+OWN_DATA = ("folder", "npz", "hf")
+SHOWN = 60_000  # images that `own` shows a network, as far as its limits of epochs allow
+OWN_EPOCHS = 20, 200  # at least, at most
+
+
 # A recipe's settings that a run's configuration may state.
 SETTINGS = (
     *("epochs", "batch_size", "learning_rate", "weight_decay"),
@@ -146,8 +166,33 @@ def find(name: str) -> Recipe:
 
 
 def name_of(config: RunConfig) -> str:
-    """The recipe that a configuration names; else its network's own; else `seed`."""
+    """The recipe that a configuration names; else its data's, its network's, or `seed`."""
+    if config.recipe is None and config.dataset.partition(":")[0] in OWN_DATA:
+        return "own"
     return config.recipe or (config.network if config.network in RECIPES else "seed")
+
+
+def own_epochs(images: int) -> int:
+    """The epochs of the recipe `own`: 60,000 / images, rounded up, but 20 to 200.
+
+    So a run shows the network 60,000 images, about as many steps whatever the number of images. It
+    shows fewer of less than 300: seen more often than 200 times, they are learned by heart.
+
+    Args:
+        images: Number of training images, 1 or more.
+    """
+    fewest, most = OWN_EPOCHS
+    return min(max(math.ceil(SHOWN / images), fewest), most)
+
+
+def with_own_epochs(config: RunConfig, images: int) -> RunConfig:
+    """A configuration that states the epochs of the recipe `own` for a number of images.
+
+    It is unchanged if it states its epochs, or has another recipe.
+    """
+    if name_of(config) != "own" or config.epochs is not None:
+        return config
+    return dataclasses.replace(config, epochs=own_epochs(images))
 
 
 def tuned_settings(name: str, norm: str) -> dict[str, Any] | None:

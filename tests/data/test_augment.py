@@ -165,9 +165,42 @@ def test_every_step_is_deterministic_and_keeps_shape_and_range(name, count, chan
     assert torch.equal(step(x, generator(seed, "augment")), once)
 
 
+def test_scale_matches_bilinear_sampling_in_float64():
+    x = images(3)
+    factors = torch.rand(3, generator=generator(5, "augment")).double() * 0.3 + 0.85
+    cells = (torch.arange(32, dtype=torch.float64) + 0.5) / 16 - 1  # centres of pixels, -1 to 1
+    for image, factor, actual in zip(
+        x, factors, STEPS["scale"](x, generator(5, "augment")), strict=True
+    ):
+        place = (cells / factor + 1) * 16 - 0.5  # in input pixels
+        weights = (1 - (place[:, None] - torch.arange(32)).abs()).clamp(min=0)
+        expected = weights @ image.double() @ weights.T
+        torch.testing.assert_close(actual.double(), expected, atol=1e-4, rtol=0)
+
+
+def test_light_matches_its_formula_in_float64():
+    x = images(4)
+    draws = generator(5, "augment")
+    factors = zip(*(uniform(draws, 4, 0.8, 1.2) for _ in range(3)), strict=True)
+    expected = []
+    for image, (brightness, contrast, saturation) in zip(x.double().numpy(), factors, strict=True):
+        y = (brightness * image).clip(0, 1)
+        y = (luma(y).mean() + contrast * (y - luma(y).mean())).clip(0, 1)
+        expected.append((luma(y) + saturation * (y - luma(y))).clip(0, 1))
+    actual = STEPS["light"](x, generator(5, "augment"))
+    np.testing.assert_allclose(actual.double().numpy(), np.stack(expected), atol=1e-5)
+
+
+def test_light_leaves_a_grey_image_grey_and_hue_as_it_is():
+    grey = images(2)[:, :1]
+    colour = STEPS["light"](grey.expand(-1, 3, -1, -1), generator(1, "augment"))
+    one = STEPS["light"](grey, generator(1, "augment"))
+    torch.testing.assert_close(colour, one.expand(-1, 3, -1, -1), atol=1e-5, rtol=0)
+
+
 def test_each_image_of_a_batch_has_its_own_draws():
     x = images(1).expand(16, 3, 32, 32)
-    for name in ("color-jitter", "affine", "shift"):
+    for name in ("color-jitter", "affine", "shift", "scale", "light"):
         different = STEPS[name](x, generator(0, "augment")).flatten(1).unique(dim=0)
         assert len(different) > 8
 

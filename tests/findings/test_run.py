@@ -51,6 +51,42 @@ def test_an_evaluation_of_another_split_is_refused():
         analyze(run(), evaluation(MATRIX, split="holdout"))
 
 
+def test_unbalanced_classes_lead_with_balanced_accuracy_and_the_most_frequent_answer():
+    """Two classes of flowers: 90 and 30 images, of which 81 and 15 are classified correctly."""
+    flowers = evaluation([[81, 9], [15, 15]], classes=("daisy", "rose"))
+    of_flowers = run(accuracies=[0.5, 0.8], classes=("daisy", "rose"), test=120)
+    first, second, *_ = analyze(of_flowers, flowers)
+    assert first == (
+        "Balanced accuracy, the mean of the classes' accuracies, is 70.0%. The classes are "
+        "unbalanced: of 120 test images, daisy has 90 and rose 30; always answering daisy would "
+        "get a balanced accuracy of 50.0%, and 75.0% of the images right."
+    )
+    assert second.startswith("One run: 80.0% of the 120 test images")
+    assert flowers.headline.startswith("test: balanced accuracy 70.0%, accuracy 80.0% (96 of 120)")
+
+
+@pytest.mark.parametrize(
+    ("matrix", "unbalanced"),
+    [
+        ([[20, 0], [0, 10]], True),  # twice as many
+        ([[19, 0], [0, 10]], False),
+        ([[0, 0, 0], [0, 9, 0], [0, 0, 9]], False),  # a class without images is not measured
+        ([[0, 0, 0], [0, 9, 0], [0, 0, 3]], True),
+    ],
+)
+def test_classes_are_unbalanced_from_twice_as_many_images_on(matrix, unbalanced):
+    found = evaluation(matrix)
+    assert found.unbalanced == unbalanced
+    assert found.balanced_accuracy == 1
+    assert ("unbalanced" in text_of(run(test=len(found.labels)), found)) == unbalanced
+
+
+@pytest.mark.parametrize("dataset", ["digits", "folder:flowers", "cifar100", "npz:a.npz"])
+def test_the_assignments_target_is_one_for_its_data_only(dataset):
+    assert "70%" not in text_of(run(dataset=dataset))
+    assert "first passed 70%" in text_of(run(dataset="cifar10"))
+
+
 def test_no_epoch_above_the_target():
     text = text_of(run(accuracies=[0.6, 0.6996, 0.69]))
     assert "No epoch passed 70%: the highest is 69.96%, in epoch 2." in text
@@ -339,7 +375,9 @@ def test_any_run_can_be_analyzed(pair):
     run_, evaluation_ = pair
     text = text_of(run_, evaluation_)
     images = len(evaluation_.labels)
-    assert text.startswith(f"One run: {percent(run_.last.accuracy, images)} of the {images:,} ")
+    first = "Balanced accuracy, " if evaluation_.unbalanced else "One run: "
+    assert text.startswith(first)
+    assert f"One run: {percent(run_.last.accuracy, images)} of the {images:,} " in text
     assert "nan" not in text
     passed = any(e.accuracy > 0.7 for e in run_.epochs)
     assert ("first passed 70%" in text) == passed

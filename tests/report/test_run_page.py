@@ -10,7 +10,7 @@ from normlab.data.dataset import Split
 from normlab.errors import NormlabError, RunError, UsageError
 from normlab.network.model import Network
 from normlab.report import plots
-from normlab.report.run_page import render, write_report
+from normlab.report.run_page import render, runs_table, write_report
 from normlab.runs.checkpoint import save_weights
 from normlab.runs.run import Run
 
@@ -329,3 +329,23 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NormlabError, match="cannot be written"):
         write_report([finished(tmp_path / "bn")], tmp_path / "file" / "page.html")
+
+
+def test_the_page_of_an_unbalanced_set_leads_with_balanced_accuracy():
+    flowers = evaluation([[81, 9], [15, 15]], classes=("daisy", "rose"))
+    own = run(accuracies=[0.5, 0.8], classes=("daisy", "rose"), test=120, dataset="folder:flowers")
+    text = Page(render([own], [flowers], None)).text
+    assert text.index("Balanced test accuracy") < text.index("Test accuracy, last epoch")
+    assert "mean of the classes' accuracies: they are unbalanced" in text
+
+
+def test_only_runs_on_cifar10_say_when_they_first_passed_70_percent(answers):
+    own, other = run(dataset="folder:flowers"), run("b", dataset="folder:flowers")
+    one, both = render([own], [answers], None), render([own, other], [answers] * 2, None)
+    for content in (one, both):
+        text = Page(content).text.lower()
+        assert "above 70%" not in text
+        assert "passed 70%" not in text
+    assert "First above 70%" in Page(render([run()], [answers], None)).text
+    mixed = runs_table([run(), other])
+    assert [row[mixed.head.index("first above 70%")] for row in mixed.rows] == ["12", "–"]

@@ -5,6 +5,7 @@ import dataclasses
 import re
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
@@ -445,3 +446,24 @@ def test_ghost_batches_have_a_figure_along_the_images_of_their_statistics(tmp_pa
 def test_two_batch_normalizations_have_no_such_figure(tmp_path):
     study = recalibrated(tmp_path / "study", ("bn", "ghost-bn=2", "gn"))
     assert "images that statistics are over" not in Page(render(study, None)).text
+
+
+@pytest.mark.parametrize("unbalanced", [True, False])
+def test_the_page_of_unbalanced_classes_leads_with_balanced_accuracy(tmp_path, unbalanced):
+    labels = (np.arange(2000) % (4 if unbalanced else 2) == 0).astype(np.int64)
+    study = made_up(
+        tmp_path / "study",
+        seeds=2,
+        means=dict.fromkeys(("bn", "gn", "ln"), 0.9),
+        classes=("daisy", "rose"),
+        labels=labels,
+        trials=False,
+    )
+    text = Page(render(study, None)).text
+    assert ("Balanced accuracy: the mean of the classes' accuracies" in text) == unbalanced
+    if unbalanced:
+        assert text.index("balanced accuracy") < text.index("time per epoch")
+        assert (
+            "of 2,000 test images, daisy has 1,500 and rose 500; always answering daisy would get "
+            "a balanced accuracy of 50.00%, and 75.00% of the images right."
+        ) in text

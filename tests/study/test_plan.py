@@ -200,6 +200,21 @@ def test_the_number_of_all_training_images_means_all():
     assert (every.name, every.setting.train_images) == ("bn-images1437", 1437)
 
 
+def test_runs_on_pictures_of_ones_own_have_epochs_by_their_number_of_images():
+    study = StudyConfig(network=LINE, dataset="folder:photos", norms=("bn",), holdout=200)
+    some, every = plan(
+        dataclasses.replace(study, train_images=(1000, 1800)),
+        classes=10,
+        images=2000,
+        shape=(3, 32, 32),
+    )
+    assert (some.config.recipe, some.recipe.epochs, every.recipe.epochs) == ("own", 60, 34)
+    (stated,) = plan(
+        dataclasses.replace(study, epochs=5), classes=10, images=2000, shape=(3, 32, 32)
+    )
+    assert stated.recipe.epochs == 5
+
+
 def test_untuned_all_normalizations_have_the_same_recipe():
     study = StudyConfig(network="micro")
     recipe_of = {

@@ -96,7 +96,8 @@ with distributed("cpu") as processes:
         measured = []
         for step in range(6):
             inputs, labels = batches(0, step)
-            measured.append(descent.step(0.01, inputs.double(), labels))
+            weights = batches.weights(labels)  # of unequal classes
+            measured.append(descent.step(0.01, inputs.double(), labels, None, weights))
         results[name] = {
             "measured": measured,
             "state": {k: v.clone() for k, v in network.state_dict().items()},

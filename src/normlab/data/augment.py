@@ -69,6 +69,33 @@ def shift(images: Tensor, generator: Generator) -> Tensor:
     return windows[torch.arange(count, device=images.device), :, down, right]
 
 
+def scale(images: Tensor, generator: Generator) -> Tensor:
+    """Scales each image about its centre by 0.85 to 1.15; bilinear, black outside."""
+    inverse = 1 / _uniform(images, generator, 0.85, 1.15)  # from output to input coordinates
+    zero = torch.zeros_like(inverse)
+    rows = (inverse, zero, zero), (zero, inverse, zero)
+    matrix = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    scaled = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return scaled.clamp(0, 1)  # weights of a pixel can add up to more than 1 in the last digit
+
+
+def light(images: Tensor, generator: Generator) -> Tensor:
+    """Scales brightness, contrast and saturation by 0.8 to 1.2, in this order. Hue stays.
+
+    With x an image's values, m its mean luma, g a pixel's luma, and b, c, s the factors drawn for
+    the image: b x; then m + c (x - m); then g + s (x - g). Each result is cut to 0 to 1. In one
+    channel the luma is the value.
+    """
+    brightness, contrast, saturation = (
+        _uniform(images, generator, 0.8, 1.2)[:, None, None, None] for _ in range(3)
+    )
+    images = (brightness * images).clamp(0, 1)
+    mean = greyscale(images, generator).mean(dim=(1, 2, 3), keepdim=True)
+    images = torch.lerp(mean, images, contrast).clamp(0, 1)
+    return torch.lerp(greyscale(images, generator), images, saturation).clamp(0, 1)
+
+
 def vertical_flip(images: Tensor, generator: Generator) -> Tensor:
     """Turns each image upside down with probability one half."""
     return torch.where(_coin(images, generator), images.flip(2), images)
@@ -105,6 +132,8 @@ STEPS: dict[str, Step] = {
     "affine": affine,
     "vertical-flip": vertical_flip,
     "shift": shift,
+    "scale": scale,
+    "light": light,
 }
 
 PREVIEW: dict[str, Step] = {

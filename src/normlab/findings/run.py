@@ -11,6 +11,7 @@ from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normlab import notation
 from normlab.errors import RunError
@@ -43,6 +44,7 @@ def analyze(run: Run, evaluation: Evaluation) -> list[str]:
     if evaluation.split != run.split:
         raise ValueError(f"the curve is of {run.split}, the evaluation of {evaluation.split}")
     findings = (
+        _balanced_accuracy,
         _accuracy,
         _accuracy_again,
         _target,
@@ -95,6 +97,35 @@ def images_measured(run: Run) -> int:
 # Findings about one run
 
 
+def _balanced_accuracy(run: Run, evaluation: Evaluation) -> str | None:
+    """Only of unbalanced classes, where accuracy is mostly that of the frequent ones."""
+    if not evaluation.unbalanced:
+        return None
+    balanced = percent(evaluation.balanced_accuracy, len(evaluation.labels))
+    return f"Balanced accuracy, the mean of the classes' accuracies, is {balanced}. " + unbalanced(
+        evaluation.labels, evaluation.classes, IMAGES[run.split]
+    )
+
+
+def unbalanced(labels: NDArray[np.int64], classes: Sequence[str], images: str) -> str:
+    """How unbalanced classes are, and what always answering the most frequent one would get.
+
+    Args:
+        labels: The true classes, int64 N.
+        classes: The classes' names.
+        images: What the images are called.
+    """
+    number, counts = len(labels), np.bincount(labels)
+    present = np.flatnonzero(counts)
+    most, least = int(counts.argmax()), int(present[counts[present].argmin()])
+    return (
+        f"The classes are unbalanced: of {number:,} {images}, {classes[most]} has "
+        f"{counts[most]:,} and {classes[least]} {counts[least]:,}; always answering "
+        f"{classes[most]} would get a balanced accuracy of {percent(1 / len(present), number)}, "
+        f"and {percent(counts[most] / number, number)} of the images right."
+    )
+
+
 def _accuracy(run: Run, _: Evaluation) -> str:
     last, images = run.last, images_measured(run)
     low, high = proportion_interval(round(last.accuracy * images), images)
@@ -120,7 +151,14 @@ def _accuracy_again(run: Run, evaluation: Evaluation) -> str | None:
     )
 
 
-def _target(run: Run, _: Evaluation) -> str:
+def has_target(dataset: str) -> bool:
+    """Whether the assignment's target is one for a data set: it is about CIFAR-10."""
+    return dataset == "cifar10"
+
+
+def _target(run: Run, _: Evaluation) -> str | None:
+    if not has_target(run.config.dataset):
+        return None
     images = images_measured(run)
     if passed := run.first_above(TARGET):
         return (
@@ -335,6 +373,8 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         ("config", "precision"),
         ("config", "recalibrate"),
         ("config", "branches"),
+        ("config", "balance"),
+        ("config", "start_from"),
         ("config", "teacher"),
         ("config", "teacher_weight"),
         ("config", "teacher_temperature"),
@@ -390,7 +430,7 @@ def _arm(run: Run) -> object:
     return (
         *(run.layout, config.norm, config.activation, run.recipe, run.data, run.last.epoch),
         *(config.split_seed, config.label_noise, config.precision, config.recalibrate),
-        config.branches,
+        *(config.branches, config.balance, run.start),
         *(run.teacher, config.teacher_weight, config.teacher_temperature),
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from normlab import recipes
 from normlab.findings import contrasts, statistics
 from normlab.findings.groups import Group, along, changes, main_group
-from normlab.findings.run import TARGET
+from normlab.findings.run import TARGET, has_target
 from normlab.findings.search import searches
 from normlab.findings.statistics import Difference
 from normlab.network import zoo
@@ -415,7 +415,9 @@ def _seeds_needed(group: Group, comparisons: int) -> list[str]:
 
 
 def _first_passed(study: Study, group: Group) -> list[str]:
-    """When accuracy first passed the assignment's target."""
+    """When accuracy first passed the assignment's target, if that is one for the data."""
+    if not has_target(study.config.dataset):
+        return []
     parts, any_passed = [], False
     for arm, _ in group.ranked:
         epochs = passed_epochs(study, group, arm)

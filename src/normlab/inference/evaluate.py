@@ -14,7 +14,14 @@ from normlab.runs.isolation import isolated
 from normlab.table import Table
 from normlab.wording import percent
 
+UNBALANCED = 2
 BATCH = 500  # images: large enough for speed, small enough for a core's cache
+
+
+def is_unbalanced(labels: NDArray[np.int64]) -> bool:
+    """Whether a class has at least twice as many images as another that has any."""
+    counts = np.bincount(labels)
+    return bool(counts.max() >= UNBALANCED * counts[counts > 0].min())
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,25 @@ class Evaluation:
         return accuracy
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the accuracies of the classes that have images, 0 to 1."""
+        return float(np.nanmean(self.class_accuracy))
+
+    @property
+    def unbalanced(self) -> bool:
+        """Whether a class has at least twice as many images as another that has any."""
+        return is_unbalanced(self.labels)
+
+    @property
     def headline(self) -> str:
-        """Accuracy and loss in one line."""
+        """Accuracy and loss in one line; of unbalanced classes, balanced accuracy first."""
         averaged = f", averaged over test-time augmentation ({self.tta})" if self.tta else ""
+        images, balanced = len(self.labels), ""
+        if self.unbalanced:
+            balanced = f"balanced accuracy {percent(self.balanced_accuracy, images)}, "
         return (
-            f"{self.split}{averaged}: accuracy {percent(self.accuracy, len(self.labels))} "
-            f"({self.correct:,} of {len(self.labels):,}), loss {self.loss:.4f}"
+            f"{self.split}{averaged}: {balanced}accuracy {percent(self.accuracy, images)} "
+            f"({self.correct:,} of {images:,}), loss {self.loss:.4f}"
         )
 
     @property

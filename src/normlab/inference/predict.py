@@ -200,6 +200,26 @@ def find_model(name: str) -> Path:
     return Path(__file__).parents[1] / "models" / name
 
 
+def named_run(text: str, flag: str) -> Run | None:
+    """The finished run that a flag names: its folder, or a network that comes with normlab.
+
+    Returns:
+        The run; None if there is neither.
+
+    Raises:
+        RunError: The folder is not a run's, or the run is not finished or damaged.
+    """
+    folder = find_model(text) if text in MODELS else Path(text)
+    if not folder.is_dir():
+        return None
+    run = Run.open(folder)
+    if not run.finished:
+        raise RunError(
+            f"{flag} {text} is not finished: resume it with normlab train --resume {folder}"
+        )
+    return run
+
+
 def predict_files(predictor: Predictor, names: Sequence[str]) -> Iterator[Prediction | Unreadable]:
     """Predicts picture files, in order, a batch at a time: memory does not grow with their number.
 

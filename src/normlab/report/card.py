@@ -11,7 +11,7 @@ from normlab.errors import UsageError
 from normlab.findings.run import ACCURACY, images_measured
 from normlab.network import zoo
 from normlab.report.rendering import render_template
-from normlab.runs.run import Run, custom_code, custom_networks, taught_by
+from normlab.runs.run import Run, custom_code, custom_networks, started_from, taught_by
 from normlab.storage.files import exists, write_atomically
 from normlab.storage.reading import read_text
 from normlab.wording import decimals, listed, percent
@@ -82,6 +82,7 @@ def model_card(runs: Sequence[Run]) -> str:
             repeats=_repeats(runs) if len(runs) > 1 else None,
             augmentation=[*run.recipe.augment, *(["mirror"] if run.recipe.mirror else [])],
             decimals=decimals,
+            started_from=started_from,
             taught_by=taught_by,
             plain=_plain,
         )

@@ -12,7 +12,15 @@ from normlab import notation
 from normlab.config import DataConfig, RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import UsageError
-from normlab.findings.run import ACCURACY, IMAGES, TARGET, analyze, compare, images_measured
+from normlab.findings.run import (
+    ACCURACY,
+    IMAGES,
+    TARGET,
+    analyze,
+    compare,
+    has_target,
+    images_measured,
+)
 from normlab.inference.evaluate import Evaluation, evaluate
 from normlab.inference.explain import class_maps
 from normlab.network.model import Network
@@ -20,7 +28,7 @@ from normlab.report import plots, run_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PAGE_MARK, Picture, render_template
 from normlab.runs.isolation import isolated
-from normlab.runs.run import Machine, Run, taught_by
+from normlab.runs.run import Machine, Run, started_from, taught_by
 from normlab.runs.several import common_folder, names
 from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
 from normlab.table import Table
@@ -151,7 +159,7 @@ def _section(
     return {
         "name": name,
         "about": _about(run),
-        "tiles": _tiles(run),
+        "tiles": _tiles(run, evaluation),
         "findings": analyze(run, evaluation),
         "curves": run_figures.curves(key, run, published),
         "curves_note": _curves_note(run, published),
@@ -189,11 +197,22 @@ def _about(run: Run) -> str:
     )
 
 
-def _tiles(run: Run) -> list[tuple[str, str, str]]:
+def _tiles(run: Run, evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """The large numbers at the top: label, value, note."""
     images = images_measured(run)
     passed, best = run.first_above(TARGET), run.best
+    balanced = (
+        f"Balanced {ACCURACY[run.split]}",
+        percent(evaluation.balanced_accuracy, images),
+        "mean of the classes' accuracies: they are unbalanced",
+    )
+    target = (
+        f"First above {TARGET:.0%}",
+        f"epoch {passed.epoch}" if passed else "never",
+        f"of {run.last.epoch}",
+    )
     return [
+        *([balanced] if evaluation.unbalanced else []),
         (
             f"{ACCURACY[run.split].capitalize()}, last epoch",
             percent(run.last.accuracy, images),
@@ -204,11 +223,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
             percent(best.accuracy, images),
             f"epoch {best.epoch}, chosen on the {IMAGES[run.split]}: optimistic",
         ),
-        (
-            f"First above {TARGET:.0%}",
-            f"epoch {passed.epoch}" if passed else "never",
-            f"of {run.last.epoch}",
-        ),
+        *([target] if has_target(run.config.dataset) else []),
         ("Parameters", f"{run.summary.parameters:,}", ""),
         ("MACs per image", large_number(run.summary.macs), ""),
         ("Time", duration(run.seconds), "training and evaluation"),
@@ -226,6 +241,8 @@ def _curves_note(run: Run, published: Sequence[plots.Published]) -> str:
             " The training loss is a weighted sum: that of the labels, and the divergence from the "
             "teacher."
         )
+    if run.config.balance:
+        note += " In the training loss, images are weighed by their class."
     if run.recipe.label_smoothing:
         note += " The training loss is that of smoothed labels, which is higher than without."
     return note + "".join(f" Grey: {curve.label}." for curve in published)
@@ -279,7 +296,7 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
     config = {
         name: getattr(run.config, name)
         for name in order
-        if name not in recipe and not name.startswith("teacher")
+        if name not in recipe and name != "start_from" and not name.startswith("teacher")
     }
     numbers = {"mean": run.data.mean, "standard deviation": run.data.std}
     return [
@@ -290,6 +307,7 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
             if run.stopped_after
             else []
         ),
+        *([("start", started_from(run.start, run.config), False)] if run.start else []),
         *([("teacher", taught_by(run.teacher, run.config), False)] if run.teacher else []),
         ("layout", run.layout, True),
         (
@@ -308,9 +326,12 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
 def runs_table(runs: Sequence[Run]) -> Table:
     """One row per run: parameters, MACs, best and last accuracy, time."""
     of = " or ".join(IMAGES[split] for split in dict.fromkeys(run.split for run in runs))
+    target = any(has_target(run.config.dataset) for run in runs)
     rows = []
     for name, run in zip(names(runs), runs, strict=True):
         images, passed = images_measured(run), run.first_above(TARGET)
+        first = str(passed.epoch) if passed else "never"
+        first = first if has_target(run.config.dataset) else "–"
         rows.append(
             (
                 name,
@@ -319,7 +340,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
                 f"{run.summary.macs:,}",
                 percent(run.last.accuracy, images),
                 f"{percent(run.best.accuracy, images)} ({run.best.epoch})",
-                str(passed.epoch) if passed else "never",
+                *([first] if target else []),
                 duration(run.seconds),
             )
         )
@@ -327,9 +348,10 @@ def runs_table(runs: Sequence[Run]) -> Table:
         caption=f"Best: the highest of all epochs (and its epoch), chosen on the {of}: optimistic",
         head=(
             *("run", "normalization", "parameters", "MACs", "last", "best"),
-            *(f"first above {TARGET:.0%}", "time"),
+            *([f"first above {TARGET:.0%}"] if target else []),
+            "time",
         ),
-        kinds=("name", "name", *["number"] * 6),
+        kinds=("name", "name", *["number"] * (6 if target else 5)),
         rows=rows,
     )
 

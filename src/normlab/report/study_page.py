@@ -15,6 +15,8 @@ from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
 from normlab.findings.groups import Group
 from normlab.findings.recalibration import without_recalibration
+from normlab.findings.run import IMAGES, TARGET, has_target, unbalanced
+from normlab.inference.evaluate import is_unbalanced
 from normlab.network import zoo
 from normlab.network.shapes import count
 from normlab.recipes import Recipe
@@ -23,7 +25,7 @@ from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.report.study_data import StudyData
 from normlab.runs.isolation import isolated
-from normlab.runs.run import taught_by
+from normlab.runs.run import started_from, taught_by
 from normlab.storage.files import refuse_link, write_atomically
 from normlab.study.plan import Arm
 from normlab.study.predictions import Predictions
@@ -118,6 +120,7 @@ def _render(data: StudyData, figures: dict[str, list[PageFigure]], dataset: Data
         about=_about(study),
         headline=findings.headline(study, groups),
         main_setting=_main_setting(data),
+        balanced=_balanced(data),
         table=_table(study, [main], (), ()),
         every_setting=_table(study, groups, _nowhere_trained(data), axes) if axes else None,
         recalibration=_recalibration(data),
@@ -143,6 +146,28 @@ def _about(study: Study) -> str:
         f"{runs} on {study.config.dataset}, "
         f"{contrasts.seeds_text(study)}, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
+    )
+
+
+def _balanced(data: StudyData) -> Table | None:
+    """Balanced accuracy of unbalanced classes; None of others."""
+    labels = next(iter(data.predictions.values()))[0].labels
+    if not is_unbalanced(labels):
+        return None
+    images = IMAGES["holdout" if data.study.config.holdout else "test"]
+    rows = []
+    for norm, of_runs in data.predictions.items():
+        shares = [
+            np.mean([run.correct[labels == k].mean() for k in np.unique(labels)]) for run in of_runs
+        ]
+        rows.append((norm, percent(float(np.mean(shares)), len(labels)), str(len(shares))))
+    return Table(
+        caption="Balanced accuracy: the mean of the classes' accuracies, and of the seeds with "
+        f"which it trained. {unbalanced(labels, data.classes, images)} All other numbers of this "
+        "page are of accuracy over all images.",
+        head=("norm", "balanced accuracy", "seeds"),
+        kinds=("name", "number", "number"),
+        rows=rows,
     )
 
 
@@ -210,23 +235,26 @@ def _table(
     def names(arm: Arm) -> tuple[str, ...]:
         return (arm.norm, arm.setting.text(axes)) if axes else (arm.norm,)
 
+    target = has_target(study.config.dataset)
+    columns = 7 if target else 6
     rows = []
     for group in groups:
-        rows += [(*names(arm), *_measured(study, group, arm)) for arm, _ in group.ranked]
-        rows += [(*names(arm), *_not_measured(study)) for arm in group.untrained]
-    rows += [(*names(arm), *_not_measured(study)) for arm in untrained]
+        rows += [(*names(arm), *_measured(study, group, arm)[:columns]) for arm, _ in group.ranked]
+        rows += [(*names(arm), *_not_measured(study)[:columns]) for arm in group.untrained]
+    rows += [(*names(arm), *_not_measured(study)[:columns]) for arm in untrained]
     return Table(
         caption="Accuracy: mean over the seeds with which it trained, and its 95% interval. A run "
         "did not train if it failed, or if its accuracy at the end is not above that of guessing "
         f"(binomial test, p < {statistics.CHANCE:g}). Time per epoch: from the fastest run to the "
         "slowest, with or without other work on the machine; times on different processors (see "
-        "the settings) cannot be compared. Memory: the peak of a run's process. Last column: "
-        "median epoch that first passed 70%.",
+        "the settings) cannot be compared. Memory: the peak of a run's process."
+        + (f" Last column: median epoch that first passed {TARGET:.0%}." if target else ""),
         head=(
             *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds trained"),
-            *("parameters", "time per epoch", "memory", "over 70%"),
+            *("parameters", "time per epoch", "memory"),
+            *([f"over {TARGET:.0%}"] if target else []),
         ),
-        kinds=("name", *(["plain"] if axes else []), *["number"] * 7),
+        kinds=("name", *(["plain"] if axes else []), *["number"] * columns),
         rows=rows,
     )
 
@@ -363,6 +391,8 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         *recipe,
         ("activation", distinct(run.summary.activation for run in runs), False),
         ("precision", study.config.precision, False),
+        *([("classes weighed in the loss", "yes", False)] if study.config.balance else []),
+        *([("start", started_from(study.start, study.config), False)] if study.start else []),
         *([("teacher", taught_by(study.teacher, study.config), False)] if study.teacher else []),
         ("data fingerprint", study.fingerprint, True),
         ("normlab, torch", distinct(f"{m.normlab}, {m.torch}" for m in machines), False),

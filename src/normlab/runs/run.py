@@ -51,7 +51,7 @@ class Epoch:
         epoch: Number of the epoch, from 1.
         train_loss: Mean training loss over the epoch's augmented images, measured while the weights
             changed; with label smoothing, the loss against smoothed labels; with a teacher, the
-            weighted sum of both losses.
+            weighted sum of both losses; with balanced classes, the mean weighted by class.
         train_accuracy: Training accuracy, measured in the same way.
         split: The split that `loss` and `accuracy` were measured on after the epoch: `test` or
             `holdout`; `train` where there is neither: then they equal the training's.
@@ -152,6 +152,32 @@ def taught_by(teacher: Teacher, config: TrainingConfig) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start:
+    """The trained network that a run started from.
+
+    Attributes:
+        name: Network, normalization and seed: `micro-bn-0`.
+        weights: SHA-256 (hex) of its model.safetensors.
+        kept: How many parameters the run took from it. A study does not record it: its runs do.
+        note: What the run did not take, in words; likewise.
+    """
+
+    name: str
+    weights: str
+    kept: Count = 0
+    note: str = ""
+
+
+def started_from(start: Start, config: TrainingConfig) -> str:
+    """A start and what was kept of it, in words."""
+    kept = f", {start.kept:,} parameters ({start.note})" if start.kept else ""
+    return (
+        f"{start.name} (--start-from {config.start_from}){kept}, SHA-256 of its weights "
+        f"{start.weights}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A run, read from its folder by `Run.open`.
 
@@ -168,6 +194,7 @@ class Run:
         parameters: Number of parameters of a custom network, whose function may change; None for a
             layout, which says it.
         teacher: The network that it learned from, if any. Only training needs it.
+        start: The network whose weights it started from, if any; likewise.
     """
 
     path: Path
@@ -180,6 +207,7 @@ class Run:
     stopped_after: int | None = None
     parameters: int | None = None
     teacher: Teacher | None = None
+    start: Start | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
@@ -230,6 +258,7 @@ class Run:
             "data": dataclasses.asdict(self.data),
             **({} if self.parameters is None else {"parameters": self.parameters}),
             **({"teacher": dataclasses.asdict(self.teacher)} if self.teacher else {}),
+            **({"start": dataclasses.asdict(self.start)} if self.start else {}),
         }
 
     @property
@@ -523,6 +552,7 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
         if data.holdout != config.holdout:
             raise MalformedError(f"it holds out {config.holdout} images, and {data.holdout}")
         teacher = build(Teacher, entry(content, "teacher", dict)) if config.teacher else None
+        start = build(Start, entry(content, "start", dict)) if config.start_from else None
         stopped_after = None
         if "stopped_after" in content:
             stopped_after = entry(content, "stopped_after", int)
@@ -539,6 +569,7 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
             "stopped_after": stopped_after,
             "parameters": parameters,
             "teacher": teacher,
+            "start": start,
         }
     except notation.LayoutError as error:
         raise MalformedError(error.problem) from None

@@ -10,11 +10,12 @@ from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import count
 from normlab.notation import is_custom, parse
 from normlab.runs.machine import busy
+from normlab.runs.run import Start
 from normlab.study import estimate, tuning
 from normlab.study.plan import Arm, settings, varying, warnings
 from normlab.study.record import Study
 from normlab.table import Table
-from normlab.wording import counted, estimated_duration
+from normlab.wording import counted, estimated_duration, listed
 
 
 def announce(
@@ -23,6 +24,7 @@ def announce(
     *,
     classes: int,
     estimated_seconds: Mapping[str, float],
+    starts: Mapping[str, Start],
     workers: int,
     ray: str | None,
     console: Console,
@@ -34,6 +36,7 @@ def announce(
         arms: The planned arms.
         classes: Number of classes of the data set.
         estimated_seconds: Time of a whole run, by the arm's name.
+        starts: What each arm keeps of the network that it starts from, by the arm's name.
         workers: Number of runs at a time.
         ray: As in `compare`.
         console: Where to print.
@@ -55,6 +58,8 @@ def announce(
         caption = [study.config.dataset, f"recipe {config.recipe}"]
         caption += [setting.text(axes)] if axes else []
         caption += [f"taught by {study.config.teacher}"] if study.config.teacher else []
+        caption += [f"started from {study.config.start_from}"] if study.config.start_from else []
+        caption += ["balanced"] if study.config.balance else []
         caption += [counted(study.config.seeds, "seed")]
         rows = [
             _row(arm, line, classes, study.config, estimated_seconds[arm.name]) for arm in compared
@@ -66,6 +71,13 @@ def announce(
                 kinds=("name", *["number"] * 6),
                 rows=rows,
             )
+        )
+    for start, names in _by_start(starts).items():
+        console.print(
+            f"{listed(names)}: {start.kept:,} parameters of {start.name} ({start.note})",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
         )
     if study.earlier_seeds:
         console.print(
@@ -80,6 +92,14 @@ def announce(
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if console.is_terminal and ray is None and (hint := busy()):
         console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _by_start(starts: Mapping[str, Start]) -> dict[Start, list[str]]:
+    """The arms that keep the same of their start."""
+    arms: dict[Start, list[str]] = {}
+    for name, start in starts.items():
+        arms.setdefault(start, []).append(name)
+    return arms
 
 
 def _row(arm: Arm, line: str, classes: int, config: StudyConfig, seconds: float) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from normlab.runs import machine
 from normlab.runs.isolation import isolated
 from normlab.storage.files import leftovers, locked, remove_leftovers
 from normlab.storage.records import check_settings
-from normlab.study import estimate, teaching, tuning
+from normlab.study import estimate, starting, teaching, tuning
 from normlab.study.announcement import announce
 from normlab.study.contrasts import family
 from normlab.study.job import PATIENCE, Job, differences
@@ -74,7 +74,7 @@ def compare(
     wanted = in_colour_if_untold(_with_known_channels(study, out), (study.network, *study.layouts))
     dataset = load_for(wanted, execution.data_root)
     study = with_own_holdout(study, dataset)
-    teacher = teaching.find(study, dataset)
+    teacher, start = teaching.find(study, dataset), starting.find(study, dataset)
     images = dataset.to_train_or_choose
     arms = plan(study, classes=len(dataset.classes), images=images, shape=dataset.shape)
     family(study, arms)  # refuses a contrast of other arms
@@ -82,6 +82,9 @@ def compare(
     if previous is not None:
         arms = with_recorded_widths(arms, previous.arms)
     record = previous or _new_record(out, study, arms, dataset)
+    if start is not None:
+        record = starting.recorded(record, start)
+    fits = starting.fits(start, arms, dataset) if start is not None else {}
     record.refuse_unreadable()
     estimated_seconds = _estimate_seconds(arms, dataset, device)
     workers = estimate.workers_for(workers, device)
@@ -92,6 +95,7 @@ def compare(
             arms,
             classes=len(dataset.classes),
             estimated_seconds=estimated_seconds,
+            starts=fits,
             workers=workers,
             ray=ray,
             console=console,
@@ -106,9 +110,10 @@ def compare(
             record, dataset = teaching.teach(record, teacher, arms, dataset, device)
         data_folder = stack.enter_context(shared_data(out / DATA, dataset))
         execute = stack.enter_context(executor(ray, workers, lock, device))
-        resources = Resources(data_folder, execute, estimated_seconds, device, console)
         if previous is None:
             record.write()
+        kept = starting.keep(record, start) if start is not None else None
+        resources = Resources(data_folder, execute, estimated_seconds, device, console, kept)
         try:
             record = search(record, arms, held_out(study, dataset.to_train_or_choose), resources)
             return _run_all(record, resources)

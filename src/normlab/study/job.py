@@ -40,12 +40,14 @@ class Job:
         out: The run's folder.
         data: The folder where `data.shared` wrote the data set, with the run's splits.
         device: As in `Execution`.
+        start: The folder in the study with the network that the run starts from, if any.
     """
 
     config: RunConfig
     out: Path
     data: Path
     device: str = "cpu"
+    start: Path | None = None
 
     @property
     def done(self) -> bool:
@@ -54,8 +56,9 @@ class Job:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        content = dataclasses.asdict(self)
-        return json.dumps(content | {"out": str(self.out), "data": str(self.data)})
+        paths = {name: str(getattr(self, name)) for name in ("out", "data")}
+        start = None if self.start is None else str(self.start)
+        return json.dumps(dataclasses.asdict(self) | paths | {"start": start})
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
@@ -66,6 +69,7 @@ class Job:
             out=Path(content["out"]),
             data=Path(content["data"]),
             device=content["device"],
+            start=content["start"] and Path(content["start"]),
         )
 
 
@@ -139,7 +143,8 @@ def _run_job(job: Job) -> None:
         if trains:
             run = resume(job.out, execution, dataset=dataset, quiet=True)
     else:
-        run = train(job.config, job.out, execution, dataset=dataset, quiet=True)
+        start = None if job.start is None else Run.open(job.start)
+        run = train(job.config, job.out, execution, dataset=dataset, start=start, quiet=True)
     device = machine.prepare(execution)
     evaluation = evaluate(run.network().to(device), dataset, run.split)
     memory = machine.peak_memory() if trains else 0  # evaluation alone takes less

@@ -417,7 +417,7 @@ def _run_config(
     """The configuration of an arm's runs, except for the seed."""
     network = setting.network
     named = notation.format(notation.parse(zoo.find(network))) == line
-    recipe = recipes.name_of(RunConfig(network=network, recipe=study.recipe))
+    recipe = recipes.name_of(RunConfig(network=network, dataset=study.dataset, recipe=study.recipe))
     # Tuned settings for only some of the normalizations would favour these.
     tuned = [recipes.tuned_settings(recipe, other) for other in compared]
     config = RunConfig(
@@ -439,13 +439,15 @@ def _run_config(
         precision=study.precision,
         recalibrate=study.recalibrate,
         branches=study.branches,
+        balance=study.balance,
+        start_from=study.start_from,
         teacher=study.teacher,
         teacher_weight=study.teacher_weight,
         teacher_temperature=study.teacher_temperature,
     )
     for field, axis in AXES.items():
         config = axis.apply(config, getattr(setting, field), available)
-    return config
+    return recipes.with_own_epochs(config, config.train_images or available.whole)
 
 
 def _arm_name(norm: str, setting: Setting, values: Mapping[str, Sequence[Any]]) -> str:

@@ -5,6 +5,7 @@ study.json    the configuration, the arms, the trials of the search, the results
 study.csv     one row per run
 runs/         one folder per run, named ARM-SEED
 tuning/       one folder per trial of the search
+start/        the network that the runs start from, if they do
 teacher.npy   the logits that the runs learn from, if they have a teacher
 report.html   the page; figures/ has its figures as PNG
 """
@@ -26,7 +27,7 @@ from normlab.config import UNSTATED, RunConfig, StudyConfig, recorded
 from normlab.errors import RunError, UsageError
 from normlab.ranges import LARGEST, Count, Range, Seconds, Share
 from normlab.recipes import Recipe
-from normlab.runs.run import Run, Teacher
+from normlab.runs.run import Run, Start, Teacher
 from normlab.storage.cells import cell
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
@@ -101,6 +102,7 @@ class Study:
         earlier_seeds: Numbers of seeds that were planned before seeds were added, each below the
             next.
         teacher: The network that the runs learn from, if any.
+        start: The network that the runs start from, if any.
     """
 
     path: Path
@@ -113,6 +115,7 @@ class Study:
     costs: dict[str, Costs] = field(default_factory=dict)
     earlier_seeds: tuple[int, ...] = ()
     teacher: Teacher | None = None
+    start: Start | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "Study":
@@ -151,6 +154,7 @@ class Study:
             teacher=(
                 build(Teacher, entry(content, "teacher", dict)) if "teacher" in content else None
             ),
+            start=build(Start, entry(content, "start", dict)) if "start" in content else None,
         )
         study._check()
         return study
@@ -254,6 +258,7 @@ class Study:
                 "results": [result.recorded() for result in self.results],
                 **({"earlier_seeds": self.earlier_seeds} if self.earlier_seeds else {}),
                 **({"teacher": dataclasses.asdict(self.teacher)} if self.teacher else {}),
+                **({"start": dataclasses.asdict(self.start)} if self.start else {}),
             }
         )
         # Costs have a checksum of their own: the rest of two equal studies is equal to the byte.

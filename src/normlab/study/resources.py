@@ -32,6 +32,7 @@ class Resources:
         estimated_seconds: Estimated time of a whole run, by the arm's name.
         device: The device of the runs.
         console: Where progress is shown; None shows nothing.
+        start: The folder with the network that the runs start from, if any.
     """
 
     data_folder: Callable[[RunConfig], Path]
@@ -39,10 +40,17 @@ class Resources:
     estimated_seconds: Mapping[str, float]
     device: torch.device
     console: Console | None
+    start: Path | None = None
 
     def job(self, config: RunConfig, out: Path) -> Job:
         """The job of a run."""
-        return Job(config=config, out=out, data=self.data_folder(config), device=self.device.type)
+        return Job(
+            config=config,
+            out=out,
+            data=self.data_folder(config),
+            device=self.device.type,
+            start=self.start,
+        )
 
     def run(
         self, epochs: Mapping[Job, int], seconds: Mapping[Job, float], *, images: int

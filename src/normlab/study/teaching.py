@@ -25,7 +25,7 @@ def find(study: StudyConfig, dataset: Dataset) -> teachers.TeacherNetwork | None
     if study.teacher is None:
         return None
     teacher = teachers.find(study.teacher)
-    teacher.check(dataset, held_out=_held_out(study, dataset), split_seed=study.split_seed)
+    teacher.check(dataset, held_out=held_out_to_choose(study, dataset), split_seed=study.split_seed)
     return teacher
 
 
@@ -56,7 +56,7 @@ def teach(
         return record, teachers.read(file, dataset, before, mirror=mirror)
     dataset = teacher.teach(
         dataset,
-        held_out=_held_out(record.config, dataset),
+        held_out=held_out_to_choose(record.config, dataset),
         split_seed=record.config.split_seed,
         mirror=mirror,
         device=device,
@@ -71,6 +71,6 @@ def teach(
     return dataclasses.replace(record, teacher=found), dataset
 
 
-def _held_out(study: StudyConfig, dataset: Dataset) -> int:
-    """How many images are held out when settings are chosen."""
+def held_out_to_choose(study: StudyConfig, dataset: Dataset) -> int:
+    """How many images are held out when settings are chosen; 0 if none are."""
     return held_out(study, dataset.to_train_or_choose) if study.tune else study.holdout

@@ -28,7 +28,7 @@ from normlab.runs.isolation import isolated, repeatable
 from normlab.runs.run import Run, custom_networks
 from normlab.seeding import seed_for, seed_layers
 from normlab.storage.records import check_settings
-from normlab.training import teachers
+from normlab.training import starts, teachers
 from normlab.training.branches import add_branches
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
@@ -53,6 +53,7 @@ def train(
     execution: Execution | None = None,
     *,
     dataset: Dataset | None = None,
+    start: Run | None = None,
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
 ) -> Run:
@@ -68,6 +69,7 @@ def train(
         dataset: The data set that the configuration names, its splits applied; None loads it. The
             run records its size and channels. Without test images nothing is evaluated: the epochs
             record the training alone.
+        start: The run that the configuration starts from; None opens it.
         callbacks: Hooks called after each step, after each epoch and at the end.
         quiet: Print nothing.
 
@@ -87,18 +89,24 @@ def train(
         recipe=recipes.name_of(config),
         activation=zoo.activation_of(config.network, config.activation),
     )
-    recipe = recipes.resolve(config)
-    # A misspelt layout or function is refused here, before a download.
+    # A misspelt recipe, layout or function is refused here, before a download.
+    recipes.resolve(config)
     config = custom.in_colour_if_untold(config, custom_networks(zoo.find(config.network)))
     teachers.check_settings(config)
+    start = start if config.start_from and start else starts.find(config)
     device = machine.prepare(execution)
     if dataset is None:
         dataset = load_for(config, execution.data_root)
         config = with_own_holdout(config, dataset)
         dataset = apply_splits(dataset, config)
     config = shaped_as(with_own_holdout(config, dataset), dataset)
+    config = recipes.with_own_epochs(config, len(dataset.train))
+    recipe = recipes.resolve(config)
     data = data_card(dataset, holdout=config.holdout)
     network = new_network(config, recipe, data)
+    started = None
+    if start is not None:
+        started = starts.begin(network, recipe, start, config, dataset)
     table_is_own = False  # a study has one for all its runs
     if config.teacher is not None and dataset.teacher is None:
         table_is_own = True
@@ -118,6 +126,7 @@ def train(
         machines=(),
         parameters=network.counted_parameters,
         teacher=teachers.recorded(dataset) if config.teacher is not None else None,
+        start=started,
     )
     run.refuse_unreadable()
     checkpoint = first_checkpoint(run, network)
@@ -213,7 +222,7 @@ def _fit(
         state.run.write_config()
         state.run.write_metrics()
     if console is not None:
-        announce(state.run, console)
+        announce(state.run, batches.class_weights, console)
     display = ProgressDisplay(console, state)
     stop_requests = StopRequests(execution, device)
     hooks = [Evaluation(dataset), Checkpointing(), display, *callbacks] if is_main else []
@@ -243,10 +252,11 @@ def _train_on_next_batch(state: TrainingState, batches: Batches) -> None:
     state.learning_rate = state.run.recipe.learning_rate_at(epoch * state.steps + step, state.steps)
     inputs, labels = batches(epoch, step)
     taught = batches.taught(epoch, step) if config.teacher else None
+    weights = batches.weights(labels) if config.balance else None
     rank = process_group().rank
     drop_seed = seed_for(config.seed, "dropout", epoch, step, *([rank] if rank else []))
     seed_layers(inputs.device, drop_seed)
-    loss, correct = state.train_step.step(state.learning_rate, inputs, labels, taught)
+    loss, correct = state.train_step.step(state.learning_rate, inputs, labels, taught, weights)
     state.record_step(loss, correct, len(labels))
     if not math.isfinite(loss):
         raise state.diverged(loss)

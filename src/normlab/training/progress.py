@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from normlab import notation
 from normlab.data import source_of
@@ -17,15 +18,21 @@ from normlab.network.checks import small_batch_warnings
 from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import norms_of
 from normlab.runs.machine import busy
-from normlab.runs.run import Run, custom_networks, taught_by
+from normlab.runs.run import Run, custom_networks, started_from, taught_by
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
 from normlab.training.state import TrainingState
 from normlab.wording import counted
 
 
-def announce(run: Run, console: Console) -> None:
-    """Prints what is trained, on what data, where; and what the user should know about it."""
+def announce(run: Run, class_weights: Tensor | None, console: Console) -> None:
+    """Prints what is trained, on what data, where; and what the user should know about it.
+
+    Args:
+        run: The run.
+        class_weights: What an image of each class counts in a balanced loss; None: 1.
+        console: Where to print.
+    """
     machine, data = run.machines[-1], run.data
     evaluated = f"{data.holdout:,} held-out" if data.holdout else f"{data.test:,} test"
     lines = (
@@ -35,6 +42,8 @@ def announce(run: Run, console: Console) -> None:
         f"{run.config.dataset}: {data.train:,} training and {evaluated} images, "
         f"fingerprint {data.fingerprint[:12]}",
         *([f"teacher {taught_by(run.teacher, run.config)}"] if run.teacher else []),
+        *([f"started from {started_from(run.start, run.config)}"] if run.start else []),
+        *([_balance(run, class_weights)] if run.config.balance else []),
         *_notes(run),
         f"recipe {run.config.recipe}, {run.config.precision}, seed {run.config.seed}, on "
         f"{machine.device}, {counted(machine.threads, 'thread')}, into {run.path}",
@@ -43,6 +52,18 @@ def announce(run: Run, console: Console) -> None:
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
     if console.is_terminal and (hint := busy()):  # a log that is compared does not depend on it
         console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _balance(run: Run, weights: Tensor | None) -> str:
+    """What --balance does to the loss."""
+    if weights is None:
+        return "note: all classes have equally many training images: --balance changes nothing"
+    of_classes = zip(weights.tolist(), run.data.classes, strict=False)  # the last may have none
+    by_class = [(value, name) for value, name in of_classes if value]
+    (least, frequent), (most, rare) = min(by_class), max(by_class)
+    return (
+        f"balanced: in the loss an image of {rare} counts {most:.3g}, one of {frequent} {least:.3g}"
+    )
 
 
 def _notes(run: Run) -> Iterator[str]:
@@ -58,6 +79,11 @@ def _notes(run: Run) -> Iterator[str]:
     flips = run.recipe.mirror or "vertical-flip" in run.recipe.augment
     if flips and source is not None and not source.MIRRORABLE:
         yield f"note: this recipe flips or mirrors {run.config.dataset}; --recipe demo does not"
+    elif run.config.recipe == "own" and flips:
+        yield (
+            "note: recipe own mirrors images; where the mirror image is wrong (digits, letters), "
+            "--recipe demo does not"
+        )
     machine = run.machines[-1]
     if machine.device == "cpu" and (reason := build.load()[1]):
         if machine.kernels == "torch":

@@ -4,8 +4,10 @@ import math
 import reprlib
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from normlab.config import Precision
@@ -35,6 +37,8 @@ class Batches:
         self.labels = torch.from_numpy(dataset.train.labels).to(device)
         taught = dataset.train.taught
         self.logits = None if taught is None else torch.from_numpy(taught).to(device)
+        weights = class_weights(dataset.train.labels)
+        self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.recipe, self.seed = recipe, seed
         self.steps = math.ceil(len(self.labels) / recipe.batch_size)
         coin = torch.rand(len(self.labels), generator=generator(seed, "mirror"))
@@ -65,6 +69,10 @@ class Batches:
             return self.logits[places, self._mirrored(places, epoch).long()].float()
         return self.logits[places, 0].float()
 
+    def weights(self, labels: Tensor) -> Tensor | None:
+        """What each image of a batch counts in a balanced loss, float32 N; None: all the same."""
+        return None if self.class_weights is None else self.class_weights[labels]
+
     def _places(self, epoch: int, step: int) -> Tensor:
         """Which images a batch has."""
         if epoch != self.ordered_epoch:
@@ -78,7 +86,30 @@ class Batches:
         return self.starts_mirrored[places] ^ bool(epoch % 2)
 
 
-def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    """What an image of each class counts in a balanced loss: N / (K n).
+
+    N images have K classes, this one n images. So each class counts as much as each other, and the
+    images 1 in the mean.
+
+    Args:
+        labels: The labels of the training images.
+
+    Returns:
+        float32, by class, 0 for a class without images; None if all have equally many.
+    """
+    counts = np.bincount(labels)
+    present = counts[counts > 0]
+    if present.min() == present.max():
+        return None
+    weights = np.zeros(len(counts), np.float32)
+    weights[counts > 0] = len(labels) / (len(present) * present)
+    return weights
+
+
+def distillation_loss(
+    logits: Tensor, taught: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """T² KL(softmax(taught / T) ‖ softmax(logits / T)), summed over the images, in nats.
 
     The factor keeps gradients of one size whatever T is. Hinton, Vinyals & Dean 2015, Distilling
@@ -89,9 +120,30 @@ def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Ten
         logits: N × classes.
         taught: The teacher's logits, N × classes.
         temperature: T, above 0.
+        weights: What each image counts, N; None: 1.
     """
     own, others = (F.log_softmax(each / temperature, dim=1) for each in (logits, taught))
+    if weights is not None:
+        divergences = F.kl_div(own, others, reduction="none", log_target=True).sum(dim=1)
+        return temperature**2 * (weights * divergences).sum()
     return temperature**2 * F.kl_div(own, others, reduction="sum", log_target=True)
+
+
+def label_loss(
+    logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+) -> Tensor:
+    """The cross-entropy with the labels, summed over the images, in nats.
+
+    Args:
+        logits: N × classes.
+        labels: int64 N.
+        smoothing: Share of each target that is spread over all classes.
+        weights: What each image counts, N; None: 1.
+    """
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+    losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    return (weights * losses).sum()
 
 
 class TrainStep:
@@ -136,7 +188,12 @@ class TrainStep:
                 _restore(scaled.optimizer, number, values)
 
     def step(
-        self, rate: float, inputs: Tensor, labels: Tensor, taught: Tensor | None = None
+        self,
+        rate: float,
+        inputs: Tensor,
+        labels: Tensor,
+        taught: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[float, int]:
         """One step at a learning rate.
 
@@ -148,20 +205,22 @@ class TrainStep:
             inputs: float32 N × C × S × S, 0 to 1.
             labels: int64 N.
             taught: The teacher's logits, float32 N × classes; None learns from labels alone.
+            weights: What each image counts in the loss, float32 N; None: 1.
 
         Returns:
             The batch's mean loss and number of correct predictions, both before the update.
         """
         images = len(labels)
         inputs, labels = self.processes.shard(inputs), self.processes.shard(labels)
+        weights = None if weights is None else self.processes.shard(weights)
         bfloat16 = self.precision == "bfloat16"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
             logits = self.network(inputs)
         smoothing = self.recipe.label_smoothing
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+        loss = label_loss(logits.float(), labels, smoothing, weights)
         if taught is not None:
             taught = self.processes.shard(taught)
-            taught_loss = distillation_loss(logits.float(), taught, self.temperature)
+            taught_loss = distillation_loss(logits.float(), taught, self.temperature, weights)
             loss = (1 - self.teacher_weight) * loss + self.teacher_weight * taught_loss
         loss = loss / images
         correct = (logits.argmax(dim=1) == labels).sum()

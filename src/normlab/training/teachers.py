@@ -25,7 +25,7 @@ from normlab.config import TrainingConfig
 from normlab.data import Dataset
 from normlab.errors import RunError, UsageError, printable
 from normlab.inference.evaluate import to_input
-from normlab.inference.predict import MODELS, find_model
+from normlab.inference.predict import MODELS, named_run
 from normlab.network import zoo
 from normlab.own_code import import_module, one_line
 from normlab.runs.run import Run, Teacher
@@ -167,11 +167,8 @@ def find(text: str) -> TeacherNetwork:
         UsageError: There is no such folder, name or function.
         RunError: The folder is not a run's, or the run is not finished or damaged.
     """
-    if text in MODELS:
-        return _from_run(text, find_model(text))
-    folder = Path(text)
-    if folder.is_dir():
-        return _from_run(text, folder)
+    if (run := named_run(text, "--teacher")) is not None:
+        return _from_run(text, run)
     if ":" in text:
         return _from_function(text)
     if text in zoo.ZOO:
@@ -185,14 +182,9 @@ def find(text: str) -> TeacherNetwork:
     )
 
 
-def _from_run(text: str, folder: Path) -> TeacherNetwork:
-    run = Run.open(folder)
-    if not run.finished:
-        raise RunError(
-            f"--teacher {text} is not finished: resume it with normlab train --resume {folder}"
-        )
+def _from_run(text: str, run: Run) -> TeacherNetwork:
     network = run.network()
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
 
     config = run.config
     bfloat16 = config.precision == "bfloat16"  # as in its training: several times as fast

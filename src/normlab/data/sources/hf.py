@@ -20,7 +20,7 @@ from normlab.wording import counted, listed
 
 SPELLING = "hf:OWNER/NAME[:CONFIG]"
 PUBLIC_NAME = HUB_NAME = None
-MIRRORABLE = True  # not known: the user chooses the recipe
+MIRRORABLE = True  # not known: a run whose recipe mirrors says so
 HAS_IMAGE_FILES = HAS_COLUMNS = True
 # What `datasets` reads without running a repository's code, and where images can be.
 _READERS = ("parquet", "arrow", "imagefolder", "webdataset")

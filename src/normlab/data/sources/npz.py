@@ -13,7 +13,7 @@ from normlab.wording import listed
 
 SPELLING = "npz:FILE"
 PUBLIC_NAME = HUB_NAME = None
-MIRRORABLE = True  # not known: the user chooses the recipe
+MIRRORABLE = True  # not known: a run whose recipe mirrors says so
 HAS_IMAGE_FILES = HAS_COLUMNS = False
 NAMES: dict[SplitName, tuple[tuple[str, str], ...]] = {
     "train": (("x_train", "y_train"), ("train_images", "train_labels")),

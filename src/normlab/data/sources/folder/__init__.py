@@ -18,7 +18,7 @@ from normlab.errors import DataError
 
 SPELLING = "folder:PATH"
 PUBLIC_NAME = HUB_NAME = None
-MIRRORABLE = True  # not known: the user chooses the recipe
+MIRRORABLE = True  # not known: a run whose recipe mirrors says so
 HAS_IMAGE_FILES = True
 HAS_COLUMNS = False
 
