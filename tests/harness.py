@@ -100,6 +100,32 @@ def _alone(out, config, *, report=True, kill=None, halt=None):
     work(out, config, report=report, callbacks=[] if halt is None else [_HaltAt(*halt)])
 
 
+def start_watched(out, config, *, log):
+    """A run in a process of its own, which logs what it uses after each epoch (as `held`)."""
+    process = FORKS.Process(target=_watched, args=(out, config, log))
+    process.start()
+    return process
+
+
+def _watched(out, config, log):
+    epochs = []
+    watch = Callback()
+    watch.on_epoch_end = lambda state: epochs.append(held())
+    train(config, out, EXECUTION, callbacks=[watch], quiet=True)
+    log.write_text(json.dumps(epochs))
+
+
+def held(process="self"):
+    """What a process uses: MB of memory, threads, open files."""
+    folder = Path("/proc") / str(process)
+    status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+    return {
+        "memory": int(status["VmRSS"].removesuffix("kB")) / 1024,
+        "threads": int(status["Threads"]),
+        "open": len([*(folder / "fd").iterdir()]),
+    }
+
+
 def kill_everywhere(folder, config, calls, *, report=True):
     """Runs that are killed before each of their calls, the first, the second, … until one ends.
 

@@ -10,24 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import CONFIG, EXECUTION, FORKS
+from harness import CONFIG, held, start_watched
 from normlab.runs.run import Run
 from normlab.study.record import Study
-from normlab.training.callbacks import Callback
-from normlab.training.loop import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
-
-
-def held(process="self"):
-    """What a process uses: MB of memory, threads, open files."""
-    folder = Path("/proc") / str(process)
-    status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-    return {
-        "memory": int(status["VmRSS"].removesuffix("kB")) / 1024,
-        "threads": int(status["Threads"]),
-        "open": len([*(folder / "fd").iterdir()]),
-    }
 
 
 # Narrow where the maps are large, wide where they are small: half a second per epoch, and a
@@ -41,8 +28,7 @@ def test_200_epochs_do_not_make_a_run_grow(tmp_path):
     If it kept a checkpoint of each epoch (0.3 MB) it would grow by 58 MB from there on, with a
     batch of each (0.8 MB) by 140 MB. It grows by less than 1 MB: it keeps what it measured.
     """
-    process = FORKS.Process(target=_watched, args=(tmp_path / "run", tmp_path / "held"))
-    process.start()
+    process = start_watched(tmp_path / "run", LONG, log=tmp_path / "held")
     process.join()
     assert process.exitcode == 0
     assert len(Run.open(tmp_path / "run").epochs) == 200
@@ -52,15 +38,6 @@ def test_200_epochs_do_not_make_a_run_grow(tmp_path):
     assert max(e["memory"] for e in epochs[20:]) < epochs[19]["memory"] + 10
     assert max(e["threads"] for e in epochs[20:]) == epochs[19]["threads"]
     assert max(e["open"] for e in epochs[20:]) == epochs[19]["open"]
-
-
-def _watched(out, log):
-    """A run that logs what its process uses after each epoch."""
-    epochs = []
-    watch = Callback()
-    watch.on_epoch_end = lambda state: epochs.append(held())
-    train(LONG, out, EXECUTION, callbacks=[watch], quiet=True)
-    log.write_text(json.dumps(epochs))
 
 
 RUNS = 200
