@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Turns links into links to the site's files, or into text."""
 
     def link(match: re.Match[str]) -> str:
@@ -84,7 +84,7 @@ def _help(*command: str) -> list[str]:
 
 
 def _run_help(*command: str) -> str:
-    environment = {**os.environ, "COLUMNS": "90", "NO_COLOR": "1"}
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
     arguments = [sys.executable, "-m", "normlab", *command, "--help"]
     return subprocess.run(
         arguments, env=environment, capture_output=True, text=True, check=True
@@ -93,7 +93,11 @@ def _run_help(*command: str) -> str:
 
 def _names() -> str:
     """A section for every public name."""
-    text = ["# Python", "", "What `import normlab` offers. `normlab.NAME` is imported when it is used."]
+    text = [
+        "# Python",
+        "",
+        "What `import normlab` offers. `normlab.NAME` is imported when it is used.",
+    ]
     for name in sorted(normlab.__all__, key=str.casefold):
         text += ["", f"::: normlab.{name}"]
     return "\n".join(text)
