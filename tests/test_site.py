@@ -11,9 +11,8 @@ import pytest
 import normlab
 
 ROOT = Path(__file__).parent.parent
-LOADED = re.compile(
-    r'<(?:script|img|iframe|link rel="stylesheet")[^>]* (?:src|href)="(https?:[^"]+)'
-)
+TAGS = 'script|img|iframe|link rel="stylesheet"'
+LOADED = re.compile(rf'<(?:{TAGS})[^>]* (?:src|href)="(https?:[^"]+)')
 
 
 @pytest.mark.slow(20)
