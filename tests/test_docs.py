@@ -1,5 +1,6 @@
 """The pages on data: every command in them is run, on real photographs where it can be."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
+from normlab.cli import _COMMANDS as commands_by_name
 from normlab.config import DataConfig
 from normlab.data import source_of
 from normlab.data.sources import hf
@@ -22,6 +24,27 @@ def commands(page):
     """The indented lines that are commands."""
     text = (DOCS / page).read_text()
     return [shlex.split(line)[1:] for line in re.findall(r"^    (normlab .+)$", text, re.MULTILINE)]
+
+
+def shown_commands():
+    """Every command that the README and a page show, but for synopses such as `RUN [RUN ...]`."""
+    for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))):
+        shown = re.findall(r"^    (?:\$ |\w+=\S+ )*(normlab .+)$", page.read_text(), re.MULTILINE)
+        for line in shown:
+            if not re.search(r"\[|RUN \.\.\.", line):
+                yield pytest.param(shlex.split(line, comments=True)[1:], id=f"{page.name}: {line}")
+
+
+@pytest.mark.parametrize("arguments", [*shown_commands()])
+def test_a_command_that_is_shown_is_one(arguments, monkeypatch, cli):
+    """Its flags are read; it does not run."""
+    read = []
+    for name, command in commands_by_name.items():
+        monkeypatch.setitem(
+            commands_by_name, name, functools.wraps(command)(lambda *_, **__: read.append(1))
+        )
+    assert cli(*arguments) == (0, "", "")
+    assert read == [1]
 
 
 @pytest.fixture
