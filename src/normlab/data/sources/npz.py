@@ -12,7 +12,8 @@ from normlab.storage.reading import open_regular
 from normlab.wording import listed
 
 SPELLING = "npz:FILE"
-PUBLIC_NAME = HUB_NAME = None
+PUBLIC = False
+HUB_NAME = None
 MIRRORABLE = True  # not known: a run whose recipe mirrors says so
 HAS_IMAGE_FILES = HAS_COLUMNS = False
 NAMES: dict[SplitName, tuple[tuple[str, str], ...]] = {

@@ -17,7 +17,8 @@ from normlab.data.splits import dataset_of_splits
 from normlab.errors import DataError
 
 SPELLING = "folder:PATH"
-PUBLIC_NAME = HUB_NAME = None
+PUBLIC = False
+HUB_NAME = None
 MIRRORABLE = True  # not known: a run whose recipe mirrors says so
 HAS_IMAGE_FILES = True
 HAS_COLUMNS = False
