@@ -16,6 +16,7 @@ from normlab.data.images import read_picture
 from normlab.data.sources import Request, refuse_data_root
 from normlab.data.splits import dataset_of_splits, role_of
 from normlab.errors import DataError, UsageError, printable
+from normlab.storage.reading import in_home
 from normlab.wording import counted, listed
 
 SPELLING = "hf:OWNER/NAME[:CONFIG]"
@@ -63,7 +64,7 @@ def load(request: Request) -> Dataset:
     if unreadable:
         left_out.append(f"{counted(unreadable, 'image')} that could not be read")
     notes = [f"images are those of {image_column!r}, labels those of {label_column!r}"]
-    if _folder(request.path).is_dir():
+    if in_home(Path(request.path)).is_dir():
         notes.append(_FROM_FOLDER)
     if left_out:
         notes.append(f"left out: {', '.join(left_out)}")
@@ -88,10 +89,6 @@ def name_on_hub(name: str, notes: Sequence[str]) -> str | None:
     return repository if _ON_HUB.fullmatch(repository) and _FROM_FOLDER not in notes else None
 
 
-def _folder(path: str) -> Path:
-    return Path(path).expanduser()
-
-
 def _tables(path: str) -> Mapping[str, Any]:
     """The splits of a repository or folder, by their names.
 
@@ -108,7 +105,7 @@ def _tables(path: str) -> Mapping[str, Any]:
             f"datasets {datasets.__version__} runs code of repositories: "
             'pip install --upgrade "normlab[hf]"'
         )
-    folder = _folder(path)
+    folder = in_home(Path(path))
     place, _, config = path.partition(":")
     if folder.is_dir():
         place, config = str(folder), ""
