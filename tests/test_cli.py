@@ -315,7 +315,7 @@ def test_the_default_folders_of_different_runs_differ():
         ("folder:../My photos (2)/", "folder-My-photos-2"),
         ("folder:../..", None),
         ("folder:/", "folder"),
-        ("npz:a/digits.npz", "npz-digits.npz"),
+        ("npz:a/digits.npz", "npz-digits"),
         ("hf:uoft-cs/cifar100:plain", "hf-cifar100-plain"),
         ("folder:" + "é" * 255, "folder-" + "é" * 50),
     ],

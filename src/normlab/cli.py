@@ -658,7 +658,7 @@ def _data_part(config: DataConfig) -> str:
     """The data set in a folder's name: `cifar100-coarse`, `folder-photos`, `hf-fashion_mnist`."""
     kind, colon, path = config.dataset.partition(":")
     # Of `folder:..`, too; a link keeps its name.
-    last = Path(os.path.abspath(path)).name if colon else ""  # noqa: PTH100
+    last = Path(os.path.abspath(path)).name.removesuffix(".npz") if colon else ""  # noqa: PTH100
     return re.sub(r"[^\w.]+", "-", f"{kind}-{last[:50]}").strip("-.")
 
 
