@@ -17,7 +17,7 @@ from PIL import Image
 
 from holding import held, holding, release
 from normlab import __version__
-from normlab.cli import _COMMANDS, _default_out, main
+from normlab.cli import _COMMANDS, _default_out, _default_study, main
 from normlab.config import RunConfig, StudyConfig
 from normlab.data.cifar import layouts
 from normlab.errors import UsageError
@@ -304,6 +304,29 @@ def test_the_default_folders_of_different_runs_differ():
     assert "runs/cifar10/seed-bn-gn-0" in names
     assert "runs/cifar10/assignment-5000-bn-0" in names
     assert "runs/digits/assignment-bn-0" in names
+
+
+@pytest.mark.parametrize(
+    ("dataset", "part"),
+    [
+        ("cifar100", "cifar100"),
+        ("cifar100:coarse", "cifar100-coarse"),
+        ("folder:photos", "folder-photos"),
+        ("folder:../My photos (2)/", "folder-My-photos-2"),
+        ("folder:../..", None),
+        ("folder:/", "folder"),
+        ("npz:a/digits.npz", "npz-digits"),
+        ("hf:uoft-cs/cifar100:plain", "hf-cifar100-plain"),
+        ("folder:" + "é" * 255, "folder-" + "é" * 50),
+    ],
+)
+def test_the_default_folders_of_different_data_differ(dataset, part, tmp_path, monkeypatch):
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "b" / "c")
+    part = part or f"folder-{tmp_path.name}"
+    assert _default_out(RunConfig(network="nano", dataset=dataset)).parts[:-1] == ("runs", part)
+    study = StudyConfig(network="nano", dataset=dataset)
+    assert _default_study(study).parts == ("studies", part, "nano")
 
 
 @pytest.mark.slow(1)

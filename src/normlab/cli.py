@@ -6,6 +6,8 @@ that `--help` needs no torch.
 """
 
 import inspect
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -641,8 +643,7 @@ def _default_out(config: RunConfig) -> Path:
     if config.activation is not None:
         parts.append(config.activation)
     parts += _shape_parts(config)
-    dataset = config.dataset.partition(":")[0]
-    return Path("runs") / dataset / "-".join([*parts, str(config.seed)])
+    return Path("runs") / _data_part(config) / "-".join([*parts, str(config.seed)])
 
 
 def _default_study(config: StudyConfig) -> Path:
@@ -650,7 +651,15 @@ def _default_study(config: StudyConfig) -> Path:
     from normlab.network.zoo import short_name
 
     name = "-".join([short_name(config.network), *_shape_parts(config)])
-    return Path("studies") / config.dataset.partition(":")[0] / name
+    return Path("studies") / _data_part(config) / name
+
+
+def _data_part(config: DataConfig) -> str:
+    """The data set in a folder's name: `cifar100-coarse`, `folder-photos`, `hf-fashion_mnist`."""
+    kind, colon, path = config.dataset.partition(":")
+    # Of `folder:..`, too; a link keeps its name.
+    last = Path(os.path.abspath(path)).name.removesuffix(".npz") if colon else ""  # noqa: PTH100
+    return re.sub(r"[^\w.]+", "-", f"{kind}-{last[:50]}").strip("-.")
 
 
 def _shape_parts(config: DataConfig) -> list[str]:

@@ -131,14 +131,22 @@ def test_arrays_are_trained_on_and_predicted(tmp_path):
 @pytest.mark.parametrize(
     ("x", "problem"),
     [
-        (images(dtype=np.float32), "x_train is float32, 20 × 28 × 28 × 3: expected uint8, 0 to 25"),
-        (images(dtype=np.int64), "x_train is int64, 20 × 28 × 28 × 3: expected uint8, 0 to 255"),
+        (
+            images(dtype=np.float32),
+            "x_train is float32, 20 × 28 × 28 × 3: expected uint8, 0 to 255 "
+            "(from values of 0 to 1: (x_train * 255).round().astype('uint8'))",
+        ),
+        (
+            images(dtype=np.int64),
+            "x_train is int64, 20 × 28 × 28 × 3: expected uint8, 0 to 255 "
+            "(from integers of 0 to 255: x_train.astype('uint8'))",
+        ),
         (images(channels=(2,)), "x_train is uint8, 20 × 28 × 28 × 2: expected uint8, N × H × W,"),
         (images(channels=(4,)), "with transparency: leave it out, x_train[..., :3]"),
         (images().transpose(0, 3, 1, 2), "channels first: put them last, x_train.transpose(0, 2,"),
         (images().reshape(20, -1), "x_train is uint8, 20 × 2352: expected uint8, N × H × W"),
         (images()[..., None], "x_train is uint8, 20 × 28 × 28 × 3 × 1: expected"),
-        (images(0), "x_train is uint8, 0 × 28 × 28 × 3: expected"),
+        (images(0), "x_train has no images"),
         (np.float64(3), "x_train is float64, a single value: expected"),
         ([["a"]], "x_train is <U1, 1 × 1: expected"),
     ],
@@ -285,6 +293,8 @@ def test_a_damaged_file_is_refused(damaged, tmp_path):
     (tmp_path / "a.npz").write_bytes(damaged)
     text = error_of(load, f"npz:{tmp_path / 'a.npz'}")
     assert text.startswith(f"{tmp_path / 'a.npz'} is no file of arrays that can be read: ")
+    if damaged == one_array():
+        assert text.endswith(": it holds one array, not several with names")
 
 
 def test_a_file_that_unpacks_to_far_more_is_refused(tmp_path):

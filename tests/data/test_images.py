@@ -126,6 +126,19 @@ def test_every_format_of_pillow_is_read_or_left_out_for_a_reason():
     assert not set(formats.FORMATS) & refused
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate"])
+def test_a_damaged_tiff_gives_one_line(compression, capfd):
+    """libtiff would write another to standard error."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "TIFF", compression=compression)
+    content = bytearray(file.getvalue())
+    content[1000:1400] = noise.tobytes()[:400]
+    with pytest.raises(DataError, match=r"read as an image \(its pixels are damaged\)$"):
+        read_picture(bytes(content))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_heic_is_read_with_pillow_heif():
     pillow_heif = pytest.importorskip("pillow_heif")
     content = io.BytesIO()

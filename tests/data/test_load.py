@@ -62,7 +62,8 @@ NOISE = """
 import numpy as np
 from normlab.data.dataset import Dataset, Split
 SPELLING = "noise:SEED"
-PUBLIC_NAME = HUB_NAME = None
+PUBLIC = False
+HUB_NAME = None
 MIRRORABLE = HAS_IMAGE_FILES = HAS_COLUMNS = False
 
 def load(request):

@@ -201,7 +201,7 @@ def tiny(nets, **settings):
 def first_network(network, norm, recipe, seed=0):
     config = RunConfig(network=network, norm=norm, recipe=recipe, dataset="digits", seed=seed)
     dataset = normlab.data.load("digits")
-    return new_network(config, recipes.resolve(config), data_card(dataset, holdout=0))
+    return new_network(config, recipes.resolve(config), data_card(dataset, holdout=0))[0]
 
 
 # Building

@@ -38,6 +38,29 @@ def test_the_hub_can_read_the_metadata(run):
     assert result.dataset_split == "test"
 
 
+@pytest.mark.parametrize(
+    ("name", "notes", "called", "on_hub"),
+    [
+        ("digits", (), "digits", None),
+        ("cifar10", (), "cifar10", "uoft-cs/cifar10"),
+        ("cifar100:coarse", (), "cifar100:coarse", "uoft-cs/cifar100"),
+        ("hf:AI-Lab-Makerere/beans", (), "AI-Lab-Makerere/beans", "AI-Lab-Makerere/beans"),
+        ("hf:uoft-cs/cifar100:plain", (), "uoft-cs/cifar100:plain", "uoft-cs/cifar100"),
+        ("hf:mine/beans", ("read from a folder, not from the Hub",), "own pictures", None),
+        ("hf:/home/me/beans", (), "own pictures", None),
+        ("folder:photos", (), "own pictures", None),
+        ("npz:digits.npz", (), "own pictures", None),
+    ],
+)
+def test_the_data_set_is_named(run, name, notes, called, on_hub):
+    config = dataclasses.replace(run.config, dataset=name)
+    data = dataclasses.replace(run.data, notes=notes)
+    card = ModelCard(model_card([dataclasses.replace(run, config=config, data=data)]))
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.dataset_type) == (called, on_hub or called)
+    assert card.data.datasets == ([on_hub] if on_hub else None)
+
+
 @pytest.mark.slow(1)
 def test_the_text_agrees_with_the_run(run):
     text = model_card([run])

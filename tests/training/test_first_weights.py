@@ -38,7 +38,7 @@ def digits():
 
 def first_network(digits, norm, recipe, layout=EVERY_PLACE, seed=0):
     config = RunConfig(network=layout, norm=norm, recipe=recipe, dataset="digits", seed=seed)
-    return new_network(config, recipes.resolve(config), data_card(digits, holdout=0))
+    return new_network(config, recipes.resolve(config), data_card(digits, holdout=0))[0]
 
 
 def answers(network, inputs):

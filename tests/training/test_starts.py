@@ -8,8 +8,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import normlab
+from normlab import recipes
 from normlab.config import RunConfig, StudyConfig, recorded
 from normlab.data import from_arrays
 from normlab.errors import InterruptedRunError, RunError, UsageError
@@ -19,7 +21,8 @@ from normlab.report.card import model_card
 from normlab.report.run_page import write_report
 from normlab.study.job import Job
 from normlab.study.record import Study
-from normlab.training.starts import copy_weights
+from normlab.training.setup import new_network
+from normlab.training.starts import check, copy_weights
 from small_study import run_here
 
 LINE = "C:4 P C:6 P GAP FC"
@@ -138,6 +141,20 @@ def test_images_of_another_size_lose_only_what_has_a_size(trained_run, size):
     assert plain.note == "new: the classifier"
 
 
+@pytest.mark.parametrize("norm", ["dyt", "evonorm-s0", "none"])
+def test_new_normalizations_make_up_once_for_what_muon_does_to_the_weights(trained_run, norm):
+    """What a start gives is scaled to the norm that Muon keeps, and computes the same."""
+    settings = {"norm": norm, "start_from": "it", "recipe": "own", "activation": None}
+    config = dataclasses.replace(trained_run.config, **settings)
+    network, start = new_network(config, recipes.resolve(config), trained_run.data, trained_run)
+    plain = Network(LINE, norm=norm, classes=10, seed=config.seed, shape=(1, 32, 32))
+    assert copy_weights(plain, trained_run, "--start-from it") == start
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    bodies = [torch.nn.Sequential(*[*each.blocks][:4]).eval() for each in (network, plain)]
+    assert not torch.equal(network.blocks[2].conv.weight, plain.blocks[2].conv.weight)
+    torch.testing.assert_close(*(body(x) for body in bodies), rtol=1e-3, atol=1e-4)
+
+
 # Runs
 
 
@@ -216,6 +233,81 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
 def test_a_start_that_saw_held_out_images_is_refused(trained_run, tmp_path):
     with pytest.raises(UsageError, match=r"saw images that are held out here .*--holdout 100"):
         train(started(trained_run, holdout=100), tmp_path / "a")
+
+
+def noise(path, train=20, test=0, classes=2):
+    """A file of arrays, and the settings of a run on it."""
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for name, count in (("train", train), ("test", test)):
+        if count:
+            arrays[f"x_{name}"] = draw.integers(0, 256, (count, 32, 32), np.uint8)
+            arrays[f"y_{name}"] = np.arange(count) % classes
+    np.savez(path, **arrays)
+    return RunConfig(network=LINE, dataset=f"npz:{path}", recipe="demo", epochs=1)
+
+
+def test_a_start_that_saw_the_test_split_that_is_drawn_is_refused(tmp_path):
+    config = noise(tmp_path / "a.npz")
+    first = train(config, tmp_path / "first")
+    again = dataclasses.replace(config, start_from=str(first.path))
+    assert train(again, tmp_path / "again").start.kept
+    other_seed = dataclasses.replace(again, split_seed=1)
+    with pytest.raises(UsageError, match="saw images of the one that is drawn here: give --split-"):
+        train(other_seed, tmp_path / "b")
+    noise(tmp_path / "a.npz", train=22)  # the first 20 are the same, the test split is not
+    with pytest.raises(UsageError, match="drawn here: give the test images a split of their own"):
+        train(again, tmp_path / "b")
+
+
+def test_a_start_on_fewer_images_is_taken_where_the_test_split_is_its_own(tmp_path):
+    config = noise(tmp_path / "a.npz", test=6)
+    first = train(config, tmp_path / "first")
+    noise(tmp_path / "a.npz", train=30, test=6)
+    config = dataclasses.replace(config, start_from=str(first.path), split_seed=1)
+    assert train(config, tmp_path / "again").start.kept
+    with pytest.raises(UsageError, match=r"saw images that are held out here .*: train it with"):
+        train(dataclasses.replace(config, holdout=4), tmp_path / "b")
+
+
+def test_a_start_on_smaller_images_needs_the_same_images_held_out(tmp_path):
+    config = noise(tmp_path / "a.npz")
+    first = train(config, tmp_path / "first")
+    larger = dataclasses.replace(config, size=48, start_from=str(first.path))
+    assert train(larger, tmp_path / "larger").start.kept
+    larger = dataclasses.replace(larger, holdout=4)
+    with pytest.raises(UsageError, match=r"saw images that are held out here .*--holdout 4"):
+        train(larger, tmp_path / "b")
+    second = train(dataclasses.replace(config, holdout=4), tmp_path / "second")
+    larger = dataclasses.replace(larger, start_from=str(second.path))
+    assert train(larger, tmp_path / "b").start.kept
+
+
+def test_a_start_with_other_labels_holds_other_images_out(trained_run):
+    """Fine and coarse labels stratify the same images differently."""
+    data = dataclasses.replace(OF_FIVE, name="cifar100:coarse", drawn=())
+    fine = dataclasses.replace(trained_run.config, dataset="cifar100", holdout=10)
+    run = dataclasses.replace(
+        trained_run, config=fine, data=dataclasses.replace(trained_run.data, holdout=10)
+    )
+    config = dataclasses.replace(fine, dataset=data.name, start_from="fine")
+    check(run, dataclasses.replace(config, holdout=0), data, held_out=0)
+    with pytest.raises(UsageError, match="train it on cifar100:coarse with --holdout 10"):
+        check(run, config, data, held_out=10)
+
+
+def test_a_folder_of_the_same_name_and_other_classes_has_other_pictures(tmp_path, monkeypatch):
+    for place, classes in (("a", ("ant", "bee")), ("b", ("cat", "dog"))):
+        for k, name in enumerate(6 * classes):
+            folder = tmp_path / place / "photos" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (32, 32), 9 * k).save(folder / f"{k}.png")
+    config = RunConfig(network=LINE, dataset="folder:photos", epochs=1, channels="grey")
+    monkeypatch.chdir(tmp_path / "a")
+    run = train(config, tmp_path / "first")
+    monkeypatch.chdir(tmp_path / "b")
+    config = dataclasses.replace(config, start_from=str(run.path), split_seed=1)
+    assert train(config, tmp_path / "second").start.kept
 
 
 # Studies

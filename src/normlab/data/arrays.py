@@ -123,13 +123,17 @@ def _images(name: str, given: ArrayLike) -> NDArray[np.uint8]:
         raise DataError(f"{came}, channels first: put them last, {name}.transpose(0, 2, 3, 1)")
     if array.ndim == 4 and array.shape[3] == 4:
         raise DataError(f"{came}, with transparency: leave it out, {name}[..., :3]")
+    if array.shape[:1] == (0,):
+        raise DataError(f"{name} has no images")
     if array.ndim not in (3, 4) or array.shape[3:] not in ((), (1,), (3,)) or not array.size:
         raise DataError(f"{came}: expected uint8, N × H × W, N × H × W × 1 or N × H × W × 3")
     if array.dtype != np.uint8:
-        raise DataError(
-            f"{came}: expected uint8, 0 to 255 (from values of 0 to 1: "
-            f"({name} * 255).round().astype('uint8'))"
+        convert = (
+            f"integers of 0 to 255: {name}.astype('uint8')"
+            if array.dtype.kind in "iu"
+            else f"values of 0 to 1: ({name} * 255).round().astype('uint8')"
         )
+        raise DataError(f"{came}: expected uint8, 0 to 255 (from {convert})")
     if array.ndim == 3:
         return array[:, None]
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2))

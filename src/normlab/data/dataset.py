@@ -58,6 +58,7 @@ class Dataset:
         fingerprint: SHA-256 (hex) of the pixels and labels as loaded, before `hold_out`.
         teacher: If the training split has a teacher's logits: the teacher's name, and the SHA-256
             of its weights.
+        drawn: The splits that were drawn from the training images by the split seed.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     fingerprint: str = field(default="")
     teacher: tuple[str, str] | None = None
+    drawn: tuple[SplitName, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -112,7 +114,10 @@ class Dataset:
             )
         chosen, rest = stratified(self.train.labels, count, seed)
         return dataclasses.replace(
-            self, train=self.train.take(rest), holdout=self.train.take(chosen)
+            self,
+            train=self.train.take(rest),
+            holdout=self.train.take(chosen),
+            drawn=(*self.drawn, "holdout"),
         )
 
     def without_holdout(self) -> "Dataset":

@@ -4,13 +4,15 @@ Files are told apart by their content. A file is taken for a picture by its suff
 another or none, by its first bytes.
 """
 
+import ctypes
 import importlib.util
 import math
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, _imaging
 
 from normlab.storage.reading import open_regular
 
@@ -50,6 +52,7 @@ def readable() -> tuple[str, ...]:
     """Pillow's names of the formats that this machine reads; with HEIF if there is pillow-heif."""
     Image.init()
     formats = tuple(name for name in FORMATS if name in Image.OPEN)
+    _silence_libtiff()
     if not has_heif():
         return formats
     import pillow_heif
@@ -121,6 +124,15 @@ def refuse_large_tiles(image: Image.Image) -> None:
     sides = [tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
     if all(isinstance(side, int) for side in sides):
         _refuse_many_pixels(math.prod(sides))
+
+
+def _silence_libtiff() -> None:
+    """Keeps libtiff from writing to standard error: Pillow raises an error for what it finds.
+
+    That is Pillow's own copy of the library, found through the module that was linked with it.
+    """
+    with suppress(AttributeError, OSError):  # linked in another way
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _begins_like_a_picture(file: Path) -> bool:

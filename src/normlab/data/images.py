@@ -56,7 +56,9 @@ def read_picture(
             return to_pixels(image, size), tuple(peculiarities(image, size))
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         unknown = isinstance(error, UnidentifiedImageError)
-        said = getattr(error, "strerror", None) or error  # without the path
+        said = str(getattr(error, "strerror", None) or error)  # without the path
+        if said.startswith("decoder error"):  # and a number
+            said = "its pixels are damaged"
         reason = formats.why_unknown(content) if unknown else said
         raise DataError(f"{name} cannot be read as an image ({reason})") from error
 

@@ -65,6 +65,7 @@ def read(folder: Path) -> Dataset:
             notes=tuple(rest["notes"]),
             fingerprint=rest["fingerprint"],
             teacher=rest["teacher"] and tuple(rest["teacher"]),
+            drawn=tuple(rest["drawn"]),
             **splits,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

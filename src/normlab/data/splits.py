@@ -59,10 +59,12 @@ def dataset_of_splits(
     elif holdout is not None:
         test, holdout = holdout, None
         notes.append(f"{called['holdout']} has the test images")
-    elif test is None:
+    drawn: tuple[SplitName, ...] = ()
+    if test is None:
+        drawn = ("test",)
         test, train = _drawn_test_split(name, classes, train, split_seed)
         notes.append(f"there are no test images: {len(test):,} were drawn for the test split")
-    return Dataset(name, tuple(classes), train, test, holdout, tuple(notes))
+    return Dataset(name, tuple(classes), train, test, holdout, tuple(notes), drawn=drawn)
 
 
 def _drawn_test_split(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from normlab.data import source_of
+from normlab.data.sources import hf
 from normlab.errors import UsageError
 from normlab.findings.run import ACCURACY, images_measured
 from normlab.network import zoo
@@ -116,11 +117,10 @@ def _title(run: Run) -> str:
 
 def _metadata(run: Run) -> dict[str, object]:
     """The metadata at the top; its values are written as JSON, which is YAML too."""
-    source = source_of(run.config.dataset)
-    dataset = (source and source.PUBLIC_NAME) or "own pictures"
+    dataset, on_hub = _data_names(run)
     result = {
         "task": {"type": "image-classification"},
-        "dataset": {"name": dataset, "type": dataset, "split": run.split},
+        "dataset": {"name": dataset, "type": on_hub or dataset, "split": run.split},
         "metrics": [
             {
                 "type": "accuracy",
@@ -136,9 +136,19 @@ def _metadata(run: Run) -> dict[str, object]:
         "metrics": ["accuracy"],
         "model-index": [{"name": _title(run), "results": [result]}],
     }
-    if source and source.HUB_NAME:
-        metadata["datasets"] = [source.HUB_NAME]
+    if on_hub:
+        metadata["datasets"] = [on_hub]
     return metadata
+
+
+def _data_names(run: Run) -> tuple[str, str | None]:
+    """The data set's name for readers, and its name on the Hub if it is there."""
+    name = run.config.dataset
+    source = source_of(name)
+    if name.startswith("hf:"):
+        on_hub = hf.name_on_hub(name, run.data.notes)
+        return (name.removeprefix("hf:") if on_hub else "own pictures"), on_hub
+    return (name, source.HUB_NAME) if source and source.PUBLIC else ("own pictures", None)
 
 
 def _repeats(runs: Sequence[Run]) -> dict[str, str]:

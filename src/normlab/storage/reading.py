@@ -10,6 +10,14 @@ from typing import BinaryIO
 LARGEST_TEXT = 2**28  # bytes: the metrics of a million epochs
 
 
+def in_home(path: Path) -> Path:
+    """A path with a home folder for its `~`; as it is if there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Opens a file to read its bytes.
 

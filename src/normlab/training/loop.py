@@ -100,13 +100,12 @@ def train(
         config = with_own_holdout(config, dataset)
         dataset = apply_splits(dataset, config)
     config = shaped_as(with_own_holdout(config, dataset), dataset)
+    if start is not None:
+        starts.check(start, config, dataset, held_out=config.holdout)
     config = recipes.with_own_epochs(config, len(dataset.train))
     recipe = recipes.resolve(config)
     data = data_card(dataset, holdout=config.holdout)
-    network = new_network(config, recipe, data)
-    started = None
-    if start is not None:
-        started = starts.begin(network, recipe, start, config, dataset)
+    network, started = new_network(config, recipe, data, start)
     table_is_own = False  # a study has one for all its runs
     if config.teacher is not None and dataset.teacher is None:
         table_is_own = True

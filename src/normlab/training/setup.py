@@ -20,9 +20,10 @@ from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
 from normlab.runs.checkpoint import Checkpoint, is_checkpoint
-from normlab.runs.run import LARGEST_LOSS, DataCard, Run
+from normlab.runs.run import LARGEST_LOSS, DataCard, Run, Start
 from normlab.storage.files import exists, locked, remove_leftovers
 from normlab.storage.records import MalformedError
+from normlab.training import starts
 from normlab.training.branches import add_branches
 from normlab.training.distributed import process_group
 from normlab.training.first_weights import start_at_muons_norm
@@ -86,12 +87,24 @@ def data_card(dataset: Dataset, *, holdout: int) -> DataCard:
     )
 
 
-def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
+def new_network(
+    config: RunConfig, recipe: Recipe, data: DataCard, start: Run | None = None
+) -> tuple[Network, Start | None]:
     """The network with the first weights that its recipe wants, on the CPU.
+
+    Args:
+        config: The run's settings.
+        recipe: Its recipe.
+        data: Its data.
+        start: The trained network that it starts from, if any.
+
+    Returns:
+        The network, and the record of its start.
 
     Raises:
         UsageError: The layout and the normalization cannot be trained on batches of this size, or
-            make a network that is too large.
+            make a network that is too large; nothing of the start fits.
+        RunError: The start is damaged.
     """
     activation = zoo.activation_of(config.network, config.activation)
     blocks = solve(
@@ -120,11 +133,14 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         seed=config.seed,
         shape=config.shape,
     )
+    started = None
+    if start is not None:
+        started = starts.copy_weights(network, start, f"--start-from {config.start_from}")
     start_at_muons_norm(network, recipe)
     add_branches(network, config.branches, muon=recipe.muon, seed=config.seed)
     network.input_mean.copy_(torch.tensor(data.mean, dtype=torch.float64))
     network.input_std.copy_(torch.tensor(data.std, dtype=torch.float64))
-    return network
+    return network, started
 
 
 def _batch_sizes(images: int, batch_size: int) -> tuple[int, int]:

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from normlab import notation
-from normlab.config import RunConfig, TrainingConfig
-from normlab.data import Dataset
+from normlab.config import DataConfig, RunConfig, StudyConfig, TrainingConfig
+from normlab.data import Dataset, source_of
 from normlab.errors import UsageError
 from normlab.inference.predict import MODELS, named_run
 from normlab.network import zoo
 from normlab.network.model import Network
-from normlab.recipes import Recipe
+from normlab.recipes import OWN_DATA
 from normlab.runs.run import Run, Start
-from normlab.training.first_weights import start_at_muons_norm
 from normlab.wording import counted, listed
+
+_A_TEST_SPLIT = "give the test images a split of their own (test/, x_test)"
 
 
 def find(config: TrainingConfig) -> Run | None:
@@ -54,29 +55,69 @@ def find(config: TrainingConfig) -> Run | None:
     )
 
 
-def check(run: Run, config: TrainingConfig, dataset: Dataset, *, held_out: int) -> None:
-    """Refuses a start that saw images which are held out to choose settings by.
+def check(run: Run, config: RunConfig | StudyConfig, dataset: Dataset, *, held_out: int) -> None:
+    """Refuses a start that was trained on images which are to measure what begins with it.
+
+    It may have seen the same pictures in another size, with other labels, or when a folder had
+    fewer of them: splits that are drawn may then be others.
 
     Args:
         run: The start.
-        config: The settings of the new run.
+        config: The settings of the new run or study.
         dataset: Its data set.
-        held_out: How many images are held out of its training split.
+        held_out: How many images are held out to choose settings by.
 
     Raises:
-        UsageError: It did.
+        UsageError: It was.
     """
-    seed = config.split_seed
-    if (
-        held_out
-        and run.data.fingerprint == dataset.fingerprint
-        and (run.data.holdout, run.config.split_seed) != (held_out, seed)
-    ):
+    same_splits = run.data.fingerprint == dataset.fingerprint
+    if not same_splits and not _same_source(run, config, dataset):
+        return
+    same_splits = same_splits or _same_splits(run, config, dataset)
+    theirs, seed = run.config, config.split_seed
+    flag = f"--start-from {config.start_from}"
+    if "test" in dataset.drawn and not same_splits:
+        other_seed = theirs.split_seed != seed
         raise UsageError(
-            f"--start-from {config.start_from} saw images that are held out here to choose "
-            f"settings by: train it with --holdout {held_out}"
-            + (f" --split-seed {seed}" if seed else "")
+            f"{flag} was trained on {dataset.name} with another test split, and saw images of the "
+            "one that is drawn here: "
+            + (f"give --split-seed {theirs.split_seed}" if other_seed else _A_TEST_SPLIT)
         )
+    is_drawn = dataset.holdout is None or "holdout" in dataset.drawn
+    same_held_out = same_splits and (run.data.holdout, theirs.split_seed) == (held_out, seed)
+    if held_out and is_drawn and not same_held_out:
+        named = "" if theirs.dataset == config.dataset else f" on {config.dataset}"
+        raise UsageError(
+            f"{flag} saw images that are held out here to choose settings by: train it{named} with "
+            f"--holdout {held_out}" + (f" --split-seed {seed}" if seed else "")
+        )
+
+
+def _same_source(run: Run, config: DataConfig, dataset: Dataset) -> bool:
+    """Whether a run was trained on pictures of the same data set, whatever their size and labels.
+
+    A folder of other classes has other pictures. Arrays have no source that could be compared.
+    """
+    kinds = run.config.dataset.partition(":")[0], config.dataset.partition(":")[0]
+    if source_of(dataset.name) is None or kinds[0] != kinds[1]:
+        return False
+    if kinds[0] not in OWN_DATA:  # cifar100, cifar100:coarse
+        return True
+    shared = {*run.data.classes} & {*dataset.classes}
+    return run.config.dataset == config.dataset and (kinds[0] != "folder" or bool(shared))
+
+
+def _same_splits(run: Run, config: RunConfig | StudyConfig, dataset: Dataset) -> bool:
+    """Whether a run's splits of the same data set have the same pictures, in whatever size."""
+    theirs, data = run.config, run.data
+    if (theirs.dataset, theirs.label_column) != (config.dataset, config.label_column):
+        return False
+    if (theirs.split_seed, data.test) != (config.split_seed, len(dataset.test)):
+        return False
+    # Where a part of the images is left out, their number is not known.
+    whole = theirs.train_images is None and not config.train_images
+    as_many = data.train + data.holdout == dataset.to_train_or_choose
+    return data.classes == dataset.classes and (as_many or not whole)
 
 
 def recorded(run: Run) -> Start:
@@ -86,26 +127,6 @@ def recorded(run: Run) -> Start:
     return Start(
         name=f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}", weights=weights
     )
-
-
-def begin(network: Network, recipe: Recipe, run: Run, config: RunConfig, dataset: Dataset) -> Start:
-    """Starts a new network from a trained one, at the norm that Muon keeps if it trains it.
-
-    Args:
-        network: The new network, without branches.
-        recipe: The recipe that will train it.
-        run: The trained network's run.
-        config: The new run's settings.
-        dataset: Its data set, with its splits applied.
-
-    Raises:
-        UsageError: Nothing fits, or the trained network saw images that are held out here.
-        RunError: The run is damaged.
-    """
-    check(run, config, dataset, held_out=config.holdout)
-    started = copy_weights(network, run, f"--start-from {config.start_from}")
-    start_at_muons_norm(network, recipe)
-    return started
 
 
 @torch.no_grad()

@@ -165,6 +165,12 @@ def test_folders_of_classes_alone_are_split_by_seed(tmp_path):
     assert load_from(tmp_path / "p").fingerprint == dataset.fingerprint
 
 
+@pytest.mark.parametrize("source", ["folder", "npz"])
+def test_a_home_of_nobody_is_no_place(source):
+    with pytest.raises(DataError, match="~nobody-of-this-name/photos "):
+        load(f"{source}:~nobody-of-this-name/photos")
+
+
 def test_a_class_may_be_called_train(tmp_path):
     fill(tmp_path, ("bus", "car", "train"))
     assert load_from(tmp_path).classes == ("bus", "car", "train")
@@ -353,6 +359,14 @@ def test_a_table_of_something_else_is_left_out(tmp_path):
     fill(tmp_path / "train")
     write_table(tmp_path / "train", ["ant,6"], "class,legs")
     assert load_from(tmp_path).notes[-1] == "left out: 1 other file (1 .csv: labels.csv)"
+
+
+@pytest.mark.parametrize("head", ["filename,class", "0.png,a", ""])
+def test_a_table_without_its_first_line_is_refused_with_the_reason(head, tmp_path):
+    for k in range(2):
+        picture(tmp_path / f"{k}.png")
+    write_table(tmp_path, ["0.png,a", "1.png,b"], head)
+    assert "; the first line of its labels.csv is not file,label; left out: " in error_of(tmp_path)
 
 
 # --- Formats, size, channels ---

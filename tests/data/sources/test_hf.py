@@ -67,6 +67,7 @@ def error_of(kind, name, **options):
 
 
 USED = "images are those of 'image', labels those of 'label'"
+LOCAL = "read from a folder, not from the Hub"
 
 
 def test_a_folder_of_parquet_files_is_read(tmp_path):
@@ -78,7 +79,7 @@ def test_a_folder_of_parquet_files_is_read(tmp_path):
     assert dataset.train.labels.tolist() == [0, 1] * 5
     assert dataset.train.images[:, 0, 0, 0].tolist() == [*range(10)]
     assert len(dataset.test) == 4
-    assert dataset.notes == (USED,)
+    assert dataset.notes == (USED, LOCAL)
     assert load(name, size=16).fingerprint == dataset.fingerprint
 
 
@@ -88,17 +89,22 @@ def test_the_splits_of_the_hub_are_known(tmp_path):
     assert (len(dataset.train), len(dataset.holdout or ()), len(dataset.test)) == (10, 6, 4)
     assert dataset.notes == (
         USED,
+        LOCAL,
         "validation has 6 images to choose settings by, test is for the end",
     )
     (tmp_path / "data" / "test-00000-of-00001.parquet").unlink()
-    assert load(name).notes == (USED, "validation has the test images")
+    assert load(name).notes == (USED, LOCAL, "validation has the test images")
     (tmp_path / "data" / "validation-00000-of-00001.parquet").unlink()
-    assert load(name).notes == (USED, "there are no test images: 2 were drawn for the test split")
+    assert load(name).notes == (
+        USED,
+        LOCAL,
+        "there are no test images: 2 were drawn for the test split",
+    )
 
 
 def test_repeated_images_are_named(tmp_path):
     name = write(tmp_path, train=table(0, 10), test=table(8, 4))
-    assert load(name).notes[1] == (
+    assert load(name).notes[2] == (
         "2 of 4 test images are training images, too (test image 0 = train image 8, "
         "test image 1 = train image 9): test accuracy is higher than on new images"
     )
@@ -181,7 +187,7 @@ def test_an_image_that_cannot_be_read_is_named_or_left_out(tmp_path):
     assert text.endswith("--skip-unreadable leaves it out")
     dataset = load(name, skip_unreadable=True)
     assert len(dataset.train) == 9
-    assert dataset.notes[1] == "left out: 1 image that could not be read"
+    assert dataset.notes[2] == "left out: 1 image that could not be read"
 
 
 def test_grey_images_are_read_as_pictures_are(tmp_path):
@@ -268,7 +274,7 @@ configs:
 ---
 """
     (tmp_path / "README.md").write_text(readme)
-    assert load(name).notes == (USED, "left out: split 'extra'")
+    assert load(name).notes == (USED, LOCAL, "left out: split 'extra'")
 
 
 def test_offline_a_repository_that_is_not_in_the_cache_gets_one_line():

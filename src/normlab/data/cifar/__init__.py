@@ -15,6 +15,7 @@ from normlab.data.cifar.layouts import Published
 from normlab.data.dataset import Dataset
 from normlab.data.sources import Request
 from normlab.errors import DataError
+from normlab.storage.reading import in_home
 
 
 def load(data: Published, request: Request) -> Dataset:
@@ -29,7 +30,7 @@ def load(data: Published, request: Request) -> Dataset:
     """
     setting = "--data-root" if request.data_root else "NORMLAB_DATA"
     folder = request.data_root or os.environ.get("NORMLAB_DATA")
-    root = Path(folder).expanduser() if folder else None
+    root = in_home(Path(folder)) if folder else None
     try:
         if root is None:
             files = download.cached(data) or download.fetch(data)

@@ -45,10 +45,10 @@ class Source(Protocol):
 
     SPELLING: str
     """Its name on the command line: `digits`, `folder:PATH`, `cifar100[:coarse]`."""
-    PUBLIC_NAME: str | None
-    """Its name on model cards; None if every user has other data."""
+    PUBLIC: bool
+    """Whether its name says what data it is: a folder of that name has other pictures elsewhere."""
     HUB_NAME: str | None
-    """Its name on the Hugging Face Hub, if it is there."""
+    """The one data set that it is on the Hugging Face Hub, if any."""
     MIRRORABLE: bool
     """Whether a mirrored or flipped image shows the same class."""
     HAS_IMAGE_FILES: bool

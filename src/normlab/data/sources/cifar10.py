@@ -5,7 +5,8 @@ from normlab.data.cifar.layouts import CIFAR10
 from normlab.data.dataset import Dataset
 from normlab.data.sources import Request
 
-SPELLING = PUBLIC_NAME = "cifar10"
+SPELLING = "cifar10"
+PUBLIC = True
 HUB_NAME = "uoft-cs/cifar10"
 MIRRORABLE = True
 HAS_IMAGE_FILES = HAS_COLUMNS = False

@@ -7,7 +7,7 @@ from normlab.data.sources import Request
 from normlab.errors import UsageError
 
 SPELLING = "cifar100[:coarse]"
-PUBLIC_NAME = "cifar100"
+PUBLIC = True
 HUB_NAME = "uoft-cs/cifar100"
 MIRRORABLE = True
 HAS_IMAGE_FILES = HAS_COLUMNS = False

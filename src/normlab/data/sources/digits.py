@@ -10,7 +10,8 @@ from normlab.data.dataset import Dataset, Split
 from normlab.data.sources import Request
 from normlab.data.splitting import stratified
 
-SPELLING = PUBLIC_NAME = "digits"
+SPELLING = "digits"
+PUBLIC = True
 HUB_NAME = None
 MIRRORABLE = HAS_IMAGE_FILES = HAS_COLUMNS = False
 TEST_IMAGES = 360  # of 1797, about a fifth

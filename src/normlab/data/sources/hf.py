@@ -1,7 +1,7 @@
 """A data set of the Hugging Face Hub, or a folder of its files, by the library `datasets`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,18 @@ from normlab.data.images import read_picture
 from normlab.data.sources import Request, refuse_data_root
 from normlab.data.splits import dataset_of_splits, role_of
 from normlab.errors import DataError, UsageError, printable
+from normlab.storage.reading import in_home
 from normlab.wording import counted, listed
 
 SPELLING = "hf:OWNER/NAME[:CONFIG]"
-PUBLIC_NAME = HUB_NAME = None
+PUBLIC = False  # a local folder may be meant: `name_on_hub`
+HUB_NAME = None
 MIRRORABLE = True  # not known: a run whose recipe mirrors says so
 HAS_IMAGE_FILES = HAS_COLUMNS = True
 # What `datasets` reads without running a repository's code, and where images can be.
 _READERS = ("parquet", "arrow", "imagefolder", "webdataset")
+_ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_FROM_FOLDER = "read from a folder, not from the Hub"
 _LABEL_TYPES = re.compile(r"u?int\d+|bool|(large_)?string")
 
 
@@ -60,6 +64,8 @@ def load(request: Request) -> Dataset:
     if unreadable:
         left_out.append(f"{counted(unreadable, 'image')} that could not be read")
     notes = [f"images are those of {image_column!r}, labels those of {label_column!r}"]
+    if in_home(Path(request.path)).is_dir():
+        notes.append(_FROM_FOLDER)
     if left_out:
         notes.append(f"left out: {', '.join(left_out)}")
     return dataset_of_splits(
@@ -70,6 +76,17 @@ def load(request: Request) -> Dataset:
 def needs_download() -> bool:
     """Whether `load` may download it: what the library has in its cache is not known here."""
     return True
+
+
+def name_on_hub(name: str, notes: Sequence[str]) -> str | None:
+    """The repository that a data set is on the Hub, `OWNER/NAME`; None if it was a folder's files.
+
+    Args:
+        name: The data set's name, `hf:OWNER/NAME[:CONFIG]`.
+        notes: Its notes when it was loaded.
+    """
+    repository = name.split(":")[1]
+    return repository if _ON_HUB.fullmatch(repository) and _FROM_FOLDER not in notes else None
 
 
 def _tables(path: str) -> Mapping[str, Any]:
@@ -88,11 +105,11 @@ def _tables(path: str) -> Mapping[str, Any]:
             f"datasets {datasets.__version__} runs code of repositories: "
             'pip install --upgrade "normlab[hf]"'
         )
-    folder = Path(path).expanduser()
+    folder = in_home(Path(path))
     place, _, config = path.partition(":")
     if folder.is_dir():
         place, config = str(folder), ""
-    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", place):
+    elif not _ON_HUB.fullmatch(place):
         raise DataError(f"{folder} is no folder, and no OWNER/NAME of the Hub")
     with _errors(place), _progress_bars(datasets):
         builder = datasets.load_dataset_builder(place, config or None)

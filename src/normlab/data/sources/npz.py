@@ -8,11 +8,12 @@ from normlab.data.arrays import Labeled, dataset_of
 from normlab.data.dataset import Dataset, SplitName
 from normlab.data.sources import Request, refuse_data_root
 from normlab.errors import DataError, printable
-from normlab.storage.reading import open_regular
+from normlab.storage.reading import in_home, open_regular
 from normlab.wording import listed
 
 SPELLING = "npz:FILE"
-PUBLIC_NAME = HUB_NAME = None
+PUBLIC = False
+HUB_NAME = None
 MIRRORABLE = True  # not known: a run whose recipe mirrors says so
 HAS_IMAGE_FILES = HAS_COLUMNS = False
 NAMES: dict[SplitName, tuple[tuple[str, str], ...]] = {
@@ -33,10 +34,11 @@ def load(request: Request) -> Dataset:
         DataError: The file is missing or damaged, lacks arrays, or has others than expected.
     """
     refuse_data_root(request)
-    path = Path(request.path).expanduser()
+    path = in_home(Path(request.path))
     found: dict[SplitName, Labeled] = {}
     try:
-        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
+        with open_regular(path) as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array, not several with names")
             assert archive.zip is not None  # while it is open

@@ -15,9 +15,11 @@ from normlab.data.sources import Request, refuse_data_root
 from normlab.data.sources.folder.layouts import Labeled, Layout, find
 from normlab.data.splits import dataset_of_splits
 from normlab.errors import DataError
+from normlab.storage.reading import in_home
 
 SPELLING = "folder:PATH"
-PUBLIC_NAME = HUB_NAME = None
+PUBLIC = False
+HUB_NAME = None
 MIRRORABLE = True  # not known: a run whose recipe mirrors says so
 HAS_IMAGE_FILES = True
 HAS_COLUMNS = False
@@ -38,7 +40,7 @@ def load(request: Request) -> Dataset:
     """
     refuse_data_root(request)
     root = Path(request.path)
-    path = root.expanduser()
+    path = in_home(root)
     try:
         layout = find(path)
     except OSError as error:

@@ -227,10 +227,12 @@ def _check_classes(root: Path, layout: Layout) -> None:
             for name in classes["train"]
             if folder == root and any(entry.is_dir() for entry in (root / name).glob("*"))
         )
+        table = folder / labels.NAME in layout.left_out.files
+        headless = f"; the first line of its {labels.NAME} is not file,label" if table else ""
         left_out = f"; {layout.left_out}" if str(layout.left_out) else ""
         raise DataError(
             f"{folder} needs a subfolder for each of two classes or more, or "
-            f"{labels.NAME} with the lines file,label{one}{inside}{left_out}"
+            f"{labels.NAME} with the lines file,label{one}{inside}{headless}{left_out}"
         )
     for role, names in classes.items():
         refuse_other_classes(names, classes["train"], layout.folders[role], folder)
