@@ -5,6 +5,7 @@ Many flags come from the dataclasses of `config`. Commands import what they need
 that `--help` needs no torch.
 """
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from normlab import usage
 from normlab.config import (
     ActivationName,
     DataConfig,
     DataRoot,
     Execution,
     ImageSize,
+    NormName,
     RunConfig,
     StudyConfig,
     default_is,
@@ -524,7 +527,7 @@ def data(
 def summary(
     network: Annotated[str, Positional, arg(metavar="NAME_OR_LAYOUT", help_behavior_hint="")],
     *,
-    norm: str = _UNSET.norm,
+    norm: NormName = _UNSET.norm,
     activation: Annotated[
         ActivationName | None, default_is("the network's own if it has one, else relu")
     ] = None,
@@ -617,12 +620,26 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
 
     if model is None and not inputs:
         raise UsageError("expected a run's folder and a picture, or --model NAME and a picture")
+    if model is None and _is_picture(inputs[0], alone=len(inputs) == 1):
+        raise UsageError(f"which model? --model micro, or a run's folder before {inputs[0]}")
     pictures = inputs[1:] if model is None else inputs
     if not pictures:
         raise UsageError(
             "expected a picture" + (" after the run's folder" if model is None else "")
         )
     return load(inputs[0]) if model is None else load(model=model), pictures
+
+
+def _is_picture(text: str, *, alone: bool) -> bool:
+    """Whether the first input is a picture, or a folder of them, and no run: there, or not."""
+    from normlab.data.formats import HEIC_SUFFIXES, UNREAD_SUFFIXES, suffixes
+
+    path, pictures = Path(text), {*suffixes(), *HEIC_SUFFIXES, *UNREAD_SUFFIXES}
+    if exists(path / "config.json") or path.name == "model.safetensors":
+        return False
+    if text == "-" or any(character in text for character in "*?["):
+        return True
+    return path.is_file() or path.suffix.lower() in pictures or (alone and path.is_dir())
 
 
 def _default_out(config: RunConfig) -> Path:
@@ -666,16 +683,10 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"normlab {__version__}")
         return
     if arguments and arguments[0] in _COMMANDS:
-        command = _COMMANDS[arguments[0]]
-        arguments = _with_address(arguments)
-        tyro.cli(
-            command,
-            prog=f"normlab {arguments[0]}",
-            description=_help(command)[0],
-            args=arguments[1:],
-            config=_STYLE,
-        )
+        _call(arguments[0], _with_address(arguments)[1:])
         return
+    if arguments and not arguments[0].startswith("-"):
+        raise usage.unknown_command(arguments[0], [*_COMMANDS])
     # No command: help, an error, or a shell's completion script, which lists all commands.
     overview = [
         Annotated[
@@ -693,6 +704,31 @@ def _dispatch(arguments: list[str]) -> None:
         args=arguments,
         config=_STYLE,
     )
+
+
+def _call(name: str, arguments: list[str]) -> None:
+    """Calls a command. UsageError, and it is not called, if it does not take its arguments."""
+    command = _COMMANDS[name]
+    usage.refuse_unknown_flags(name, command, arguments)
+
+    @functools.wraps(command)
+    def with_arguments(*given: Any, **named: Any) -> Callable[[], None]:
+        return functools.partial(command, *given, **named)
+
+    # A shell that completes a word needs the choices, which these readers keep from tyro.
+    completes = any(argument.startswith("--tyro-") for argument in arguments)
+    call, rest = tyro.cli(
+        with_arguments,
+        prog=f"normlab {name}",
+        description=_help(command)[0],
+        args=arguments,
+        config=_STYLE,
+        return_unknown_args=True,
+        registry=None if completes else usage.readers(arguments),
+    )
+    if rest:
+        raise usage.unexpected(name, command, arguments, rest)
+    call()
 
 
 def _with_address(arguments: list[str]) -> list[str]:
