@@ -6,6 +6,8 @@ from normlab.cli import _COMMANDS
 from normlab.config import RunConfig, norm_name
 from normlab.errors import UsageError
 from normlab.notation import LayoutError, parse
+from normlab.recipes import RECIPES
+from normlab.training.progress import recipe_advice
 from normlab.usage import flags
 
 
@@ -226,6 +228,34 @@ def test_a_picture_without_a_model(command, name, refused, tmp_path):
     (tmp_path / "photos").mkdir()
     line = f"which model? --model micro, or a run's folder before {name}"
     assert refused(command, name) == line
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "problem"),
+    [
+        ("--recipe", "dmeo", "no recipe 'dmeo'"),
+        ("--norm", "gm", "no normalization 'gm': did you mean gn?"),
+        ("--dataset", "digit", "no data set 'digit'"),
+        ("--threads", "0", "--threads must be at least 1"),
+        ("--teacher-weight", "0.5", "--teacher-weight needs a --teacher"),
+    ],
+)
+def test_settings_are_checked_before_the_folder(flag, value, problem, trained, refused):
+    assert problem in refused("train", "nano", "--out", trained.path, flag, value)
+
+
+def test_a_finished_run_can_be_looked_at(trained, cli):
+    code, _, errors = cli("train", "nano", "--dataset", "digits", "--out", trained.path)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert f"holds a finished run: normlab report {trained.path} makes its page" in errors
+
+
+def test_the_digits_have_a_recipe():
+    for name, recipe in RECIPES.items():
+        advice = recipe_advice("digits", name, recipe)
+        assert (advice is None) == (name == "demo")
+        assert advice is None or advice.endswith("--recipe demo is")
+    assert recipe_advice("cifar10", "seed", RECIPES["seed"]) is None
 
 
 def test_a_misspelt_recipe(refused):

@@ -7,6 +7,7 @@ that `--help` needs no torch.
 
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ def train(
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
     """
+    from normlab.findings.run import little_learned
     from normlab.report.run_page import write_report
     from normlab.runs import machine
     from normlab.training.distributed import distributed
@@ -111,6 +113,8 @@ def train(
             run = train_run(config, out or _default_out(config), execution)
     if not processes.is_main:
         return
+    if remark := little_learned(run):
+        note(remark)
     machine.prepare(execution)  # the page is computed with as many threads
     page = write_report([run], data_root=execution.data_root)
     show(f"report: {page}")
@@ -493,12 +497,13 @@ def data(
     *,
     data_root: DataRoot = None,
     recipe: Annotated[str | None, default_is("own for folder:, npz: and hf:, else seed")] = None,
-    out: Path = Path("data.html"),
+    out: Annotated[Path | None, default_is("DATASET.html, in this folder")] = None,
 ) -> None:
     """Explore a data set: figures in the terminal, pictures on a page.
 
         $ normlab data
-        $ normlab data --dataset digits --recipe demo --out digits.html
+        $ normlab data --dataset digits --recipe demo
+        $ normlab data --dataset folder:photos --out page.html
 
     Args:
         config: The data set and its splits.
@@ -519,7 +524,7 @@ def data(
     if holdout := with_own_holdout(config, dataset).holdout:
         dataset = dataset.hold_out(holdout, config.split_seed)
     Console().print(describe(dataset))
-    page = write_data_page(dataset, out, recipe_steps=steps)
+    page = write_data_page(dataset, out or _data_page(config.dataset), recipe_steps=steps)
     show(f"page: {page}")
 
 
@@ -645,29 +650,43 @@ def _is_picture(text: str, *, alone: bool) -> bool:
 def _default_out(config: RunConfig) -> Path:
     """runs/DATASET/NETWORK-NORM-SEED, with budget, activation, size and channels if given.
 
-    A layout is named by its hash. The published networks have the normalization in their name.
+    The published networks have the normalization in their name.
     """
-    from normlab.network.zoo import short_name
-
-    network = short_name(config.network)
-    parts = [network]
+    parts = []
     if config.budget is not None:
         parts.append(str(config.budget))
-    if not (network.startswith("seed-") and config.norm == _UNSET.norm):
+    if not (config.network.startswith("seed-") and config.norm == _UNSET.norm):
         parts.append(config.norm.replace(":", "."))
     if config.activation is not None:
         parts.append(config.activation)
     parts += _shape_parts(config)
-    dataset = config.dataset.partition(":")[0]
-    return Path("runs") / dataset / "-".join([*parts, str(config.seed)])
+    folder = Path("runs") / config.dataset.partition(":")[0]
+    return _named_folder(folder, config.network, [*parts, str(config.seed)])
+
+
+def _data_page(dataset: str) -> Path:
+    """The page about a data set: `cifar10.html`, `photos.html` for `folder:my/photos`."""
+    kind, _, place = dataset.partition(":")
+    in_files = kind in ("folder", "npz")
+    name = Path(place).resolve().name.removesuffix(".npz") if in_files else dataset
+    return Path(re.sub(r"[^\w.]+", "-", name).strip("-.") + ".html")
 
 
 def _default_study(config: StudyConfig) -> Path:
-    """studies/DATASET/NETWORK, with size and channels if given. A layout is named by its hash."""
-    from normlab.network.zoo import short_name
+    """studies/DATASET/NETWORK, with size and channels if given."""
+    folder = Path("studies") / config.dataset.partition(":")[0]
+    return _named_folder(folder, config.network, _shape_parts(config))
 
-    name = "-".join([short_name(config.network), *_shape_parts(config)])
-    return Path("studies") / config.dataset.partition(":")[0] / name
+
+def _named_folder(folder: Path, network: str, parts: Sequence[str]) -> Path:
+    """A folder named after a network and these parts.
+
+    Earlier versions named a layout by its hash alone: such a folder is found again.
+    """
+    from normlab.network.zoo import folder_name, short_name
+
+    earlier = folder / "-".join([short_name(network), *parts])
+    return earlier if earlier.exists() else folder / "-".join([folder_name(network), *parts])
 
 
 def _shape_parts(config: DataConfig) -> list[str]:
