@@ -22,6 +22,7 @@ from normlab.config import RunConfig, StudyConfig
 from normlab.data.cifar import layouts
 from normlab.errors import UsageError
 from normlab.inference.evaluate import evaluate
+from normlab.network import zoo
 from normlab.network.zoo import ZOO
 from normlab.runs.run import Run
 
@@ -85,7 +86,8 @@ def test_train_with_piped_output(tmp_path):
     folder = (
         tmp_path
         / re.search(
-            r"report: (runs/digits/layout-[0-9a-f]{6}-gn-3)/report\.html$", done.stdout.strip()
+            r"report: (runs/digits/C6-P-C8-GAP-FC-[0-9a-f]{6}-gn-3)/report\.html$",
+            done.stdout.strip(),
         )[1]
     )
     assert (folder / "report.html").stat().st_size > 10_000
@@ -94,7 +96,8 @@ def test_train_with_piped_output(tmp_path):
     again = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.count("\n") == 1
-    assert "holds a finished run" in again.stderr
+    at = folder.relative_to(tmp_path)
+    assert f"{at} holds a finished run: normlab report {at} makes its page" in again.stderr
 
     evaluated = run("evaluate", str(folder), cwd=tmp_path)
     last = Run.open(folder).last
@@ -329,6 +332,28 @@ def test_the_default_folders_of_different_data_differ(dataset, part, tmp_path, m
     assert _default_study(study).parts == ("studies", part, "nano")
 
 
+@pytest.mark.parametrize(
+    ("layout", "begin"),
+    [
+        ("C:8 P C:16 P C:16 GAP FC", "C8-P-C16-P-C16-GAP-FC-"),
+        ("C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10", "C1-C2-c3-P1-C3-C4-C5-c6-"),
+        ("C:12/ln-full+ GAP FC", "C12lnfull-GAP-FC-"),
+        ("C:1111111111111111111111111111111 P", "layout-"),
+    ],
+)
+def test_a_layouts_folders_have_its_beginning_in_their_name(layout, begin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, study = RunConfig(network=layout, seed=3), StudyConfig(network=layout)
+    assert re.fullmatch(begin + "[0-9a-f]{6}-bn-3", _default_out(run).name)
+    assert re.fullmatch(begin + "[0-9a-f]{6}", _default_study(study).name)
+    # Folders of earlier versions, which had the hash alone, are found again.
+    name = zoo.short_name(layout)
+    for folder in (Path(f"runs/cifar10/{name}-bn-3"), Path(f"studies/cifar10/{name}")):
+        folder.mkdir(parents=True)
+    assert _default_out(run) == Path(f"runs/cifar10/{name}-bn-3")
+    assert _default_study(study) == Path(f"studies/cifar10/{name}")
+
+
 @pytest.mark.slow(1)
 def test_a_file_in_the_current_folder_does_not_shadow_a_library(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('not the library')")
@@ -380,8 +405,8 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, cli):
     code, out, err = cli("data", "--dataset", "digits", "--recipe", "demo")
     assert code == 0, err
     assert "uint8" in out
-    assert "page: data.html" in out
-    assert Path("data.html").stat().st_size > 10_000
+    assert "page: digits.html" in out
+    assert Path("digits.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow(10)

@@ -82,7 +82,7 @@ def test_ten_photos_are_looked_at_trained_on_explained_and_exported(photos, cli)
     assert note in outputs["data"]
     assert "runs/photos/report.html" in outputs["train"]
     assert outputs["predict"].startswith("new-photos/a.jpg  ")
-    for name in ("data.html", "why.png", "runs/photos/model.onnx"):
+    for name in ("folder-photos.html", "why.png", "runs/photos/model.onnx"):
         assert (photos / name).is_file()
 
 

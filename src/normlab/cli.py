@@ -5,6 +5,7 @@ Many flags come from the dataclasses of `config`. Commands import what they need
 that `--help` needs no torch.
 """
 
+import functools
 import inspect
 import os
 import re
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from normlab import usage
 from normlab.config import (
     ActivationName,
     DataConfig,
     DataRoot,
     Execution,
     ImageSize,
+    NormName,
     RunConfig,
     StudyConfig,
     default_is,
@@ -87,6 +90,7 @@ def train(
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
     """
+    from normlab.findings.run import little_learned
     from normlab.report.run_page import write_report
     from normlab.runs import machine
     from normlab.training.distributed import distributed
@@ -110,6 +114,8 @@ def train(
             run = train_run(config, out or _default_out(config), execution)
     if not processes.is_main:
         return
+    if remark := little_learned(run):
+        note(remark)
     machine.prepare(execution)  # the page is computed with as many threads
     page = write_report([run], data_root=execution.data_root)
     show(f"report: {page}")
@@ -492,12 +498,13 @@ def data(
     *,
     data_root: DataRoot = None,
     recipe: Annotated[str | None, default_is("own for folder:, npz: and hf:, else seed")] = None,
-    out: Path = Path("data.html"),
+    out: Annotated[Path | None, default_is("DATASET.html, in this folder")] = None,
 ) -> None:
     """Explore a data set: figures in the terminal, pictures on a page.
 
         $ normlab data
-        $ normlab data --dataset digits --recipe demo --out digits.html
+        $ normlab data --dataset digits --recipe demo
+        $ normlab data --dataset folder:photos --out page.html
 
     Args:
         config: The data set and its splits.
@@ -518,7 +525,7 @@ def data(
     if holdout := with_own_holdout(config, dataset).holdout:
         dataset = dataset.hold_out(holdout, config.split_seed)
     Console().print(describe(dataset))
-    page = write_data_page(dataset, out, recipe_steps=steps)
+    page = write_data_page(dataset, out or Path(f"{_data_part(config)}.html"), recipe_steps=steps)
     show(f"page: {page}")
 
 
@@ -526,7 +533,7 @@ def data(
 def summary(
     network: Annotated[str, Positional, arg(metavar="NAME_OR_LAYOUT", help_behavior_hint="")],
     *,
-    norm: str = _UNSET.norm,
+    norm: NormName = _UNSET.norm,
     activation: Annotated[
         ActivationName | None, default_is("the network's own if it has one, else relu")
     ] = None,
@@ -619,6 +626,8 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
 
     if model is None and not inputs:
         raise UsageError("expected a run's folder and a picture, or --model NAME and a picture")
+    if model is None and _is_picture(inputs[0], alone=len(inputs) == 1):
+        raise UsageError(f"which model? --model micro, or a run's folder before {inputs[0]}")
     pictures = inputs[1:] if model is None else inputs
     if not pictures:
         raise UsageError(
@@ -627,35 +636,55 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
     return load(inputs[0]) if model is None else load(model=model), pictures
 
 
+def _is_picture(text: str, *, alone: bool) -> bool:
+    """Whether the first input is a picture, or a folder of them, and no run: there, or not."""
+    from normlab.data.formats import HEIC_SUFFIXES, UNREAD_SUFFIXES, suffixes
+
+    path, pictures = Path(text), {*suffixes(), *HEIC_SUFFIXES, *UNREAD_SUFFIXES}
+    if exists(path / "config.json") or path.name == "model.safetensors":
+        return False
+    if text == "-" or any(character in text for character in "*?["):
+        return True
+    return path.is_file() or path.suffix.lower() in pictures or (alone and path.is_dir())
+
+
 def _default_out(config: RunConfig) -> Path:
     """runs/DATASET/NETWORK-NORM-SEED, with budget, activation, size and channels if given.
 
-    A layout is named by its hash. The published networks have the normalization in their name.
+    The published networks have the normalization in their name.
     """
-    from normlab.network.zoo import short_name
-
-    network = short_name(config.network)
-    parts = [network]
+    parts = []
     if config.budget is not None:
         parts.append(str(config.budget))
-    if not (network.startswith("seed-") and config.norm == _UNSET.norm):
+    if not (config.network.startswith("seed-") and config.norm == _UNSET.norm):
         parts.append(config.norm.replace(":", "."))
     if config.activation is not None:
         parts.append(config.activation)
     parts += _shape_parts(config)
-    return Path("runs") / _data_part(config) / "-".join([*parts, str(config.seed)])
+    return _named_folder(
+        Path("runs") / _data_part(config), config.network, [*parts, str(config.seed)]
+    )
 
 
 def _default_study(config: StudyConfig) -> Path:
-    """studies/DATASET/NETWORK, with size and channels if given. A layout is named by its hash."""
-    from normlab.network.zoo import short_name
+    """studies/DATASET/NETWORK, with size and channels if given."""
+    folder = Path("studies") / _data_part(config)
+    return _named_folder(folder, config.network, _shape_parts(config))
 
-    name = "-".join([short_name(config.network), *_shape_parts(config)])
-    return Path("studies") / _data_part(config) / name
+
+def _named_folder(folder: Path, network: str, parts: Sequence[str]) -> Path:
+    """A folder named after a network and these parts.
+
+    Earlier versions named a layout by its hash alone: such a folder is found again.
+    """
+    from normlab.network.zoo import folder_name, short_name
+
+    earlier = folder / "-".join([short_name(network), *parts])
+    return earlier if earlier.exists() else folder / "-".join([folder_name(network), *parts])
 
 
 def _data_part(config: DataConfig) -> str:
-    """The data set in a folder's name: `cifar100-coarse`, `folder-photos`, `hf-fashion_mnist`."""
+    """The data set in the name of a file or folder: `cifar100-coarse`, `folder-photos`."""
     kind, colon, path = config.dataset.partition(":")
     # Of `folder:..`, too; a link keeps its name.
     last = Path(os.path.abspath(path)).name.removesuffix(".npz") if colon else ""  # noqa: PTH100
@@ -675,16 +704,10 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"normlab {__version__}")
         return
     if arguments and arguments[0] in _COMMANDS:
-        command = _COMMANDS[arguments[0]]
-        arguments = _with_address(arguments)
-        tyro.cli(
-            command,
-            prog=f"normlab {arguments[0]}",
-            description=_help(command)[0],
-            args=arguments[1:],
-            config=_STYLE,
-        )
+        _call(arguments[0], _with_address(arguments)[1:])
         return
+    if arguments and not arguments[0].startswith("-"):
+        raise usage.unknown_command(arguments[0], [*_COMMANDS])
     # No command: help, an error, or a shell's completion script, which lists all commands.
     overview = [
         Annotated[
@@ -702,6 +725,31 @@ def _dispatch(arguments: list[str]) -> None:
         args=arguments,
         config=_STYLE,
     )
+
+
+def _call(name: str, arguments: list[str]) -> None:
+    """Calls a command. UsageError, and it is not called, if it does not take its arguments."""
+    command = _COMMANDS[name]
+    usage.refuse_unknown_flags(name, command, arguments)
+
+    @functools.wraps(command)
+    def with_arguments(*given: Any, **named: Any) -> Callable[[], None]:
+        return functools.partial(command, *given, **named)
+
+    # A shell that completes a word needs the choices, which these readers keep from tyro.
+    completes = any(argument.startswith("--tyro-") for argument in arguments)
+    call, rest = tyro.cli(
+        with_arguments,
+        prog=f"normlab {name}",
+        description=_help(command)[0],
+        args=arguments,
+        config=_STYLE,
+        return_unknown_args=True,
+        registry=None if completes else usage.readers(arguments),
+    )
+    if rest:
+        raise usage.unexpected(name, command, arguments, rest)
+    call()
 
 
 def _with_address(arguments: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ differ when the run is resumed or evaluated on another machine.
 """
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,13 +14,49 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from normlab.ranges import LARGEST, Count, Positive, Range, Seed, Share
 
 
-def default_is(text: str) -> object:
-    """Shows in a flag's help what the default, None, means."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+def default_is(text: str, *, also: str = "") -> object:
+    """Shows in a flag's help what the default, None, means.
+
+    Args:
+        text: What it means.
+        also: Another name of the flag, if people call it so.
+    """
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})", aliases=[also] if also else None)
+
+
+# Normalizations by the names that other libraries have for them.
+FULL_NAMES = {
+    "batchnorm": "bn",
+    "groupnorm": "gn",
+    "layernorm": "ln",
+    "instancenorm": "in",
+    "rmsnorm": "rms",
+}
+
+
+def norm_name(text: str) -> str:
+    """A normalization's own name for what people type: `BatchNorm2d`, `layer_norm`, `GN=8`."""
+    name, equals, number = text.partition("=")
+    full = re.sub(r"[_-]|[123]d$", "", name.lower())
+    return FULL_NAMES.get(full, name.lower() if name.isupper() else name) + equals + number
+
+
+# Read by the command line alone: records have a normalization's own name.
+NormName = Annotated[
+    str,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STR",
+        instance_from_str=lambda texts: norm_name(texts[0]),
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    ),
+]
 
 
 C = TypeVar("C", bound=type[Any])
@@ -119,12 +156,12 @@ class TrainingConfig(DataConfig):
     """Passes over the training images."""
 
     learning_rate: Annotated[
-        float | None, Range(above=0, at_most=LARGEST), default_is("the recipe's")
+        float | None, Range(above=0, at_most=LARGEST), default_is("the recipe's", also="--lr")
     ] = None
     """Peak learning rate."""
 
     weight_decay: Annotated[
-        float | None, Range(at_least=0, at_most=LARGEST), default_is("the recipe's")
+        float | None, Range(at_least=0, at_most=LARGEST), default_is("the recipe's", also="--wd")
     ] = None
     """Weight decay of convolutions and `FC`. Weights that Muon trains have none."""
 
@@ -201,13 +238,13 @@ class RunConfig(TrainingConfig):
     """A name that `normlab zoo` lists, a layout, such as "C1 C2 c3 P C4 C5 c6 P C7 GAP C8", or your
     `module:function`."""
 
-    norm: str = "bn"
+    norm: NormName = "bn"
     """Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your `module:Class`."""
 
     budget: Annotated[Positive | None, default_is("50000 where a width is open")] = None
     """Number of parameters to stay below. Open widths are solved from it."""
 
-    batch_size: Annotated[Positive | None, default_is("the recipe's")] = None
+    batch_size: Annotated[Positive | None, default_is("the recipe's", also="--batch")] = None
     """Images per step."""
 
     label_smoothing: Annotated[Share | None, default_is("the recipe's")] = None
@@ -248,7 +285,7 @@ class StudyConfig(TrainingConfig):
     """As in `normlab train`. Open widths are solved once, for the normalization with the most
     parameters."""
 
-    norms: tuple[str, ...] = ("bn", "gn", "ln")
+    norms: tuple[NormName, ...] = ("bn", "gn", "ln")
     """Normalizations to compare."""
 
     seeds: Annotated[int, Range(at_least=1, at_most=MAX_SEEDS)] = 5

@@ -213,7 +213,7 @@ def test_nothing_is_written_or_deleted_through_a_link(trained, tmp_path):
 
 
 WRITING = [  # a command, without --out; the file; what normlab wrote there before
-    (("data", "--dataset", "digits", "--recipe", "demo"), "data.html"),
+    (("data", "--dataset", "digits", "--recipe", "demo"), "digits.html"),
     (("report", "run"), "page.html"),
     (("explain", "run", "x.png"), "why.png"),
     (("export", "run", "--to", "pt2"), "mine.pt2"),

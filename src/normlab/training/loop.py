@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from normlab import recipes
+from normlab import notation, recipes
 from normlab.config import Execution, RunConfig
-from normlab.data import Dataset, apply_splits, load_for, with_own_holdout
+from normlab.data import Dataset, apply_splits, load_for, refuse_unknown, with_own_holdout
 from normlab.data.shape import shaped_as
 from normlab.errors import RunError
+from normlab.layers import norms
 from normlab.network import custom, zoo
 from normlab.network.model import Network
+from normlab.network.shapes import norms_of
 from normlab.notes import note_once
 from normlab.runs import machine
 from normlab.runs.checkpoint import (
@@ -83,18 +85,21 @@ def train(
     out = Path(out)
     execution = execution or Execution()
     check_settings(config)
-    refuse_existing_run(out)
     config = dataclasses.replace(
         config,
         recipe=recipes.name_of(config),
         activation=zoo.activation_of(config.network, config.activation),
     )
-    # A misspelt recipe, layout or function is refused here, before a download.
+    # What is misspelt is refused here: before a run that is there already, and before a download.
     recipes.resolve(config)
+    refuse_unknown(config.dataset)
+    for norm in norms_of(notation.parse(zoo.find(config.network)), config.norm):
+        norms.find(norm)
     config = custom.in_colour_if_untold(config, custom_networks(zoo.find(config.network)))
     teachers.check_settings(config)
     start = start if config.start_from and start else starts.find(config)
     device = machine.prepare(execution)
+    refuse_existing_run(out)
     if dataset is None:
         dataset = load_for(config, execution.data_root)
         config = with_own_holdout(config, dataset)

@@ -17,6 +17,7 @@ from normlab.layers.kernels import build
 from normlab.network.checks import small_batch_warnings
 from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import norms_of
+from normlab.recipes import Recipe
 from normlab.runs.machine import busy
 from normlab.runs.run import Run, custom_networks, started_from, taught_by
 from normlab.training.callbacks import Callback
@@ -75,21 +76,37 @@ def _notes(run: Run) -> Iterator[str]:
     batches = [(norm, run.recipe.batch_size) for norm in used]
     for warning in small_batch_warnings(batches, process_group().size):
         yield f"warning: {warning}"
-    source = source_of(run.config.dataset)
-    flips = run.recipe.mirror or "vertical-flip" in run.recipe.augment
-    if flips and source is not None and not source.MIRRORABLE:
-        yield f"note: this recipe flips or mirrors {run.config.dataset}; --recipe demo does not"
-    elif run.config.recipe == "own" and flips:
-        yield (
-            "note: recipe own mirrors images; where the mirror image is wrong (digits, letters), "
-            "--recipe demo does not"
-        )
+    if advice := recipe_advice(run.config.dataset, run.config.recipe, run.recipe):
+        yield f"note: {advice}"
     machine = run.machines[-1]
     if machine.device == "cpu" and (reason := build.load()[1]):
         if machine.kernels == "torch":
             yield f"note: no compiled passes ({reason}): PyTorch's slower layers are used instead"
         else:
             yield f"note: the compiled passes are built anew at each start ({reason})"
+
+
+def recipe_advice(dataset: str, name: str | None, recipe: Recipe) -> str | None:
+    """Which recipe suits a data set better, if this one may not.
+
+    Args:
+        dataset: The data set's name.
+        name: The recipe's.
+        recipe: The recipe in force.
+    """
+    source = source_of(dataset)
+    flips = recipe.mirror or "vertical-flip" in recipe.augment
+    if dataset == "digits" and name != "demo":
+        wrong = "it flips or mirrors them" if flips else "it was made for other images"
+        return f"recipe {name} is not for the digits ({wrong}): --recipe demo is"
+    if flips and source is not None and not source.MIRRORABLE:
+        return f"this recipe flips or mirrors {dataset}; --recipe demo does not"
+    if flips and name == "own":
+        return (
+            "recipe own mirrors images; where the mirror image is wrong (digits, letters), "
+            "--recipe demo does not"
+        )
+    return None
 
 
 class ProgressDisplay(Callback):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,10 @@ def refuse_existing_run(out: Path) -> None:
     if not process_group().is_main:
         return
     if exists(out / "model.safetensors"):
-        raise RunError(f"{out} holds a finished run: choose another --out, or delete it")
+        raise RunError(
+            f"{out} holds a finished run: normlab report {shlex.quote(str(out))} makes its page. "
+            "To train another, choose another --out or --seed"
+        )
     if exists(out / "config.json"):
         raise RunError(f"{out} holds a run that can be resumed: normlab train --resume {out}")
     if is_checkpoint(out / "checkpoint.pt"):  # a run's that was killed before it had settings
