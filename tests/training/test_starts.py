@@ -335,9 +335,13 @@ def test_all_runs_of_a_study_start_from_its_network(trained_run, tmp_path, monke
     assert {more.run(result).start.weights for result in more.results} == {study.start.weights}
     other = train(dataclasses.replace(CONFIG, seed=4), tmp_path / "other")
     shutil.rmtree(gone)
+    more = normlab.compare(dataclasses.replace(config, seeds=3), study.path, quiet=True)
+    assert {more.run(result).start.weights for result in more.results} == {study.start.weights}
+    with pytest.raises(UsageError, match="there is no such folder"):  # of a new study
+        normlab.compare(config, tmp_path / "new", quiet=True)
     shutil.copytree(other.path, gone)
     with pytest.raises(RunError, match="started from other weights"):
-        normlab.compare(dataclasses.replace(config, seeds=3), study.path, quiet=True)
+        normlab.compare(dataclasses.replace(config, seeds=4), study.path, quiet=True)
 
 
 def test_a_job_tells_its_start(tmp_path):
