@@ -18,6 +18,7 @@ from normlab.study.plan import Arm
 from normlab.study.record import Study
 from normlab.study.teaching import held_out_to_choose
 from normlab.training import starts
+from normlab.training.seen_images import refuse_seen_images
 
 FOLDER = "start"  # in the study's
 
@@ -43,7 +44,7 @@ def find(study: StudyConfig, out: Path, dataset: Dataset) -> Run | None:
             raise
         run = Run.open(out / FOLDER)
     if run is not None:
-        starts.check(run, study, dataset, held_out=held_out_to_choose(study, dataset))
+        refuse_seen_images(run, study, dataset, held_out=held_out_to_choose(study, dataset))
     return run
 
 
