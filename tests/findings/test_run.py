@@ -72,6 +72,8 @@ def test_unbalanced_classes_lead_with_balanced_accuracy_and_the_most_frequent_an
         ([[19, 0], [0, 10]], False),
         ([[0, 0, 0], [0, 9, 0], [0, 0, 9]], False),  # a class without images is not measured
         ([[0, 0, 0], [0, 9, 0], [0, 0, 3]], True),
+        ([[2, 0], [0, 1]], False),  # rounding
+        ([[3, 0], [0, 1]], True),
     ],
 )
 def test_classes_are_unbalanced_from_twice_as_many_images_on(matrix, unbalanced):

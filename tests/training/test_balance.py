@@ -10,6 +10,7 @@ import normlab
 from normlab import recipes
 from normlab.config import RunConfig
 from normlab.data import from_arrays
+from normlab.errors import InterruptedRunError
 from normlab.network.model import Network
 from normlab.training.step import Batches, TrainStep, class_weights
 
@@ -88,6 +89,28 @@ def test_equal_classes_change_nothing_to_the_bit(tmp_path, counts, equal):
     assert (plain.last.train_loss == balanced.last.train_loss) == equal
     one, other = (run.network().state_dict() for run in (plain, balanced))
     assert all(torch.equal(one[name], other[name]) for name in one) == equal
+
+
+class StopAt(normlab.Callback):
+    def __init__(self, epoch, step):
+        self.place = epoch, step
+
+    def on_step_end(self, state):
+        if (state.epoch, state.step) == self.place:
+            raise InterruptedRunError("stopped")
+
+
+def test_a_stopped_run_ends_with_the_same_weights(tmp_path):
+    config, data = dataclasses.replace(CONFIG, balance=True), dataset((20, 12, 4))
+    whole = train(config, tmp_path / "whole", data)
+    with pytest.raises(InterruptedRunError):
+        normlab.train(
+            config, tmp_path / "stopped", dataset=data, callbacks=[StopAt(1, 2)], quiet=True
+        )
+    resumed = normlab.resume(tmp_path / "stopped", dataset=data, quiet=True)
+    one, other = (run.network().state_dict() for run in (whole, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert resumed.last.train_loss == whole.last.train_loss
 
 
 def test_a_run_says_what_its_classes_count(tmp_path, capsys):

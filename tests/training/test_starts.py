@@ -21,8 +21,9 @@ from normlab.report.card import model_card
 from normlab.report.run_page import write_report
 from normlab.study.job import Job
 from normlab.study.record import Study
+from normlab.training.seen_images import refuse_seen_images
 from normlab.training.setup import new_network
-from normlab.training.starts import check, copy_weights
+from normlab.training.starts import copy_weights
 from small_study import run_here
 
 LINE = "C:4 P C:6 P GAP FC"
@@ -291,9 +292,9 @@ def test_a_start_with_other_labels_holds_other_images_out(trained_run):
         trained_run, config=fine, data=dataclasses.replace(trained_run.data, holdout=10)
     )
     config = dataclasses.replace(fine, dataset=data.name, start_from="fine")
-    check(run, dataclasses.replace(config, holdout=0), data, held_out=0)
+    refuse_seen_images(run, dataclasses.replace(config, holdout=0), data, held_out=0)
     with pytest.raises(UsageError, match="train it on cifar100:coarse with --holdout 10"):
-        check(run, config, data, held_out=10)
+        refuse_seen_images(run, config, data, held_out=10)
 
 
 def test_a_folder_of_the_same_name_and_other_classes_has_other_pictures(tmp_path, monkeypatch):
@@ -335,9 +336,13 @@ def test_all_runs_of_a_study_start_from_its_network(trained_run, tmp_path, monke
     assert {more.run(result).start.weights for result in more.results} == {study.start.weights}
     other = train(dataclasses.replace(CONFIG, seed=4), tmp_path / "other")
     shutil.rmtree(gone)
+    more = normlab.compare(dataclasses.replace(config, seeds=3), study.path, quiet=True)
+    assert {more.run(result).start.weights for result in more.results} == {study.start.weights}
+    with pytest.raises(UsageError, match="there is no such folder"):  # of a new study
+        normlab.compare(config, tmp_path / "new", quiet=True)
     shutil.copytree(other.path, gone)
     with pytest.raises(RunError, match="started from other weights"):
-        normlab.compare(dataclasses.replace(config, seeds=3), study.path, quiet=True)
+        normlab.compare(dataclasses.replace(config, seeds=4), study.path, quiet=True)
 
 
 def test_a_job_tells_its_start(tmp_path):

@@ -19,9 +19,13 @@ BATCH = 500  # images: large enough for speed, small enough for a core's cache
 
 
 def is_unbalanced(labels: NDArray[np.int64]) -> bool:
-    """Whether a class has at least twice as many images as another that has any."""
+    """Whether a class has at least twice as many images as another that has any, and two more.
+
+    One more can be a matter of rounding: a drawn split may have two images of one class.
+    """
     counts = np.bincount(labels)
-    return bool(counts.max() >= UNBALANCED * counts[counts > 0].min())
+    most, least = counts.max(), counts[counts > 0].min()
+    return bool(most >= UNBALANCED * least and most > least + 1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Evaluation:
 
     @property
     def unbalanced(self) -> bool:
-        """Whether a class has at least twice as many images as another that has any."""
+        """As `is_unbalanced` says it."""
         return is_unbalanced(self.labels)
 
     @property

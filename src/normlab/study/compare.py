@@ -74,7 +74,7 @@ def compare(
     wanted = in_colour_if_untold(_with_known_channels(study, out), (study.network, *study.layouts))
     dataset = load_for(wanted, execution.data_root)
     study = with_own_holdout(study, dataset)
-    teacher, start = teaching.find(study, dataset), starting.find(study, dataset)
+    teacher, start = teaching.find(study, dataset), starting.find(study, out, dataset)
     images = dataset.to_train_or_choose
     arms = plan(study, classes=len(dataset.classes), images=images, shape=dataset.shape)
     family(study, arms)  # refuses a contrast of other arms

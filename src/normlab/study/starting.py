@@ -10,7 +10,7 @@ from pathlib import Path
 
 from normlab.config import StudyConfig
 from normlab.data import Dataset
-from normlab.errors import RunError
+from normlab.errors import RunError, UsageError
 from normlab.network.model import Network
 from normlab.runs.run import Run, Start
 from normlab.storage.files import refuse_link, remove_leftovers, write_atomically
@@ -18,20 +18,33 @@ from normlab.study.plan import Arm
 from normlab.study.record import Study
 from normlab.study.teaching import held_out_to_choose
 from normlab.training import starts
+from normlab.training.seen_images import refuse_seen_images
 
 FOLDER = "start"  # in the study's
 
 
-def find(study: StudyConfig, dataset: Dataset) -> Run | None:
+def find(study: StudyConfig, out: Path, dataset: Dataset) -> Run | None:
     """The start of a study; None if it has none.
 
+    A study that goes on takes its own copy where the network that it names is gone.
+
+    Args:
+        study: The study's settings.
+        out: Its folder.
+        dataset: Its data set.
+
     Raises:
-        UsageError: There is no such network, or it saw the images that settings are chosen by.
+        UsageError: There is no such network, or it saw images that measure its runs.
         RunError: It is not finished, or damaged.
     """
-    run = starts.find(study)
+    try:
+        run = starts.find(study)
+    except UsageError:
+        if study.start_from is None or not (out / FOLDER / "model.safetensors").is_file():
+            raise
+        run = Run.open(out / FOLDER)
     if run is not None:
-        starts.check(run, study, dataset, held_out=held_out_to_choose(study, dataset))
+        refuse_seen_images(run, study, dataset, held_out=held_out_to_choose(study, dataset))
     return run
 
 

@@ -35,6 +35,7 @@ from normlab.training.branches import add_branches
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
 from normlab.training.progress import ProgressDisplay, announce
+from normlab.training.seen_images import refuse_seen_images
 from normlab.training.setup import (
     data_card,
     first_checkpoint,
@@ -106,7 +107,7 @@ def train(
         dataset = apply_splits(dataset, config)
     config = shaped_as(with_own_holdout(config, dataset), dataset)
     if start is not None:
-        starts.check(start, config, dataset, held_out=config.holdout)
+        refuse_seen_images(start, config, dataset, held_out=config.holdout)
     config = recipes.with_own_epochs(config, len(dataset.train))
     recipe = recipes.resolve(config)
     data = data_card(dataset, holdout=config.holdout)

@@ -183,6 +183,16 @@ def test_splits_without_classes_are_no_classes(tmp_path):
     assert "labels.csv with the lines file,label" in text
 
 
+def test_a_test_folder_without_labels_is_refused_with_the_reason(tmp_path):
+    fill(tmp_path / "train")
+    (tmp_path / "test").mkdir()
+    picture(tmp_path / "test" / "1.png")
+    assert error_of(tmp_path) == (
+        f"{tmp_path / 'test'} has no picture with a label: give it folders of classes, or "
+        "labels.csv; pictures to predict belong elsewhere"
+    )
+
+
 def test_a_test_folder_needs_a_training_folder(tmp_path):
     fill(tmp_path / "test")
     assert error_of(tmp_path) == f"{tmp_path} has test/ but no train/ with folders of classes"

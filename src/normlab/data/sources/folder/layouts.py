@@ -235,6 +235,11 @@ def _check_classes(root: Path, layout: Layout) -> None:
             f"{labels.NAME} with the lines file,label{one}{inside}{headless}{left_out}"
         )
     for role, names in classes.items():
+        if not names:
+            raise DataError(
+                f"{layout.folders[role]} has no picture with a label: give it folders of classes, "
+                f"or {labels.NAME}; pictures to predict belong elsewhere"
+            )
         refuse_other_classes(names, classes["train"], layout.folders[role], folder)
 
 
