@@ -73,11 +73,13 @@ def train(
     *,
     out: Annotated[Path | None, default_is("runs/DATASET/NETWORK-NORM-SEED")] = None,
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None,
+    dry_run: bool = False,
 ) -> None:
     """Train a network and write its run's folder, with a report.
 
         $ normlab train seed-bn --seed 1
         $ normlab train assignment --norm gn --budget 5000 --epochs 10
+        $ normlab train assignment --norm gn --dry-run
         $ normlab train "C:16 D:24 P D:32+ GAP FC" --dataset digits --recipe demo
         $ normlab train --resume runs/cifar10/seed-bn-1
         $ normlab train my_nets:resnet20 --norm gn
@@ -88,6 +90,7 @@ def train(
         execution: Where to train.
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
+        dry_run: Print what would be run and the estimated time, and stop there.
     """
     from normlab.findings.run import little_learned
     from normlab.report.run_page import write_report
@@ -98,7 +101,7 @@ def train(
 
     with distributed(execution.device) as processes:
         if resume is not None:
-            if config != _UNSET or out is not None:
+            if config != _UNSET or out is not None or dry_run:
                 raise UsageError(
                     "--resume takes the settings from the run: leave out all flags but "
                     "--data-root, --device and --threads"
@@ -110,8 +113,9 @@ def train(
                 '"C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"'
             )
         else:
-            run = train_run(config, out or _default_out(config), execution)
-    if not processes.is_main:
+            folder = out or _default_out(config)
+            run = train_run(config, folder, execution, dry_run=dry_run)
+    if dry_run or not processes.is_main:
         return
     if remark := little_learned(run):
         note(remark)
