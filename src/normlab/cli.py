@@ -25,6 +25,7 @@ from normlab.config import (
     Device,
     Execution,
     ImageSize,
+    LogFormat,
     NetworkModel,
     Norm,
     RunConfig,
@@ -75,6 +76,11 @@ def train(
     *,
     out: Annotated[Path | None, default_is("runs/DATASET/NETWORK-NORM-SEED")] = None,
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None,
+    log: Annotated[
+        tuple[LogFormat, ...],
+        tyro.conf.UseAppendAction,
+        arg(metavar="{csv,tensorboard}", help_behavior_hint=""),
+    ] = (),
     dry_run: bool = False,
 ) -> None:
     """Train a network and write its run's folder, with a report.
@@ -92,23 +98,27 @@ def train(
         execution: Where to train.
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
+        log: Write the epochs for other programs, too: `csv` into RUN/metrics.csv, `tensorboard`
+            into RUN/tensorboard. Repeat the flag for both.
         dry_run: Print what would be run and the estimated time, and stop there.
     """
     from normlab.findings.run import little_learned
     from normlab.report.run_page import write_report
     from normlab.runs import machine
     from normlab.training.distributed import distributed
+    from normlab.training.logs import log_callbacks
     from normlab.training.loop import resume as resume_run
     from normlab.training.loop import train as train_run
 
+    logs = log_callbacks(log)
     with distributed(execution.device) as processes:
         if resume is not None:
             if config != _UNSET or out is not None or dry_run:
                 raise UsageError(
                     "--resume takes the settings from the run: leave out all flags but "
-                    "--data-root, --device and --threads"
+                    "--data-root, --device, --threads and --log"
                 )
-            run = resume_run(resume, execution)
+            run = resume_run(resume, execution, callbacks=logs)
         elif not config.network:
             raise UsageError(
                 "expected a network: a name that `normlab zoo` lists, or a layout such as "
@@ -116,7 +126,7 @@ def train(
             )
         else:
             folder = out or _default_out(config)
-            run = train_run(config, folder, execution, dry_run=dry_run)
+            run = train_run(config, folder, execution, callbacks=logs, dry_run=dry_run)
     if dry_run or not processes.is_main:
         return
     if remark := little_learned(run):

@@ -93,6 +93,7 @@ UNSTATED: dict[str, Any] = {"activation": "relu", "channels": "colour"}
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift", "scale", "light"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Branches = Literal["none", "repvgg", "expand"]
+LogFormat = Literal["csv", "tensorboard"]
 Precision = Literal["float32", "bfloat16"]
 Channels = Literal["auto", "grey", "colour"]
 IMAGE_SIZES = Range(at_least=16, at_most=128)

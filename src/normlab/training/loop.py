@@ -96,7 +96,8 @@ def train(
     )
     # What is misspelt is refused here: before a run that is there already, and before a download.
     recipes.resolve(config)
-    refuse_unknown(config.dataset)
+    if dataset is None:
+        refuse_unknown(config.dataset)
     for norm in norms_of(notation.parse(zoo.find(config.network)), config.norm):
         norms.find(norm)
     config = custom.in_colour_if_untold(config, custom_networks(zoo.find(config.network)))
