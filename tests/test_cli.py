@@ -76,6 +76,7 @@ def test_train_with_piped_output(tmp_path):
     done = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
+    assert re.search(r"(?m)^about \d+ s for 2 epochs$", done.stdout)
     lines = [line for line in done.stdout.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
     assert re.fullmatch(
@@ -107,6 +108,23 @@ def test_train_with_piped_output(tmp_path):
     assert f"the run's folder states {last.accuracy:.1%}: the same" in evaluated.stdout
     for digit in range(10):
         assert re.search(rf"(?m)^\W*{digit}\W", evaluated.stdout)
+
+
+def test_a_dry_run_prints_the_time_and_writes_nothing(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, errors = cli(*TRAIN, "--epochs", "40", "--dry-run")
+    assert (code, errors) == (0, "")
+    layout, *_, settings, time = out.splitlines()
+    assert layout == TRAIN[1]
+    assert settings.startswith("recipe demo, float32, seed 0, on ")
+    assert re.fullmatch(r"about \d+ (s|min) for 40 epochs", time)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_dry_run_cannot_resume(cli, trained):
+    code, _, errors = cli("train", "--resume", trained.path, "--dry-run")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "--resume takes the settings from the run" in errors
 
 
 @pytest.mark.slow(10)
@@ -173,7 +191,9 @@ def test_a_live_bar_in_a_terminal(tmp_path):
     os.close(primary)
     assert process.wait(timeout=600) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"epoch 2/3 .*batch \d+/23 loss \d\.\d{3} [\d,]+ images/s 0:00:\d\d", text)
+    assert re.search(
+        r"epoch 2/3 .*batch \d+/23 loss \d\.\d{3} [\d,]+ images/s +about \d+ s left", text
+    )
     assert len(re.findall(r"\repoch \d/3  train loss", text)) == 3
 
 

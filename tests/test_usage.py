@@ -1,5 +1,7 @@
 """What people type instead of what a command takes: each gets one line that says what to do."""
 
+import re
+
 import pytest
 
 from normlab.cli import _COMMANDS
@@ -219,6 +221,31 @@ def test_the_short_names_of_flags(asked):
     assert asked("train", "nano", *typed) == expected
     compared = asked("compare", "nano", "--lr", "0.1", "--norms", "GN", "layer_norm")
     assert (compared.learning_rate, compared.norms) == (0.1, ("gn", "ln"))
+
+
+def test_the_help_of_a_setting_is_the_same_in_every_command(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    texts = {}
+    for name in _COMMANDS:
+        _, out, _ = cli(name, "--help")
+        flag = ""
+        for line in out.splitlines():
+            if match := re.match(
+                r"\W+((?:--[a-z][a-z0-9-]*(?:, )?)+)(?: [^ ]+)*(?: {2,}(.*))?", line
+            ):
+                flag, line = match[1], match[2] or ""
+                texts.setdefault(flag, {})[name] = ""
+            border = "--" in line or "──" in line or line.strip().endswith(" options")
+            if flag and not border:
+                texts[flag][name] += line.strip(" │").partition(" (default:")[0]
+            else:
+                flag = ""
+    assert len(texts["--data-root"]) > 5
+    assert texts["--size"]["summary"].startswith("Height and width of the network's input")
+    # These are other settings by the same name: other files, several values, other choices.
+    for flag in ("--out", "--classes", "--recipe", "--train-images", "--label-noise", "--channels"):
+        assert len(set(texts.pop(flag).values())) > 1
+    assert {flag: texts[flag] for flag in texts if len(set(texts[flag].values())) > 1} == {}
 
 
 @pytest.mark.parametrize("command", ["predict", "explain"])

@@ -19,12 +19,16 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from normlab import usage
 from normlab.config import (
-    ActivationName,
+    ROOT_HELP,
+    ActivationOfNetwork,
     DataConfig,
     DataRoot,
+    Device,
     Execution,
     ImageSize,
-    NormName,
+    LogFormat,
+    NetworkModel,
+    Norm,
     RunConfig,
     StudyConfig,
     default_is,
@@ -56,7 +60,6 @@ _RunAndPictures = Annotated[
 _ExportFormat = Annotated[
     str, arg(constructor=tyro.extras.literal_type_from_choices(formats.names()))
 ]
-_Model = Annotated[Literal["micro", "nano"] | None, default_is("none")]
 
 _COMMANDS: dict[str, Callable[..., None]] = {}
 
@@ -74,11 +77,18 @@ def train(
     *,
     out: Annotated[Path | None, default_is("runs/DATASET/NETWORK-NORM-SEED")] = None,
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None,
+    log: Annotated[
+        tuple[LogFormat, ...],
+        tyro.conf.UseAppendAction,
+        arg(metavar="{csv,tensorboard}", help_behavior_hint=""),
+    ] = (),
+    dry_run: bool = False,
 ) -> None:
     """Train a network and write its run's folder, with a report.
 
         $ normlab train seed-bn --seed 1
         $ normlab train assignment --norm gn --budget 5000 --epochs 10
+        $ normlab train assignment --norm gn --dry-run
         $ normlab train "C:16 D:24 P D:32+ GAP FC" --dataset digits --recipe demo
         $ normlab train --resume runs/cifar10/seed-bn-1
         $ normlab train my_nets:resnet20 --norm gn
@@ -89,30 +99,36 @@ def train(
         execution: Where to train.
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
+        log: Write the epochs for other programs, too: `csv` into RUN/metrics.csv, `tensorboard`
+            into RUN/tensorboard. Repeat the flag for both.
+        dry_run: Print what would be run and the estimated time, and stop there.
     """
     from normlab.findings.run import little_learned
     from normlab.report.run_page import write_report
     from normlab.runs import machine
     from normlab.training.distributed import distributed
+    from normlab.training.logs import log_callbacks
     from normlab.training.loop import resume as resume_run
     from normlab.training.loop import train as train_run
 
+    logs = log_callbacks(log)
     with distributed(execution.device) as processes:
         if resume is not None:
-            if config != _UNSET or out is not None:
+            if config != _UNSET or out is not None or dry_run:
                 raise UsageError(
                     "--resume takes the settings from the run: leave out all flags but "
-                    "--data-root, --device and --threads"
+                    "--data-root, --device, --threads and --log"
                 )
-            run = resume_run(resume, execution)
+            run = resume_run(resume, execution, callbacks=logs)
         elif not config.network:
             raise UsageError(
                 "expected a network: a name that `normlab zoo` lists, or a layout such as "
                 '"C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"'
             )
         else:
-            run = train_run(config, out or _default_out(config), execution)
-    if not processes.is_main:
+            folder = out or _default_out(config)
+            run = train_run(config, folder, execution, callbacks=logs, dry_run=dry_run)
+    if dry_run or not processes.is_main:
         return
     if remark := little_learned(run):
         note(remark)
@@ -130,7 +146,7 @@ def compare(
     ray: Annotated[str | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     dry_run: bool = False,
     data_root: DataRoot = None,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train every normalization with every seed on the same network, and say which is best.
 
@@ -147,8 +163,6 @@ def compare(
         ray: Execute the runs on Ray: on a cluster of this machine's cores, or on the cluster at
             ADDRESS, whose nodes must all see the study's folder.
         dry_run: Print what would be run and the estimated time, and stop there.
-        data_root: Folder of the data, as in `normlab train`.
-        device: As in `normlab train`.
     """
     from normlab.findings.groups import group_by_setting
     from normlab.findings.study import headline
@@ -228,10 +242,10 @@ def evaluate(
 def predict(
     inputs: _RunAndPictures,
     *,
-    model: _Model = None,
+    model: NetworkModel = None,
     json: bool = False,
     csv: bool = False,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Classify pictures: the most probable class of each, and the next two.
 
@@ -249,10 +263,8 @@ def predict(
     Args:
         inputs: A run's folder (leave it out with --model), then pictures of any size: files in any
             format that Pillow reads, folders of them, patterns, or - for the standard input.
-        model: A network that comes with normlab, instead of a run's folder.
         json: One line of JSON per picture, with the probabilities of all classes.
         csv: A table with the probabilities of all classes.
-        device: As in `normlab train`.
     """
     from normlab.inference.finding import find_pictures
     from normlab.inference.predict import predict_files
@@ -283,7 +295,7 @@ def explain(
     inputs: _RunAndPicture,
     *,
     classes: Annotated[tuple[str, ...], default_is("the predicted class")] = (),
-    model: _Model = None,
+    model: NetworkModel = None,
     out: Annotated[Path | None, default_is("PICTURE-explained.png, in this folder")] = None,
 ) -> None:
     """Draw where a network looks in a picture: Grad-CAM and occlusion.
@@ -300,7 +312,6 @@ def explain(
         inputs: A run's folder (leave it out with --model), then a picture: a file, or - for the
             standard input.
         classes: The classes to explain.
-        model: A network that comes with normlab, instead of a run's folder.
         out: The figure, a PNG.
     """
     from normlab.inference.explain import explain as explain_picture
@@ -328,7 +339,7 @@ def explain(
 def export(
     runs: _Runs,
     *,
-    model: _Model = None,
+    model: NetworkModel = None,
     to: _ExportFormat,
     int8: bool = False,
     float32: Annotated[bool, arg(name="float")] = False,
@@ -349,14 +360,13 @@ def export(
         $ normlab export runs/digits/*-0 --to html
 
     The exported network maps pixels to probabilities. Before it is written, it is run on 1,000 test
-    images and must predict what the trained network does. ONNX needs pip install "normlab[export]".
+    images (CIFAR-10's with --model) and must predict what the trained network does. ONNX needs
+    pip install "normlab[export]".
     C is a folder with a program for microcontrollers, which the machine's C compiler proves.
     A page predicts pictures in a browser, without a server; it takes several runs, side by side.
 
     Args:
         runs: A run's folder (leave it out with --model); for `html` one or several.
-        model: A network that comes with normlab, instead of a run or, for `html`, beside runs. It
-            is checked on CIFAR-10, but for `html`.
         to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `c`,
             `html`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx`; `c` has
@@ -365,7 +375,6 @@ def export(
         unproved: Write `c` without compiling it, as where there is no C compiler.
         out: The file or folder. With --model it is named after the model, in this folder; a page
             about several runs is in the folder that holds them.
-        data_root: Folder of the data, as in `normlab train`.
     """
     from normlab.export.exporter import export_run
     from normlab.runs.run import Run
@@ -400,7 +409,6 @@ def report(
     Args:
         runs: Runs' folders, or a study's.
         out: The page.
-        data_root: Folder of the data, as in `normlab train`.
         no_images: Leave out the pictures of the data.
         published: A table of published curves, drawn beside the runs' curves.
     """
@@ -456,13 +464,15 @@ def card(
 def serve(
     runs: _Runs,
     *,
-    model: _Model = None,
+    model: NetworkModel = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     name: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="HOST", help_behavior_hint="")
     ] = (),
-    data_root: Annotated[Path | None, default_is("$NORMLAB_DATA, else the cached download")] = None,
+    data_root: Annotated[
+        Path | None, default_is("$NORMLAB_DATA, else the cached download", help=ROOT_HELP)
+    ] = None,
 ) -> None:
     """Serve a page that classifies pictures and photos with several networks, side by side.
 
@@ -470,17 +480,16 @@ def serve(
         $ normlab serve runs/cifar10/micro-bn-0 runs/cifar10/micro-gn-0 runs/cifar10/micro-ln-0
         $ curl --data-binary @cat.jpg http://127.0.0.1:7860/predict
 
-    It needs gradio: pip install "normlab[serve]". Ctrl-C ends it.
+    Pictures to try are the data's, if it is there: nothing is downloaded. It needs gradio:
+    pip install "normlab[serve]". Ctrl-C ends it.
 
     Args:
         runs: Runs' folders.
-        model: A network that comes with normlab, beside the runs or alone.
         host: The address to listen on. By default only this machine can reach the page; 0.0.0.0
             opens it to the whole network.
         port: The port; 0 takes a free one.
         name: Another name by which browsers reach it: an alias, or a proxy's name. Repeat the flag
             for several.
-        data_root: Folder of the data, for example pictures. Nothing is downloaded.
     """
     from normlab.runs.run import Run
     from normlab.serve import serve as serve_runs
@@ -508,7 +517,6 @@ def data(
 
     Args:
         config: The data set and its splits.
-        data_root: Folder of the data, as in `normlab train`.
         recipe: The recipe whose augmentation is shown, step by step.
         out: The page.
     """
@@ -533,10 +541,8 @@ def data(
 def summary(
     network: Annotated[str, Positional, arg(metavar="NAME_OR_LAYOUT", help_behavior_hint="")],
     *,
-    norm: NormName = _UNSET.norm,
-    activation: Annotated[
-        ActivationName | None, default_is("the network's own if it has one, else relu")
-    ] = None,
+    norm: Norm = _UNSET.norm,
+    activation: ActivationOfNetwork = None,
     budget: Annotated[int | None, default_is("50000 where a width is open")] = None,
     classes: int = 10,
     size: ImageSize = DataConfig.size,
@@ -551,11 +557,8 @@ def summary(
 
     Args:
         network: A name that `normlab zoo` lists, a layout, or your `module:function`.
-        norm: Normalization, as `normlab norms` lists them, or your `module:Class`.
-        activation: Activation after the normalizations.
         budget: Number of parameters to stay below. Open widths are solved from it.
         classes: Number of classes.
-        size: Height and width of the input in pixels.
         channels: `grey`: one channel; `colour`: three.
     """
     from rich.console import Console

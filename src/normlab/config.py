@@ -19,14 +19,17 @@ from tyro.constructors import PrimitiveConstructorSpec
 from normlab.ranges import LARGEST, Count, Positive, Range, Seed, Share
 
 
-def default_is(text: str, *, also: str = "") -> object:
+def default_is(text: str, *, also: str = "", help: str | None = None) -> object:
     """Shows in a flag's help what the default, None, means.
 
     Args:
         text: What it means.
         also: Another name of the flag, if people call it so.
+        help: The flag's help, if several commands have it; else it is the docstring's.
     """
-    return tyro.conf.arg(help_behavior_hint=f"(default: {text})", aliases=[also] if also else None)
+    return tyro.conf.arg(
+        help_behavior_hint=f"(default: {text})", aliases=[also] if also else None, help=help
+    )
 
 
 # Normalizations by the names that other libraries have for them.
@@ -90,13 +93,57 @@ UNSTATED: dict[str, Any] = {"activation": "relu", "channels": "colour"}
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift", "scale", "light"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 Branches = Literal["none", "repvgg", "expand"]
+LogFormat = Literal["csv", "tensorboard"]
 Precision = Literal["float32", "bfloat16"]
 Channels = Literal["auto", "grey", "colour"]
 IMAGE_SIZES = Range(at_least=16, at_most=128)
-ImageSize = Annotated[int, IMAGE_SIZES]
+# A setting that several commands have, with its help.
+ImageSize = Annotated[
+    int,
+    IMAGE_SIZES,
+    tyro.conf.arg(
+        help="Height and width of the network's input in pixels. Images of another size are "
+        "converted."
+    ),
+]
 ActivationName = Literal["relu", "hard-swish", "silu", "gelu", "prelu", "leaky"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
-DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
+ActivationOfNetwork = Annotated[
+    ActivationName | None,
+    default_is(
+        "the network's own if it has one, else relu",
+        help="Activation after the normalizations; `frn` and the `evonorm`s have their own "
+        "instead. `prelu` learns a slope for each channel, which counts as a parameter.",
+    ),
+]
+ROOT_HELP = (
+    "Folder that holds CIFAR-10, as an archive or extracted; nothing is downloaded then. For a run "
+    "on a `folder:` that has moved: its new place."
+)
+DataRoot = Annotated[
+    Path | None, default_is("$NORMLAB_DATA, else a cached or new download", help=ROOT_HELP)
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    tyro.conf.arg(
+        help="`auto` takes CUDA if there is one, else Apple's MPS, else the CPU, and prints which."
+    ),
+]
+Norm = Annotated[
+    NormName,
+    tyro.conf.arg(
+        help="Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your "
+        "`module:Class`."
+    ),
+]
+NetworkModel = Annotated[
+    Literal["micro", "nano"] | None,
+    default_is(
+        "none",
+        help="A network that comes with normlab, instead of a run's folder. `serve`, and `export` "
+        "to `html`, take it beside runs, too.",
+    ),
+]
 NetworkName = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
 ]
@@ -126,7 +173,6 @@ class DataConfig:
     """`hf:` only: the column with the labels."""
 
     size: ImageSize = 32
-    """Height and width of the network's input in pixels. Images of another size are converted."""
 
     channels: Channels = "auto"
     """`grey`: one channel; `colour`: three; `auto`: one if no training image has colour."""
@@ -178,11 +224,7 @@ class TrainingConfig(DataConfig):
     """Train each 3×3 convolution as several that are folded into one before it is saved: `repvgg`,
     the sum of 3×3, 1×1 and identity; `expand`, 1×1 · 3×3 · 1×1, four times as wide in between."""
 
-    activation: Annotated[
-        ActivationName | None, default_is("the network's own if it has one, else relu")
-    ] = None
-    """Activation after the normalizations; `frn` and the `evonorm`s have their own instead. `prelu`
-    learns a slope for each channel, which counts as a parameter."""
+    activation: ActivationOfNetwork = None
 
     balance: bool = False
     """Weigh each image's loss by its class: the rarer a class is in the training split, the more an
@@ -238,8 +280,7 @@ class RunConfig(TrainingConfig):
     """A name that `normlab zoo` lists, a layout, such as "C1 C2 c3 P C4 C5 c6 P C7 GAP C8", or your
     `module:function`."""
 
-    norm: NormName = "bn"
-    """Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your `module:Class`."""
+    norm: Norm = "bn"
 
     budget: Annotated[Positive | None, default_is("50000 where a width is open")] = None
     """Number of parameters to stay below. Open widths are solved from it."""
@@ -373,11 +414,8 @@ class Execution:
     """Where a run is computed, and where its data lies."""
 
     data_root: DataRoot = None
-    """Folder that holds CIFAR-10, as an archive or extracted; nothing is downloaded then. For a run
-    on a `folder:` that has moved: its new place."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` takes CUDA if there is one, else Apple's MPS, else the CPU, and prints which."""
+    device: Device = "auto"
 
     threads: Annotated[int | None, default_is("torch's choice, one per core")] = None
     """CPU threads."""

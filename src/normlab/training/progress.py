@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from normlab import notation
@@ -23,7 +23,8 @@ from normlab.runs.run import Run, custom_networks, started_from, taught_by
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
 from normlab.training.state import TrainingState
-from normlab.wording import counted
+from normlab.training.time_left import TimeLeft
+from normlab.wording import counted, estimated_duration
 
 
 def announce(run: Run, class_weights: Tensor | None, console: Console) -> None:
@@ -53,6 +54,13 @@ def announce(run: Run, class_weights: Tensor | None, console: Console) -> None:
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
     if console.is_terminal and (hint := busy()):  # a log that is compared does not depend on it
         console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
+
+
+def announce_time(seconds: float, epochs: int, console: Console | None) -> None:
+    """Prints how long so many epochs will take: `about 14 min for 19 epochs`."""
+    if console is not None:
+        text = f"about {estimated_duration(max(seconds, 1))} for {counted(epochs, 'epoch')}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _balance(run: Run, weights: Tensor | None) -> str:
@@ -126,7 +134,7 @@ class ProgressDisplay(Callback):
             TextColumn("batch {task.fields[batch]}/{task.fields[batches]}"),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[rate]} images/s"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             disable=console is None or not console.is_terminal,
             transient=True,
@@ -141,7 +149,10 @@ class ProgressDisplay(Callback):
             batches=state.steps,
             loss="–",
             rate="–",
+            left="",
         )
+        self.time_left = TimeLeft()
+        self.announced = console is None  # whether the whole time was printed
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -156,7 +167,12 @@ class ProgressDisplay(Callback):
         self.progress.stop()
 
     def on_step_end(self, state: TrainingState) -> None:
-        """Moves the bar."""
+        """Moves the bar. Prints the time of the whole run, once it can be estimated."""
+        self.time_left.step_ended()
+        left = self.time_left.seconds(state)
+        if left is not None and not self.announced:
+            self.announced = True
+            announce_time(left, state.epochs - state.epoch, self.console)
         self.recent.append((perf_counter(), state.images))
         elapsed = self.recent[-1][0] - self.recent[0][0]
         images = sum(count for _, count in self.recent) - self.recent[0][1]
@@ -167,10 +183,12 @@ class ProgressDisplay(Callback):
             batch=state.step,
             loss=f"{state.loss:.3f}",
             rate=f"{images / elapsed:,.0f}" if elapsed else "–",
+            left="" if left is None else f"about {estimated_duration(left)} left",
         )
 
     def on_epoch_end(self, state: TrainingState) -> None:
         """Prints the epoch's line."""
+        self.time_left.epoch_ended()
         if self.console is None:
             return
         epoch, width = state.run.last, len(str(state.epochs))
