@@ -20,6 +20,7 @@ from normlab.config import (
     DataRoot,
     Execution,
     ImageSize,
+    Limits,
     RunConfig,
     StudyConfig,
     default_is,
@@ -39,6 +40,7 @@ _NO_STUDY = StudyConfig(network="")
 _Config = Annotated[RunConfig, OmitArgPrefixes]
 _Study = Annotated[StudyConfig, OmitArgPrefixes]
 _Data = Annotated[DataConfig, OmitArgPrefixes]
+_Limits = Annotated[Limits, OmitArgPrefixes]
 _Execution = Annotated[Execution, OmitArgPrefixes]
 _Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
 _Run = Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="")]
@@ -528,7 +530,10 @@ def summary(
     activation: Annotated[
         ActivationName | None, default_is("the network's own if it has one, else relu")
     ] = None,
-    budget: Annotated[int | None, default_is("50000 where a width is open")] = None,
+    budget: Annotated[
+        int | None, default_is("50000 where a width is open, if there is no --flash")
+    ] = None,
+    limits: _Limits = Limits(),  # noqa: B008 — it is frozen
     classes: int = 10,
     size: ImageSize = DataConfig.size,
     channels: Literal["grey", "colour"] = "colour",
@@ -539,12 +544,15 @@ def summary(
         $ normlab summary assignment --norm gn --budget 5000
         $ normlab summary nano --activation prelu
         $ normlab summary line-5k --size 28 --channels grey
+        $ normlab summary assignment --ram 32k --flash 64k --macs 2M
+        $ normlab summary micro --board microbit-v2
 
     Args:
         network: A name that `normlab zoo` lists, a layout, or your `module:function`.
         norm: Normalization, as `normlab norms` lists them, or your `module:Class`.
         activation: Activation after the normalizations.
         budget: Number of parameters to stay below. Open widths are solved from it.
+        limits: What the network must not exceed.
         classes: Number of classes.
         size: Height and width of the input in pixels.
         channels: `grey`: one channel; `colour`: three.
@@ -556,6 +564,7 @@ def summary(
 
     data = DataConfig(size=size, channels=channels)
     check_settings(data)
+    check_settings(limits)
     table = summarize(
         network,
         norm=norm,
@@ -563,6 +572,7 @@ def summary(
         classes=classes,
         budget=budget,
         shape=data.shape,
+        limits=limits,
     )
     print(table.layout)  # on one line, however long, so that it can be copied
     Console().print(table)
@@ -626,7 +636,7 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
 
 
 def _default_out(config: RunConfig) -> Path:
-    """runs/DATASET/NETWORK-NORM-SEED, with budget, activation, size and channels if given.
+    """runs/DATASET/NETWORK-NORM-SEED, with budget, limits, activation, size and channels if given.
 
     A layout is named by its hash. The published networks have the normalization in their name.
     """
@@ -636,6 +646,11 @@ def _default_out(config: RunConfig) -> Path:
     parts = [network]
     if config.budget is not None:
         parts.append(str(config.budget))
+    for name in ("ram", "flash", "macs"):
+        if (limit := getattr(config, name)) is not None:
+            parts.append(f"{name}{limit}")
+    if config.board is not None:
+        parts.append(config.board)
     if not (network.startswith("seed-") and config.norm == _UNSET.norm):
         parts.append(config.norm.replace(":", "."))
     if config.activation is not None:

@@ -101,6 +101,7 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         budget=config.budget,
         shape=config.shape,
         activation=activation,
+        limits=config,
     )
     check_trainable(  # before memory is allocated
         blocks,
@@ -115,7 +116,6 @@ def new_network(config: RunConfig, recipe: Recipe, data: DataCard) -> Network:
         norm=config.norm,
         activation=activation,
         classes=len(data.classes),
-        budget=config.budget,
         dropout=recipe.dropout,
         seed=config.seed,
         shape=config.shape,

@@ -9,14 +9,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from normlab.errors import UsageError
 from normlab.network.memory import Memory
 from normlab.network.steps import Step
 from normlab.network.zoo import ZOO
 
 PARTS = Path(__file__).parent / "c"
 COLOURS = {1: "grey", 3: "red, green, blue"}  # by the number of channels
-_WIDEST = 2**16 - 1
 
 
 def identifier(text: str) -> str:
@@ -236,16 +234,6 @@ def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
     if step.window == step.source[1:]:
         return "connect", ("dense", "connect")
     return "convolve", ("convolution",)
-
-
-def refuse_wide_rows(memory: Memory) -> None:
-    """UsageError where a row is longer than the program's tables allow."""
-    for rows in memory.rows:
-        if rows.slot_size > _WIDEST:
-            raise UsageError(
-                f"a row of {rows.width:,} values is longer than a C program's {_WIDEST:,} bytes: "
-                "use a narrower network"
-            )
 
 
 def filled(text: str, fill: Mapping[str, str]) -> str:
