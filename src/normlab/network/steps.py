@@ -40,7 +40,13 @@ _OWN_STEP: dict[str, Kind] = {
     "rms": "rms-norm",
     "ln-channel": "pixel-norm",
     "dyt": "affine",
+    "proxy-gn": "group-norm",
+    "proxy-ln": "group-norm",
+    "frn": "rms-norm",
 }
+# Where these activate, an affine map per channel follows: the proxy's, or a threshold that is added
+# after the maximum of 0 and a value less the threshold.
+_AND_AFFINE = frozenset(("proxy-gn", "proxy-ln", "frn"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,12 +183,14 @@ def _append_convolutions(
         ]
     norm = block_shape.norm
     kind = _kind(norm)
+    name = (norm or "").partition("=")[0]
+    activation = "relu" if name == "frn" else block_shape.activation
     for k, convolution in enumerate(convolutions):
         last = k == len(convolutions) - 1
         activate = norm is not None and block_shape.normalized[k][1]
         finish = partial(
             replace,
-            activation=block_shape.activation if activate else None,
+            activation=activation if activate else None,
             skip=skip if last else None,
             scaled=last and block_shape.branch_scales > 0,
         )
@@ -200,6 +208,10 @@ def _append_convolutions(
             target=convolution.target,
             groups=_groups(norm or "", convolution.target[0]),
         )
+        if activate and name in _AND_AFFINE:
+            steps.append(replace(own, activation=activation))
+            steps.append(finish(replace(own, kind="affine", groups=0), activation=None))
+            continue
         steps.append(finish(own))
 
 
@@ -220,7 +232,7 @@ def _groups(norm: str, channels: int) -> int:
     entry, number = norms.find(norm)
     if entry.divides:
         return number or norms.default_groups(channels)
-    return channels if entry.name == "in" else 1
+    return channels if entry.name in ("in", "frn") else 1
 
 
 def _with_signs(steps: Sequence[Step]) -> list[Step]:

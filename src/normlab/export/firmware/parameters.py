@@ -15,7 +15,12 @@ from normlab.layers import activations
 from normlab.layers.activations import Activate
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.dyt import DynamicTanh
-from normlab.layers.norms.sample import ChannelLayerNorm, StandardizedConv2d
+from normlab.layers.norms.proxy import ProxyNorm
+from normlab.layers.norms.sample import (
+    ChannelLayerNorm,
+    FilterResponseNorm,
+    StandardizedConv2d,
+)
 from normlab.network.model import Convolution, FullyConnected, Network
 from normlab.network.steps import Step
 
@@ -88,7 +93,15 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
         if step.kind == "affine":
             found.weight, found.bias = _array(first.weight), _array(first.bias)
             activate = first.activate
+    elif step.kind == "affine" and isinstance(first, ProxyNorm):
+        mean, scale = first.proxy()
+        found.weight, found.bias = _array(scale), _array(-mean * scale)
+    elif step.kind == "affine" and isinstance(first, FilterResponseNorm):
+        assert first.threshold is not None
+        found.bias = _array(first.threshold)
     elif not step.weighted:
+        if isinstance(first, ProxyNorm):
+            first = first.norm
         if isinstance(first, ChannelLayerNorm):
             found.epsilon = first.norm.eps
             first = first.norm
@@ -98,6 +111,10 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
         found.weight = _array(learned.weight)
         if learned.bias is not None:
             found.bias = _array(learned.bias)
+        if isinstance(first, FilterResponseNorm):
+            found.epsilon = first.EPSILON
+            if first.threshold is not None:
+                found.bias = found.bias - _array(first.threshold)
     if step.activation == "prelu" and activate is not None:
         found.slopes = _array(activate.slope)  # type: ignore[arg-type]
     if block.branch_scales is not None and step.scaled:
@@ -180,7 +197,9 @@ def _before(step: Step, own: Parameters, x: Tensor) -> Tensor:
         case "group-norm":
             return F.group_norm(x, step.groups, *_affine(own), own.epsilon)
         case "rms-norm":
-            x = x * (x.square().mean((1, 2, 3), keepdim=True) + own.epsilon).rsqrt()
+            groups = x.unflatten(1, (step.groups, -1))
+            squares = groups.square().mean((2, 3, 4), keepdim=True)
+            x = (groups * (squares + own.epsilon).rsqrt()).flatten(1, 2)
         case "pixel-norm":
             normalized = F.layer_norm(
                 x.permute(0, 2, 3, 1), x.shape[1:2], *_affine(own), own.epsilon
