@@ -33,7 +33,7 @@ compiled = pytest.mark.skipif(prove.compiler() is None, reason="no C compiler")
 EVERY_BLOCK = "C:6v C:6+*2 P D:7a D:7a+*2 A c:7*2 D:8s2 c:8+ GAP FC:5 FC"
 NORMS = (
     *("bn", "none", "sws", "gn", "gn-ws", "ln", "in", "rms", "ln-channel", "dyt"),
-    *("frn", "proxy-gn", "proxy-ln"),
+    *("frn", "proxy-gn", "proxy-ln", "ln-full"),
 )
 ABOUT = {"layout": "made up"}
 
@@ -116,7 +116,9 @@ def test_a_program_in_integers_equals_its_reference(norm):
 
 @compiled
 @pytest.mark.slow(2)
-@pytest.mark.parametrize("norm", ["bn", "gn", "rms", "ln-channel", "dyt", "frn", "proxy-gn"])
+@pytest.mark.parametrize(
+    "norm", ["bn", "gn", "rms", "ln-channel", "dyt", "frn", "proxy-gn", "ln-full"]
+)
 def test_a_program_in_floats_equals_its_reference_and_the_network(norm):
     network, pixels, logits = check(EVERY_BLOCK, norm, float32=True)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from normlab.network.steps import NORMS, Step
 POINTER = 4  # bytes, on the microcontrollers that this is for
 STEP = 72  # bytes of a step in an int8 program's table of steps
 WIDEST = 2**16 - 1  # bytes of a row, with its padding: a program's table counts them in 16 bits
-_BY_ROW = ("pixel-norm", "affine")
+_BY_ROW = ("pixel-norm", "affine", "map-affine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,8 @@ def _constants(step: Step) -> int:
         size += 8 * channels + (filters if step.application == 0 else 0)
     elif step.kind in ("input", "affine"):
         size += 8 * channels
+    elif step.kind == "map-affine":
+        size += 8 * channels * step.target[1] * step.target[2]
     elif step.kind == "mean":
         size += 8
     elif step.kind in ("group-norm", "rms-norm"):

@@ -26,9 +26,10 @@ Kind = Literal[
     "rms-norm",  # the same, with a mean of 0
     "pixel-norm",  # statistics over the channels of each pixel
     "affine",  # one weight and one bias per channel
+    "map-affine",  # one weight and one bias per value of the map
 ]
 MOST = 200  # blocks of a program, counted as often as they are applied: they are planned one by one
-NORMS: frozenset[Kind] = frozenset(("group-norm", "rms-norm", "pixel-norm", "affine"))
+NORMS: frozenset[Kind] = frozenset(("group-norm", "rms-norm", "pixel-norm", "affine", "map-affine"))
 
 # In eval mode these are one weight and one bias per channel, which become the convolution's.
 _FOLDED = frozenset(("bn", "ghost-bn", "brn", "sync-bn", "ebn", "none", "sws"))
@@ -36,6 +37,7 @@ _OWN_STEP: dict[str, Kind] = {
     "gn": "group-norm",
     "gn-ws": "group-norm",
     "ln": "group-norm",
+    "ln-full": "group-norm",
     "in": "group-norm",
     "rms": "rms-norm",
     "ln-channel": "pixel-norm",
@@ -208,6 +210,9 @@ def _append_convolutions(
             target=convolution.target,
             groups=_groups(norm or "", convolution.target[0]),
         )
+        if name == "ln-full":
+            steps += [own, finish(replace(own, kind="map-affine", groups=0))]
+            continue
         if activate and name in _AND_AFFINE:
             steps.append(replace(own, activation=activation))
             steps.append(finish(replace(own, kind="affine", groups=0), activation=None))

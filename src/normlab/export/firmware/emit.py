@@ -143,7 +143,7 @@ _ORDER = (
     *("table", "activation", "addition", "coefficients", "rounded", "input", "convolution"),
     *("convolution_signed", "convolution_unsigned", "depthwise", "depthwise_signed"),
     *("depthwise_unsigned", "dense", "connect", "classify", "maximum", "average", "mean"),
-    *("group_norm", "pixel_norm", "affine"),
+    *("group_norm", "pixel_norm", "affine", "map_affine"),
 )
 # What is done to a row after its step's function: the part, the condition and the call.
 _FINISH = (
@@ -217,6 +217,8 @@ def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
             return "read_picture", ("input",)
         case "affine":
             return "apply_affine", ("affine",)
+        case "map-affine":
+            return "apply_map_affine", ("map_affine",)
         case "maximum":
             return "pool_maximum", ("maximum",)
         case "average":

@@ -34,7 +34,8 @@ class Parameters:
     Attributes:
         filters: The convolution's filters, C' × rows × columns × C; one for each channel, C × 3 × 3
             × 1, in `depthwise`.
-        weight: A weight per channel, for the convolution's output or the normalized value.
+        weight: A weight per channel, for the convolution's output or the normalized value; H × W ×
+            C for a `map-affine`.
         bias: A bias per channel, likewise.
         epsilon: ε of a normalization.
         squash: α of a tanh.
@@ -99,6 +100,12 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
     elif step.kind == "affine" and isinstance(first, FilterResponseNorm):
         assert first.threshold is not None
         found.bias = _array(first.threshold)
+    elif isinstance(first, nn.LayerNorm):
+        found.epsilon = first.eps
+        if step.kind == "map-affine":
+            found.weight, found.bias = (
+                _array(values.permute(1, 2, 0)) for values in (first.weight, first.bias)
+            )
     elif not step.weighted:
         if isinstance(first, ProxyNorm):
             first = first.norm
@@ -197,15 +204,17 @@ def _before(step: Step, own: Parameters, x: Tensor) -> Tensor:
         case "group-norm":
             return F.group_norm(x, step.groups, *_affine(own), own.epsilon)
         case "rms-norm":
-            groups = x.unflatten(1, (step.groups, -1))
-            squares = groups.square().mean((2, 3, 4), keepdim=True)
-            x = (groups * (squares + own.epsilon).rsqrt()).flatten(1, 2)
+            grouped = x.reshape(len(x), step.groups, -1, *x.shape[2:])
+            squares = grouped.square().mean((2, 3, 4), keepdim=True)
+            x = (grouped * (squares + own.epsilon).rsqrt()).flatten(1, 2)
         case "pixel-norm":
             normalized = F.layer_norm(
                 x.permute(0, 2, 3, 1), x.shape[1:2], *_affine(own), own.epsilon
             )
             return normalized.permute(0, 3, 1, 2)
     weight, bias = _affine(own)
+    if step.kind == "map-affine":
+        return x * weight.permute(2, 0, 1) + bias.permute(2, 0, 1)
     return x * weight[:, None, None] + bias[:, None, None]
 
 

@@ -65,7 +65,7 @@ class Integers:
         low: The least value before the addition.
         high: The largest.
         filters: int8, C' × rows × columns × C (`depthwise`: C × 3 × 3 × 1), or None.
-        multipliers: int32 per channel, or one for `mean`.
+        multipliers: int32 per channel, one for `mean`, or H × W × C for `map-affine`.
         offsets: int32, likewise.
         shift: The last division's, 1 to 20; 0 for a step without multipliers.
         table: The activation of each of the 256 bytes, or None.
@@ -317,7 +317,7 @@ def _set_coefficients(integers: Integers, weight: Array, bias: Array) -> None:
 
 def _set_norm(integers: Integers, own: Parameters, source: Array | float, scale: float) -> None:
     weight, bias = own.weight.astype(np.float64) / scale, own.bias.astype(np.float64) / scale
-    if integers.step.kind == "affine":
+    if integers.step.kind in ("affine", "map-affine"):
         _set_coefficients(integers, weight * source, bias)
         return
     integers.floats = {

@@ -58,7 +58,7 @@ def _value(own: Integers, x: Array) -> Array:
     """A step's values before the limits, N × H × W × C."""
     step = own.step
     match step.kind:
-        case "input" | "affine":
+        case "input" | "affine" | "map-affine":
             return (x * own.multipliers + own.offsets) >> FIXED
         case "maximum" | "average":
             height, width = step.target[1:]
