@@ -126,7 +126,7 @@ def test_a_run_is_shown_beside_the_boards_that_it_fits(layout, norm, fits, answe
 @pytest.mark.parametrize(
     ("layout", "norm", "reason"),
     [
-        (SMALL, "ln-full", "the normalization ln-full has no C: use one of bn,"),
+        (SMALL, "evonorm-s0", "the normalization evonorm-s0 has no C: use one of bn,"),
         ("C:10 GAP C:10+", "bn", "C:10+: the classifier of a C program adds no input"),
     ],
 )

@@ -123,6 +123,8 @@ def _constants(step: Step) -> int:
         size += 8 * channels * step.target[1] * step.target[2]
     elif step.kind == "mean":
         size += 8
+    elif step.kind == "local-response":
+        size += 12
     elif step.kind in ("group-norm", "rms-norm"):
         size += 4 * (3 * channels + 1)
     elif step.kind == "pixel-norm":

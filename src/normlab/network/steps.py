@@ -27,6 +27,7 @@ Kind = Literal[
     "pixel-norm",  # statistics over the channels of each pixel
     "affine",  # one weight and one bias per channel
     "map-affine",  # one weight and one bias per value of the map
+    "local-response",  # divided by a power of a sum over neighbouring channels
 ]
 MOST = 200  # blocks of a program, counted as often as they are applied: they are planned one by one
 NORMS: frozenset[Kind] = frozenset(("group-norm", "rms-norm", "pixel-norm", "affine", "map-affine"))
@@ -45,6 +46,7 @@ _OWN_STEP: dict[str, Kind] = {
     "proxy-gn": "group-norm",
     "proxy-ln": "group-norm",
     "frn": "rms-norm",
+    "lrn": "local-response",
 }
 # Where these activate, an affine map per channel follows: the proxy's, or a threshold that is added
 # after the maximum of 0 and a value less the threshold.
@@ -199,9 +201,6 @@ def _append_convolutions(
         if kind is None:
             steps.append(finish(replace(convolution, folded=norm is not None)))
             continue
-        # The tanh of `dyt` is the convolution's activation, and its affine map a step.
-        tanh = "tanh" if kind == "affine" else None
-        steps.append(replace(convolution, raw=tanh is None, activation=tanh))
         own = Step(
             kind=kind,
             block=index,
@@ -210,6 +209,13 @@ def _append_convolutions(
             target=convolution.target,
             groups=_groups(norm or "", convolution.target[0]),
         )
+        if kind == "local-response":  # after an affine map and its activation
+            folded = finish(convolution, folded=True, skip=None, scaled=False)
+            steps += [folded, finish(own, activation=None)]
+            continue
+        # The tanh of `dyt` is the convolution's activation, and its affine map a step.
+        tanh = "tanh" if kind == "affine" else None
+        steps.append(replace(convolution, raw=tanh is None, activation=tanh))
         if name == "ln-full":
             steps += [own, finish(replace(own, kind="map-affine", groups=0))]
             continue
@@ -244,7 +250,7 @@ def _with_signs(steps: Sequence[Step]) -> list[Step]:
     """Fills in `signed`: only a ReLU makes values that are never negative."""
     signed: list[Step] = []
     for k, step in enumerate(steps):
-        if step.kind in ("maximum", "average", "mean"):
+        if step.kind in ("maximum", "average", "mean", "local-response"):
             negative = signed[k - 1].signed
         else:
             negative = step.activation != "relu"

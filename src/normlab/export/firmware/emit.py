@@ -143,7 +143,7 @@ _ORDER = (
     *("table", "activation", "addition", "coefficients", "rounded", "input", "convolution"),
     *("convolution_signed", "convolution_unsigned", "depthwise", "depthwise_signed"),
     *("depthwise_unsigned", "dense", "connect", "classify", "maximum", "average", "mean"),
-    *("group_norm", "pixel_norm", "affine", "map_affine"),
+    *("group_norm", "pixel_norm", "affine", "map_affine", "local_response"),
 )
 # What is done to a row after its step's function: the part, the condition and the call.
 _FINISH = (
@@ -190,7 +190,11 @@ def source(
         [
             f"/* {_comment(name, about)} */",
             f'#include "{name}.h"\n',
-            *(["#include <math.h>"] if parts & {"group_norm", "pixel_norm"} else []),
+            *(
+                ["#include <math.h>"]
+                if parts & {"group_norm", "pixel_norm", "local_response"}
+                else []
+            ),
             f"#include <string.h>\n{acle if 'convolution' in parts else ''}",
             filled(body, fill),
             _finish(name, dialect, parts),
@@ -219,6 +223,8 @@ def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
             return "apply_affine", ("affine",)
         case "map-affine":
             return "apply_map_affine", ("map_affine",)
+        case "local-response":
+            return "divide_by_neighbours", ("local_response",)
         case "maximum":
             return "pool_maximum", ("maximum",)
         case "average":

@@ -15,6 +15,7 @@ from normlab.layers import activations
 from normlab.layers.activations import Activate
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.dyt import DynamicTanh
+from normlab.layers.norms.none import LocalResponseNorm, local_response
 from normlab.layers.norms.proxy import ProxyNorm
 from normlab.layers.norms.sample import (
     ChannelLayerNorm,
@@ -84,7 +85,7 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
     activate = next((layer for layer in rest if isinstance(layer, Activate)), None)
     if step.folded:
         assert first is not None
-        affine = as_affine(first)
+        affine = as_affine(first.affine if isinstance(first, LocalResponseNorm) else first)
         assert affine is not None
         weight, bias, own = affine
         found.weight, found.bias = _array(weight), _array(bias)
@@ -106,7 +107,7 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
             found.weight, found.bias = (
                 _array(values.permute(1, 2, 0)) for values in (first.weight, first.bias)
             )
-    elif not step.weighted:
+    elif not step.weighted and step.kind != "local-response":
         if isinstance(first, ProxyNorm):
             first = first.norm
         if isinstance(first, ChannelLayerNorm):
@@ -207,6 +208,8 @@ def _before(step: Step, own: Parameters, x: Tensor) -> Tensor:
             grouped = x.reshape(len(x), step.groups, -1, *x.shape[2:])
             squares = grouped.square().mean((2, 3, 4), keepdim=True)
             x = (grouped * (squares + own.epsilon).rsqrt()).flatten(1, 2)
+        case "local-response":
+            return local_response(x)
         case "pixel-norm":
             normalized = F.layer_norm(
                 x.permute(0, 2, 3, 1), x.shape[1:2], *_affine(own), own.epsilon

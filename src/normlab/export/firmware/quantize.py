@@ -227,7 +227,8 @@ def _integers(
     if step.kind in ("maximum", "average"):
         _, low, high = _levels(step.signed)
         return Integers(step=step, scale=source, low=low, high=high)
-    signed = step.activation != "relu" if step.kind != "mean" else step.signed
+    alike = step.kind in ("mean", "local-response")  # as signed as its source
+    signed = step.signed if alike and step.skip is None else step.activation != "relu"
     levels, low, high = _levels(signed)
     after = kept.after / levels
     before: Array | float = after
@@ -244,6 +245,12 @@ def _integers(
     if step.kind == "input":
         before = after = max(np.abs([own.bias, 255 * own.weight + own.bias]).max(), 1e-6) / 127
         _set_coefficients(integers, own.weight / before, own.bias / before)
+    elif step.kind == "local-response":
+        integers.floats = {
+            "scale": np.array([1e-4 * float(source) ** 2], np.float32),
+            "weight": np.array([float(source) / after], np.float32),
+            "bias": np.zeros(0, np.float32),
+        }
     elif step.kind in NORMS:
         _set_norm(integers, own, source, float(before))
     else:
