@@ -217,6 +217,11 @@ def test_a_live_bar_in_a_terminal(tmp_path):
         (["data", "--dataset", "folder:/nowhere"], 1, "/nowhere"),
         (["nonsense"], 2, "nonsense"),
         (["summary", "seed-bn", "--budget", "many"], 2, "many"),
+        (["summary", "nano", "--ram", "10k"], 2, "10,944 bytes of RAM with bn, 704 more than"),
+        (["summary", "nano", "--macs", "1.25M"], 2, "248,756 more than --macs 1,250,000"),
+        (["summary", "nano", "--flash", "0"], 2, "--flash must be at least 1"),
+        (["summary", "nano", "--board", "uno"], 2, "microbit-v2"),
+        (["train", "nano", "--dataset", "digits", "--flash", "7k"], 2, "more than --flash 7,168"),
     ],
 )  # fmt: skip
 def test_wrong_usage_gives_a_message_and_an_exit_code(arguments, code, message, cli):
@@ -312,16 +317,61 @@ def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
     assert cli("evaluate", str(folder))[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "number"),
+    [
+        ("--ram", "10k", 10_240),
+        ("--ram", "8192", 8_192),
+        ("--flash", "0.0625M", 65_536),
+        ("--flash", "64K", 65_536),
+        ("--macs", "2M", 2_000_000),
+        ("--macs", "1.5m", 1_500_000),
+        ("--macs", "900k", 900_000),
+    ],
+)
+def test_numbers_of_limits_may_end_in_k_or_m(flag, text, number, cli):
+    """Of bytes, k is 1,024; of multiply-accumulates, 1,000."""
+    code, short, _ = cli("summary", "assignment", flag, text)
+    assert code == 0
+    assert short == cli("summary", "assignment", flag, number)[1]
+    assert short != cli("summary", "assignment", flag, number // 2)[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["32kB", "1.2.3", "k", "-32k", "0.0001k", "1e4", "", "٣٢k", "9" * 99]
+)
+def test_what_is_no_number_of_a_limit_is_refused(text, cli):
+    code, out, err = cli("summary", "assignment", f"--ram={text}")
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow(4)
+def test_a_run_records_its_limits_and_stays_within_them(tmp_path, cli):
+    flags = ("--ram", "6k", "--flash", "12k", "--macs", "1M", "--board", "microbit-v2")
+    code, _, err = cli(
+        *("train", "C P C P C GAP FC", "--dataset", "digits", "--recipe", "demo", "--epochs", "1"),
+        *("--channels", "colour", "--out", tmp_path / "run", *flags),
+    )
+    assert code == 0, err
+    run = Run.open(tmp_path / "run")
+    limits = (run.config.ram, run.config.flash, run.config.macs, run.config.board)
+    assert limits == (6_144, 12_288, 1_000_000, "microbit-v2")
+    assert run.summary.memory.arena <= 6_144
+    assert run.summary.memory.constants <= 12_288
+    assert 900_000 < run.summary.macs <= 1_000_000
+
+
 def test_the_default_folders_of_different_runs_differ():
     names = {
         str(_default_out(RunConfig(network=network, **settings)))
         for network in ("seed-bn", "assignment", "C:8 GAP FC", "C:9 GAP FC")
         for settings in (
             *({}, {"norm": "gn"}, {"budget": 5000}, {"dataset": "digits"}, {"seed": 1}),
-            {"activation": "silu"},
+            *({"activation": "silu"}, {"ram": 9000}, {"flash": 9000}, {"board": "pico"}),
         )
     }
-    assert len(names) == 24
+    assert len(names) == 36
     assert "runs/cifar10/seed-bn-silu-0" in names
     assert "runs/cifar10/seed-bn-0" in names
     assert "runs/cifar10/seed-bn-gn-0" in names

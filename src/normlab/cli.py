@@ -26,6 +26,7 @@ from normlab.config import (
     Device,
     Execution,
     ImageSize,
+    Limits,
     LogFormat,
     NetworkModel,
     Norm,
@@ -48,6 +49,7 @@ _NO_STUDY = StudyConfig(network="")
 _Config = Annotated[RunConfig, OmitArgPrefixes]
 _Study = Annotated[StudyConfig, OmitArgPrefixes]
 _Data = Annotated[DataConfig, OmitArgPrefixes]
+_Limits = Annotated[Limits, OmitArgPrefixes]
 _Execution = Annotated[Execution, OmitArgPrefixes]
 _Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
 _Run = Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="")]
@@ -543,7 +545,10 @@ def summary(
     *,
     norm: Norm = _UNSET.norm,
     activation: ActivationOfNetwork = None,
-    budget: Annotated[int | None, default_is("50000 where a width is open")] = None,
+    budget: Annotated[
+        int | None, default_is("50000 where a width is open, if there is no --flash")
+    ] = None,
+    limits: _Limits = Limits(),  # noqa: B008 — it is frozen
     classes: int = 10,
     size: ImageSize = DataConfig.size,
     channels: Literal["grey", "colour"] = "colour",
@@ -554,10 +559,13 @@ def summary(
         $ normlab summary assignment --norm gn --budget 5000
         $ normlab summary nano --activation prelu
         $ normlab summary line-5k --size 28 --channels grey
+        $ normlab summary assignment --ram 32k --flash 64k --macs 2M
+        $ normlab summary micro --board microbit-v2
 
     Args:
         network: A name that `normlab zoo` lists, a layout, or your `module:function`.
         budget: Number of parameters to stay below. Open widths are solved from it.
+        limits: What the network must not exceed.
         classes: Number of classes.
         channels: `grey`: one channel; `colour`: three.
     """
@@ -568,6 +576,7 @@ def summary(
 
     data = DataConfig(size=size, channels=channels)
     check_settings(data)
+    check_settings(limits)
     table = summarize(
         network,
         norm=norm,
@@ -575,6 +584,7 @@ def summary(
         classes=classes,
         budget=budget,
         shape=data.shape,
+        limits=limits,
     )
     print(table.layout)  # on one line, however long, so that it can be copied
     Console().print(table)
@@ -652,13 +662,18 @@ def _is_picture(text: str, *, alone: bool) -> bool:
 
 
 def _default_out(config: RunConfig) -> Path:
-    """runs/DATASET/NETWORK-NORM-SEED, with budget, activation, size and channels if given.
+    """runs/DATASET/NETWORK-NORM-SEED, with budget, limits, activation, size and channels if given.
 
     The published networks have the normalization in their name.
     """
     parts = []
     if config.budget is not None:
         parts.append(str(config.budget))
+    for name in ("ram", "flash", "macs"):
+        if (limit := getattr(config, name)) is not None:
+            parts.append(f"{name}{limit}")
+    if config.board is not None:
+        parts.append(config.board)
     if not (config.network.startswith("seed-") and config.norm == _UNSET.norm):
         parts.append(config.norm.replace(":", "."))
     if config.activation is not None:

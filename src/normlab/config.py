@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -62,6 +63,26 @@ NormName = Annotated[
 ]
 
 
+def amount(thousand: int) -> object:
+    """Reads a flag's number as `32768`, `32k` or `1.5M`: `k` is so many, `M` the square of it."""
+
+    def read(arguments: list[str]) -> int:
+        match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([km]?)", arguments[0], re.ASCII | re.I)
+        if match is not None:
+            number = Decimal(match[1]) * thousand ** " km".index(match[2].lower() or " ")
+            if number == int(number):
+                return int(number)
+        raise ValueError(f"{arguments[0]!r} is no number such as 32768, 32k or 1.5M")
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|k|M",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 C = TypeVar("C", bound=type[Any])
 
 
@@ -87,11 +108,13 @@ WRITTEN_IF_GIVEN = (
     *("teacher", "teacher_weight", "teacher_temperature"),
     *("size", "channels", "image_column", "label_column"),
     *("balance", "start_from"),
+    *("ram", "flash", "macs", "board"),
 )
 # What the file of a run means by leaving a setting out, if that is not the default.
 UNSTATED: dict[str, Any] = {"activation": "relu", "channels": "colour"}
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift", "scale", "light"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
+BoardName = Literal["nano-33-ble", "pico", "esp32-s3", "nucleo-l4r5zi", "microbit-v2"]
 Branches = Literal["none", "repvgg", "expand"]
 LogFormat = Literal["csv", "tensorboard"]
 Precision = Literal["float32", "bfloat16"]
@@ -184,7 +207,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(DataConfig):
+class Limits:
+    """What a network may take at most, beside its parameters. Open widths are solved for all.
+
+    RAM and flash are those of its program for microcontrollers in int8 (`export --to c`).
+    """
+
+    ram: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
+    """Bytes of working memory of its C program in int8, at most: `32k` is 32,768."""
+
+    flash: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
+    """Bytes of weights and tables of its C program in int8, at most. A few kB of code come on top.
+    Open widths then have no other budget, unless one is given."""
+
+    macs: Annotated[Positive | None, amount(1000), default_is("none")] = None
+    """Multiply-accumulates for one image, at most: `2M` is 2,000,000."""
+
+    board: Annotated[BoardName | None, default_is("none")] = None
+    """A board whose RAM and flash are the limits. `--ram` and `--flash` beside it leave room for
+    your own program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(DataConfig, Limits):
     """The training settings that a run and a study share."""
 
     recipe: Annotated[
@@ -265,6 +310,10 @@ class TrainingConfig(DataConfig):
         "norm",
         "activation",
         "budget",
+        "ram",
+        "flash",
+        "macs",
+        "board",
     ),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
@@ -282,7 +331,9 @@ class RunConfig(TrainingConfig):
 
     norm: Norm = "bn"
 
-    budget: Annotated[Positive | None, default_is("50000 where a width is open")] = None
+    budget: Annotated[
+        Positive | None, default_is("50000 where a width is open, if there is no --flash")
+    ] = None
     """Number of parameters to stay below. Open widths are solved from it."""
 
     batch_size: Annotated[Positive | None, default_is("the recipe's", also="--batch")] = None
@@ -313,6 +364,7 @@ class RunConfig(TrainingConfig):
     *("size", "channels"),
     *("network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
+    *("ram", "flash", "macs", "board"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
     *("recalibrate", "branches", "activation"),
     *("balance", "start_from"),
@@ -336,7 +388,9 @@ class StudyConfig(TrainingConfig):
     layouts: Annotated[tuple[str, ...], default_is("none")] = ()
     """Further networks: names or layouts."""
 
-    budgets: Annotated[tuple[Positive, ...], default_is("50000 where a width is open")] = ()
+    budgets: Annotated[
+        tuple[Positive, ...], default_is("50000 where a width is open, if there is no --flash")
+    ] = ()
     """Numbers of parameters to stay below."""
 
     batch_sizes: Annotated[tuple[Positive, ...], default_is("the recipe's")] = ()

@@ -384,7 +384,7 @@ def _differing_settings(runs: Sequence[Run]) -> str:
     settings = [
         *(("recipe", field.name) for field in dataclasses.fields(runs[0].recipe)),
         ("config", "activation"),
-        ("config", "budget"),
+        *(("config", name) for name in ("budget", "ram", "flash", "macs", "board")),
         ("config", "holdout"),
         ("config", "split_seed"),
         ("config", "train_images"),

@@ -119,6 +119,7 @@ def new_network(
         budget=config.budget,
         shape=config.shape,
         activation=activation,
+        limits=config,
     )
     check_trainable(  # before memory is allocated
         blocks,
@@ -133,7 +134,6 @@ def new_network(
         norm=config.norm,
         activation=activation,
         classes=len(data.classes),
-        budget=config.budget,
         dropout=recipe.dropout,
         seed=config.seed,
         shape=config.shape,
