@@ -51,7 +51,7 @@ def test_a_notebook_shows_escaped_html():
 
 def test_runs_are_listed_row_by_row(trained):
     table = runs_table([trained])
-    name, norm, parameters, _, last, best, _ = table.rows[0]
+    name, last, norm, parameters, _, best, _ = table.rows[0]
     assert (name, norm) == ("trained", "bn")
     network = Network(trained.layout)
     assert parameters == f"{sum(p.numel() for p in network.parameters()):,}"

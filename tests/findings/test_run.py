@@ -169,6 +169,14 @@ def test_a_loss_that_is_still_falling():
     for unclear in ([1.0, 0.9, 0.8, 0.81, 0.7], [0.7004, 0.7003, 0.7002, 0.7001, 0.7], falling[1:]):
         text = text_of(run(curve=epochs([0.7] * len(unclear), losses=unclear)))
         assert "falling" not in text
+    # Where the learning rate has fallen to 0, the loss falls with it.
+    annealed = [
+        dataclasses.replace(epoch, learning_rate=rate)
+        for epoch, rate in zip(
+            epochs([0.7] * 5, losses=falling), (0.01, 0.008, 0.005, 0.002, 0.0001), strict=True
+        )
+    ]
+    assert "falling" not in text_of(run(curve=tuple(annealed)))
 
 
 def test_a_loss_that_rises_while_the_training_loss_falls():

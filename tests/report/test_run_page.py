@@ -1,6 +1,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +12,7 @@ from normlab.errors import NormlabError, RunError, UsageError
 from normlab.network.boards import BOARDS
 from normlab.network.model import Network
 from normlab.report import plots
+from normlab.report.embed import picture
 from normlab.report.run_page import render, runs_table, write_report
 from normlab.runs.checkpoint import save_weights
 from normlab.runs.run import Run
@@ -150,7 +152,7 @@ def test_ids_are_unique_and_references_resolve(answers):
 
 def test_figures_take_the_page_s_colours_and_say_what_they_show(page, content):
     figures = page.all("svg")
-    assert len(figures) == 4
+    assert len(figures) == 5
     for figure in figures:
         assert figure["role"] == "img"
         assert figure["aria-label"].endswith(".")
@@ -163,6 +165,40 @@ def test_figures_take_the_page_s_colours_and_say_what_they_show(page, content):
     assert "var(--color-0)" in svgs
     assert not re.search(r"#[0-9a-f]{6}", svgs)
     assert "DejaVu" not in svgs
+
+
+def test_the_training_log_has_every_epoch_and_the_learning_rate(page):
+    for epoch in run().epochs:
+        shown = f"{epoch.epoch} {epoch.train_loss:.4f} {epoch.train_accuracy:.2%} {epoch.loss:.4f} "
+        assert f"{shown}{epoch.accuracy:.2%} 0.01 53.0" in page.text
+    assert (
+        "epoch training loss training accuracy test loss test accuracy learning rate" in page.text
+    )
+    (curve,) = (a for a in page.all("svg") if a["aria-label"].startswith("Learning rate"))
+    assert curve["aria-label"] == "Learning rate over 20 epochs: from 0.01 over 0.01 to 8e-05."
+
+
+@pytest.mark.parametrize(
+    ("network", "budget", "shown"),
+    [("assignment", None, "50,000"), ("assignment", 20_000, "20,000"), ("nano", None, "none")],
+)
+def test_the_budget_in_force_is_shown(network, budget, shown, answers):
+    page = Page(render([run(network=network, budget=budget)], [answers], None))
+    assert f" budget {shown} " in page.text
+
+
+def test_the_mean_of_the_images_is_beside_a_heat_map_where_pictures_may_be_shown(answers):
+    pictures, maps = split(answers.labels), np.random.default_rng(0).random((10, 32, 32), "f")
+    for shown, count in (([pictures], 2), (None, 1)):
+        page = Page(render([run()], [answers], shown, maps=[maps]))
+        about_maps = page.text.partition("Where the network looks")[2]
+        assert ("beside the mean of these images" in about_maps) == (count == 2)
+        images = [a for a in page.all("img") if "taken for" not in a["alt"]]
+        assert len(images) == 10 * count
+    mean = pictures.images[np.flatnonzero(pictures.labels == 3)[:100]].mean(0)
+    assert picture(mean.round().astype(np.uint8)) in render(
+        [run()], [answers], [pictures], maps=[maps]
+    )
 
 
 def test_the_gallery_has_the_most_confident_mistakes(page, answers):

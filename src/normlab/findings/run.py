@@ -24,6 +24,7 @@ from normlab.wording import counted, listed, percent, points, setting_value, spa
 TARGET = 0.70  # the accuracy that the assignment asks for
 OVERFITTING = 0.05  # a smaller gap is "slight" overfitting
 TREND = 5  # epochs; by chance, five numbers are in falling order once in 120 times
+ANNEALED = 0.05  # of the highest learning rate; below, it has fallen to 0
 IMAGES = {"train": "training images", "holdout": "held-out images", "test": "test images"}
 ACCURACY = {"train": "training accuracy", "holdout": "held-out accuracy", "test": "test accuracy"}
 
@@ -255,14 +256,18 @@ def _gap(run: Run, _: Evaluation) -> str:
 
 
 def _trend(run: Run, _: Evaluation) -> str | None:
-    """Only if the loss moved the same way in each of the last epochs, by at least 1% in total."""
+    """Only if the loss moved the same way in each of the last epochs, by at least 1% in total.
+
+    A loss falls where the learning rate falls to 0: that does not show that more epochs help.
+    """
     last = run.epochs[-TREND:]
     loss = [epoch.loss for epoch in last]
     if len(last) < TREND:
         return None
     each = f"in each of the last {TREND} epochs, from {loss[0]:.4f} to {loss[-1]:.4f}"
     images = IMAGES[run.split]
-    if all(b < a for a, b in pairwise(loss)) and loss[-1] < 0.99 * loss[0]:
+    fell = all(b < a for a, b in pairwise(loss)) and loss[-1] < 0.99 * loss[0]
+    if fell and last[-1].learning_rate >= ANNEALED * run.recipe.learning_rate:
         return f"The loss on the {images} was still falling {each}: more epochs may help."
     if (
         all(b > a for a, b in pairwise(loss))

@@ -79,7 +79,7 @@ def solve(
             raise UsageError(f"the network has {excess}: leave widths open, to be solved")
         return tuple(blocks)
 
-    bounds = Bounds(DEFAULT_BUDGET if budget is None and limits.flash is None else budget, limits)
+    bounds = Bounds(budget_in_force(blocks, budget, limits), limits)
     channels = shape[0]
 
     def cost_at(k: int, unit: int) -> Cost:
@@ -229,6 +229,20 @@ def _ratios(blocks: Sequence[Block]) -> list[float]:
         ratios.append(STAGE_RATIOS[min(stage, len(STAGE_RATIOS) - 1)])
         stage += block.kind in ("P", "A") or block.stride == 2
     return ratios
+
+
+def budget_in_force(
+    blocks: Sequence[Block], budget: int | None, limits: Limits = NO_LIMITS
+) -> int | None:
+    """The budget that a layout's widths are solved with: the default if a width is open.
+
+    Args:
+        blocks: The layout.
+        budget: The budget that was given, if any.
+        limits: The limits.
+    """
+    default = budget is None and limits.flash is None and _open(blocks)
+    return DEFAULT_BUDGET if default else budget
 
 
 def _open(blocks: Sequence[Block]) -> list[int]:

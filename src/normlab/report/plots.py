@@ -47,6 +47,7 @@ HEAT = 0.65  # the opacity of a heat map over a picture
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 WIDTH = 5.0  # inches; at a width of 360 pixels the text is still 9 pixels high
+RATES_PER_EPOCH = 50  # points of the curve of the learning rate
 _DEFAULTS = {
     name: value
     for name, value in rcParamsDefault.items()
@@ -155,6 +156,21 @@ def curves(
     for axes, quantity in zip(panels, quantities, strict=True):
         _panel(axes, runs, published, quantity)
     _legend(figure, runs, published)
+    return figure
+
+
+@styled
+def learning_rate(run: Run) -> Figure:
+    """The learning rate by epoch, as the recipe sets it step by step."""
+    figure = Chart(figsize=(WIDTH, 2.4))
+    axes = figure.subplots()
+    steps = np.arange(run.last.epoch * RATES_PER_EPOCH + 1)
+    rates = [run.recipe.learning_rate_at(int(step), RATES_PER_EPOCH) for step in steps[:-1]]
+    axes.stairs(rates, steps / RATES_PER_EPOCH, color=COLORS[0], linewidth=1.8, baseline=None)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.grid()
     return figure
 
 
@@ -504,7 +520,7 @@ def _panel(
                 _draw(axes, values, color_of(k), marker_of(k), train=train)
     axes.set_title(quantity.capitalize())
     if quantity == "loss":
-        axes.set_ylabel("nats per image")
+        axes.set_ylabel("loss (nats per image)")
     else:
         axes.yaxis.set_major_formatter(percent_axis)
     axes.set_xlabel("epoch")

@@ -56,13 +56,23 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a gallery, with its caption. `size` is its height and width in pixels."""
+    """A picture of a gallery, with its caption.
+
+    Attributes:
+        source: The picture.
+        alt: What it shows.
+        title: The first line of its caption.
+        lines: The others.
+        size: Its height and width in pixels.
+        beside: A picture of the same size to the left of it; empty for none.
+    """
 
     source: str
     alt: str
     title: str
     lines: Sequence[str] = ()
     size: int = 32
+    beside: str = ""
 
 
 def render_template(template: str, **values: object) -> str:

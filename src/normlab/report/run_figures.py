@@ -14,7 +14,7 @@ from normlab.report import plots
 from normlab.report.rendering import PageFigure
 from normlab.runs.run import Run
 from normlab.table import Table
-from normlab.wording import percent
+from normlab.wording import counted, percent
 
 
 def curves(key: str, run: Run, published: Sequence[plots.Published]) -> list[PageFigure]:
@@ -36,6 +36,48 @@ def curves(key: str, run: Run, published: Sequence[plots.Published]) -> list[Pag
             f"training accuracy at {percent(last.train_accuracy, run.data.train)}.",
         ),
     ]
+
+
+def log(key: str, run: Run) -> PageFigure:
+    """The training log: the learning rate as a curve, and a table of all epochs."""
+    rates = [run.recipe.learning_rate_at(step, plots.RATES_PER_EPOCH) for step in _steps(run)]
+    return PageFigure(
+        name=f"{key}-learning-rate",
+        draw=lambda: plots.learning_rate(run),
+        alt=f"Learning rate over {counted(run.last.epoch, 'epoch')}: from {rates[0]:.3g} over "
+        f"{max(rates):.3g} to {rates[-1]:.3g}.",
+        title="Training log",
+        table=_epochs(run),
+    )
+
+
+def _steps(run: Run) -> range:
+    return range(run.last.epoch * plots.RATES_PER_EPOCH)
+
+
+def _epochs(run: Run) -> Table:
+    """One row per epoch. What is measured on training images only is not repeated."""
+    images, measured = images_measured(run), run.split != "train"
+    return Table(
+        caption="The learning rate is that of the epoch's last step",
+        head=(
+            *("epoch", "training loss", "training accuracy"),
+            *([f"{run.split} loss", ACCURACY[run.split]] if measured else []),
+            *("learning rate", "seconds"),
+        ),
+        kinds=("plain", *["number"] * (6 if measured else 4)),
+        rows=[
+            (
+                str(epoch.epoch),
+                f"{epoch.train_loss:.4f}",
+                percent(epoch.train_accuracy, run.data.train),
+                *([f"{epoch.loss:.4f}", percent(epoch.accuracy, images)] if measured else []),
+                f"{epoch.learning_rate:.3g}",
+                f"{epoch.seconds:.1f}",
+            )
+            for epoch in run.epochs
+        ],
+    )
 
 
 def classes(key: str, name: str, evaluation: Evaluation) -> list[PageFigure]:

@@ -23,10 +23,12 @@ from normlab.findings.run import (
     images_measured,
 )
 from normlab.inference.evaluate import Evaluation, evaluate
-from normlab.inference.explain import class_maps
+from normlab.inference.explain import IMAGES_PER_CLASS, class_maps
+from normlab.network import zoo
 from normlab.network.boards import BOARDS
 from normlab.network.model import Network
 from normlab.network.summary import Summary
+from normlab.network.widths import budget_in_force
 from normlab.report import plots, run_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PAGE_MARK, Picture, render_template
@@ -167,9 +169,10 @@ def _section(
         "findings": analyze(run, evaluation),
         "curves": run_figures.curves(key, run, published),
         "curves_note": _curves_note(run, published),
+        "log": run_figures.log(key, run),
         "mistakes": None if split is None else _mistakes(evaluation, split),
         "classes": run_figures.classes(key, name, evaluation),
-        "maps": maps if maps is None or isinstance(maps, str) else _maps(maps, evaluation.classes),
+        "maps": _maps(maps, evaluation.classes, split) if isinstance(maps, np.ndarray) else maps,
         "layers": run.summary.table,
         "layers_note": run.summary.note,
         "boards": boards_table(run.summary) or f"It has no C program: {run.summary.no_program}.",
@@ -272,16 +275,27 @@ def _mistakes(evaluation: Evaluation, split: Split) -> list[Picture]:
     return pictures
 
 
-def _maps(maps: NDArray[np.float32], classes: Sequence[str]) -> list[Picture]:
-    """The heat maps of the classes, each with the place where it is brightest."""
+def _maps(maps: NDArray[np.float32], classes: Sequence[str], split: Split | None) -> list[Picture]:
+    """The heat maps of the classes, each with the place where it is brightest.
+
+    With the images, each has the mean of those that it is about beside it.
+    """
     pictures = []
-    for name, values, colored in zip(classes, maps, plots.colored(maps), strict=True):
+    for k, (name, values, colored) in enumerate(
+        zip(classes, maps, plots.colored(maps), strict=True)
+    ):
         if np.isnan(values).any():
             continue  # the class has no images
         where = _brightest_place(values)
         alt = f"{name}: brightest {where}"
         size = len(values)
-        pictures.append(Picture(picture(colored), alt=alt, title=name, lines=(where,), size=size))
+        mean = ""
+        if split is not None:
+            images = split.images[np.flatnonzero(split.labels == k)[:IMAGES_PER_CLASS]]
+            mean = picture(images.mean(0).round().astype(np.uint8))
+        pictures.append(
+            Picture(picture(colored), alt, name, lines=(where,), size=size, beside=mean)
+        )
     return pictures
 
 
@@ -304,6 +318,8 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
         for name in order
         if name not in recipe and name != "start_from" and not name.startswith("teacher")
     }
+    blocks = notation.parse(zoo.find(run.config.network))
+    config["budget"] = budget_in_force(blocks, run.config.budget, run.config)
     numbers = {"mean": run.data.mean, "standard deviation": run.data.std}
     return [
         *((spaced(name), setting_value(value), False) for name, value in config.items()),
@@ -341,10 +357,10 @@ def runs_table(runs: Sequence[Run]) -> Table:
         rows.append(
             (
                 name,
+                percent(run.last.accuracy, images),
                 normalization(run),
                 f"{run.summary.parameters:,}",
                 f"{run.summary.macs:,}",
-                percent(run.last.accuracy, images),
                 f"{percent(run.best.accuracy, images)} ({run.best.epoch})",
                 *([first] if target else []),
                 duration(run.seconds),
@@ -353,11 +369,11 @@ def runs_table(runs: Sequence[Run]) -> Table:
     return Table(
         caption=f"Best: the highest of all epochs (and its epoch), chosen on the {of}: optimistic",
         head=(
-            *("run", "normalization", "parameters", "MACs", "last", "best"),
+            *("run", "last", "normalization", "parameters", "MACs", "best"),
             *([f"first above {TARGET:.0%}"] if target else []),
             "time",
         ),
-        kinds=("name", "name", *["number"] * (6 if target else 5)),
+        kinds=("name", "number", "name", *["number"] * (5 if target else 4)),
         rows=rows,
     )
 
