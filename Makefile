@@ -10,14 +10,14 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What the lock leaves out: torch's CUDA, and what only Windows, Emscripten and PyPy need.
 NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
-    nvidia-nvshmem-cu13 triton colorama httpx2-jsfetch cffi
+    nvidia-nvshmem-cu13 triton httpx2-jsfetch cffi
 
 AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off --format json
 
 # On all cores, eight at most; a worker that has nothing left to do takes tests from another.
 PYTEST := pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware bench-seed lock locked oldest audit dist clean
+.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware bench-seed docs lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -78,6 +78,10 @@ firmware: .venv/installed-bench  ## run the C programs of nano and micro on emul
 bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a student writes it
 	mkdir -p $(BENCH)
 	.venv-seed/bin/python benchmarks/reference_seed.py --out $(BENCH)/reference-seed.json
+
+docs: .venv/installed  ## build the site of the documentation into build/site, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
 
 lock: .venv-supply/installed  ## write requirements.lock: what make test installs, with the hash of every file
 	mkdir -p build && rm -f build/all-but-torch.lock

@@ -22,6 +22,7 @@ from normlab.config import RunConfig, StudyConfig
 from normlab.data.cifar import layouts
 from normlab.errors import UsageError
 from normlab.inference.evaluate import evaluate
+from normlab.network import zoo
 from normlab.network.zoo import ZOO
 from normlab.runs.run import Run
 
@@ -75,6 +76,7 @@ def test_train_with_piped_output(tmp_path):
     done = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
+    assert re.search(r"(?m)^about \d+ s for 2 epochs$", done.stdout)
     lines = [line for line in done.stdout.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
     assert re.fullmatch(
@@ -85,7 +87,8 @@ def test_train_with_piped_output(tmp_path):
     folder = (
         tmp_path
         / re.search(
-            r"report: (runs/digits/layout-[0-9a-f]{6}-gn-3)/report\.html$", done.stdout.strip()
+            r"report: (runs/digits/C6-P-C8-GAP-FC-[0-9a-f]{6}-gn-3)/report\.html$",
+            done.stdout.strip(),
         )[1]
     )
     assert (folder / "report.html").stat().st_size > 10_000
@@ -94,7 +97,8 @@ def test_train_with_piped_output(tmp_path):
     again = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.count("\n") == 1
-    assert "holds a finished run" in again.stderr
+    at = folder.relative_to(tmp_path)
+    assert f"{at} holds a finished run: normlab report {at} makes its page" in again.stderr
 
     evaluated = run("evaluate", str(folder), cwd=tmp_path)
     last = Run.open(folder).last
@@ -104,6 +108,23 @@ def test_train_with_piped_output(tmp_path):
     assert f"the run's folder states {last.accuracy:.1%}: the same" in evaluated.stdout
     for digit in range(10):
         assert re.search(rf"(?m)^\W*{digit}\W", evaluated.stdout)
+
+
+def test_a_dry_run_prints_the_time_and_writes_nothing(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, errors = cli(*TRAIN, "--epochs", "40", "--dry-run")
+    assert (code, errors) == (0, "")
+    layout, *_, settings, time = out.splitlines()
+    assert layout == TRAIN[1]
+    assert settings.startswith("recipe demo, float32, seed 0, on ")
+    assert re.fullmatch(r"about \d+ (s|min) for 40 epochs", time)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_dry_run_cannot_resume(cli, trained):
+    code, _, errors = cli("train", "--resume", trained.path, "--dry-run")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "--resume takes the settings from the run" in errors
 
 
 @pytest.mark.slow(10)
@@ -170,7 +191,9 @@ def test_a_live_bar_in_a_terminal(tmp_path):
     os.close(primary)
     assert process.wait(timeout=600) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"epoch 2/3 .*batch \d+/23 loss \d\.\d{3} [\d,]+ images/s 0:00:\d\d", text)
+    assert re.search(
+        r"epoch 2/3 .*batch \d+/23 loss \d\.\d{3} [\d,]+ images/s +about \d+ s left", text
+    )
     assert len(re.findall(r"\repoch \d/3  train loss", text)) == 3
 
 
@@ -194,6 +217,11 @@ def test_a_live_bar_in_a_terminal(tmp_path):
         (["data", "--dataset", "folder:/nowhere"], 1, "/nowhere"),
         (["nonsense"], 2, "nonsense"),
         (["summary", "seed-bn", "--budget", "many"], 2, "many"),
+        (["summary", "nano", "--ram", "10k"], 2, "10,944 bytes of RAM with bn, 704 more than"),
+        (["summary", "nano", "--macs", "1.25M"], 2, "248,756 more than --macs 1,250,000"),
+        (["summary", "nano", "--flash", "0"], 2, "--flash must be at least 1"),
+        (["summary", "nano", "--board", "uno"], 2, "microbit-v2"),
+        (["train", "nano", "--dataset", "digits", "--flash", "7k"], 2, "more than --flash 7,168"),
     ],
 )  # fmt: skip
 def test_wrong_usage_gives_a_message_and_an_exit_code(arguments, code, message, cli):
@@ -289,16 +317,61 @@ def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
     assert cli("evaluate", str(folder))[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "number"),
+    [
+        ("--ram", "10k", 10_240),
+        ("--ram", "8192", 8_192),
+        ("--flash", "0.0625M", 65_536),
+        ("--flash", "64K", 65_536),
+        ("--macs", "2M", 2_000_000),
+        ("--macs", "1.5m", 1_500_000),
+        ("--macs", "900k", 900_000),
+    ],
+)
+def test_numbers_of_limits_may_end_in_k_or_m(flag, text, number, cli):
+    """Of bytes, k is 1,024; of multiply-accumulates, 1,000."""
+    code, short, _ = cli("summary", "assignment", flag, text)
+    assert code == 0
+    assert short == cli("summary", "assignment", flag, number)[1]
+    assert short != cli("summary", "assignment", flag, number // 2)[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["32kB", "1.2.3", "k", "-32k", "0.0001k", "1e4", "", "٣٢k", "9" * 99]
+)
+def test_what_is_no_number_of_a_limit_is_refused(text, cli):
+    code, out, err = cli("summary", "assignment", f"--ram={text}")
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow(4)
+def test_a_run_records_its_limits_and_stays_within_them(tmp_path, cli):
+    flags = ("--ram", "6k", "--flash", "12k", "--macs", "1M", "--board", "microbit-v2")
+    code, _, err = cli(
+        *("train", "C P C P C GAP FC", "--dataset", "digits", "--recipe", "demo", "--epochs", "1"),
+        *("--channels", "colour", "--out", tmp_path / "run", *flags),
+    )
+    assert code == 0, err
+    run = Run.open(tmp_path / "run")
+    limits = (run.config.ram, run.config.flash, run.config.macs, run.config.board)
+    assert limits == (6_144, 12_288, 1_000_000, "microbit-v2")
+    assert run.summary.memory.arena <= 6_144
+    assert run.summary.memory.constants <= 12_288
+    assert 900_000 < run.summary.macs <= 1_000_000
+
+
 def test_the_default_folders_of_different_runs_differ():
     names = {
         str(_default_out(RunConfig(network=network, **settings)))
         for network in ("seed-bn", "assignment", "C:8 GAP FC", "C:9 GAP FC")
         for settings in (
             *({}, {"norm": "gn"}, {"budget": 5000}, {"dataset": "digits"}, {"seed": 1}),
-            {"activation": "silu"},
+            *({"activation": "silu"}, {"ram": 9000}, {"flash": 9000}, {"board": "pico"}),
         )
     }
-    assert len(names) == 24
+    assert len(names) == 36
     assert "runs/cifar10/seed-bn-silu-0" in names
     assert "runs/cifar10/seed-bn-0" in names
     assert "runs/cifar10/seed-bn-gn-0" in names
@@ -327,6 +400,28 @@ def test_the_default_folders_of_different_data_differ(dataset, part, tmp_path, m
     assert _default_out(RunConfig(network="nano", dataset=dataset)).parts[:-1] == ("runs", part)
     study = StudyConfig(network="nano", dataset=dataset)
     assert _default_study(study).parts == ("studies", part, "nano")
+
+
+@pytest.mark.parametrize(
+    ("layout", "begin"),
+    [
+        ("C:8 P C:16 P C:16 GAP FC", "C8-P-C16-P-C16-GAP-FC-"),
+        ("C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10", "C1-C2-c3-P1-C3-C4-C5-c6-"),
+        ("C:12/ln-full+ GAP FC", "C12lnfull-GAP-FC-"),
+        ("C:1111111111111111111111111111111 P", "layout-"),
+    ],
+)
+def test_a_layouts_folders_have_its_beginning_in_their_name(layout, begin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, study = RunConfig(network=layout, seed=3), StudyConfig(network=layout)
+    assert re.fullmatch(begin + "[0-9a-f]{6}-bn-3", _default_out(run).name)
+    assert re.fullmatch(begin + "[0-9a-f]{6}", _default_study(study).name)
+    # Folders of earlier versions, which had the hash alone, are found again.
+    name = zoo.short_name(layout)
+    for folder in (Path(f"runs/cifar10/{name}-bn-3"), Path(f"studies/cifar10/{name}")):
+        folder.mkdir(parents=True)
+    assert _default_out(run) == Path(f"runs/cifar10/{name}-bn-3")
+    assert _default_study(study) == Path(f"studies/cifar10/{name}")
 
 
 @pytest.mark.slow(1)
@@ -380,8 +475,8 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, cli):
     code, out, err = cli("data", "--dataset", "digits", "--recipe", "demo")
     assert code == 0, err
     assert "uint8" in out
-    assert "page: data.html" in out
-    assert Path("data.html").stat().st_size > 10_000
+    assert "page: digits.html" in out
+    assert Path("digits.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow(10)

@@ -51,6 +51,7 @@ ADDED_TO_RUNS = [
     *("teacher", "teacher_weight", "teacher_temperature"),
     *("size", "channels", "image_column", "label_column"),
     *("balance", "start_from"),
+    *("ram", "flash", "macs", "board"),
 ]
 
 
@@ -110,6 +111,7 @@ def test_a_run_records_settings_that_earlier_versions_lack_only_if_it_has_them()
     given |= {"teacher": "micro", "teacher_weight": 0.5, "teacher_temperature": 4.0}
     given |= {"size": 28, "channels": "grey", "image_column": "img", "label_column": "fine"}
     given |= {"balance": True, "start_from": "micro"}
+    given |= {"ram": 32768, "flash": 65536, "macs": 2_000_000, "board": "pico"}
     for name, value in given.items():
         assert recorded(dataclasses.replace(RUN, **{name: value}))[name] == value
     assert not set(given) & set(recorded(RUN))

@@ -1,7 +1,9 @@
 """The pages on data: every command in them is run, on real photographs where it can be."""
 
+import functools
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
+from environments import normlab
+from normlab import cli as command_line
 from normlab.config import DataConfig
 from normlab.data import source_of
 from normlab.data.sources import hf
@@ -22,6 +26,28 @@ def commands(page):
     """The indented lines that are commands."""
     text = (DOCS / page).read_text()
     return [shlex.split(line)[1:] for line in re.findall(r"^    (normlab .+)$", text, re.MULTILINE)]
+
+
+def shown_commands():
+    """Every command that the README and a page show, but for synopses such as `RUN [RUN ...]`."""
+    for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))):
+        shown = re.findall(r"^    (?:\$ |\w+=\S+ )*(normlab .+)$", page.read_text(), re.MULTILINE)
+        for line in shown:
+            if not re.search(r"\[|RUN \.\.\.", line):
+                yield pytest.param(shlex.split(line, comments=True)[1:], id=f"{page.name}: {line}")
+
+
+@pytest.mark.parametrize("arguments", [*shown_commands()])
+def test_a_command_that_is_shown_is_one(arguments, monkeypatch, cli):
+    """Its flags are read; it does not run."""
+    read = []
+    commands = command_line._COMMANDS
+    for name, command in commands.items():
+        monkeypatch.setitem(
+            commands, name, functools.wraps(command)(lambda *_, **__: read.append(1))
+        )
+    assert cli(*arguments) == (0, "", "")
+    assert read == [1]
 
 
 @pytest.fixture
@@ -56,7 +82,7 @@ def test_ten_photos_are_looked_at_trained_on_explained_and_exported(photos, cli)
     assert note in outputs["data"]
     assert "runs/photos/report.html" in outputs["train"]
     assert outputs["predict"].startswith("new-photos/a.jpg  ")
-    for name in ("data.html", "why.png", "runs/photos/model.onnx"):
+    for name in ("folder-photos.html", "why.png", "runs/photos/model.onnx"):
         assert (photos / name).is_file()
 
 
@@ -149,3 +175,42 @@ def test_the_recipe_of_the_page_is_own():
         f"{SHOWN:,} / training images, rounded up, but at least {fewest} and at most {most}"
     )
     assert [own_epochs(images) for images in (100, 1000, 50_000)] == [200, 60, 20]
+
+
+@pytest.mark.slow(40)
+@pytest.mark.parametrize(
+    "page", ["README.md", "classifier.md", "explain.md", "notebook.md", "predict.md"]
+)
+def test_the_python_of_a_page_runs(page, trained, tmp_path, monkeypatch):
+    """In one namespace, with the runs, pictures and arrays that it names."""
+    if page == "explain.md":
+        pytest.importorskip("captum")
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "digits/nano-bn-0") if page != "README.md" else ():
+        shutil.copytree(trained.path, tmp_path / "runs" / name)
+    digits = load_digits()
+    digits.update({name: digits[name][:100] for name in ("images", "data", "target")})
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: digits)  # fewer
+    images = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    for name in ("seven.png", "cat.jpg"):
+        Image.fromarray(images[7]).resize((32, 32)).save(name)
+    known = {"images": images[:50], "labels": digits.target[:50], "others": images[50:]}
+    text = (DOCS.parent / page if page == "README.md" else DOCS / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, known)
+
+
+@pytest.mark.slow(15)
+def test_a_normalization_of_ones_own_is_trained_compared_and_opened_again(tmp_path):
+    text = (DOCS / "own-normalization.md").read_text()
+    (module,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_norms.py").write_text(module)
+    shown = re.findall(r"^    (?:NORMLAB_NORMS=(\w+) )?(normlab .+)$", text, re.MULTILINE)
+    assert len(shown) == 3
+    for trusted, command in shown:
+        variables = {"NORMLAB_NORMS": trusted} if trusted else {}
+        done = normlab(*shlex.split(command)[1:], cwd=tmp_path, **variables)
+        assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from normlab import data
     from normlab import notation as layout
     from normlab.classifier import Classifier
-    from normlab.config import DataConfig, Execution, RunConfig, StudyConfig
+    from normlab.config import DataConfig, Execution, Limits, RunConfig, StudyConfig
     from normlab.data import augment
     from normlab.data.describe import describe
     from normlab.errors import NormlabError
@@ -57,6 +57,7 @@ _PUBLIC = {
     "Explanation": "inference.explain:Explanation",
     "Exported": "export.exporter:Exported",
     "ExportedPage": "export.browser.page:ExportedPage",
+    "Limits": "config:Limits",
     "Network": "network.model:Network",
     "NormlabError": "errors:NormlabError",
     "Prediction": "inference.predict:Prediction",
@@ -105,6 +106,7 @@ __all__ = [
     "Explanation",
     "Exported",
     "ExportedPage",
+    "Limits",
     "Network",
     "NormlabError",
     "Prediction",

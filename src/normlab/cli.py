@@ -5,6 +5,7 @@ Many flags come from the dataclasses of `config`. Commands import what they need
 that `--help` needs no torch.
 """
 
+import functools
 import inspect
 import os
 import re
@@ -16,12 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from normlab import usage
 from normlab.config import (
-    ActivationName,
+    ROOT_HELP,
+    ActivationOfNetwork,
     DataConfig,
     DataRoot,
+    Device,
     Execution,
     ImageSize,
+    Limits,
+    LogFormat,
+    NetworkModel,
+    Norm,
     RunConfig,
     StudyConfig,
     default_is,
@@ -41,6 +49,7 @@ _NO_STUDY = StudyConfig(network="")
 _Config = Annotated[RunConfig, OmitArgPrefixes]
 _Study = Annotated[StudyConfig, OmitArgPrefixes]
 _Data = Annotated[DataConfig, OmitArgPrefixes]
+_Limits = Annotated[Limits, OmitArgPrefixes]
 _Execution = Annotated[Execution, OmitArgPrefixes]
 _Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
 _Run = Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="")]
@@ -53,7 +62,6 @@ _RunAndPictures = Annotated[
 _ExportFormat = Annotated[
     str, arg(constructor=tyro.extras.literal_type_from_choices(formats.names()))
 ]
-_Model = Annotated[Literal["micro", "nano"] | None, default_is("none")]
 
 _COMMANDS: dict[str, Callable[..., None]] = {}
 
@@ -71,11 +79,18 @@ def train(
     *,
     out: Annotated[Path | None, default_is("runs/DATASET/NETWORK-NORM-SEED")] = None,
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None,
+    log: Annotated[
+        tuple[LogFormat, ...],
+        tyro.conf.UseAppendAction,
+        arg(metavar="{csv,tensorboard}", help_behavior_hint=""),
+    ] = (),
+    dry_run: bool = False,
 ) -> None:
     """Train a network and write its run's folder, with a report.
 
         $ normlab train seed-bn --seed 1
         $ normlab train assignment --norm gn --budget 5000 --epochs 10
+        $ normlab train assignment --norm gn --dry-run
         $ normlab train "C:16 D:24 P D:32+ GAP FC" --dataset digits --recipe demo
         $ normlab train --resume runs/cifar10/seed-bn-1
         $ normlab train my_nets:resnet20 --norm gn
@@ -86,30 +101,39 @@ def train(
         execution: Where to train.
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
+        log: Write the epochs for other programs, too: `csv` into RUN/metrics.csv, `tensorboard`
+            into RUN/tensorboard. Repeat the flag for both.
+        dry_run: Print what would be run and the estimated time, and stop there.
     """
+    from normlab.findings.run import little_learned
     from normlab.report.run_page import write_report
     from normlab.runs import machine
     from normlab.training.distributed import distributed
+    from normlab.training.logs import log_callbacks
     from normlab.training.loop import resume as resume_run
     from normlab.training.loop import train as train_run
 
+    logs = log_callbacks(log)
     with distributed(execution.device) as processes:
         if resume is not None:
-            if config != _UNSET or out is not None:
+            if config != _UNSET or out is not None or dry_run:
                 raise UsageError(
                     "--resume takes the settings from the run: leave out all flags but "
-                    "--data-root, --device and --threads"
+                    "--data-root, --device, --threads and --log"
                 )
-            run = resume_run(resume, execution)
+            run = resume_run(resume, execution, callbacks=logs)
         elif not config.network:
             raise UsageError(
                 "expected a network: a name that `normlab zoo` lists, or a layout such as "
                 '"C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10"'
             )
         else:
-            run = train_run(config, out or _default_out(config), execution)
-    if not processes.is_main:
+            folder = out or _default_out(config)
+            run = train_run(config, folder, execution, callbacks=logs, dry_run=dry_run)
+    if dry_run or not processes.is_main:
         return
+    if remark := little_learned(run):
+        note(remark)
     machine.prepare(execution)  # the page is computed with as many threads
     page = write_report([run], data_root=execution.data_root)
     show(f"report: {page}")
@@ -124,7 +148,7 @@ def compare(
     ray: Annotated[str | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     dry_run: bool = False,
     data_root: DataRoot = None,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train every normalization with every seed on the same network, and say which is best.
 
@@ -141,8 +165,6 @@ def compare(
         ray: Execute the runs on Ray: on a cluster of this machine's cores, or on the cluster at
             ADDRESS, whose nodes must all see the study's folder.
         dry_run: Print what would be run and the estimated time, and stop there.
-        data_root: Folder of the data, as in `normlab train`.
-        device: As in `normlab train`.
     """
     from normlab.findings.groups import group_by_setting
     from normlab.findings.study import headline
@@ -222,10 +244,10 @@ def evaluate(
 def predict(
     inputs: _RunAndPictures,
     *,
-    model: _Model = None,
+    model: NetworkModel = None,
     json: bool = False,
     csv: bool = False,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Classify pictures: the most probable class of each, and the next two.
 
@@ -243,10 +265,8 @@ def predict(
     Args:
         inputs: A run's folder (leave it out with --model), then pictures of any size: files in any
             format that Pillow reads, folders of them, patterns, or - for the standard input.
-        model: A network that comes with normlab, instead of a run's folder.
         json: One line of JSON per picture, with the probabilities of all classes.
         csv: A table with the probabilities of all classes.
-        device: As in `normlab train`.
     """
     from normlab.inference.finding import find_pictures
     from normlab.inference.predict import predict_files
@@ -277,7 +297,7 @@ def explain(
     inputs: _RunAndPicture,
     *,
     classes: Annotated[tuple[str, ...], default_is("the predicted class")] = (),
-    model: _Model = None,
+    model: NetworkModel = None,
     out: Annotated[Path | None, default_is("PICTURE-explained.png, in this folder")] = None,
 ) -> None:
     """Draw where a network looks in a picture: Grad-CAM and occlusion.
@@ -294,7 +314,6 @@ def explain(
         inputs: A run's folder (leave it out with --model), then a picture: a file, or - for the
             standard input.
         classes: The classes to explain.
-        model: A network that comes with normlab, instead of a run's folder.
         out: The figure, a PNG.
     """
     from normlab.inference.explain import explain as explain_picture
@@ -322,7 +341,7 @@ def explain(
 def export(
     runs: _Runs,
     *,
-    model: _Model = None,
+    model: NetworkModel = None,
     to: _ExportFormat,
     int8: bool = False,
     float32: Annotated[bool, arg(name="float")] = False,
@@ -343,14 +362,13 @@ def export(
         $ normlab export runs/digits/*-0 --to html
 
     The exported network maps pixels to probabilities. Before it is written, it is run on 1,000 test
-    images and must predict what the trained network does. ONNX needs pip install "normlab[export]".
+    images (CIFAR-10's with --model) and must predict what the trained network does. ONNX needs
+    pip install "normlab[export]".
     C is a folder with a program for microcontrollers, which the machine's C compiler proves.
     A page predicts pictures in a browser, without a server; it takes several runs, side by side.
 
     Args:
         runs: A run's folder (leave it out with --model); for `html` one or several.
-        model: A network that comes with normlab, instead of a run or, for `html`, beside runs. It
-            is checked on CIFAR-10, but for `html`.
         to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `c`,
             `html`.
         int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx`; `c` has
@@ -359,7 +377,6 @@ def export(
         unproved: Write `c` without compiling it, as where there is no C compiler.
         out: The file or folder. With --model it is named after the model, in this folder; a page
             about several runs is in the folder that holds them.
-        data_root: Folder of the data, as in `normlab train`.
     """
     from normlab.export.exporter import export_run
     from normlab.runs.run import Run
@@ -394,7 +411,6 @@ def report(
     Args:
         runs: Runs' folders, or a study's.
         out: The page.
-        data_root: Folder of the data, as in `normlab train`.
         no_images: Leave out the pictures of the data.
         published: A table of published curves, drawn beside the runs' curves.
     """
@@ -450,13 +466,15 @@ def card(
 def serve(
     runs: _Runs,
     *,
-    model: _Model = None,
+    model: NetworkModel = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     name: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="HOST", help_behavior_hint="")
     ] = (),
-    data_root: Annotated[Path | None, default_is("$NORMLAB_DATA, else the cached download")] = None,
+    data_root: Annotated[
+        Path | None, default_is("$NORMLAB_DATA, else the cached download", help=ROOT_HELP)
+    ] = None,
 ) -> None:
     """Serve a page that classifies pictures and photos with several networks, side by side.
 
@@ -464,17 +482,16 @@ def serve(
         $ normlab serve runs/cifar10/micro-bn-0 runs/cifar10/micro-gn-0 runs/cifar10/micro-ln-0
         $ curl --data-binary @cat.jpg http://127.0.0.1:7860/predict
 
-    It needs gradio: pip install "normlab[serve]". Ctrl-C ends it.
+    Pictures to try are the data's, if it is there: nothing is downloaded. It needs gradio:
+    pip install "normlab[serve]". Ctrl-C ends it.
 
     Args:
         runs: Runs' folders.
-        model: A network that comes with normlab, beside the runs or alone.
         host: The address to listen on. By default only this machine can reach the page; 0.0.0.0
             opens it to the whole network.
         port: The port; 0 takes a free one.
         name: Another name by which browsers reach it: an alias, or a proxy's name. Repeat the flag
             for several.
-        data_root: Folder of the data, for example pictures. Nothing is downloaded.
     """
     from normlab.runs.run import Run
     from normlab.serve import serve as serve_runs
@@ -492,16 +509,16 @@ def data(
     *,
     data_root: DataRoot = None,
     recipe: Annotated[str | None, default_is("own for folder:, npz: and hf:, else seed")] = None,
-    out: Path = Path("data.html"),
+    out: Annotated[Path | None, default_is("DATASET.html, in this folder")] = None,
 ) -> None:
     """Explore a data set: figures in the terminal, pictures on a page.
 
         $ normlab data
-        $ normlab data --dataset digits --recipe demo --out digits.html
+        $ normlab data --dataset digits --recipe demo
+        $ normlab data --dataset folder:photos --out page.html
 
     Args:
         config: The data set and its splits.
-        data_root: Folder of the data, as in `normlab train`.
         recipe: The recipe whose augmentation is shown, step by step.
         out: The page.
     """
@@ -518,7 +535,7 @@ def data(
     if holdout := with_own_holdout(config, dataset).holdout:
         dataset = dataset.hold_out(holdout, config.split_seed)
     Console().print(describe(dataset))
-    page = write_data_page(dataset, out, recipe_steps=steps)
+    page = write_data_page(dataset, out or Path(f"{_data_part(config)}.html"), recipe_steps=steps)
     show(f"page: {page}")
 
 
@@ -526,11 +543,12 @@ def data(
 def summary(
     network: Annotated[str, Positional, arg(metavar="NAME_OR_LAYOUT", help_behavior_hint="")],
     *,
-    norm: str = _UNSET.norm,
-    activation: Annotated[
-        ActivationName | None, default_is("the network's own if it has one, else relu")
+    norm: Norm = _UNSET.norm,
+    activation: ActivationOfNetwork = None,
+    budget: Annotated[
+        int | None, default_is("50000 where a width is open, if there is no --flash")
     ] = None,
-    budget: Annotated[int | None, default_is("50000 where a width is open")] = None,
+    limits: _Limits = Limits(),  # noqa: B008 — it is frozen
     classes: int = 10,
     size: ImageSize = DataConfig.size,
     channels: Literal["grey", "colour"] = "colour",
@@ -541,14 +559,14 @@ def summary(
         $ normlab summary assignment --norm gn --budget 5000
         $ normlab summary nano --activation prelu
         $ normlab summary line-5k --size 28 --channels grey
+        $ normlab summary assignment --ram 32k --flash 64k --macs 2M
+        $ normlab summary micro --board microbit-v2
 
     Args:
         network: A name that `normlab zoo` lists, a layout, or your `module:function`.
-        norm: Normalization, as `normlab norms` lists them, or your `module:Class`.
-        activation: Activation after the normalizations.
         budget: Number of parameters to stay below. Open widths are solved from it.
+        limits: What the network must not exceed.
         classes: Number of classes.
-        size: Height and width of the input in pixels.
         channels: `grey`: one channel; `colour`: three.
     """
     from rich.console import Console
@@ -558,6 +576,7 @@ def summary(
 
     data = DataConfig(size=size, channels=channels)
     check_settings(data)
+    check_settings(limits)
     table = summarize(
         network,
         norm=norm,
@@ -565,6 +584,7 @@ def summary(
         classes=classes,
         budget=budget,
         shape=data.shape,
+        limits=limits,
     )
     print(table.layout)  # on one line, however long, so that it can be copied
     Console().print(table)
@@ -619,6 +639,8 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
 
     if model is None and not inputs:
         raise UsageError("expected a run's folder and a picture, or --model NAME and a picture")
+    if model is None and _is_picture(inputs[0], alone=len(inputs) == 1):
+        raise UsageError(f"which model? --model micro, or a run's folder before {inputs[0]}")
     pictures = inputs[1:] if model is None else inputs
     if not pictures:
         raise UsageError(
@@ -627,35 +649,60 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
     return load(inputs[0]) if model is None else load(model=model), pictures
 
 
+def _is_picture(text: str, *, alone: bool) -> bool:
+    """Whether the first input is a picture, or a folder of them, and no run: there, or not."""
+    from normlab.data.formats import HEIC_SUFFIXES, UNREAD_SUFFIXES, suffixes
+
+    path, pictures = Path(text), {*suffixes(), *HEIC_SUFFIXES, *UNREAD_SUFFIXES}
+    if exists(path / "config.json") or path.name == "model.safetensors":
+        return False
+    if text == "-" or any(character in text for character in "*?["):
+        return True
+    return path.is_file() or path.suffix.lower() in pictures or (alone and path.is_dir())
+
+
 def _default_out(config: RunConfig) -> Path:
-    """runs/DATASET/NETWORK-NORM-SEED, with budget, activation, size and channels if given.
+    """runs/DATASET/NETWORK-NORM-SEED, with budget, limits, activation, size and channels if given.
 
-    A layout is named by its hash. The published networks have the normalization in their name.
+    The published networks have the normalization in their name.
     """
-    from normlab.network.zoo import short_name
-
-    network = short_name(config.network)
-    parts = [network]
+    parts = []
     if config.budget is not None:
         parts.append(str(config.budget))
-    if not (network.startswith("seed-") and config.norm == _UNSET.norm):
+    for name in ("ram", "flash", "macs"):
+        if (limit := getattr(config, name)) is not None:
+            parts.append(f"{name}{limit}")
+    if config.board is not None:
+        parts.append(config.board)
+    if not (config.network.startswith("seed-") and config.norm == _UNSET.norm):
         parts.append(config.norm.replace(":", "."))
     if config.activation is not None:
         parts.append(config.activation)
     parts += _shape_parts(config)
-    return Path("runs") / _data_part(config) / "-".join([*parts, str(config.seed)])
+    return _named_folder(
+        Path("runs") / _data_part(config), config.network, [*parts, str(config.seed)]
+    )
 
 
 def _default_study(config: StudyConfig) -> Path:
-    """studies/DATASET/NETWORK, with size and channels if given. A layout is named by its hash."""
-    from normlab.network.zoo import short_name
+    """studies/DATASET/NETWORK, with size and channels if given."""
+    folder = Path("studies") / _data_part(config)
+    return _named_folder(folder, config.network, _shape_parts(config))
 
-    name = "-".join([short_name(config.network), *_shape_parts(config)])
-    return Path("studies") / _data_part(config) / name
+
+def _named_folder(folder: Path, network: str, parts: Sequence[str]) -> Path:
+    """A folder named after a network and these parts.
+
+    Earlier versions named a layout by its hash alone: such a folder is found again.
+    """
+    from normlab.network.zoo import folder_name, short_name
+
+    earlier = folder / "-".join([short_name(network), *parts])
+    return earlier if earlier.exists() else folder / "-".join([folder_name(network), *parts])
 
 
 def _data_part(config: DataConfig) -> str:
-    """The data set in a folder's name: `cifar100-coarse`, `folder-photos`, `hf-fashion_mnist`."""
+    """The data set in the name of a file or folder: `cifar100-coarse`, `folder-photos`."""
     kind, colon, path = config.dataset.partition(":")
     # Of `folder:..`, too; a link keeps its name.
     last = Path(os.path.abspath(path)).name.removesuffix(".npz") if colon else ""  # noqa: PTH100
@@ -675,16 +722,10 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"normlab {__version__}")
         return
     if arguments and arguments[0] in _COMMANDS:
-        command = _COMMANDS[arguments[0]]
-        arguments = _with_address(arguments)
-        tyro.cli(
-            command,
-            prog=f"normlab {arguments[0]}",
-            description=_help(command)[0],
-            args=arguments[1:],
-            config=_STYLE,
-        )
+        _call(arguments[0], _with_address(arguments)[1:])
         return
+    if arguments and not arguments[0].startswith("-"):
+        raise usage.unknown_command(arguments[0], [*_COMMANDS])
     # No command: help, an error, or a shell's completion script, which lists all commands.
     overview = [
         Annotated[
@@ -702,6 +743,31 @@ def _dispatch(arguments: list[str]) -> None:
         args=arguments,
         config=_STYLE,
     )
+
+
+def _call(name: str, arguments: list[str]) -> None:
+    """Calls a command. UsageError, and it is not called, if it does not take its arguments."""
+    command = _COMMANDS[name]
+    usage.refuse_unknown_flags(name, command, arguments)
+
+    @functools.wraps(command)
+    def with_arguments(*given: Any, **named: Any) -> Callable[[], None]:
+        return functools.partial(command, *given, **named)
+
+    # A shell that completes a word needs the choices, which these readers keep from tyro.
+    completes = any(argument.startswith("--tyro-") for argument in arguments)
+    call, rest = tyro.cli(
+        with_arguments,
+        prog=f"normlab {name}",
+        description=_help(command)[0],
+        args=arguments,
+        config=_STYLE,
+        return_unknown_args=True,
+        registry=None if completes else usage.readers(arguments),
+    )
+    if rest:
+        raise usage.unexpected(name, command, arguments, rest)
+    call()
 
 
 def _with_address(arguments: list[str]) -> list[str]:

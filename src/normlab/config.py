@@ -6,20 +6,81 @@ differ when the run is resumed or evaluated on another machine.
 """
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from normlab.ranges import LARGEST, Count, Positive, Range, Seed, Share
 
 
-def default_is(text: str) -> object:
-    """Shows in a flag's help what the default, None, means."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+def default_is(text: str, *, also: str = "", help: str | None = None) -> object:
+    """Shows in a flag's help what the default, None, means.
+
+    Args:
+        text: What it means.
+        also: Another name of the flag, if people call it so.
+        help: The flag's help, if several commands have it; else it is the docstring's.
+    """
+    return tyro.conf.arg(
+        help_behavior_hint=f"(default: {text})", aliases=[also] if also else None, help=help
+    )
+
+
+# Normalizations by the names that other libraries have for them.
+FULL_NAMES = {
+    "batchnorm": "bn",
+    "groupnorm": "gn",
+    "layernorm": "ln",
+    "instancenorm": "in",
+    "rmsnorm": "rms",
+}
+
+
+def norm_name(text: str) -> str:
+    """A normalization's own name for what people type: `BatchNorm2d`, `layer_norm`, `GN=8`."""
+    name, equals, number = text.partition("=")
+    full = re.sub(r"[_-]|[123]d$", "", name.lower())
+    return FULL_NAMES.get(full, name.lower() if name.isupper() else name) + equals + number
+
+
+# Read by the command line alone: records have a normalization's own name.
+NormName = Annotated[
+    str,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STR",
+        instance_from_str=lambda texts: norm_name(texts[0]),
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    ),
+]
+
+
+def amount(thousand: int) -> object:
+    """Reads a flag's number as `32768`, `32k` or `1.5M`: `k` is so many, `M` the square of it."""
+
+    def read(arguments: list[str]) -> int:
+        match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([km]?)", arguments[0], re.ASCII | re.I)
+        if match is not None:
+            number = Decimal(match[1]) * thousand ** " km".index(match[2].lower() or " ")
+            if number == int(number):
+                return int(number)
+        raise ValueError(f"{arguments[0]!r} is no number such as 32768, 32k or 1.5M")
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|k|M",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 C = TypeVar("C", bound=type[Any])
@@ -47,19 +108,65 @@ WRITTEN_IF_GIVEN = (
     *("teacher", "teacher_weight", "teacher_temperature"),
     *("size", "channels", "image_column", "label_column"),
     *("balance", "start_from"),
+    *("ram", "flash", "macs", "board"),
 )
 # What the file of a run means by leaving a setting out, if that is not the default.
 UNSTATED: dict[str, Any] = {"activation": "relu", "channels": "colour"}
 AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift", "scale", "light"]
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
+BoardName = Literal["nano-33-ble", "pico", "esp32-s3", "nucleo-l4r5zi", "microbit-v2"]
 Branches = Literal["none", "repvgg", "expand"]
+LogFormat = Literal["csv", "tensorboard"]
 Precision = Literal["float32", "bfloat16"]
 Channels = Literal["auto", "grey", "colour"]
 IMAGE_SIZES = Range(at_least=16, at_most=128)
-ImageSize = Annotated[int, IMAGE_SIZES]
+# A setting that several commands have, with its help.
+ImageSize = Annotated[
+    int,
+    IMAGE_SIZES,
+    tyro.conf.arg(
+        help="Height and width of the network's input in pixels. Images of another size are "
+        "converted."
+    ),
+]
 ActivationName = Literal["relu", "hard-swish", "silu", "gelu", "prelu", "leaky"]
 NoiseShare = Annotated[float, Range(at_least=0, below=1)]
-DataRoot = Annotated[Path | None, default_is("$NORMLAB_DATA, else a cached or new download")]
+ActivationOfNetwork = Annotated[
+    ActivationName | None,
+    default_is(
+        "the network's own if it has one, else relu",
+        help="Activation after the normalizations; `frn` and the `evonorm`s have their own "
+        "instead. `prelu` learns a slope for each channel, which counts as a parameter.",
+    ),
+]
+ROOT_HELP = (
+    "Folder that holds CIFAR-10, as an archive or extracted; nothing is downloaded then. For a run "
+    "on a `folder:` that has moved: its new place."
+)
+DataRoot = Annotated[
+    Path | None, default_is("$NORMLAB_DATA, else a cached or new download", help=ROOT_HELP)
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    tyro.conf.arg(
+        help="`auto` takes CUDA if there is one, else Apple's MPS, else the CPU, and prints which."
+    ),
+]
+Norm = Annotated[
+    NormName,
+    tyro.conf.arg(
+        help="Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your "
+        "`module:Class`."
+    ),
+]
+NetworkModel = Annotated[
+    Literal["micro", "nano"] | None,
+    default_is(
+        "none",
+        help="A network that comes with normlab, instead of a run's folder. `serve`, and `export` "
+        "to `html`, take it beside runs, too.",
+    ),
+]
 NetworkName = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
 ]
@@ -89,7 +196,6 @@ class DataConfig:
     """`hf:` only: the column with the labels."""
 
     size: ImageSize = 32
-    """Height and width of the network's input in pixels. Images of another size are converted."""
 
     channels: Channels = "auto"
     """`grey`: one channel; `colour`: three; `auto`: one if no training image has colour."""
@@ -101,7 +207,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(DataConfig):
+class Limits:
+    """What a network may take at most, beside its parameters. Open widths are solved for all.
+
+    RAM and flash are those of its program for microcontrollers in int8 (`export --to c`).
+    """
+
+    ram: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
+    """Bytes of working memory of its C program in int8, at most: `32k` is 32,768."""
+
+    flash: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
+    """Bytes of weights and tables of its C program in int8, at most. A few kB of code come on top.
+    Open widths then have no other budget, unless one is given."""
+
+    macs: Annotated[Positive | None, amount(1000), default_is("none")] = None
+    """Multiply-accumulates for one image, at most: `2M` is 2,000,000."""
+
+    board: Annotated[BoardName | None, default_is("none")] = None
+    """A board whose RAM and flash are the limits. `--ram` and `--flash` beside it leave room for
+    your own program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(DataConfig, Limits):
     """The training settings that a run and a study share."""
 
     recipe: Annotated[
@@ -119,12 +247,12 @@ class TrainingConfig(DataConfig):
     """Passes over the training images."""
 
     learning_rate: Annotated[
-        float | None, Range(above=0, at_most=LARGEST), default_is("the recipe's")
+        float | None, Range(above=0, at_most=LARGEST), default_is("the recipe's", also="--lr")
     ] = None
     """Peak learning rate."""
 
     weight_decay: Annotated[
-        float | None, Range(at_least=0, at_most=LARGEST), default_is("the recipe's")
+        float | None, Range(at_least=0, at_most=LARGEST), default_is("the recipe's", also="--wd")
     ] = None
     """Weight decay of convolutions and `FC`. Weights that Muon trains have none."""
 
@@ -141,11 +269,7 @@ class TrainingConfig(DataConfig):
     """Train each 3×3 convolution as several that are folded into one before it is saved: `repvgg`,
     the sum of 3×3, 1×1 and identity; `expand`, 1×1 · 3×3 · 1×1, four times as wide in between."""
 
-    activation: Annotated[
-        ActivationName | None, default_is("the network's own if it has one, else relu")
-    ] = None
-    """Activation after the normalizations; `frn` and the `evonorm`s have their own instead. `prelu`
-    learns a slope for each channel, which counts as a parameter."""
+    activation: ActivationOfNetwork = None
 
     balance: bool = False
     """Weigh each image's loss by its class: the rarer a class is in the training split, the more an
@@ -186,6 +310,10 @@ class TrainingConfig(DataConfig):
         "norm",
         "activation",
         "budget",
+        "ram",
+        "flash",
+        "macs",
+        "board",
     ),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
@@ -201,13 +329,14 @@ class RunConfig(TrainingConfig):
     """A name that `normlab zoo` lists, a layout, such as "C1 C2 c3 P C4 C5 c6 P C7 GAP C8", or your
     `module:function`."""
 
-    norm: str = "bn"
-    """Normalization: one that `normlab norms` lists (`gn=8`: 8 groups), or your `module:Class`."""
+    norm: Norm = "bn"
 
-    budget: Annotated[Positive | None, default_is("50000 where a width is open")] = None
+    budget: Annotated[
+        Positive | None, default_is("50000 where a width is open, if there is no --flash")
+    ] = None
     """Number of parameters to stay below. Open widths are solved from it."""
 
-    batch_size: Annotated[Positive | None, default_is("the recipe's")] = None
+    batch_size: Annotated[Positive | None, default_is("the recipe's", also="--batch")] = None
     """Images per step."""
 
     label_smoothing: Annotated[Share | None, default_is("the recipe's")] = None
@@ -235,6 +364,7 @@ class RunConfig(TrainingConfig):
     *("size", "channels"),
     *("network", "norms", "seeds"),
     *("layouts", "budgets", "batch_sizes", "groups", "train_images", "label_noise", "tune"),
+    *("ram", "flash", "macs", "board"),
     *("recipe", "untuned", "epochs", "learning_rate", "weight_decay", "muon", "precision"),
     *("recalibrate", "branches", "activation"),
     *("balance", "start_from"),
@@ -248,7 +378,7 @@ class StudyConfig(TrainingConfig):
     """As in `normlab train`. Open widths are solved once, for the normalization with the most
     parameters."""
 
-    norms: tuple[str, ...] = ("bn", "gn", "ln")
+    norms: tuple[NormName, ...] = ("bn", "gn", "ln")
     """Normalizations to compare."""
 
     seeds: Annotated[int, Range(at_least=1, at_most=MAX_SEEDS)] = 5
@@ -258,7 +388,9 @@ class StudyConfig(TrainingConfig):
     layouts: Annotated[tuple[str, ...], default_is("none")] = ()
     """Further networks: names or layouts."""
 
-    budgets: Annotated[tuple[Positive, ...], default_is("50000 where a width is open")] = ()
+    budgets: Annotated[
+        tuple[Positive, ...], default_is("50000 where a width is open, if there is no --flash")
+    ] = ()
     """Numbers of parameters to stay below."""
 
     batch_sizes: Annotated[tuple[Positive, ...], default_is("the recipe's")] = ()
@@ -336,11 +468,8 @@ class Execution:
     """Where a run is computed, and where its data lies."""
 
     data_root: DataRoot = None
-    """Folder that holds CIFAR-10, as an archive or extracted; nothing is downloaded then. For a run
-    on a `folder:` that has moved: its new place."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` takes CUDA if there is one, else Apple's MPS, else the CPU, and prints which."""
+    device: Device = "auto"
 
     threads: Annotated[int | None, default_is("torch's choice, one per core")] = None
     """CPU threads."""

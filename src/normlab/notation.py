@@ -101,6 +101,18 @@ class Block:
 MAX_WIDTH = 4096  # far more than a tiny network needs, and quick to count
 
 _HEAD = re.compile(r"(GAP|FC|[CcDPA])([0-9]*)")
+_WORD = re.compile(r"[A-Za-z]\w*")  # `conv`, `Conv2d`, `fc`; a block's letters are part of one
+_LETTERS = re.compile(r"(GAP|FC|[CcDPA])[0-9]*(s[0-9]+|[vas])*[A-Za-z]?")  # at most one is wrong
+_SEPARATOR = re.compile(r"[,;|>→-]")
+# Blocks by the names that other libraries have for them.
+_OTHER_NAMES = {
+    **dict.fromkeys(("conv", "conv2d", "convolution"), "C"),
+    **dict.fromkeys(("d", "depthwise", "separable"), "D"),
+    **dict.fromkeys(("p", "pool", "maxpool", "maxpool2d"), "P"),
+    **dict.fromkeys(("a", "avgpool", "avgpool2d"), "A"),
+    **dict.fromkeys(("gap", "globalavgpool"), "GAP"),
+    **dict.fromkeys(("fc", "linear", "dense"), "FC"),
+}
 _NORM = r"[A-Za-z_][A-Za-z0-9_.-]*(?::[A-Za-z_][A-Za-z0-9_]*)?(?:=[0-9]+)?"
 _OPTIONS = {
     "width": re.compile(r":([0-9]+)"),
@@ -111,6 +123,7 @@ _OPTIONS = {
     "residual": re.compile(r"(\+)"),
     "repeat": re.compile(r"\*([0-9]+)"),
 }
+_SPACES = "separate blocks with spaces alone"
 # The options that each kind takes.
 _ALLOWED = {
     "C": frozenset(_OPTIONS) - {"between"},
@@ -141,6 +154,12 @@ def parse(line: str) -> tuple[Block, ...]:
     return tuple(_parse_token(line, token.start(), token.end()) for token in tokens)
 
 
+def is_block(token: str) -> bool:
+    """Whether a word is a block, with or without a mistake in its options."""
+    head = _HEAD.match(token)
+    return head is not None and not token[head.end() : head.end() + 1].isalpha()
+
+
 def is_custom(token: str) -> bool:
     """Whether a token names a custom network, `module:function`: `C:24` and the like do not."""
     named = REFERENCE.fullmatch(token)
@@ -165,10 +184,15 @@ def _in_range(digits: str) -> bool:
 def _parse_token(line: str, start: int, end: int) -> Block:
     if is_custom(line[start:end]):
         raise LayoutError(line, start, "your own network stands alone: remove other blocks")
-    head = _HEAD.match(line, start, end)
-    if head is None:
+    word, head = _WORD.match(line, start, end), _HEAD.match(line, start, end)
+    if head is None or (word and not _LETTERS.fullmatch(word.group())):
+        if _SEPARATOR.match(line, start, end):
+            raise LayoutError(line, start, _SPACES)
+        unknown = word.group() if word else line[start:end]
+        meant = _OTHER_NAMES.get(unknown.lower().replace("_", ""))
+        hint = f"did you mean {meant}? E" if meant else "e"
         raise LayoutError(
-            line, start, f"unknown block {line[start:end]!r}: expected C, c, D, P, A, GAP or FC"
+            line, start, f"unknown block {unknown!r}: {hint}xpected C, c, D, P, A, GAP or FC"
         )
     kind, label = head.groups()
     options: dict[str, str] = {}
@@ -180,6 +204,8 @@ def _parse_token(line: str, start: int, end: int) -> Block:
             takes = [_SPELLING[o] for o in _OPTIONS if o in _ALLOWED[kind]]
             expected = f"{kind} takes {' '.join(takes)}" if takes else f"{kind} takes no options"
             rest = line[position:end]
+            if _SEPARATOR.match(rest):
+                raise LayoutError(line, position, _SPACES)
             raise LayoutError(line, position, f"{rest!r} is not an option: {expected}")
         if option not in _ALLOWED[kind]:
             raise LayoutError(line, position, f"{kind} does not take {match.group()!r}: remove it")

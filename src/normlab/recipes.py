@@ -1,6 +1,7 @@
 """Named training recipes: everything about training that is neither the network nor the data."""
 
 import dataclasses
+import difflib
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -161,7 +162,9 @@ SETTINGS = (
 def find(name: str) -> Recipe:
     """A recipe by its name; UsageError if there is no such recipe."""
     if name not in RECIPES:
-        raise UsageError(f"no recipe {name!r}: there are {', '.join(RECIPES)}")
+        near = difflib.get_close_matches(name.lower(), RECIPES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"no recipe {name!r}: there are {', '.join(RECIPES)}{hint}")
     return RECIPES[name]
 
 

@@ -31,7 +31,10 @@ from normlab.runs.checkpoint import save_weights
 compiled = pytest.mark.skipif(prove.compiler() is None, reason="no C compiler")
 
 EVERY_BLOCK = "C:6v C:6+*2 P D:7a D:7a+*2 A c:7*2 D:8s2 c:8+ GAP FC:5 FC"
-NORMS = ("bn", "none", "sws", "gn", "gn-ws", "ln", "in", "rms", "ln-channel", "dyt")
+NORMS = (
+    *("bn", "none", "sws", "gn", "gn-ws", "ln", "in", "rms", "ln-channel", "dyt"),
+    *("frn", "proxy-gn", "proxy-ln", "ln-full", "lrn"),
+)
 ABOUT = {"layout": "made up"}
 
 
@@ -113,7 +116,9 @@ def test_a_program_in_integers_equals_its_reference(norm):
 
 @compiled
 @pytest.mark.slow(2)
-@pytest.mark.parametrize("norm", ["bn", "gn", "rms", "ln-channel", "dyt"])
+@pytest.mark.parametrize(
+    "norm", ["bn", "gn", "rms", "ln-channel", "dyt", "frn", "proxy-gn", "ln-full", "lrn"]
+)
 def test_a_program_in_floats_equals_its_reference_and_the_network(norm):
     network, pixels, logits = check(EVERY_BLOCK, norm, float32=True)
     with torch.no_grad():
@@ -287,7 +292,7 @@ def test_the_summary_says_what_the_program_needs(norm, activation):
 
 
 def test_the_summary_says_nothing_of_what_has_no_program():
-    table = normlab.summarize("C:4 GAP FC", norm="frn")
+    table = normlab.summarize("C:4 GAP FC", norm="evonorm-s0")
     assert table.memory is None
     assert "microcontroller" not in table.note
 
@@ -424,10 +429,14 @@ def test_without_a_compiler_only_unproved_is_written(trained, tmp_path, cli, no_
 @pytest.mark.parametrize(
     ("layout", "settings", "says"),
     [
-        ("C:4 P D:4/frn GAP FC", {}, "the normalization frn has no C: use one of bn, "),
+        (
+            "C:4 P D:4/evonorm-s0 GAP FC",
+            {},
+            "the normalization evonorm-s0 has no C: use one of bn, ",
+        ),
         ("C:4 P GAP c:10 c+", {}, "c:10+: the classifier of a C program adds no input"),
         ("C:4 C+*500 P GAP FC", {}, "a C program has at most 200 blocks, not 504"),
-        ("C:4 P GAP FC", {"norm": "lrn"}, "the normalization lrn has no C"),
+        ("C:4 P GAP FC", {"norm": "evonorm-b0"}, "the normalization evonorm-b0 has no C"),
     ],
 )
 def test_what_has_no_c_is_refused_in_one_line(layout, settings, says, tmp_path, cli):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from made_up import CLASSES, LAYOUT, MATRIX, epochs, evaluation, rising, run
 from normlab.errors import UsageError
-from normlab.findings.run import analyze, compare, names
+from normlab.findings.run import analyze, compare, little_learned, names
 from normlab.wording import percent
 
 EVALUATION = evaluation(MATRIX)
@@ -131,10 +131,26 @@ def test_the_gap_is_explained_by_the_recipe():
 
 def test_underfitting_means_that_both_accuracies_are_low():
     low = run(curve=epochs([0.40], train=[0.41]))
-    assert "The network underfits: it classifies only 41.00% of the training images" in text_of(low)
+    assert re.search(
+        r"The network underfits: with [\d,]+ parameters it classifies only 41\.00% of the training "
+        "images",
+        text_of(low),
+    )
     overfit = run(curve=epochs([0.40], train=[0.54]))
     assert "underfits" not in text_of(overfit)
     assert "underfits" not in text_of(run())
+
+
+def test_a_run_that_learned_little_is_worth_a_remark():
+    stays = run(curve=epochs([0.18], train=[0.19]))
+    parameters = f"{stays.summary.parameters:,} parameters"
+    remark = little_learned(stays)
+    assert remark.startswith(
+        "18.00% of the test images are classified correctly, guessing gets 10%"
+    )
+    assert f"{parameters} may be too few, or 1 epoch: try a larger network" in remark
+    assert little_learned(run(curve=epochs([0.33], train=[0.2]))) is None
+    assert little_learned(run(curve=epochs([0.2], train=[0.5]))) is None  # it learned by heart
 
 
 def test_a_network_that_is_no_better_than_chance():

@@ -84,7 +84,7 @@ def test_the_table_counts_every_class_and_all_images():
         "test", ("airplane", "[red]x[/red]", "<b>"), labels, np.eye(3, dtype="f")[predictions], 0.5
     )
     text = printed(evaluation)
-    assert "test: accuracy 80.00% (2,400 of 3,000), loss 0.5000" in text
+    assert "test: balanced accuracy 82.50%, accuracy 80.00% (2,400 of 3,000), loss 0.5000" in text
     rows = [line.split() for line in text.splitlines()]
     assert ["airplane", "2,000", "1,500", "75.00%"] in rows
     assert ["[red]x[/red]", "1,000", "900", "90.0%"] in rows

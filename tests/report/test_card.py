@@ -128,7 +128,7 @@ def test_names_cannot_break_the_card(run):
     text = model_card([hostile])
     assert "<script>" not in text
     assert "`ab`, `x`, `scriptalert(1)/script`, `twolines`" in text
-    assert ModelCard(text).data.model_name == "layout-5935d4-bn-0"
+    assert ModelCard(text).data.model_name == "C12-P-C24-P-D32-GAP-FC-5935d4-bn-0"
 
 
 def test_the_command_does_not_overwrite_another_text(run, capsys):

@@ -64,6 +64,20 @@ def test_hostile_names_without_a_recipe(data, tmp_path):
     assert "In training" not in page.text
 
 
+def test_it_replaces_a_page_about_the_same_data_alone(data, tmp_path):
+    out = tmp_path / "page.html"
+    for _ in range(2):
+        write_data_page(data, out, recipe_steps=())
+    written = out.read_text(encoding="utf-8")
+    other = dataclasses.replace(data, name='folder:"<photos>')
+    with pytest.raises(UsageError, match=r"page.html is there already, and it is no page about"):
+        write_data_page(other, out, recipe_steps=())
+    assert out.read_text(encoding="utf-8") == written
+    out.unlink()
+    for _ in range(2):
+        write_data_page(other, out, recipe_steps=())
+
+
 def test_the_error_for_an_unknown_step_lists_the_steps(data):
     with pytest.raises(UsageError, match=r"no augmentation 'afine': there are .*affine"):
         render(data, recipe_steps=("afine",))

@@ -8,6 +8,7 @@ from made_up import CLASSES, MATRIX, PUBLISHED, Page, epochs, evaluation, rising
 from normlab.data import load
 from normlab.data.dataset import Split
 from normlab.errors import NormlabError, RunError, UsageError
+from normlab.network.boards import BOARDS
 from normlab.network.model import Network
 from normlab.report import plots
 from normlab.report.run_page import render, runs_table, write_report
@@ -91,6 +92,48 @@ def test_the_page_opens_from_disk_and_loads_nothing(page, content):
     assert all(link.startswith(("data:", "#")) for link in links)
     assert "http" not in re.sub(r"data:[^\"]+|http-equiv", "", content)
     assert not [a for _, a in page.tags for name in a if name.startswith("on")]
+
+
+@pytest.mark.slow(1)
+@pytest.mark.parametrize(
+    ("layout", "norm", "fits"),
+    [
+        ("C:12 D:16 D:16+ P D:24 GAP FC", "gn", ["yes"] * 5),
+        ("C:64 C:96 C:96+ GAP FC", "gn", ["no", "yes", "yes", "yes", "yes"]),
+        ("C:128 C:320 C:320 GAP FC", "gn", ["no", "no", "no", "yes", "yes"]),
+        ("C:8 P C:400 C:400 C:400 GAP FC", "bn", ["no", "no", "no", "yes", "no"]),
+    ],
+)
+def test_a_run_is_shown_beside_the_boards_that_it_fits(layout, norm, fits, answers):
+    made = run(network=layout, layout=layout, norm=norm)
+    page = Page(render([made], [answers], None))
+    memory = made.summary.memory
+    assert (
+        f"In int8: {memory.constants:,} bytes of flash beside a few kB of code, "
+        f"{memory.arena:,} bytes of RAM"
+    ) in page.text
+    assert "the picture: 3,072 bytes of RAM" in page.text
+    for board, expected in zip(sorted(BOARDS.values(), key=lambda b: b.ram), fits, strict=True):
+        flash = f"{memory.constants / board.flash:.1%} of {board.flash:,}"
+        ram = f"{memory.arena / board.ram:.1%} of {board.ram:,}"
+        assert f"{board.title} {flash} {ram} {expected}" in page.text
+        within = memory.arena <= board.ram and memory.constants <= board.flash
+        assert within == (expected == "yes")
+    if memory.arena > 131_072:
+        assert f"{memory.arena - 131_072:,} bytes of RAM too many" in page.text
+
+
+@pytest.mark.parametrize(
+    ("layout", "norm", "reason"),
+    [
+        (SMALL, "evonorm-s0", "the normalization evonorm-s0 has no C: use one of bn,"),
+        ("C:10 GAP C:10+", "bn", "C:10+: the classifier of a C program adds no input"),
+    ],
+)
+def test_a_run_without_a_c_program_says_why(layout, norm, reason, answers):
+    page = Page(render([run(network=layout, layout=layout, norm=norm)], [answers], None))
+    assert f"It has no C program: {reason}" in page.text
+    assert "micro:bit" not in page.text
 
 
 @pytest.mark.slow(1)

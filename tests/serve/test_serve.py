@@ -565,6 +565,21 @@ def test_on_a_phone_predictions_are_stacked_and_scrolled_to(visit, picture):
     page.wait_for_function(
         "Math.abs(document.getElementById('answers').getBoundingClientRect().top) < 100"
     )
+    (samples,) = boxes(page.locator("#samples"))
+    (answers,) = boxes(page.locator("#answers"))
+    (uploaded,) = boxes(page.locator("#picture"))
+    assert uploaded["y"] + uploaded["height"] <= answers["y"]
+    assert answers["y"] + answers["height"] <= samples["y"]
+
+
+def test_on_a_phone_an_example_is_taken_from_below_the_predictions(visit):
+    page = visit(360)
+    assert [box["height"] for box in boxes(page.locator("#answers .heat-map"))] == [0, 0]
+    page.locator(".to-try button").nth(19).click()  # scrolls there
+    probabilities(page, "trained")
+    page.wait_for_function(
+        "Math.abs(document.getElementById('answers').getBoundingClientRect().top) < 100"
+    )
 
 
 def test_heat_maps_far_below_are_loaded_before_their_files_are_deleted(visit, picture):
@@ -622,10 +637,12 @@ def test_a_picture_of_more_than_10_mb_is_refused(visit, picture):
 
 def test_peculiar_pictures_get_a_note(visit, tmp_path):
     page = visit()
-    Image.new("RGB", (300, 40), "grey").save(tmp_path / "wide.png")
+    Image.new("RGB", (300, 40), "red").save(tmp_path / "wide.png")
     upload(page, tmp_path / "wide.png")
     probabilities(page, "trained")
-    note = page.get_by_text("Note: of 300 × 40 pixels only the square at the centre is seen.")
+    note = page.get_by_text(
+        "Of 300 × 40 pixels only the square at the centre is seen. It has colours."
+    )
     note.first.wait_for()
     assert note.count() == 2
 

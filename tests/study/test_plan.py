@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from normlab import RunConfig, recipes
-from normlab.config import StudyConfig
+from normlab.config import Limits, StudyConfig
 from normlab.data import load
 from normlab.errors import UsageError
 from normlab.layers.norms import REGISTRY
 from normlab.network.model import Network
+from normlab.network.summary import summarize
 from normlab.network.zoo import ZOO
 from normlab.study import plan as plan_module
 from normlab.study.plan import Axis, Setting, plan, settings, varying, warnings
@@ -69,6 +70,22 @@ def test_widths_are_solved_once_and_every_arm_stays_below_the_budget():
         assert max(parameters.values()) == parameters["frn"] < setting.budget
         alone = Network("C P C P C GAP FC", norm="frn", budget=setting.budget)
         assert line == alone.layout
+
+
+def test_every_arm_stays_within_the_limits():
+    norms = ("bn", "gn", "ln-channel", "dyt")
+    given = {"ram": 24_576, "flash": 32_768, "macs": 3_000_000, "board": "microbit-v2"}
+    arms = planned("C P C P C GAP FC", norms=norms, **given)
+    (line,) = {arm.config.network for arm in arms}
+    for norm in norms:
+        table = summarize(line, norm=norm)
+        assert table.memory.arena <= given["ram"]
+        assert table.memory.constants <= given["flash"]
+        assert table.macs <= given["macs"]
+    alone = summarize("C P C P C GAP FC", norm="gn", limits=Limits(**given))
+    assert line == alone.layout  # gn needs the most RAM
+    with pytest.raises(UsageError, match=r"bytes of RAM with gn, .* more than --ram 20,000"):
+        planned("C:20 P C:40 GAP FC", norms=("bn", "gn"), ram=20_000)
 
 
 def test_each_arm_has_the_activation_that_was_asked_for_or_its_networks_own(monkeypatch):

@@ -22,6 +22,7 @@ __all__ = [
     "load",
     "load_for",
     "load_recorded",
+    "refuse_unknown",
     "source_of",
     "with_own_holdout",
 ]
@@ -70,9 +71,7 @@ def load(
         channels=channels,
     )
     check_settings(settings)
-    source = source_of(name)
-    if source is None:
-        raise _unknown(name)
+    source = refuse_unknown(name)
     if skip_unreadable and not source.HAS_IMAGE_FILES:
         raise UsageError(f"{name} has no image files to skip: leave out --skip-unreadable")
     if (image_column or label_column) and not source.HAS_COLUMNS:
@@ -157,11 +156,14 @@ def source_of(name: str) -> sources.Source | None:
     return source if fits else None
 
 
-def _unknown(name: str) -> UsageError:
+def refuse_unknown(name: str) -> sources.Source:
+    """The module that defines a data set; UsageError if there is no such data set."""
+    if source := source_of(name):
+        return source
     spellings = {kind: _import(kind).SPELLING for kind in sources.names()}
     near = difflib.get_close_matches(name.partition(":")[0].lower(), spellings, n=1)
     hint = f"; did you mean {spellings[near[0]]}?" if near else ""
-    return UsageError(f"no data set {name!r}: there are {', '.join(spellings.values())}{hint}")
+    raise UsageError(f"no data set {name!r}: there are {', '.join(spellings.values())}{hint}")
 
 
 def _import(kind: str) -> sources.Source:

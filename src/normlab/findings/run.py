@@ -19,7 +19,7 @@ from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
 from normlab.runs.run import Run
 from normlab.runs.several import names as names
-from normlab.wording import listed, percent, points, setting_value, spaced
+from normlab.wording import counted, listed, percent, points, setting_value, spaced
 
 TARGET = 0.70  # the accuracy that the assignment asks for
 OVERFITTING = 0.05  # a smaller gap is "slight" overfitting
@@ -92,6 +92,24 @@ def images_measured(run: Run) -> int:
     if run.split == "train":
         raise RunError(f"{run.path} has no images to measure accuracy on but training images")
     return run.data.holdout or run.data.test
+
+
+def little_learned(run: Run) -> str | None:
+    """A remark about a run that is nearer to guessing than to its task; None for another.
+
+    That is: both accuracies are less than a quarter of the way from guessing, as often right as
+    there are classes, to 100%.
+    """
+    last, chance = run.last, 1 / len(run.data.classes)
+    images = run.data.train if run.split == "train" else images_measured(run)
+    if max(last.train_accuracy, last.accuracy) >= chance + (1 - chance) / 4:
+        return None
+    return (
+        f"{percent(last.accuracy, images)} of the {IMAGES[run.split]} are classified correctly, "
+        f"guessing gets {chance:.0%}. {counted(run.summary.parameters, 'parameter')} may be too "
+        f"few, or {counted(last.epoch, 'epoch')}: try a larger network (`normlab zoo` lists some), "
+        "more --epochs, or another --learning-rate"
+    )
 
 
 # Findings about one run
@@ -196,12 +214,13 @@ def _chance_or_underfitting(run: Run, evaluation: Evaluation) -> str | None:
             f"Always predicting the most frequent class would give {percent(chance, images)}: "
             "the network is not clearly better."
         )
+    parameters = counted(run.summary.parameters, "parameter")
     if max(train, last) < (1 + chance) / 2 and train - last < OVERFITTING:
         return (
-            f"The network underfits: it classifies only {percent(train, run.data.train)} of the "
-            "training images correctly, less than halfway from the share of the most frequent "
-            f"class ({percent(chance, images)}) to 100%. More parameters, more epochs or another "
-            "learning rate may help."
+            f"The network underfits: with {parameters} it classifies only "
+            f"{percent(train, run.data.train)} of the training images correctly, less than halfway "
+            f"from the share of the most frequent class ({percent(chance, images)}) to 100%. "
+            "More parameters, more epochs or another learning rate may help."
         )
     return None
 
@@ -365,7 +384,7 @@ def _differing_settings(runs: Sequence[Run]) -> str:
     settings = [
         *(("recipe", field.name) for field in dataclasses.fields(runs[0].recipe)),
         ("config", "activation"),
-        ("config", "budget"),
+        *(("config", name) for name in ("budget", "ram", "flash", "macs", "board")),
         ("config", "holdout"),
         ("config", "split_seed"),
         ("config", "train_images"),

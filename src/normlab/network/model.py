@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab import notation
-from normlab.config import ActivationName
+from normlab.config import ActivationName, Limits
 from normlab.layers import norms
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms import Shape
@@ -12,7 +12,7 @@ from normlab.layers.pooling import MaxPool
 from normlab.network import zoo
 from normlab.network.custom import CustomNetwork
 from normlab.network.shapes import INPUT, BlockShape, infer_shapes
-from normlab.network.widths import solve
+from normlab.network.widths import NO_LIMITS, solve
 from normlab.seeding import seed_for, seed_layers
 
 
@@ -36,11 +36,12 @@ class Network(nn.Module):
         dropout: Probability of dropout after every activation.
         seed: Seed of the first weights.
         shape: Shape (C, H, W) of an image.
+        limits: What the network must not exceed, as in `solve`.
 
     Raises:
         LayoutError: The layout has an error.
         UsageError: There is no such normalization or activation, the network does not fit the
-            budget, or a custom network fails.
+            budget or a limit, or a custom network fails.
     """
 
     input_mean: Tensor
@@ -57,6 +58,7 @@ class Network(nn.Module):
         dropout: float = 0.0,
         seed: int = 0,
         shape: Shape = INPUT,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         super().__init__()
         activation = zoo.activation_of(line, activation)
@@ -67,6 +69,7 @@ class Network(nn.Module):
             budget=budget,
             shape=shape,
             activation=activation,
+            limits=limits,
         )
         self.layout, self.shape = notation.format(blocks), shape
         self.register_buffer("input_mean", torch.zeros(shape[0]))

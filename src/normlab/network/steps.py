@@ -26,9 +26,11 @@ Kind = Literal[
     "rms-norm",  # the same, with a mean of 0
     "pixel-norm",  # statistics over the channels of each pixel
     "affine",  # one weight and one bias per channel
+    "map-affine",  # one weight and one bias per value of the map
+    "local-response",  # divided by a power of a sum over neighbouring channels
 ]
 MOST = 200  # blocks of a program, counted as often as they are applied: they are planned one by one
-NORMS: frozenset[Kind] = frozenset(("group-norm", "rms-norm", "pixel-norm", "affine"))
+NORMS: frozenset[Kind] = frozenset(("group-norm", "rms-norm", "pixel-norm", "affine", "map-affine"))
 
 # In eval mode these are one weight and one bias per channel, which become the convolution's.
 _FOLDED = frozenset(("bn", "ghost-bn", "brn", "sync-bn", "ebn", "none", "sws"))
@@ -36,11 +38,19 @@ _OWN_STEP: dict[str, Kind] = {
     "gn": "group-norm",
     "gn-ws": "group-norm",
     "ln": "group-norm",
+    "ln-full": "group-norm",
     "in": "group-norm",
     "rms": "rms-norm",
     "ln-channel": "pixel-norm",
     "dyt": "affine",
+    "proxy-gn": "group-norm",
+    "proxy-ln": "group-norm",
+    "frn": "rms-norm",
+    "lrn": "local-response",
 }
+# Where these activate, an affine map per channel follows: the proxy's, or a threshold that is added
+# after the maximum of 0 and a value less the threshold.
+_AND_AFFINE = frozenset(("proxy-gn", "proxy-ln", "frn"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,21 +187,20 @@ def _append_convolutions(
         ]
     norm = block_shape.norm
     kind = _kind(norm)
+    name = (norm or "").partition("=")[0]
+    activation = "relu" if name == "frn" else block_shape.activation
     for k, convolution in enumerate(convolutions):
         last = k == len(convolutions) - 1
         activate = norm is not None and block_shape.normalized[k][1]
         finish = partial(
             replace,
-            activation=block_shape.activation if activate else None,
+            activation=activation if activate else None,
             skip=skip if last else None,
             scaled=last and block_shape.branch_scales > 0,
         )
         if kind is None:
             steps.append(finish(replace(convolution, folded=norm is not None)))
             continue
-        # The tanh of `dyt` is the convolution's activation, and its affine map a step.
-        tanh = "tanh" if kind == "affine" else None
-        steps.append(replace(convolution, raw=tanh is None, activation=tanh))
         own = Step(
             kind=kind,
             block=index,
@@ -200,6 +209,20 @@ def _append_convolutions(
             target=convolution.target,
             groups=_groups(norm or "", convolution.target[0]),
         )
+        if kind == "local-response":  # after an affine map and its activation
+            folded = finish(convolution, folded=True, skip=None, scaled=False)
+            steps += [folded, finish(own, activation=None)]
+            continue
+        # The tanh of `dyt` is the convolution's activation, and its affine map a step.
+        tanh = "tanh" if kind == "affine" else None
+        steps.append(replace(convolution, raw=tanh is None, activation=tanh))
+        if name == "ln-full":
+            steps += [own, finish(replace(own, kind="map-affine", groups=0))]
+            continue
+        if activate and name in _AND_AFFINE:
+            steps.append(replace(own, activation=activation))
+            steps.append(finish(replace(own, kind="affine", groups=0), activation=None))
+            continue
         steps.append(finish(own))
 
 
@@ -220,14 +243,14 @@ def _groups(norm: str, channels: int) -> int:
     entry, number = norms.find(norm)
     if entry.divides:
         return number or norms.default_groups(channels)
-    return channels if entry.name == "in" else 1
+    return channels if entry.name in ("in", "frn") else 1
 
 
 def _with_signs(steps: Sequence[Step]) -> list[Step]:
     """Fills in `signed`: only a ReLU makes values that are never negative."""
     signed: list[Step] = []
     for k, step in enumerate(steps):
-        if step.kind in ("maximum", "average", "mean"):
+        if step.kind in ("maximum", "average", "mean", "local-response"):
             negative = signed[k - 1].signed
         else:
             negative = step.activation != "relu"

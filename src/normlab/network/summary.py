@@ -9,16 +9,16 @@ from rich.console import Group
 from rich.text import Text
 
 from normlab import notation
-from normlab.config import ActivationName
+from normlab.config import ActivationName, Limits
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
 from normlab.network import zoo
 from normlab.network.custom import NOT_APPLIED, CustomNetwork, Norm
-from normlab.network.memory import Memory, plan
+from normlab.network.memory import Memory, plan, refuse_wide_rows
 from normlab.network.shapes import INPUT, BlockShape, infer_shapes, shape_text
 from normlab.network.steps import network_steps
-from normlab.network.widths import solve
+from normlab.network.widths import NO_LIMITS, solve
 from normlab.notation import is_custom
 from normlab.table import Table
 
@@ -75,23 +75,33 @@ class Summary:
         """Multiply-accumulates for one image."""
         return sum(row.macs for row in self.rows)
 
-    @cached_property
+    @property
     def memory(self) -> Memory | None:
         """What its int8 program for microcontrollers needs; None if it cannot be one."""
+        return self._program if isinstance(self._program, Memory) else None
+
+    @property
+    def no_program(self) -> str:
+        """Why it cannot be a program for microcontrollers, in one line; empty if it can."""
+        return "" if isinstance(self._program, Memory) else self._program
+
+    @cached_property
+    def _program(self) -> Memory | str:
         if is_custom(self.layout):
-            return None
+            return f"{self.layout} is your own network: only layouts have C"
         try:
-            return plan(
-                network_steps(
-                    self.layout,
-                    norm=self.norm,
-                    classes=self.rows[-1].shape[0],
-                    activation=self.activation,
-                    shape=self.input,
-                )
+            steps = network_steps(
+                self.layout,
+                norm=self.norm,
+                classes=self.rows[-1].shape[0],
+                activation=self.activation,
+                shape=self.input,
             )
-        except UsageError:
-            return None
+            memory = plan(steps)
+            refuse_wide_rows(memory)
+        except UsageError as error:
+            return str(error)
+        return memory
 
     @property
     def table(self) -> Table:
@@ -148,6 +158,7 @@ def summarize(
     classes: int = 10,
     budget: int | None = None,
     shape: Shape = INPUT,
+    limits: Limits = NO_LIMITS,
 ) -> Summary:
     """The layer table of a layout, or of one named in the zoo.
 
@@ -161,6 +172,7 @@ def summarize(
         budget=budget,
         shape=shape,
         activation=activation,
+        limits=limits,
     )
     if blocks[0].custom:
         return _summarize_custom(blocks[0].kind, norm, classes, activation, shape)

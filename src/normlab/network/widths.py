@@ -1,24 +1,25 @@
-"""Solves the open widths of a layout from a parameter budget."""
+"""Solves the open widths of a layout from a parameter budget and other limits."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from normlab import notation
+from normlab.config import Limits
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
-from normlab.network.shapes import classifier_of, count
+from normlab.network.bounds import DEFAULT_BUDGET, Bounds, Cost
+from normlab.network.shapes import classifier_of
 from normlab.notation import MAX_WIDTH, Block, LayoutError
-
-DEFAULT_BUDGET = 50_000
 
 # An open width is k/8 times the ratio of its stage. The stage is the number of times that the map
 # was halved before. The ratios have no common multiples and the steps are eighths, so stages widen
 # one after the other and little of the budget is left over.
 STAGE_RATIOS = (1.0, 1.3, 1.7, 2.2)
 STEPS_PER_CHANNEL = 8
-ENOUGH = 0.97  # of the budget
+ENOUGH = 0.97  # of the budget, or of another limit
+NO_LIMITS = Limits()
 
 
 def solve(
@@ -29,59 +30,63 @@ def solve(
     budget: int | None,
     shape: Shape,
     activation: str = "relu",
+    limits: Limits = NO_LIMITS,
 ) -> tuple[Block, ...]:
-    """Fills in the open widths of a layout, as wide as the budget allows.
+    """Fills in the open widths of a layout, as wide as the budget and the limits allow.
 
     An open width is k/8 times its stage's ratio, rounded down to a multiple of 2 (with given
     groups, of 2 and the groups; if that does not fit, of 1 or the groups). An open `c` has half its
     input's width, an open `+` or `*` its input's width. k is the largest whole number for which the
-    number of parameters is strictly below the budget and the notation can write the widths. What
-    then is left of the budget widens single blocks: `_fill` says which. Smaller k, and with given
-    groups odd multiples, are tried where less than 97% of the budget is used. The classifier's
-    width remains open.
+    number of parameters is strictly below the budget, no limit is exceeded and the notation can
+    write the widths. What then is left of all of them widens single blocks: `_fill` says which.
+    Smaller k, and with given groups odd multiples, are tried where less than 97% of the budget and
+    of each limit is used. The classifier's width remains open.
 
     Args:
         blocks: The layout.
         norm: The network's normalization, whose parameters count.
         classes: The classifier's width.
-        budget: The network must have fewer parameters. None: 50,000 if a width is open, otherwise
-            no limit.
+        budget: The network must have fewer parameters. None: 50,000 if a width is open and flash
+            is not limited, otherwise no limit.
         shape: Shape (C, H, W) of an image.
         activation: The network's activation, whose parameters count, too.
+        limits: What the network must not exceed.
 
     Raises:
         LayoutError: A block is not allowed in its place.
-        UsageError: Even the narrowest network exceeds the budget (the message says by how much),
-            there are fewer than two classes, no width is divisible by the groups, or a custom
-            network has a budget.
+        UsageError: Even the narrowest network exceeds the budget or a limit (the message says which
+            and by how much), there are fewer than two classes, no width is divisible by the groups,
+            a custom network has a budget or a limit, or RAM or flash is limited and the layout has
+            no C program.
     """
     if classes < 2:
         raise UsageError(f"a classifier needs at least 2 classes, not {classes}")
     if blocks[0].custom:
-        if budget is not None:
+        if budget is not None or any(getattr(limits, field.name) for field in fields(Limits)):
+            what = "a parameter budget" if budget is not None else "a limit of memory or MACs"
             raise UsageError(
-                f"{blocks[0]} is your own network: a parameter budget does not apply, leave it out"
+                f"{blocks[0]} is your own network: {what} does not apply, leave it out"
             )
         return tuple(blocks)
     multiple = _common_multiple(blocks, norm)
 
-    def parameters_of(filled: Sequence[Block]) -> int:
-        return count(filled, norm=norm, classes=classes, shape=shape, activation=activation)
+    def cost_of(filled: Sequence[Block]) -> Cost:
+        return Cost(filled, norm=norm, classes=classes, shape=shape, activation=activation)
 
     if not _open(blocks):
-        parameters = parameters_of(blocks)
-        if budget is not None and parameters >= budget:
-            raise UsageError(
-                f"the network has {_excess(parameters, norm, budget)}: leave widths open, "
-                "to be solved"
-            )
+        excess = Bounds(budget, limits).excess(cost_of(blocks), norm)
+        if excess:
+            raise UsageError(f"the network has {excess}: leave widths open, to be solved")
         return tuple(blocks)
 
-    budget = DEFAULT_BUDGET if budget is None else budget
+    bounds = Bounds(DEFAULT_BUDGET if budget is None and limits.flash is None else budget, limits)
     channels = shape[0]
 
-    def parameters_at(k: int, unit: int) -> int:
-        return parameters_of(widen(blocks, k, unit, channels))
+    def cost_at(k: int, unit: int) -> Cost:
+        return cost_of(widen(blocks, k, unit, channels))
+
+    def fits(filled: Sequence[Block]) -> bool:
+        return bounds.allow(cost_of(filled))
 
     # Even widths first, because groups divide them; then any.
     units = [
@@ -93,41 +98,36 @@ def solve(
         raise UsageError(
             f"no width up to {MAX_WIDTH:,} is divisible by all given groups: use fewer groups"
         )
-    narrowest = 0
+    narrowest: Cost | None = None
     solutions: dict[tuple[Block, ...], int] = {}
     for unit in units:
         if solutions and multiple == 1:
             break  # gn on odd widths has few groups, or one
         try:
-            narrowest = parameters_at(1, unit)
+            narrowest = cost_at(1, unit)
         except LayoutError:
             if unit == units[0]:
                 raise
             break  # a normalization that needs two channels
-        if narrowest >= budget:
+        if not bounds.allow(narrowest):
             continue
-        largest = _largest_step(blocks, unit, channels, budget, parameters_at)
+        largest = _largest_step(blocks, unit, channels, fits)
         for k in _steps_down(largest, unit):
-            filled = _fill(blocks, k, unit, channels, lambda wider: parameters_of(wider) < budget)
-            solutions[filled] = parameters_of(filled)
-            if solutions[filled] >= ENOUGH * budget:
+            filled = _fill(blocks, k, unit, channels, fits)
+            cost = cost_of(filled)
+            solutions[filled] = cost.parameters
+            if bounds.use(cost, ENOUGH):
                 return filled
     if solutions:
         return max(solutions, key=lambda filled: solutions[filled])
-    raise UsageError(f"at its narrowest the network has {_excess(narrowest, norm, budget)}")
+    assert narrowest is not None
+    raise UsageError(f"at its narrowest the network has {bounds.excess(narrowest, norm)}")
 
 
 def _steps_down(largest: int, unit: int) -> range:
     """Sixteen steps, from the largest down, over which every width falls by about one unit."""
     stride = -(-unit // 2)
     return range(largest, max(0, largest - 2 * STEPS_PER_CHANNEL * stride), -stride)
-
-
-def _excess(parameters: int, norm: str, budget: int) -> str:
-    return (
-        f"{parameters:,} parameters with {norm}, {parameters - budget + 1:,} too many to stay "
-        f"below the budget of {budget:,}"
-    )
 
 
 def _common_multiple(blocks: Sequence[Block], norm: str) -> int:
@@ -146,21 +146,21 @@ def _largest_step(
     blocks: Sequence[Block],
     unit: int,
     channels: int,
-    budget: int,
-    parameters_at: Callable[[int, int], int],
+    fits: Callable[[Sequence[Block]], bool],
 ) -> int:
-    """The largest k that stays below the budget, by doubling and then by bisection."""
+    """The largest k whose network fits, by doubling and then by bisection."""
 
-    def fits(k: int) -> bool:
-        return _widest(blocks, k, unit, channels) <= MAX_WIDTH and parameters_at(k, unit) < budget
+    def allowed(k: int) -> bool:
+        filled = widen(blocks, k, unit, channels)
+        return max(block.width or 0 for block in filled) <= MAX_WIDTH and fits(filled)
 
     step, limit = 1, 2
     # Beyond this limit a width that depends on k would be too wide, so none does.
-    while limit <= MAX_WIDTH * STEPS_PER_CHANNEL and fits(limit):
+    while limit <= MAX_WIDTH * STEPS_PER_CHANNEL and allowed(limit):
         step, limit = limit, limit * 2
     while limit - step > 1:
         middle = (step + limit) // 2
-        step, limit = (middle, limit) if fits(middle) else (step, middle)
+        step, limit = (middle, limit) if allowed(middle) else (step, middle)
     return step
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 from dataclasses import dataclass
 
 from normlab.config import ActivationName
@@ -76,6 +77,9 @@ ZOO = {
 }
 
 
+BEGIN = 24  # characters of a layout in a folder's name
+
+
 def find(network: str) -> str:
     """The layout with this name. Text that is not a name is returned as a layout itself.
 
@@ -100,9 +104,26 @@ def activation_of(network: str, asked: ActivationName | None = None) -> Activati
 
 
 def short_name(network: str) -> str:
-    """A network's name in folder names: its name, or a hash of its layout."""
+    """A network's name in records: its name, or a hash of its layout."""
     if network in ZOO:
         return network
     if is_custom(network):
         return network.replace(":", ".")
-    return f"layout-{hashlib.sha256(network.encode(errors='surrogatepass')).hexdigest()[:6]}"
+    return f"layout-{_hash(network)}"
+
+
+def folder_name(network: str) -> str:
+    """A network's name in folder names: its name, or how its layout begins, and a hash of it."""
+    if network in ZOO or is_custom(network):
+        return short_name(network)
+    begin = ""
+    for block in network.split():
+        word = re.sub(r"[^A-Za-z0-9]", "", block)  # other characters mean something to a shell
+        if len(begin) + len(word) > BEGIN:
+            break
+        begin += f"{word}-" * bool(word)
+    return f"{begin or 'layout-'}{_hash(network)}"
+
+
+def _hash(network: str) -> str:
+    return hashlib.sha256(network.encode(errors="surrogatepass")).hexdigest()[:6]

@@ -112,7 +112,7 @@ def _check_repeats(runs: Sequence[Run]) -> None:
 def _title(run: Run) -> str:
     """Network, normalization and seed: the folders in a study are named by the last two only."""
     config = run.config
-    return f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}"
+    return f"{zoo.folder_name(config.network)}-{config.norm}-{config.seed}"
 
 
 def _metadata(run: Run) -> dict[str, object]:

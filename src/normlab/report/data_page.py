@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from normlab.data.augment import PREVIEW, STEPS, Step, augment
@@ -13,7 +14,7 @@ from normlab.errors import UsageError
 from normlab.network.shapes import shape_text
 from normlab.report import plots
 from normlab.report.embed import picture
-from normlab.report.rendering import PAGE_MARK, PageFigure, Picture, render_template
+from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.runs.isolation import isolated
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.wording import listed
@@ -38,11 +39,13 @@ def write_data_page(
         The path of the page.
 
     Raises:
-        UsageError: A step does not exist, or another file has the page's name.
+        UsageError: A step does not exist, or a file has the page's name that is no page about this
+            data set.
         NormlabError: The page cannot be written.
     """
     out = Path(out)
-    refuse_foreign(out, PAGE_MARK)
+    mark = Markup('<meta name="data-set" content="{}">').format(dataset.name)
+    refuse_foreign(out, mark.encode(errors="replace"), f"it is no page about {dataset.name}")
     write_atomically(out, render(dataset, recipe_steps=recipe_steps, seed=seed))
     return out
 
@@ -79,6 +82,7 @@ def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> s
     return render_template(
         "data.html",
         title=dataset.name,
+        data_set=dataset.name,
         about=f"{total:,} images of {len(dataset.classes)} classes, {shape} pixels.",
         notes=dataset.notes,
         splits=splits,

@@ -1,6 +1,7 @@
 """The page about a run, or about several runs together."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ from normlab.findings.run import (
 )
 from normlab.inference.evaluate import Evaluation, evaluate
 from normlab.inference.explain import class_maps
+from normlab.network.boards import BOARDS
 from normlab.network.model import Network
+from normlab.network.summary import Summary
 from normlab.report import plots, run_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PAGE_MARK, Picture, render_template
@@ -37,6 +40,7 @@ from normlab.wording import (
     decimals,
     duration,
     large_number,
+    listed,
     percent,
     setting_value,
     spaced,
@@ -168,6 +172,8 @@ def _section(
         "maps": maps if maps is None or isinstance(maps, str) else _maps(maps, evaluation.classes),
         "layers": run.summary.table,
         "layers_note": run.summary.note,
+        "boards": boards_table(run.summary) or f"It has no C program: {run.summary.no_program}.",
+        "picture_bytes": f"{math.prod(run.summary.input):,}",
         "settings": _settings(run),
         "machines": Table(
             caption="Computed on",
@@ -352,6 +358,26 @@ def runs_table(runs: Sequence[Run]) -> Table:
             "time",
         ),
         kinds=("name", "name", *["number"] * (6 if target else 5)),
+        rows=rows,
+    )
+
+
+def boards_table(summary: Summary) -> Table | None:
+    """A network beside the boards that it fits and does not fit; None if it has no C program."""
+    memory = summary.memory
+    if memory is None:
+        return None
+    rows = []
+    for board in sorted(BOARDS.values(), key=lambda board: board.ram):
+        parts = (("flash", memory.constants, board.flash), ("RAM", memory.arena, board.ram))
+        excess = [f"{own - all_:,} bytes of {part}" for part, own, all_ in parts if own > all_]
+        shares = [f"{own / all_:.1%} of {all_:,}" for _, own, all_ in parts]
+        rows.append((board.title, *shares, f"no: {listed(excess)} too many" if excess else "yes"))
+    return Table(
+        caption=f"In int8: {memory.constants:,} bytes of flash beside a few kB of code, "
+        f"{memory.arena:,} bytes of RAM",
+        head=("board", "flash", "RAM", "fits"),
+        kinds=("name", "number", "number", "plain"),
         rows=rows,
     )
 

@@ -27,6 +27,20 @@ to {sizes}. A heat map (Grad-CAM) is bright where the picture supports the predi
 """
 CSS = """
 .gradio-container { overflow-wrap: anywhere; }
+/* Beside each other: the pictures to try are below the picture. On a phone: below the answers. */
+#try {
+  display: grid; grid-template: "picture answers" auto "samples answers" 1fr / 1fr 1fr;
+}
+#try.of-2 { grid-template-columns: 1fr 2fr; }
+#try.of-3 { grid-template-columns: 1fr 3fr; }
+#picture { grid-area: picture; }
+#answers { grid-area: answers; }
+#samples { grid-area: samples; }
+#try > .column { min-width: 0 !important; }
+@media (max-width: 640px) {
+  #try, #try.of-2, #try.of-3 { grid-template: "picture" "answers" "samples" / minmax(0, 1fr); }
+  #answers .column:not(:has(.confidence-set)) .heat-map { display: none; }
+}
 #answers > .row {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(260px, 100%), 1fr));
 }
@@ -38,10 +52,11 @@ CSS = """
 .to-try .caption-label { padding: 1px 4px; max-width: 100%; font-size: 10px; right: 0; bottom: 0; }
 .to-try img { image-rendering: pixelated; }
 """
-# On a phone the predictions are below the picture.
+# On a phone the predictions are below the picture, and above the pictures to try.
 SCROLL_TO_ANSWERS = """(picture) => {
   const answers = document.getElementById("answers");
-  if (picture && answers.getBoundingClientRect().top > innerHeight / 2)
+  const top = answers.getBoundingClientRect().top;
+  if (picture && (top < 0 || top > innerHeight / 2))
     answers.scrollIntoView({behavior: "smooth"});
 }"""
 # Gradio loads an image when it is scrolled into view. A heat map's file may be deleted by then: it
@@ -102,8 +117,8 @@ def build_page(
     title = f"normlab: {', '.join(run.name for run in runs)}"
     with _Page(title=title, analytics_enabled=False) as page:
         gr.Markdown(ABOUT.format(sizes=sizes(runs)))
-        with gr.Row():
-            with gr.Column(scale=1, min_width=280):
+        with gr.Row(elem_id="try", elem_classes=f"of-{min(len(runs), 3)}"):
+            with gr.Column(elem_id="picture"):
                 picture = gr.Image(
                     label="Picture",
                     format="png",
@@ -112,12 +127,13 @@ def build_page(
                     elem_classes="picture",
                     webcam_options=gr.WebcamOptions(mirror=False),
                 )
+            with gr.Column(elem_id="answers"), gr.Row():
+                outputs = [component for run in runs for component in _column(run)]
+            with gr.Column(elem_id="samples"):
                 if isinstance(examples, str):
                     gr.Markdown(f"There are no pictures to try: {examples}")
                 else:
                     _gallery(examples, picture)
-            with gr.Column(scale=min(len(runs), 3), min_width=280, elem_id="answers"), gr.Row():
-                outputs = [component for run in runs for component in _column(run)]
         for run in runs:
             with gr.Accordion(f"About {run.name}", open=False):
                 gr.Markdown(run.card)
@@ -199,6 +215,7 @@ def _column(run: ServedRun) -> list[gr.components.Component]:
         heat_map = gr.Image(
             label="Grad-CAM",
             format="png",
+            elem_classes="heat-map",
             buttons=[],
             interactive=False,
             visible=not run.no_heat_maps,
@@ -221,5 +238,5 @@ def _values(result: PredictionWithHeatMap, heat_map: str | None) -> list[Any]:
     """The values of a run's components, in the order of `_column`."""
     prediction = result.prediction
     probabilities = dict(zip(prediction.classes, map(float, prediction.probabilities), strict=True))
-    notes = f"Note: {'; '.join(prediction.notes)}." if prediction.notes else ""
+    notes = " ".join(f"{note[0].upper()}{note[1:]}." for note in prediction.notes)
     return [probabilities, notes, heat_map]

@@ -129,12 +129,13 @@ def refuse_link(folder: Path) -> None:
         raise NormlabError(f"{folder} is a symbolic link, and normlab writes there: delete it")
 
 
-def refuse_foreign(path: Path, mark: bytes) -> None:
+def refuse_foreign(path: Path, mark: bytes, problem: str = "normlab did not write it") -> None:
     """Refuses to overwrite a file that normlab did not write.
 
     Args:
         path: The file; there may be none.
         mark: What the files of this kind that normlab writes have near their begin or end.
+        problem: What is wrong with a file that lacks it.
 
     Raises:
         UsageError: There is another file, or something that is no file.
@@ -148,9 +149,7 @@ def refuse_foreign(path: Path, mark: bytes) -> None:
         ends += file.read(_NEAR)
         if mark in ends:
             return
-    raise UsageError(
-        f"{path} is there already, and normlab did not write it: delete it, or choose another --out"
-    )
+    raise UsageError(f"{path} is there already, and {problem}: delete it, or choose another --out")
 
 
 def exists(path: Path) -> bool:

@@ -15,6 +15,7 @@ from normlab.study import estimate, tuning
 from normlab.study.plan import Arm, settings, varying, warnings
 from normlab.study.record import Study
 from normlab.table import Table
+from normlab.training.progress import recipe_advice
 from normlab.wording import counted, estimated_duration, listed
 
 
@@ -43,6 +44,9 @@ def announce(
     """
     for warning in warnings(arms):
         console.print(f"warning: {warning}", soft_wrap=True, highlight=False, markup=False)
+    first = arms[0]
+    if advice := recipe_advice(study.config.dataset, first.config.recipe, first.recipe):
+        console.print(f"note: {advice}", soft_wrap=True, highlight=False, markup=False)
     by_setting = settings(arms)
     axes = varying(by_setting)
     previous = ""

@@ -4,11 +4,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
 from typing import Annotated, Any, get_type_hints
 
 from normlab import notation, recipes
-from normlab.config import NoiseShare, RunConfig, StudyConfig
+from normlab.config import Limits, NoiseShare, RunConfig, StudyConfig
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
@@ -361,7 +362,13 @@ def _solve_layouts(
     networks, budgets = (AXES[axis].values(study) for axis in ("network", "budget"))
     lines = {
         (network, budget): _solve_once(
-            network, compared, classes, budget, zoo.activation_of(network, study.activation), shape
+            network,
+            compared,
+            classes,
+            budget,
+            zoo.activation_of(network, study.activation),
+            shape,
+            study,
         )
         for network, budget in product(networks, budgets)
     }
@@ -381,23 +388,25 @@ def _solve_once(
     budget: int | None,
     activation: str,
     shape: Shape,
+    limits: Limits,
 ) -> str:
-    """The layout for all normalizations: the widest in which each stays below the budget."""
+    """The layout for all normalizations: the widest in which each stays within all bounds."""
     blocks = notation.parse(zoo.find(network))
     largest: dict[str, int] = {}
     problem: UsageError | None = None
+    solve_for = partial(solve, classes=classes, shape=shape, activation=activation, limits=limits)
     for norm in compared:
-        line = solve(
-            blocks, norm=norm, classes=classes, budget=budget, shape=shape, activation=activation
-        )
+        line = solve_for(blocks, norm=norm, budget=budget)
         if notation.format(line) in largest:
             continue
         try:
+            for other in compared:
+                solve_for(line, norm=other, budget=None)  # it has no open width: it is checked
             largest[notation.format(line)] = max(
                 count(line, norm=other, classes=classes, shape=shape, activation=activation)
                 for other in compared
             )
-        except UsageError as error:  # a number of groups does not divide these widths
+        except UsageError as error:  # it exceeds a limit, or its widths are not divisible
             problem = problem or error
     if not largest:
         assert problem is not None

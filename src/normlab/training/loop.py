@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from normlab import recipes
+from normlab import notation, recipes
 from normlab.config import Execution, RunConfig
-from normlab.data import Dataset, apply_splits, load_for, with_own_holdout
+from normlab.data import Dataset, apply_splits, load_for, refuse_unknown, with_own_holdout
 from normlab.data.shape import shaped_as
 from normlab.errors import RunError
+from normlab.layers import norms
 from normlab.network import custom, zoo
 from normlab.network.model import Network
+from normlab.network.shapes import norms_of
 from normlab.notes import note_once
 from normlab.runs import machine
 from normlab.runs.checkpoint import (
@@ -32,7 +34,7 @@ from normlab.training import starts, teachers
 from normlab.training.branches import add_branches
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
-from normlab.training.progress import ProgressDisplay, announce
+from normlab.training.progress import ProgressDisplay, announce, announce_time
 from normlab.training.seen_images import refuse_seen_images
 from normlab.training.setup import (
     data_card,
@@ -45,6 +47,7 @@ from normlab.training.setup import (
 from normlab.training.state import TrainingState
 from normlab.training.step import Batches
 from normlab.training.stopping import StopRequests
+from normlab.training.time_left import TimeLeft
 
 
 @isolated()
@@ -56,6 +59,7 @@ def train(
     dataset: Dataset | None = None,
     start: Run | None = None,
     callbacks: Sequence[Callback] = (),
+    dry_run: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Trains a network from its first weights and writes the run's folder.
@@ -72,6 +76,8 @@ def train(
             record the training alone.
         start: The run that the configuration starts from; None opens it.
         callbacks: Hooks called after each step, after each epoch and at the end.
+        dry_run: Train a few steps, print the estimated time, and stop there. Nothing is written,
+            and the run that is returned has no epochs.
         quiet: Print nothing.
 
     Raises:
@@ -84,18 +90,23 @@ def train(
     out = Path(out)
     execution = execution or Execution()
     check_settings(config)
-    refuse_existing_run(out)
     config = dataclasses.replace(
         config,
         recipe=recipes.name_of(config),
         activation=zoo.activation_of(config.network, config.activation),
     )
-    # A misspelt recipe, layout or function is refused here, before a download.
+    # What is misspelt is refused here: before a run that is there already, and before a download.
     recipes.resolve(config)
+    if dataset is None:
+        refuse_unknown(config.dataset)
+    for norm in norms_of(notation.parse(zoo.find(config.network)), config.norm):
+        norms.find(norm)
     config = custom.in_colour_if_untold(config, custom_networks(zoo.find(config.network)))
     teachers.check_settings(config)
     start = start if config.start_from and start else starts.find(config)
     device = machine.prepare(execution)
+    if not dry_run:
+        refuse_existing_run(out)
     if dataset is None:
         dataset = load_for(config, execution.data_root)
         config = with_own_holdout(config, dataset)
@@ -130,6 +141,8 @@ def train(
     )
     run.refuse_unreadable()
     checkpoint = first_checkpoint(run, network)
+    if dry_run:
+        return _measure(run, network, checkpoint, dataset, device, quiet=quiet)
     with locked_run(out):
         refuse_existing_run(out)  # another process may have started one meanwhile
         if process_group().is_main:
@@ -200,6 +213,31 @@ def resume(
         # A line after the checkpoint belongs to an epoch that is trained again.
         run = dataclasses.replace(run, epochs=run.epochs[: checkpoint.epoch])
         return _fit(run, network, checkpoint, dataset, device, execution, callbacks, quiet=quiet)
+
+
+def _measure(
+    run: Run,
+    network: Network,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    quiet: bool,
+) -> Run:
+    """Trains a few steps, and prints what the run is and how long it will take."""
+    batches = Batches(dataset, run.recipe, run.config.seed, device)
+    state = restore_state(run, network, checkpoint, batches.steps, device)
+    console = None if quiet or not process_group().is_main else Console()
+    if console is not None:
+        announce(state.run, batches.class_weights, console)
+    time_left = TimeLeft()
+    with repeatable(device):
+        while (seconds := time_left.seconds(state)) is None:
+            _train_on_next_batch(state, batches)
+            time_left.step_ended()
+            state.step = 0  # what is to be estimated is the time of all steps
+    announce_time(seconds, state.epochs, console)
+    return state.run
 
 
 def _fit(

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from normlab import notation
@@ -17,12 +17,14 @@ from normlab.layers.kernels import build
 from normlab.network.checks import small_batch_warnings
 from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import norms_of
+from normlab.recipes import Recipe
 from normlab.runs.machine import busy
 from normlab.runs.run import Run, custom_networks, started_from, taught_by
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
 from normlab.training.state import TrainingState
-from normlab.wording import counted
+from normlab.training.time_left import TimeLeft
+from normlab.wording import counted, estimated_duration
 
 
 def announce(run: Run, class_weights: Tensor | None, console: Console) -> None:
@@ -54,6 +56,13 @@ def announce(run: Run, class_weights: Tensor | None, console: Console) -> None:
         console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
 
 
+def announce_time(seconds: float, epochs: int, console: Console | None) -> None:
+    """Prints how long so many epochs will take: `about 14 min for 19 epochs`."""
+    if console is not None:
+        text = f"about {estimated_duration(max(seconds, 1))} for {counted(epochs, 'epoch')}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 def _balance(run: Run, weights: Tensor | None) -> str:
     """What --balance does to the loss."""
     if weights is None:
@@ -75,21 +84,37 @@ def _notes(run: Run) -> Iterator[str]:
     batches = [(norm, run.recipe.batch_size) for norm in used]
     for warning in small_batch_warnings(batches, process_group().size):
         yield f"warning: {warning}"
-    source = source_of(run.config.dataset)
-    flips = run.recipe.mirror or "vertical-flip" in run.recipe.augment
-    if flips and source is not None and not source.MIRRORABLE:
-        yield f"note: this recipe flips or mirrors {run.config.dataset}; --recipe demo does not"
-    elif run.config.recipe == "own" and flips:
-        yield (
-            "note: recipe own mirrors images; where the mirror image is wrong (digits, letters), "
-            "--recipe demo does not"
-        )
+    if advice := recipe_advice(run.config.dataset, run.config.recipe, run.recipe):
+        yield f"note: {advice}"
     machine = run.machines[-1]
     if machine.device == "cpu" and (reason := build.load()[1]):
         if machine.kernels == "torch":
             yield f"note: no compiled passes ({reason}): PyTorch's slower layers are used instead"
         else:
             yield f"note: the compiled passes are built anew at each start ({reason})"
+
+
+def recipe_advice(dataset: str, name: str | None, recipe: Recipe) -> str | None:
+    """Which recipe suits a data set better, if this one may not.
+
+    Args:
+        dataset: The data set's name.
+        name: The recipe's.
+        recipe: The recipe in force.
+    """
+    source = source_of(dataset)
+    flips = recipe.mirror or "vertical-flip" in recipe.augment
+    if dataset == "digits" and name != "demo":
+        wrong = "it flips or mirrors them" if flips else "it was made for other images"
+        return f"recipe {name} is not for the digits ({wrong}): --recipe demo is"
+    if flips and source is not None and not source.MIRRORABLE:
+        return f"this recipe flips or mirrors {dataset}; --recipe demo does not"
+    if flips and name == "own":
+        return (
+            "recipe own mirrors images; where the mirror image is wrong (digits, letters), "
+            "--recipe demo does not"
+        )
+    return None
 
 
 class ProgressDisplay(Callback):
@@ -109,7 +134,7 @@ class ProgressDisplay(Callback):
             TextColumn("batch {task.fields[batch]}/{task.fields[batches]}"),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[rate]} images/s"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             disable=console is None or not console.is_terminal,
             transient=True,
@@ -124,7 +149,10 @@ class ProgressDisplay(Callback):
             batches=state.steps,
             loss="–",
             rate="–",
+            left="",
         )
+        self.time_left = TimeLeft()
+        self.announced = console is None  # whether the whole time was printed
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -139,7 +167,12 @@ class ProgressDisplay(Callback):
         self.progress.stop()
 
     def on_step_end(self, state: TrainingState) -> None:
-        """Moves the bar."""
+        """Moves the bar. Prints the time of the whole run, once it can be estimated."""
+        self.time_left.step_ended()
+        left = self.time_left.seconds(state)
+        if left is not None and not self.announced:
+            self.announced = True
+            announce_time(left, state.epochs - state.epoch, self.console)
         self.recent.append((perf_counter(), state.images))
         elapsed = self.recent[-1][0] - self.recent[0][0]
         images = sum(count for _, count in self.recent) - self.recent[0][1]
@@ -150,10 +183,12 @@ class ProgressDisplay(Callback):
             batch=state.step,
             loss=f"{state.loss:.3f}",
             rate=f"{images / elapsed:,.0f}" if elapsed else "–",
+            left="" if left is None else f"about {estimated_duration(left)} left",
         )
 
     def on_epoch_end(self, state: TrainingState) -> None:
         """Prints the epoch's line."""
+        self.time_left.epoch_ended()
         if self.console is None:
             return
         epoch, width = state.run.last, len(str(state.epochs))

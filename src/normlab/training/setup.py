@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,13 +28,14 @@ from normlab.training import starts
 from normlab.training.branches import add_branches
 from normlab.training.distributed import process_group
 from normlab.training.first_weights import start_at_muons_norm
+from normlab.training.logs import CSV, TENSORBOARD
 from normlab.training.state import TrainingState
 from normlab.training.step import TrainStep
 from normlab.training.teachers import TABLE
 
 # What a run overwrites or deletes in its folder, beside its weights and its settings.
 _OWN = (
-    *("checkpoint.pt", "checkpoint-before.pt", "metrics.jsonl", TABLE),
+    *("checkpoint.pt", "checkpoint-before.pt", "metrics.jsonl", TABLE, CSV, TENSORBOARD),
     *("report.html", "figures"),
 )
 
@@ -46,7 +48,10 @@ def refuse_existing_run(out: Path) -> None:
     if not process_group().is_main:
         return
     if exists(out / "model.safetensors"):
-        raise RunError(f"{out} holds a finished run: choose another --out, or delete it")
+        raise RunError(
+            f"{out} holds a finished run: normlab report {shlex.quote(str(out))} makes its page. "
+            "To train another, choose another --out or --seed"
+        )
     if exists(out / "config.json"):
         raise RunError(f"{out} holds a run that can be resumed: normlab train --resume {out}")
     if is_checkpoint(out / "checkpoint.pt"):  # a run's that was killed before it had settings
@@ -114,6 +119,7 @@ def new_network(
         budget=config.budget,
         shape=config.shape,
         activation=activation,
+        limits=config,
     )
     check_trainable(  # before memory is allocated
         blocks,
@@ -128,7 +134,6 @@ def new_network(
         norm=config.norm,
         activation=activation,
         classes=len(data.classes),
-        budget=config.budget,
         dropout=recipe.dropout,
         seed=config.seed,
         shape=config.shape,

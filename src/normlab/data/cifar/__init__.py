@@ -56,6 +56,6 @@ def _not_in(root: Path, data: Published, setting: str) -> str:
         f"no {data.title} in {root}{'' if root.is_dir() else ', which is not a folder'}: "
         f"neither {binary.archive} nor {python.archive}, nor {binary.folder} or "
         f"{python.folder} extracted from them; get {download.url_of(data)} and put it there, "
-        f"leave out {setting} to have it downloaded, or use --dataset digits, which needs no "
-        "download"
+        f"leave out {setting} to have it downloaded, or use --dataset digits --recipe demo, which "
+        "needs no download"
     )

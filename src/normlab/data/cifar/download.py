@@ -61,7 +61,7 @@ def fetch(data: Published) -> Files:
         raise DataError(
             f"{data.title} could not be downloaded ({_reason(error)}): get {url} by other means "
             f"and put it into {folder}, or name its folder with --data-root; "
-            "--dataset digits needs no download"
+            "--dataset digits --recipe demo needs no download"
         ) from error
 
 

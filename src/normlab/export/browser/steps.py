@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from normlab.errors import UsageError
 from normlab.export.folding import InferenceModel, SharedConvolution
-from normlab.layers.activations import Activate, normal_moments
+from normlab.layers.activations import Activate
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.batch import EvoNormB0
 from normlab.layers.norms.dyt import DynamicTanh
@@ -156,7 +156,8 @@ class Steps:
         return self._normalization(layer, {"op": "tanh", "slope": float(layer.slope)})
 
     def _filter_response(self, layer: Any) -> list[Step]:
-        steps = self._normalization(layer, _normalize(len(layer.weight), 1e-6, centre=False))
+        first = _normalize(len(layer.weight), layer.EPSILON, centre=False)
+        steps = self._normalization(layer, first)
         if layer.threshold is not None:
             steps.append({"op": "maximum", "threshold": self._place(layer.threshold)})
         return steps
@@ -173,14 +174,8 @@ class Steps:
 
     def _proxy(self, layer: Any) -> list[Step]:
         """The moments of the proxy depend on weights alone: here they are constants."""
-        norm = layer.norm
-        mean, variance = normal_moments(
-            norm.activate,
-            norm.weight * (1 + layer.proxy_scale),
-            norm.weight * layer.proxy_mean + norm.bias,
-        )
-        scale = (variance + layer.EPSILON).rsqrt()
-        return [*self._of(norm), self._affine(scale, -mean * scale)]
+        mean, scale = layer.proxy()
+        return [*self._of(layer.norm), self._affine(scale, -mean * scale)]
 
 
 def _normalize(groups: int, eps: float, *, centre: bool = True) -> Step:

@@ -9,14 +9,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from normlab.errors import UsageError
 from normlab.network.memory import Memory
 from normlab.network.steps import Step
 from normlab.network.zoo import ZOO
 
 PARTS = Path(__file__).parent / "c"
 COLOURS = {1: "grey", 3: "red, green, blue"}  # by the number of channels
-_WIDEST = 2**16 - 1
 
 
 def identifier(text: str) -> str:
@@ -145,7 +143,7 @@ _ORDER = (
     *("table", "activation", "addition", "coefficients", "rounded", "input", "convolution"),
     *("convolution_signed", "convolution_unsigned", "depthwise", "depthwise_signed"),
     *("depthwise_unsigned", "dense", "connect", "classify", "maximum", "average", "mean"),
-    *("group_norm", "pixel_norm", "affine"),
+    *("group_norm", "pixel_norm", "affine", "map_affine", "local_response"),
 )
 # What is done to a row after its step's function: the part, the condition and the call.
 _FINISH = (
@@ -192,7 +190,11 @@ def source(
         [
             f"/* {_comment(name, about)} */",
             f'#include "{name}.h"\n',
-            *(["#include <math.h>"] if parts & {"group_norm", "pixel_norm"} else []),
+            *(
+                ["#include <math.h>"]
+                if parts & {"group_norm", "pixel_norm", "local_response"}
+                else []
+            ),
             f"#include <string.h>\n{acle if 'convolution' in parts else ''}",
             filled(body, fill),
             _finish(name, dialect, parts),
@@ -219,6 +221,10 @@ def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
             return "read_picture", ("input",)
         case "affine":
             return "apply_affine", ("affine",)
+        case "map-affine":
+            return "apply_map_affine", ("map_affine",)
+        case "local-response":
+            return "divide_by_neighbours", ("local_response",)
         case "maximum":
             return "pool_maximum", ("maximum",)
         case "average":
@@ -236,16 +242,6 @@ def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
     if step.window == step.source[1:]:
         return "connect", ("dense", "connect")
     return "convolve", ("convolution",)
-
-
-def refuse_wide_rows(memory: Memory) -> None:
-    """UsageError where a row is longer than the program's tables allow."""
-    for rows in memory.rows:
-        if rows.slot_size > _WIDEST:
-            raise UsageError(
-                f"a row of {rows.width:,} values is longer than a C program's {_WIDEST:,} bytes: "
-                "use a narrower network"
-            )
 
 
 def filled(text: str, fill: Mapping[str, str]) -> str:

@@ -40,7 +40,7 @@ def source(
         parts |= {*needed, *more}
         parts |= {"slopes"} if own.slopes is not None else set()
         parts |= {"addition"} if step.skip is not None else set()
-        weighted = step.weighted or step.kind not in ("maximum", "average", "mean")
+        weighted = step.weighted or step.kind not in _WEIGHTLESS
         entries.append(
             {
                 "run": function,
@@ -67,6 +67,8 @@ def source(
     )
     return emit.source(name, memory, dialect, constants, classes=classes, about=about)
 
+
+_WEIGHTLESS = ("maximum", "average", "mean", "local-response")
 
 # The function of each activation, and its parts; `prelu` has slopes.
 _ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -134,6 +136,8 @@ def _value(step: Step, own: Parameters, x: Values) -> Values:
             x = _sums(step, own, x)
         case "group-norm" | "rms-norm":
             return _group_norm(step, own, x)
+        case "local-response":
+            return _local_response(x)
         case "pixel-norm":
             count = _F(x.shape[3])
             mean = (_added_up(x, 3) / count)[..., None]
@@ -188,6 +192,16 @@ def _group_norm(step: Step, own: Parameters, x: Values) -> Values:
         offsets[:, group] = own.bias[group] - mean * multipliers[:, group]
     normalized: Values = x * multipliers[:, None, None] + offsets[:, None, None]
     return normalized
+
+
+def _local_response(x: Values) -> Values:
+    squares = np.pad(x * x, ((0, 0), (0, 0), (0, 0), (2, 2)))
+    total = np.zeros_like(x)
+    for k in range(5):
+        total = total + squares[..., k : k + x.shape[3]]
+    root = np.sqrt(_F(2) + _F(1e-4) * total)
+    divided: Values = x / (root * np.sqrt(root))
+    return divided
 
 
 def _activated(name: str, x: Values) -> Values:

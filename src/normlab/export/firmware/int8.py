@@ -63,7 +63,7 @@ def _kernel(network: Quantized, k: int) -> tuple[str, set[str]]:
     needed = {*parts}
     if step.kind in ("input", "affine", "group-norm", "rms-norm"):
         needed.add("coefficients")
-    if step.kind in ("group-norm", "rms-norm", "pixel-norm"):
+    if step.kind in ("group-norm", "rms-norm", "pixel-norm", "local-response"):
         needed.add("rounded")
     if function in ("convolve", "convolve_channels"):
         sign = "signed" if network.steps[k - 1].step.signed else "unsigned"

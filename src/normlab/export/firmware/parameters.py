@@ -15,7 +15,13 @@ from normlab.layers import activations
 from normlab.layers.activations import Activate
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.dyt import DynamicTanh
-from normlab.layers.norms.sample import ChannelLayerNorm, StandardizedConv2d
+from normlab.layers.norms.none import LocalResponseNorm, local_response
+from normlab.layers.norms.proxy import ProxyNorm
+from normlab.layers.norms.sample import (
+    ChannelLayerNorm,
+    FilterResponseNorm,
+    StandardizedConv2d,
+)
 from normlab.network.model import Convolution, FullyConnected, Network
 from normlab.network.steps import Step
 
@@ -29,7 +35,8 @@ class Parameters:
     Attributes:
         filters: The convolution's filters, C' × rows × columns × C; one for each channel, C × 3 × 3
             × 1, in `depthwise`.
-        weight: A weight per channel, for the convolution's output or the normalized value.
+        weight: A weight per channel, for the convolution's output or the normalized value; H × W ×
+            C for a `map-affine`.
         bias: A bias per channel, likewise.
         epsilon: ε of a normalization.
         squash: α of a tanh.
@@ -78,7 +85,7 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
     activate = next((layer for layer in rest if isinstance(layer, Activate)), None)
     if step.folded:
         assert first is not None
-        affine = as_affine(first)
+        affine = as_affine(first.affine if isinstance(first, LocalResponseNorm) else first)
         assert affine is not None
         weight, bias, own = affine
         found.weight, found.bias = _array(weight), _array(bias)
@@ -88,7 +95,21 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
         if step.kind == "affine":
             found.weight, found.bias = _array(first.weight), _array(first.bias)
             activate = first.activate
-    elif not step.weighted:
+    elif step.kind == "affine" and isinstance(first, ProxyNorm):
+        mean, scale = first.proxy()
+        found.weight, found.bias = _array(scale), _array(-mean * scale)
+    elif step.kind == "affine" and isinstance(first, FilterResponseNorm):
+        assert first.threshold is not None
+        found.bias = _array(first.threshold)
+    elif isinstance(first, nn.LayerNorm):
+        found.epsilon = first.eps
+        if step.kind == "map-affine":
+            found.weight, found.bias = (
+                _array(values.permute(1, 2, 0)) for values in (first.weight, first.bias)
+            )
+    elif not step.weighted and step.kind != "local-response":
+        if isinstance(first, ProxyNorm):
+            first = first.norm
         if isinstance(first, ChannelLayerNorm):
             found.epsilon = first.norm.eps
             first = first.norm
@@ -98,6 +119,10 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
         found.weight = _array(learned.weight)
         if learned.bias is not None:
             found.bias = _array(learned.bias)
+        if isinstance(first, FilterResponseNorm):
+            found.epsilon = first.EPSILON
+            if first.threshold is not None:
+                found.bias = found.bias - _array(first.threshold)
     if step.activation == "prelu" and activate is not None:
         found.slopes = _array(activate.slope)  # type: ignore[arg-type]
     if block.branch_scales is not None and step.scaled:
@@ -180,13 +205,19 @@ def _before(step: Step, own: Parameters, x: Tensor) -> Tensor:
         case "group-norm":
             return F.group_norm(x, step.groups, *_affine(own), own.epsilon)
         case "rms-norm":
-            x = x * (x.square().mean((1, 2, 3), keepdim=True) + own.epsilon).rsqrt()
+            grouped = x.reshape(len(x), step.groups, -1, *x.shape[2:])
+            squares = grouped.square().mean((2, 3, 4), keepdim=True)
+            x = (grouped * (squares + own.epsilon).rsqrt()).flatten(1, 2)
+        case "local-response":
+            return local_response(x)
         case "pixel-norm":
             normalized = F.layer_norm(
                 x.permute(0, 2, 3, 1), x.shape[1:2], *_affine(own), own.epsilon
             )
             return normalized.permute(0, 3, 1, 2)
     weight, bias = _affine(own)
+    if step.kind == "map-affine":
+        return x * weight.permute(2, 0, 1) + bias.permute(2, 0, 1)
     return x * weight[:, None, None] + bias[:, None, None]
 
 

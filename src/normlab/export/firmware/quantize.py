@@ -65,7 +65,7 @@ class Integers:
         low: The least value before the addition.
         high: The largest.
         filters: int8, C' × rows × columns × C (`depthwise`: C × 3 × 3 × 1), or None.
-        multipliers: int32 per channel, or one for `mean`.
+        multipliers: int32 per channel, one for `mean`, or H × W × C for `map-affine`.
         offsets: int32, likewise.
         shift: The last division's, 1 to 20; 0 for a step without multipliers.
         table: The activation of each of the 256 bytes, or None.
@@ -227,7 +227,8 @@ def _integers(
     if step.kind in ("maximum", "average"):
         _, low, high = _levels(step.signed)
         return Integers(step=step, scale=source, low=low, high=high)
-    signed = step.activation != "relu" if step.kind != "mean" else step.signed
+    alike = step.kind in ("mean", "local-response")  # as signed as its source
+    signed = step.signed if alike and step.skip is None else step.activation != "relu"
     levels, low, high = _levels(signed)
     after = kept.after / levels
     before: Array | float = after
@@ -244,6 +245,12 @@ def _integers(
     if step.kind == "input":
         before = after = max(np.abs([own.bias, 255 * own.weight + own.bias]).max(), 1e-6) / 127
         _set_coefficients(integers, own.weight / before, own.bias / before)
+    elif step.kind == "local-response":
+        integers.floats = {
+            "scale": np.array([1e-4 * float(source) ** 2], np.float32),
+            "weight": np.array([float(source) / after], np.float32),
+            "bias": np.zeros(0, np.float32),
+        }
     elif step.kind in NORMS:
         _set_norm(integers, own, source, float(before))
     else:
@@ -317,7 +324,7 @@ def _set_coefficients(integers: Integers, weight: Array, bias: Array) -> None:
 
 def _set_norm(integers: Integers, own: Parameters, source: Array | float, scale: float) -> None:
     weight, bias = own.weight.astype(np.float64) / scale, own.bias.astype(np.float64) / scale
-    if integers.step.kind == "affine":
+    if integers.step.kind in ("affine", "map-affine"):
         _set_coefficients(integers, weight * source, bias)
         return
     integers.floats = {

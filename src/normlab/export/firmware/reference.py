@@ -58,7 +58,7 @@ def _value(own: Integers, x: Array) -> Array:
     """A step's values before the limits, N × H × W × C."""
     step = own.step
     match step.kind:
-        case "input" | "affine":
+        case "input" | "affine" | "map-affine":
             return (x * own.multipliers + own.offsets) >> FIXED
         case "maximum" | "average":
             height, width = step.target[1:]
@@ -74,6 +74,8 @@ def _value(own: Integers, x: Array) -> Array:
             return _scaled(own, _sums(own, x))
         case "pixel-norm":
             return _pixel_norm(own, x)
+        case "local-response":
+            return _local_response(own, x)
     assert step.kind in STATISTICS
     return _group_norm(own, x)
 
@@ -152,4 +154,13 @@ def _pixel_norm(own: Integers, x: Array) -> Array:
     variance = spread.astype(np.float32) * (per_count * per_count)
     factor = per_count * (ONE / np.sqrt(variance + np.float32(own.epsilon)))
     values = (x * channels - sums).astype(np.float32) * factor * weight + bias
+    return _rounded(np.clip(values, np.float32(-1000), np.float32(1000)))
+
+
+def _local_response(own: Integers, x: Array) -> Array:
+    channels = x.shape[3]
+    squares = np.pad(x * x, ((0, 0), (0, 0), (0, 0), (2, 2)))
+    sums: Array = np.sum([squares[..., k : k + channels] for k in range(5)], 0)
+    root = np.sqrt(np.float32(2) + own.floats["scale"][0] * sums.astype(np.float32))
+    values = x.astype(np.float32) * (own.floats["weight"][0] / (root * np.sqrt(root)))
     return _rounded(np.clip(values, np.float32(-1000), np.float32(1000)))

@@ -24,7 +24,7 @@ from normlab.export.firmware.parameters import parameters_of
 from normlab.export.firmware.program import Firmware, Origin, in_floats, in_integers
 from normlab.export.firmware.project import BESIDE, project
 from normlab.export.firmware.quantize import CALIBRATION_IMAGES
-from normlab.network.memory import Memory, plan
+from normlab.network.memory import Memory, plan, refuse_wide_rows
 from normlab.network.steps import network_steps
 from normlab.runs.run import Run
 from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
@@ -145,7 +145,7 @@ def memory_of(run: Run, *, float32: bool) -> Memory:
         shape=run.config.shape,
     )
     memory = plan(steps, item=FLOAT if float32 else 1)
-    emit.refuse_wide_rows(memory)
+    refuse_wide_rows(memory)
     return memory
 
 

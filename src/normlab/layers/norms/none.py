@@ -88,6 +88,11 @@ class LocalResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
         a = self.affine(x)
-        neighbours = F.pad(a.square(), (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).sum(-1)
-        y = a / (2 + 1e-4 * neighbours) ** 0.75
-        return F.dropout(y, self.dropout, self.training)
+        return F.dropout(local_response(a), self.dropout, self.training)
+
+
+def local_response(a: Tensor) -> Tensor:
+    """N × C × H × W, each value divided by (2 + 1e-4 · Σ a²)^0.75 over 5 neighbouring channels."""
+    neighbours = F.pad(a.square(), (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).sum(-1)
+    divided: Tensor = a / (2 + 1e-4 * neighbours) ** 0.75
+    return divided

@@ -42,6 +42,13 @@ class ProxyNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
+        mean, scale = self.proxy()
+        y = self.norm(x.to(scale.dtype)) - mean[:, None, None]
+        y = (y * scale[:, None, None]).to(x.dtype)
+        return F.dropout(y, self.dropout, self.training)
+
+    def proxy(self) -> tuple[Tensor, Tensor]:
+        """Per channel, the proxy's mean and 1 / √(variance + 0.03): of weights alone."""
         weight, bias = self.norm.weight, self.norm.bias
         activate = self.norm.activate
         assert bias is not None
@@ -49,10 +56,7 @@ class ProxyNorm(nn.Module):
         proxy_scale = weight * (1 + self.proxy_scale)
         proxy_bias = weight * self.proxy_mean + bias
         mean, variance = normal_moments(activate, proxy_scale, proxy_bias)
-        scale = (variance + self.EPSILON).rsqrt()
-        y = self.norm(x.to(weight.dtype)) - mean[:, None, None]
-        y = (y * scale[:, None, None]).to(x.dtype)
-        return F.dropout(y, self.dropout, self.training)
+        return mean, (variance + self.EPSILON).rsqrt()
 
 
 def _build(shape: Shape, groups: int, activation: Activation | None, dropout: float) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from normlab.config import FULL_NAMES
 from normlab.errors import UsageError
 from normlab.layers.activations import RELU, Activate, Activation
 from normlab.own_code import import_module, one_line
@@ -56,14 +57,6 @@ class Normalization:
 
 
 REGISTRY: dict[str, Normalization] = {}
-
-_FULL_NAMES = {
-    "batchnorm": "bn",
-    "groupnorm": "gn",
-    "layernorm": "ln",
-    "instancenorm": "in",
-    "rmsnorm": "rms",
-}
 
 Layer = Callable[..., nn.Module]
 
@@ -172,8 +165,8 @@ def find(text: str) -> tuple[Normalization, int | None]:
     name, equals, number = text.partition("=")
     entry = REGISTRY.get(name)
     if entry is None:
-        near = difflib.get_close_matches(name.lower(), [*REGISTRY, *_FULL_NAMES], n=1, cutoff=0.4)
-        hint = f"did you mean {_FULL_NAMES.get(near[0], near[0])}? " if near else ""
+        near = difflib.get_close_matches(name.lower(), [*REGISTRY, *FULL_NAMES], n=1, cutoff=0.4)
+        hint = f"did you mean {FULL_NAMES.get(near[0], near[0])}? " if near else ""
         raise UsageError(
             f"no normalization {name!r}: {hint}Use one of {', '.join(REGISTRY)}, or module:Class "
             "for your own (a name registered in Python exists only in that program)"

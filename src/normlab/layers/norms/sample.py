@@ -179,6 +179,8 @@ def rms_norm(shape: Shape, *, activation: Activation | None, dropout: float) -> 
 class FilterResponseNorm(nn.Module):
     """Filter response normalization with its thresholded linear unit."""
 
+    EPSILON = 1e-6
+
     def __init__(self, shape: Shape, *, activate: bool, dropout: float) -> None:
         super().__init__()
         channels, height, width = shape
@@ -192,7 +194,7 @@ class FilterResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
         squares = x.to(self.weight.dtype).square().mean((2, 3), keepdim=True)
-        scale = self.weight[:, None, None] * (squares + 1e-6).rsqrt()
+        scale = self.weight[:, None, None] * (squares + self.EPSILON).rsqrt()
         y = x * scale + self.bias[:, None, None]
         if self.threshold is not None:
             y = torch.maximum(y, self.threshold[:, None, None])

@@ -1,0 +1,199 @@
+"""What people type: one line for a flag, a value or an argument that a command does not take.
+
+The words that it takes are tyro's: a command's parameters, and the fields of their dataclasses.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from tyro.conf import Positional
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from normlab.errors import UsageError
+from normlab.network.zoo import ZOO
+from normlab.notation import is_block
+from normlab.wording import listed
+
+Command = Callable[..., None]
+
+# What people call values, where it is not near what normlab calls them.
+_OTHER_VALUES = {
+    "gpu": "cuda",
+    "fp32": "float32",
+    "learning-rate": "lr",
+    "weight-decay": "wd",
+    "swish": "silu",
+}
+_COMMON = 4  # letters at the begin of two words that are near: `normalization`, `norms`
+
+
+def unknown_command(typed: str, commands: Sequence[str]) -> UsageError:
+    """The error for a first word that is no command."""
+    hint = _did_you_mean(typed, commands)
+    if typed in ZOO or is_block(typed.partition(" ")[0]):
+        quoted = f'"{typed}"' if " " in typed else typed
+        hint = f"did you mean normlab train {quoted}? "
+    return UsageError(f"no command {typed!r}: {hint}`normlab --help` lists the commands")
+
+
+def refuse_unknown_flags(command: str, function: Command, arguments: Sequence[str]) -> None:
+    """Raises UsageError for the first flag that a command does not have.
+
+    Args:
+        command: Its name.
+        function: Its function.
+        arguments: What follows its name.
+    """
+    known = flags(function)
+    for argument in arguments:
+        if argument == "--":
+            return
+        flag = argument.partition("=")[0].replace("_", "-")
+        if not flag.startswith("--") or flag in known or flag.startswith("--tyro-"):
+            continue
+        if flag in ("--network", "--model", "--layout") and _has_network(known):
+            hint = f"the network has no flag, as in normlab {command} micro. "
+        else:
+            hint = _did_you_mean(flag, known)
+        raise UsageError(
+            f"normlab {command} has no {flag}: {hint}`normlab {command} --help` lists the flags"
+        )
+
+
+def flags(function: Command) -> list[str]:
+    """The flags of a command's function, with their other names, and --help."""
+    found = ["--help"]
+    hints = get_type_hints(function, include_extras=True)
+    for name in inspect.signature(function).parameters:
+        kind = get_args(hints[name])[0] if get_args(hints[name]) else hints[name]
+        if dataclasses.is_dataclass(kind):
+            fields = get_type_hints(kind, include_extras=True)
+            for field in dataclasses.fields(kind):
+                found += _names(field.name, fields[field.name])
+        else:
+            found += _names(name, hints[name])
+    return found
+
+
+def _names(name: str, hint: Any) -> list[str]:
+    """A parameter's flag, as `tyro.conf.arg` names it if it does, and its aliases."""
+    extras = getattr(hint, "__metadata__", ())
+    if Positional in extras:
+        return []
+    names, aliases = [name], list[str]()
+    for extra in extras:
+        names += [given] if (given := getattr(extra, "name", None)) else []
+        aliases += getattr(extra, "aliases", None) or ()
+    return [f"--{names[-1].replace('_', '-')}", *aliases]
+
+
+def unexpected(
+    command: str, function: Command, arguments: Sequence[str], rest: Sequence[str]
+) -> UsageError:
+    """The error for arguments that a command did not take.
+
+    Args:
+        command: Its name.
+        function: Its function.
+        arguments: What follows its name.
+        rest: What of this it did not take, in order.
+    """
+    typed = rest[0]
+    before = [word for word in arguments[: arguments.index(typed)] if is_block(word)]
+    known = flags(function)
+    if _has_network(known) and before and is_block(typed):
+        line = " ".join([*before, *filter(is_block, rest)])
+        return UsageError(f'put the layout in quotes: normlab {command} "{line}"')
+    hint = f"did you mean --dataset {typed}? " if "--dataset" in known and _is_data(typed) else ""
+    return UsageError(
+        f"normlab {command} does not take {typed!r}: {hint}`normlab {command} --help` says what it "
+        "takes"
+    )
+
+
+def readers(arguments: Sequence[str]) -> ConstructorRegistry:
+    """How the values of flags are read: one that is none raises UsageError, which names the flag.
+
+    Args:
+        arguments: The command line, from which the flag is found.
+    """
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def read(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if get_origin(info.type) is Literal:
+            choices = get_args(info.type)
+            return _spec(info, "{" + ",".join(choices) + "}", lambda text: _choice(text, choices))
+        if info.type in (int, float):
+            return _spec(info, info.type.__name__.upper(), lambda text: _number(text, info.type))
+        return None
+
+    def _spec(
+        info: PrimitiveTypeInfo, metavar: str, read: Callable[[str], Any]
+    ) -> PrimitiveConstructorSpec[Any]:
+        kind = info.type if isinstance(info.type, type) else str
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=metavar,
+            instance_from_str=lambda texts: read(texts[0]),
+            is_instance=lambda value: isinstance(value, kind),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    def _choice(text: str, choices: Sequence[str]) -> str:
+        if text in choices:
+            return text
+        hint = _did_you_mean(text, choices) + "choose"
+        hint = hint.replace("? c", "? C")
+        raise UsageError(f"no {_flag(text)} {text!r}: {hint} {listed(choices, 'or')}")
+
+    def _number(text: str, kind: type) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise UsageError(f"{_flag(text)} must be {what}, not {text!r}") from None
+
+    def _flag(text: str) -> str:
+        """The flag that a value belongs to."""
+        flag = ""
+        for argument in arguments:
+            if argument.startswith("--"):
+                flag, _, value = argument.partition("=")
+            else:
+                value = argument
+            if flag and value == text:
+                break
+        return flag
+
+    return registry
+
+
+def _has_network(flags: Sequence[str]) -> bool:
+    """Whether a command with these flags takes a network."""
+    return "--norm" in flags or "--norms" in flags
+
+
+def _is_data(text: str) -> bool:
+    """Whether a text names a data set."""
+    from normlab.data.sources import names  # takes time to import
+
+    return text.partition(":")[0] in names()
+
+
+def _did_you_mean(typed: str, known: Sequence[str]) -> str:
+    """`did you mean X? `; empty if nothing is near. What begins alike is nearer than the rest."""
+    words = {name.strip("-"): name for name in known}
+    word = typed.strip("-").lower()
+    if _OTHER_VALUES.get(word) in words:
+        return f"did you mean {_OTHER_VALUES[word]}? "
+    alike = [
+        name
+        for name in words
+        if word[:_COMMON].startswith(name[:_COMMON]) or name[:_COMMON].startswith(word[:_COMMON])
+    ]
+    near = difflib.get_close_matches(word, alike or words, n=1, cutoff=0 if alike else 0.6)
+    return f"did you mean {words[near[0]]}? " if near else ""
