@@ -16,8 +16,12 @@ DIRECT = {"build": PYPROJECT["build-system"]["requires"], "normlab": DEPENDENCIE
 PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)
 
 
+def pins_of(name):
+    return PIN.findall((ROOT / name).read_text())
+
+
 def pins(name):
-    return {canonicalize_name(k): v for k, v in PIN.findall((ROOT / name).read_text())}
+    return {canonicalize_name(package): version for package, version in pins_of(name)}
 
 
 CONSTRAINTS, LOCK = pins("constraints.txt"), pins("requirements.lock")
@@ -27,6 +31,13 @@ CONSTRAINTS, LOCK = pins("constraints.txt"), pins("requirements.lock")
 def test_every_direct_dependency_is_pinned_within_its_bounds(whose):
     for requirement in map(Requirement, DIRECT[whose]):
         assert CONSTRAINTS[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_no_package_is_pinned_twice():
+    """`make audit` compares the number of lines with that of audited packages."""
+    for name in ("constraints.txt", "requirements.lock"):
+        found = [canonicalize_name(package) for package, _ in pins_of(name)]
+        assert sorted(found) == sorted(set(found))
 
 
 def test_the_lock_holds_what_make_test_installs_at_the_constraints_versions():
