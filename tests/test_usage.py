@@ -152,6 +152,12 @@ def test_words_that_a_command_does_not_take(arguments, line, refused):
     assert refused(*arguments) == line
 
 
+@pytest.mark.parametrize("network", ["nano", "C:8 P GAP FC"])
+def test_a_network_that_a_flag_took(network, refused):
+    line = refused("compare", "--norms", "bn", "gn", network)
+    assert line.endswith(f"or a layout before --norms, which took {network} as a normalization")
+
+
 @pytest.mark.parametrize(
     ("layout", "place", "problem"),
     [
@@ -184,7 +190,7 @@ def test_a_layout_in_other_words(layout, place, problem):
         *(("layer_norm", "ln"), ("LayerNorm", "ln"), ("GN", "gn"), ("GroupNorm=4", "gn=4")),
         *(("group-norm", "gn"), ("InstanceNorm2d", "in"), ("RMSNorm", "rms")),
         ("GN-WS=1", "gn-ws=1"),
-        *(("bn", "bn"), ("my_norms:L1Norm", "my_norms:L1Norm"), ("ln-full", "ln-full")),
+        *(("bn", "bn"), ("NORMS:L1", "NORMS:L1"), ("ln-full", "ln-full")),
     ],
 )  # fmt: skip
 def test_a_normalization_by_another_name_is_known_by_its_own(typed, name, cli):

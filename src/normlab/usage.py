@@ -33,10 +33,15 @@ _COMMON = 4  # letters at the begin of two words that are near: `normalization`,
 def unknown_command(typed: str, commands: Sequence[str]) -> UsageError:
     """The error for a first word that is no command."""
     hint = _did_you_mean(typed, commands)
-    if typed in ZOO or is_block(typed.partition(" ")[0]):
+    if networks([typed]):
         quoted = f'"{typed}"' if " " in typed else typed
         hint = f"did you mean normlab train {quoted}? "
     return UsageError(f"no command {typed!r}: {hint}`normlab --help` lists the commands")
+
+
+def networks(words: Sequence[str]) -> list[str]:
+    """The words that are networks: names, layouts, or blocks of a layout."""
+    return [word for word in words if word in ZOO or is_block(word)]
 
 
 def refuse_unknown_flags(command: str, function: Command, arguments: Sequence[str]) -> None:
