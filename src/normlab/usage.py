@@ -106,12 +106,10 @@ def unexpected(
         arguments: What follows its name.
         rest: What of this it did not take, in order.
     """
-    typed = rest[0]
-    before = [word for word in arguments[: arguments.index(typed)] if is_block(word)]
-    known = flags(function)
-    if _has_network(known) and before and is_block(typed):
-        line = " ".join([*before, *filter(is_block, rest)])
-        return UsageError(f'put the layout in quotes: normlab {command} "{line}"')
+    typed, known = rest[0], flags(function)
+    blocks = [*filter(is_block, arguments)]
+    if _has_network(known) and is_block(typed) and len(blocks) > len([*filter(is_block, rest)]):
+        return UsageError(f'put the layout in quotes: normlab {command} "{" ".join(blocks)}"')
     hint = f"did you mean --dataset {typed}? " if "--dataset" in known and _is_data(typed) else ""
     return UsageError(
         f"normlab {command} does not take {typed!r}: {hint}`normlab {command} --help` says what it "
