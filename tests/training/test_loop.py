@@ -702,7 +702,7 @@ def test_a_busy_machine_is_named_on_a_terminal_only(tmp_path, monkeypatch):
     texts = []
     for terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-        announce(run, console)
+        announce(run, None, console)
         texts.append(console.file.getvalue())
     assert "note: this machine is busy: a load of 999.0 on" in texts[0]
     assert "a load of" not in texts[1]
