@@ -135,6 +135,10 @@ def test_a_misspelt_value(arguments, line, refused):
          'put the layout in quotes: normlab train "C1 C2 c3 P1 GAP C10"'),
         (("train", "--norm", "gn", "C:8", "P", "GAP", "FC", "--epochs", "1"),
          'put the layout in quotes: normlab train "C:8 P GAP FC"'),
+        (("train", "C:8", "C:8", "GAP", "FC"),
+         'put the layout in quotes: normlab train "C:8 C:8 GAP FC"'),
+        (("train", "nano", "-a_b"),
+         "normlab train does not take '-a_b': `normlab train --help` says what it takes"),
         (("summary", "C:8", "C:8+*3", "c", "GAP", "--norm", "gn"),
          'put the layout in quotes: normlab summary "C:8 C:8+*3 c GAP"'),
         (("compare", "C1", "GAP", "FC", "--norms", "bn", "gn"),
@@ -150,6 +154,12 @@ def test_a_misspelt_value(arguments, line, refused):
 )  # fmt: skip
 def test_words_that_a_command_does_not_take(arguments, line, refused):
     assert refused(*arguments) == line
+
+
+@pytest.mark.parametrize("network", ["nano", "C:8 P GAP FC"])
+def test_a_network_that_a_flag_took(network, refused):
+    line = refused("compare", "--norms", "bn", "gn", network)
+    assert line.endswith(f"or a layout before --norms, which took {network} as a normalization")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +194,7 @@ def test_a_layout_in_other_words(layout, place, problem):
         *(("layer_norm", "ln"), ("LayerNorm", "ln"), ("GN", "gn"), ("GroupNorm=4", "gn=4")),
         *(("group-norm", "gn"), ("InstanceNorm2d", "in"), ("RMSNorm", "rms")),
         ("GN-WS=1", "gn-ws=1"),
-        *(("bn", "bn"), ("my_norms:L1Norm", "my_norms:L1Norm"), ("ln-full", "ln-full")),
+        *(("bn", "bn"), ("NORMS:L1", "NORMS:L1"), ("ln-full", "ln-full")),
     ],
 )  # fmt: skip
 def test_a_normalization_by_another_name_is_known_by_its_own(typed, name, cli):

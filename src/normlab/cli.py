@@ -173,6 +173,8 @@ def compare(
 
     if not config.network:
         hint = "" if ray in (None, "local") else f" before --ray, which took {ray} as an address"
+        if taken := usage.networks(config.norms):
+            hint = f" before --norms, which took {taken[0]} as a normalization"
         raise UsageError(f"expected a network: a name that `normlab zoo` lists, or a layout{hint}")
     study = run_study(
         config,

@@ -47,7 +47,8 @@ def norm_name(text: str) -> str:
     """A normalization's own name for what people type: `BatchNorm2d`, `layer_norm`, `GN=8`."""
     name, equals, number = text.partition("=")
     full = re.sub(r"[_-]|[123]d$", "", name.lower())
-    return FULL_NAMES.get(full, name.lower() if name.isupper() else name) + equals + number
+    own = name.lower() if re.fullmatch(r"[A-Z][A-Z0-9-]*", name) else name
+    return FULL_NAMES.get(full, own) + equals + number
 
 
 # Read by the command line alone: records have a normalization's own name.

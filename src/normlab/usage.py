@@ -33,10 +33,15 @@ _COMMON = 4  # letters at the begin of two words that are near: `normalization`,
 def unknown_command(typed: str, commands: Sequence[str]) -> UsageError:
     """The error for a first word that is no command."""
     hint = _did_you_mean(typed, commands)
-    if typed in ZOO or is_block(typed.partition(" ")[0]):
+    if networks([typed]):
         quoted = f'"{typed}"' if " " in typed else typed
         hint = f"did you mean normlab train {quoted}? "
     return UsageError(f"no command {typed!r}: {hint}`normlab --help` lists the commands")
+
+
+def networks(words: Sequence[str]) -> list[str]:
+    """The words that are networks: names, layouts, or blocks of a layout."""
+    return [word for word in words if word in ZOO or is_block(word)]
 
 
 def refuse_unknown_flags(command: str, function: Command, arguments: Sequence[str]) -> None:
@@ -101,12 +106,10 @@ def unexpected(
         arguments: What follows its name.
         rest: What of this it did not take, in order.
     """
-    typed = rest[0]
-    before = [word for word in arguments[: arguments.index(typed)] if is_block(word)]
-    known = flags(function)
-    if _has_network(known) and before and is_block(typed):
-        line = " ".join([*before, *filter(is_block, rest)])
-        return UsageError(f'put the layout in quotes: normlab {command} "{line}"')
+    typed, known = rest[0], flags(function)
+    blocks = [*filter(is_block, arguments)]
+    if _has_network(known) and is_block(typed) and len(blocks) > len([*filter(is_block, rest)]):
+        return UsageError(f'put the layout in quotes: normlab {command} "{" ".join(blocks)}"')
     hint = f"did you mean --dataset {typed}? " if "--dataset" in known and _is_data(typed) else ""
     return UsageError(
         f"normlab {command} does not take {typed!r}: {hint}`normlab {command} --help` says what it "
