@@ -93,8 +93,12 @@ def test_weight_decay_may_be_0(value):
 
 
 def test_an_unknown_recipe_gets_the_list_of_recipes():
-    with pytest.raises(UsageError, match=rf"^no recipe 'sede': there are {', '.join(RECIPES)}$"):
+    names = ", ".join(RECIPES)
+    hint = r"; did you mean seed\?"
+    with pytest.raises(UsageError, match=rf"^no recipe 'sede': there are {names}{hint}$"):
         find("sede")
+    with pytest.raises(UsageError, match=rf"^no recipe 'x': there are {names}$"):
+        find("x")
 
 
 def test_a_network_with_its_own_recipe_uses_it():

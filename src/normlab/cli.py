@@ -133,7 +133,7 @@ def train(
     if dry_run or not processes.is_main:
         return
     if remark := little_learned(run):
-        note(remark)
+        show(f"note: {remark}")
     machine.prepare(execution)  # the page is computed with as many threads
     page = write_report([run], data_root=execution.data_root)
     show(f"report: {page}")

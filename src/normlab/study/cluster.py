@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from normlab.errors import DivergedError, NormlabError, UsageError
@@ -37,13 +37,16 @@ def on_ray(
     if connects:
         try:
             _reach(address)
-            ray.init(
-                address=address,
-                num_cpus=cores if address == "local" else None,
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            # Ray has workers search the working folder of this call first, before a task is called,
+            # and a stranger may have filled it. Only root can write into the root folder.
+            with chdir("/"):
+                ray.init(
+                    address=address,
+                    num_cpus=cores if address == "local" else None,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"no Ray cluster can be reached at {address}: {reason}") from None
@@ -103,8 +106,9 @@ def _written(job: Job) -> int | None:
 def _without(folder: str) -> Callable[[str], tuple[str, bool]]:
     """The task of a run, which Python looks for in other folders than the working folder.
 
-    Ray has workers search it first, and a stranger may have filled it. A function within a function
-    is sent as it is: nothing is imported before it is called.
+    A program that called `ray.init` itself has workers search its working folder first, and a
+    stranger may have filled it. A function within a function is sent as it is: nothing is imported
+    before it is called.
     """
 
     def task(text: str) -> tuple[str, bool]:
