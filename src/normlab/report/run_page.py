@@ -318,8 +318,7 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
         for name in order
         if name not in recipe and name != "start_from" and not name.startswith("teacher")
     }
-    blocks = notation.parse(zoo.find(run.config.network))
-    config["budget"] = budget_in_force(blocks, run.config.budget, run.config)
+    config["budget"] = _budget(run)
     numbers = {"mean": run.data.mean, "standard deviation": run.data.std}
     return [
         *((spaced(name), setting_value(value), False) for name, value in config.items()),
@@ -343,6 +342,15 @@ def _settings(run: Run) -> list[tuple[str, str, bool]]:
         ("data fingerprint", run.data.fingerprint, True),
         *(("note", note, False) for note in run.data.notes),
     ]
+
+
+def _budget(run: Run) -> int | None:
+    """The budget that the widths were solved with; None for none."""
+    try:
+        blocks = notation.parse(zoo.find(run.config.network))
+    except notation.LayoutError:  # a name of another version
+        return run.config.budget
+    return budget_in_force(blocks, run.config.budget, run.config)
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
