@@ -241,7 +241,7 @@ def budget_in_force(
         budget: The budget that was given, if any.
         limits: The limits.
     """
-    default = budget is None and limits.flash is None and _open(blocks)
+    default = budget is None and limits.flash is None and not blocks[0].custom and _open(blocks)
     return DEFAULT_BUDGET if default else budget
 
 
