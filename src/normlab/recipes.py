@@ -90,7 +90,7 @@ RECIPES = {
     "line-5k": _nineteen_epochs(muon=0.1),
     # The only network here that is large enough to learn the training images by heart.
     "teacher": _nineteen_epochs(epochs=18, batch_size=256, weight_decay=5e-4, label_smoothing=0.1),
-    # For pictures of one's own, few or many: `own_epochs` has their number of epochs.
+    # For your own pictures. `own_epochs` sets the number of epochs by how many they are.
     "own": Recipe(
         epochs=20,
         batch_size=32,

@@ -149,9 +149,9 @@ def readers(arguments: Sequence[str]) -> ConstructorRegistry:
     def _choice(text: str, choices: Sequence[str]) -> str:
         if text in choices:
             return text
-        hint = _did_you_mean(text, choices) + "choose"
-        hint = hint.replace("? c", "? C")
-        raise UsageError(f"no {_flag(text)} {text!r}: {hint} {listed(choices, 'or')}")
+        hint = _did_you_mean(text, choices)
+        choose = "Choose" if hint else "choose"
+        raise UsageError(f"no {_flag(text)} {text!r}: {hint}{choose} {listed(choices, 'or')}")
 
     def _number(text: str, kind: type) -> Any:
         try:

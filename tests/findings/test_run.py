@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from made_up import CLASSES, LAYOUT, MATRIX, epochs, evaluation, rising, run
 from normlab.errors import UsageError
-from normlab.findings.run import analyze, compare, little_learned, names
+from normlab.findings.run import analyze, compare, little_learned
+from normlab.runs.several import names
 from normlab.wording import percent
 
 EVALUATION = evaluation(MATRIX)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,7 +223,7 @@ def metadata_of(run: Run) -> dict[str, str]:
         "norm": run.config.norm,
         "activation": run.summary.activation,
         "seed": str(run.config.seed),
-        "weights": sha256((run.path / "model.safetensors").read_bytes()).hexdigest(),
+        "weights": run.weights_digest(),
         "fingerprint": run.data.fingerprint,
         "normlab": __version__,
     }

@@ -18,7 +18,7 @@ from normlab.errors import RunError
 from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
 from normlab.runs.run import Run
-from normlab.runs.several import names as names
+from normlab.runs.several import names
 from normlab.wording import counted, listed, percent, points, setting_value, spaced
 
 TARGET = 0.70  # the accuracy that the assignment asks for

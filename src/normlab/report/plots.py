@@ -26,11 +26,12 @@ from PIL import Image
 from normlab.data.dataset import Split
 from normlab.data.describe import CHANNELS, Description
 from normlab.errors import NormlabError, printable
-from normlab.findings.run import ACCURACY, names
+from normlab.findings.run import ACCURACY
 from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
 from normlab.runs.isolation import isolated
 from normlab.runs.run import Run
+from normlab.runs.several import names
 from normlab.storage.files import write_atomically
 from normlab.storage.reading import read_text
 
@@ -159,14 +160,20 @@ def curves(
     return figure
 
 
+def learning_rates(run: Run) -> list[float]:
+    """The learning rates of a run, as if each epoch had `RATES_PER_EPOCH` steps."""
+    steps = range(run.last.epoch * RATES_PER_EPOCH)
+    return [run.recipe.learning_rate_at(step, RATES_PER_EPOCH) for step in steps]
+
+
 @styled
 def learning_rate(run: Run) -> Figure:
     """The learning rate by epoch, as the recipe sets it step by step."""
     figure = Chart(figsize=(WIDTH, 2.4))
     axes = figure.subplots()
-    steps = np.arange(run.last.epoch * RATES_PER_EPOCH + 1)
-    rates = [run.recipe.learning_rate_at(int(step), RATES_PER_EPOCH) for step in steps[:-1]]
-    axes.stairs(rates, steps / RATES_PER_EPOCH, color=COLORS[0], linewidth=1.8, baseline=None)
+    rates = learning_rates(run)
+    epochs = np.arange(len(rates) + 1) / RATES_PER_EPOCH
+    axes.stairs(rates, epochs, color=COLORS[0], linewidth=1.8, baseline=None)
     axes.set_xlabel("epoch")
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)

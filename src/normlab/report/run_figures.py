@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from normlab.data.dataset import Split
-from normlab.findings.run import ACCURACY, IMAGES, images_measured, names
+from normlab.findings.run import ACCURACY, IMAGES, images_measured
 from normlab.inference.evaluate import Evaluation
 from normlab.report import plots
 from normlab.report.rendering import PageFigure
 from normlab.runs.run import Run
+from normlab.runs.several import names
 from normlab.table import Table
 from normlab.wording import counted, percent
 
@@ -40,7 +41,7 @@ def curves(key: str, run: Run, published: Sequence[plots.Published]) -> list[Pag
 
 def log(key: str, run: Run) -> PageFigure:
     """The training log: the learning rate as a curve, and a table of all epochs."""
-    rates = [run.recipe.learning_rate_at(step, plots.RATES_PER_EPOCH) for step in _steps(run)]
+    rates = plots.learning_rates(run)
     return PageFigure(
         name=f"{key}-learning-rate",
         draw=lambda: plots.learning_rate(run),
@@ -49,10 +50,6 @@ def log(key: str, run: Run) -> PageFigure:
         title="Training log",
         table=_epochs(run),
     )
-
-
-def _steps(run: Run) -> range:
-    return range(run.last.epoch * plots.RATES_PER_EPOCH)
 
 
 def _epochs(run: Run) -> Table:

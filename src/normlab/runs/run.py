@@ -360,6 +360,10 @@ class Run:
             )
         return table
 
+    def weights_digest(self) -> str:
+        """SHA-256 (hex) of the file of weights, which identifies a finished run."""
+        return hashlib.sha256((self.path / "model.safetensors").read_bytes()).hexdigest()
+
     def network(self) -> "Network":
         """The trained network, on the CPU, ready to evaluate.
 

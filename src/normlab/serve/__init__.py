@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from normlab.errors import NormlabError, UsageError
-from normlab.findings import run as findings
 from normlab.notes import note
+from normlab.runs import several
 from normlab.runs.run import Run
 from normlab.serve.examples import load_examples
 from normlab.serve.hosts import is_everywhere, names_of
@@ -55,7 +55,7 @@ def serve(
         RunError: A run is unfinished or damaged.
         DataError: The data is not in `data_root`.
     """
-    run_names = findings.names(runs)
+    run_names = several.names(runs)
     if find_spec("gradio") is None:
         raise UsageError('the page needs gradio: pip install "normlab[serve]"')
     with _listen(host, port) as listener:

@@ -6,7 +6,6 @@ a whole: normalizations of other maps would mean nothing to it. Mean and standar
 input are always those of the run's own data.
 """
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
@@ -54,10 +53,8 @@ def find(config: TrainingConfig) -> Run | None:
 def recorded(run: Run) -> Start:
     """What a study records of its start. A run's record also has what the run kept of it."""
     config = run.config
-    weights = hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
-    return Start(
-        name=f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}", weights=weights
-    )
+    name = f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}"
+    return Start(name=name, weights=run.weights_digest())
 
 
 @torch.no_grad()

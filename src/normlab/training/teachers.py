@@ -184,8 +184,6 @@ def find(text: str) -> TeacherNetwork:
 
 def _from_run(text: str, run: Run) -> TeacherNetwork:
     network = run.network()
-    weights = hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
-
     config = run.config
     bfloat16 = config.precision == "bfloat16"  # as in its training: several times as fast
 
@@ -196,7 +194,7 @@ def _from_run(text: str, run: Run) -> TeacherNetwork:
         return outputs
 
     name = f"{zoo.short_name(config.network)}-{config.norm}-{config.seed}"
-    return TeacherNetwork(text, name, weights, logits, run)
+    return TeacherNetwork(text, name, run.weights_digest(), logits, run)
 
 
 def _from_function(text: str) -> TeacherNetwork:
