@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from normlab import cli
 from normlab.config import Execution, RunConfig
-from normlab.errors import NormlabError, RunError
+from normlab.errors import InterruptedRunError, NormlabError, RunError
 from normlab.report.run_page import write_report
 from normlab.runs.run import Run
 from normlab.training.callbacks import Callback
@@ -57,6 +57,17 @@ class InterruptAt(Callback):
     def on_step_end(self, state):
         if (state.epoch, state.step) in self.places:
             os.kill(os.getpid(), signal.SIGINT)
+
+
+class StopAt(Callback):
+    """Stops the run after a step of an epoch (from 0; steps from 1), to be resumed."""
+
+    def __init__(self, epoch, step):
+        self.place = epoch, step
+
+    def on_step_end(self, state):
+        if (state.epoch, state.step) == self.place:
+            raise InterruptedRunError("stopped")
 
 
 class ExitAt(Callback):

@@ -41,6 +41,7 @@ from normlab.layers.norms.batch import (
 from normlab.layers.norms.none import Affine
 from normlab.network.model import Network
 from normlab.runs.checkpoint import load_weights, save_weights
+from random_networks import randomize
 
 DIGITS = load("digits", channels="colour")
 FIXED = (
@@ -65,16 +66,8 @@ def random_run(folder, layout, norm="bn", activation="relu"):
     """
     network = Network(layout, norm=norm, activation=activation).eval()
     random = torch.Generator().manual_seed(0)
-    for name, tensor in network.state_dict().items():
-        if ("norms." in name or "branch_scales" in name) and tensor.is_floating_point():
-            noise = torch.rand(tensor.shape, generator=random)
-            center = 0.0 if name.endswith(("bias", "mean", "threshold", "scales")) else 1.0
-            tensor.copy_(noise - 0.5 + center)
-    network.input_mean.fill_(0.3)
-    network.input_std.fill_(0.4)
+    randomize(network, random)
     with torch.no_grad():
-        for weight in network.weights:
-            weight *= 6**0.5
         logits = network(to_input(torch.from_numpy(DIGITS.test.images)))
         std, mean = torch.std_mean(logits, 0)
         classifier = network.blocks[-1].linear

@@ -25,6 +25,7 @@ from normlab.layers.norms.none import Affine
 from normlab.network.model import Network
 from normlab.network.zoo import ZOO
 from normlab.runs.checkpoint import save_weights
+from random_networks import layouts, randomize
 
 DIGITS = load("digits", channels="colour")
 HOSTILE = ("</script><script>document.title='x'</script>", "<!--<script>", "'\"&lt;\\u0041", "a\nb")
@@ -43,16 +44,8 @@ def random_run_of(
         layout, norm=norm, activation=activation, classes=len(classes), shape=shape, seed=seed
     ).eval()
     random = torch.Generator().manual_seed(seed)
-    for name, tensor in network.state_dict().items():
-        if ("norms." in name or "branch_scales" in name) and tensor.is_floating_point():
-            noise = torch.rand(tensor.shape, generator=random)
-            center = 0.0 if name.endswith(("bias", "mean", "threshold", "scales")) else 1.0
-            tensor.copy_(noise - 0.5 + center)
-    network.input_mean.fill_(0.3)
-    network.input_std.fill_(0.4)
+    randomize(network, random)
     with torch.no_grad():
-        for weight in network.weights:
-            weight *= 6**0.5
         pixels = torch.rand(20, *shape, generator=random)
         network.weights[-1].div_(network(pixels).std(0).mean().clamp(min=1e-3))
     run = made_up.run(
@@ -141,33 +134,10 @@ def test_every_activation_predicts_as_pytorch(activation, norm, visit, tmp_path)
     assert_equal_to_pytorch(page, run, DIGITS.test.images[:100])
 
 
-@st.composite
-def layouts(draw, shape):
-    """A layout of up to five blocks and a classifier."""
-    tokens, (channels, side, _) = [], shape
-    for _ in range(draw(st.integers(1, 5))):
-        kind = draw(st.sampled_from("CCDDcPA"))
-        if kind in "PA":
-            if side >= 8:
-                tokens.append(kind)
-                side //= 2
-            continue
-        inputs, option, tail = channels, "", ""
-        if draw(st.booleans()):
-            tail = draw(st.sampled_from(["+", "+*2", "*2", "+*3"]))
-        else:
-            channels = draw(st.integers(2, 7))
-            sides = {"": side, "v": side - 2, "s2": (side + 1) // 2, "vs2": (side - 1) // 2}
-            fits = [o for o, s in sides.items() if s >= 4 and not (kind == "c" and "v" in o)]
-            option = draw(st.sampled_from(fits))
-            side = sides[option]
-        own = ""
-        if kind != "c" and draw(st.booleans()):
-            names = [n for n in REGISTRY if n != "ln-channel" or min(inputs, channels) > 1]
-            own = "/" + draw(st.sampled_from([*names, f"gn={gcd(inputs, channels)}"]))
-        between = "a" if kind == "D" and draw(st.booleans()) else ""
-        tokens.append(f"{kind}:{channels}{option}{between}{own}{tail}")
-    return " ".join([*tokens, draw(st.sampled_from(["GAP FC", "c GAP", "GAP C:5 FC", "A FC"]))])
+def norms_of(inputs, channels):
+    """The normalizations of a block; ln-channel needs more than one channel."""
+    names = [n for n in REGISTRY if n != "ln-channel" or min(inputs, channels) > 1]
+    return [*names, f"gn={gcd(inputs, channels)}"]
 
 
 @pytest.mark.slow(2)
@@ -184,7 +154,7 @@ def test_images_of_other_shapes_are_predicted_as_by_pytorch(shape, visit, tmp_pa
 @given(data=st.data())
 def test_any_network_predicts_as_pytorch(data, visit, tmp_path_factory):
     shape = data.draw(st.sampled_from([(3, 32, 32), (1, 28, 28), (3, 17, 17), (1, 16, 16)]))
-    line = data.draw(layouts(shape))
+    line = data.draw(layouts(norms_of, shape=shape, most=5, between=True))
     norm = data.draw(st.sampled_from(["bn", "gn", "ln", "none", "proxy-ln"]))
     activation = data.draw(st.sampled_from([*ACTIVATIONS]))
     folder = tmp_path_factory.mktemp("any")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import normlab
+from harness import StopAt
 from normlab import recipes
 from normlab.config import RunConfig
 from normlab.data import from_arrays
@@ -89,15 +90,6 @@ def test_equal_classes_change_nothing_to_the_bit(tmp_path, counts, equal):
     assert (plain.last.train_loss == balanced.last.train_loss) == equal
     one, other = (run.network().state_dict() for run in (plain, balanced))
     assert all(torch.equal(one[name], other[name]) for name in one) == equal
-
-
-class StopAt(normlab.Callback):
-    def __init__(self, epoch, step):
-        self.place = epoch, step
-
-    def on_step_end(self, state):
-        if (state.epoch, state.step) == self.place:
-            raise InterruptedRunError("stopped")
 
 
 def test_a_stopped_run_ends_with_the_same_weights(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import normlab
+from harness import StopAt
 from normlab import recipes
 from normlab.config import RunConfig, StudyConfig, recorded
 from normlab.data import from_arrays
@@ -34,15 +35,6 @@ OF_FIVE = from_arrays(  # another data set: other classes, in colour
     np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8),
     np.arange(40) % 5,
 )
-
-
-class StopAt(normlab.Callback):
-    def __init__(self, epoch, step):
-        self.place = epoch, step
-
-    def on_step_end(self, state):
-        if (state.epoch, state.step) == self.place:
-            raise InterruptedRunError("stopped")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import normlab
-from harness import TINY, assert_equal_runs, kill_everywhere, work
+from harness import TINY, StopAt, assert_equal_runs, kill_everywhere, work
 from normlab import recipes
 from normlab.config import RunConfig, StudyConfig, recorded
 from normlab.data import apply_splits, load
@@ -56,15 +56,6 @@ def weights(run):
 def assert_equal_weights(one, other):
     for name, value in weights(one).items():
         assert torch.equal(value, weights(other)[name]), name
-
-
-class StopAt(normlab.Callback):
-    def __init__(self, epoch, step):
-        self.place = epoch, step
-
-    def on_step_end(self, state):
-        if (state.epoch, state.step) == self.place:
-            raise InterruptedRunError("stopped")
 
 
 # The loss
