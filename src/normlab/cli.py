@@ -403,24 +403,32 @@ def report(
     data_root: DataRoot = None,
     no_images: bool = False,
     published: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None,
+    pdf: bool = False,
 ) -> None:
     """Write one self-contained HTML page about a run, about several together, or about a study.
 
         $ normlab report runs/cifar10/seed-bn-0
         $ normlab report runs/digits/*-0 --out comparison.html
         $ normlab report studies/cifar10/micro --no-images
+        $ normlab report runs/cifar10/seed-bn-0 --pdf
 
     Args:
         runs: Runs' folders, or a study's.
         out: The page.
         no_images: Leave out the pictures of the data.
         published: A table of published curves, drawn beside the runs' curves.
+        pdf: Print the page into a PDF beside it, too: report.pdf. It needs Chromium or Chrome.
     """
+    from normlab.report.pdf import find_chromium, pdf_of, write_pdf
     from normlab.report.run_page import write_report
     from normlab.runs.run import Run
 
     if not runs:
         raise UsageError("expected one run's folder or more, or a study's")
+    if pdf:  # what is missing or in the way is said before the page is computed
+        find_chromium()
+        if out is not None:
+            pdf_of(out)
     if len(runs) == 1 and exists(runs[0] / "study.json"):
         from normlab.report.study_page import write_study_report
         from normlab.study.record import Study
@@ -429,16 +437,17 @@ def report(
             raise UsageError("a study's page takes neither --out nor --published: leave them out")
         study = Study.open(runs[0])
         page = write_study_report(study, data_root=data_root, images=not no_images)
-        show(f"report: {page}")
-        return
-    page = write_report(
-        [Run.open(run) for run in runs],
-        out,
-        data_root=data_root,
-        images=not no_images,
-        published=published,
-    )
+    else:
+        page = write_report(
+            [Run.open(run) for run in runs],
+            out,
+            data_root=data_root,
+            images=not no_images,
+            published=published,
+        )
     show(f"report: {page}")
+    if pdf:
+        show(f"PDF: {write_pdf(page)}")
 
 
 @command

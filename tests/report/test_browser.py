@@ -216,6 +216,27 @@ def test_collapsed_sections_are_printed(visit):
     assert shown
 
 
+@pytest.mark.parametrize("name", ["run", "runs", "study"])
+def test_in_print_no_table_is_cut_and_no_heading_stands_alone(visit, name):
+    page, _, _ = visit(name)
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 680, "height": 960})  # an A4 page without its margins
+    cut = page.evaluate(
+        """[...document.querySelectorAll('table')].filter(table => {
+            const place = table.closest('.pair > *') ?? document.querySelector('main');
+            return table.getBoundingClientRect().right > place.getBoundingClientRect().right + 1
+                || getComputedStyle(table).breakInside !== 'avoid';
+        }).map(table => table.innerText)"""
+    )
+    assert cut == []
+    alone = page.evaluate(
+        """[...document.querySelectorAll('h1, h2, h3, .table > .note')].filter(heading =>
+            getComputedStyle(heading.closest('summary') ?? heading).breakAfter !== 'avoid'
+        ).map(heading => heading.innerText)"""
+    )
+    assert alone == []
+
+
 def contrast(one, other):
     """The contrast ratio of two colours, as defined by WCAG 2."""
 
