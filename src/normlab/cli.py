@@ -474,6 +474,47 @@ def card(
 
 
 @command
+def push(
+    run: _Run,
+    to: Annotated[str, Positional, arg(metavar="OWNER/NAME", help_behavior_hint="")],
+    *,
+    yes: bool = False,
+) -> None:
+    """Upload a run's network and its card to the Hugging Face Hub.
+
+        $ normlab card runs/cifar10/micro-bn-0
+        $ normlab push runs/cifar10/micro-bn-0 me/micro-bn
+
+    It says which files go where, and asks first. The run's page is not uploaded: it may show
+    pictures of the data. It needs huggingface_hub: pip install "normlab[hub]", and that you are
+    logged in: hf auth login.
+
+    Args:
+        run: A run's folder, with its card.
+        to: The repository. One that is not there yet is made, and is public.
+        yes: Upload without asking.
+    """
+    from rich.console import Console
+
+    from normlab.export.hub import prepare
+    from normlab.export.hub import push as upload
+    from normlab.runs.run import Run
+
+    prepared = prepare(Run.open(run), to)
+    Console().print(prepared.table)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("there is no terminal to ask in: --yes uploads without asking")
+        try:
+            answer = input("upload? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            raise NormlabError("nothing was uploaded")
+    show(f"uploaded: {upload(prepared)}")
+
+
+@command
 def serve(
     runs: _Runs,
     *,
