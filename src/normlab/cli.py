@@ -778,7 +778,10 @@ def _dispatch(arguments: list[str]) -> None:
         return
     if arguments and not arguments[0].startswith("-"):
         raise usage.unknown_command(arguments[0], [*_COMMANDS])
-    # No command: help, an error, or a shell's completion script, which lists all commands.
+    if not _asks_for_help(arguments):
+        before = f" before {arguments[0]}" if arguments else ""
+        raise UsageError(f"expected a command{before}: `normlab --help` lists the commands")
+    # No command: help, or a shell's completion script, which lists all commands.
     overview = [
         Annotated[
             Any,
@@ -801,6 +804,9 @@ def _call(name: str, arguments: list[str]) -> None:
     """Calls a command. UsageError, and it is not called, if it does not take its arguments."""
     command = _COMMANDS[name]
     usage.refuse_unknown_flags(name, command, arguments)
+    asks_for_help = _asks_for_help(arguments)
+    if not asks_for_help:
+        usage.refuse_misplaced_values(name, command, arguments)
 
     @functools.wraps(command)
     def with_arguments(*given: Any, **named: Any) -> Callable[[], None]:
@@ -808,18 +814,29 @@ def _call(name: str, arguments: list[str]) -> None:
 
     # A shell that completes a word needs the choices, which these readers keep from tyro.
     completes = any(argument.startswith("--tyro-") for argument in arguments)
-    call, rest = tyro.cli(
-        with_arguments,
-        prog=f"normlab {name}",
-        description=_help(command)[0],
-        args=arguments,
-        config=_STYLE,
-        return_unknown_args=True,
-        registry=None if completes else usage.readers(arguments),
-    )
+    try:
+        call, rest = tyro.cli(
+            with_arguments,
+            prog=f"normlab {name}",
+            description=_help(command)[0],
+            args=arguments,
+            config=_STYLE,
+            return_unknown_args=True,
+            console_outputs=asks_for_help,
+            registry=None if completes else usage.readers(arguments),
+        )
+    except SystemExit:
+        if asks_for_help:
+            raise
+        raise usage.missing(name, command, arguments) from None
     if rest:
         raise usage.unexpected(name, command, arguments, rest)
     call()
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for a text of tyro's: help, or a shell's completion script."""
+    return any(word in ("-h", "--help") or word.startswith("--tyro-") for word in arguments)
 
 
 def _with_address(arguments: list[str]) -> list[str]:
