@@ -12,7 +12,10 @@ from normlab.errors import NormlabError, UsageError
 from normlab.storage.files import refuse_foreign, write_atomically
 
 PDF_MARK = b"% printed by normlab\n"  # a comment of PDF, at the end
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",  # macOS
+)
 SECONDS = 120  # more than a page of a hundred runs takes on a slow machine
 
 
@@ -22,8 +25,8 @@ def find_chromium() -> str:
         if path := shutil.which(name):
             return path
     raise UsageError(
-        "a PDF needs Chromium or Chrome, and neither is on the path: install one, or print the "
-        "page from a browser"
+        "a PDF needs Chromium or Chrome, and neither was found: install one, or print the page "
+        "from a browser"
     )
 
 
