@@ -51,7 +51,7 @@ def test_the_headline_says_what_cannot_be_shown(tmp_path):
     none = {"bn": 0.78, "gn": 0.7795, "ln": 0.7795}
     study = made_up(tmp_path / "none", means=none, seeds=3)
     assert (
-        in_words(study) == "bn has the highest mean accuracy; against gn and ln nothing is shown."
+        in_words(study) == "bn has the highest mean accuracy; against ln and gn nothing is shown."
     )
 
 
