@@ -17,7 +17,7 @@ AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-
 # On all cores, eight at most; a worker that has nothing left to do takes tests from another.
 PYTEST := pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware bench-seed docs lock locked oldest audit dist clean
+.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware bench-seed docs notebook lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -82,6 +82,9 @@ bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a
 docs: .venv/installed  ## build the site of the documentation into build/site, and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo build/site/index.html
+
+notebook: .venv/installed  ## execute examples/assignment.ipynb on the digits, and keep its outputs
+	$(BIN)/python tests/assignment_notebook.py
 
 lock: .venv-supply/installed  ## write requirements.lock: what make test installs, with the hash of every file
 	mkdir -p build && rm -f build/all-but-torch.lock

@@ -18,13 +18,21 @@ def modules_after(code):
 def test_importing_normlab_imports_nothing_heavy():
     loaded = modules_after("import normlab, normlab.cli, normlab.config")
     heavy = {"torch", "numpy", "sklearn", "matplotlib", "kornia", "scipy", "pooch", "PIL", "rich"}
-    assert not loaded & (heavy | {"ray", "gradio", "onnx", "captum"})
+    assert not loaded & (heavy | {"ray", "gradio", "onnx", "captum", "huggingface_hub"})
 
 
 @pytest.mark.slow(3)
 def test_training_needs_no_extras():
     loaded = modules_after("import normlab; normlab.train; normlab.write_report; normlab.plots")
-    assert not loaded & {"ray", "gradio", "onnx", "onnxruntime", "captum", "torchvision"}
+    assert not loaded & {
+        "ray",
+        "gradio",
+        "onnx",
+        "onnxruntime",
+        "captum",
+        "torchvision",
+        "huggingface_hub",
+    }
 
 
 @pytest.mark.slow(4)

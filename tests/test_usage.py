@@ -156,6 +156,70 @@ def test_words_that_a_command_does_not_take(arguments, line, refused):
     assert refused(*arguments) == line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (("train", "--lr"), "--lr"),
+        (("train", "micro", "--norm"), "--norm"),
+        (("train", "--seed", "--norm", "gn"), "--seed"),
+        (("train", "nano", "--batch_size", "--epochs", "3"), "--batch_size"),
+        (("train", "nano", "--log"), "--log"),
+        (("train", "nano", "--out"), "--out"),
+        (("train", "--resume"), "--resume"),
+        (("predict", "--model"), "--model"),
+        (("export", "runs/x", "--to"), "--to"),
+        (("compare", "micro", "--norms"), "--norms"),
+        (("compare", "micro", "--batch-sizes", "--norms", "bn"), "--batch-sizes"),
+        (("report", "x", "--published"), "--published"),
+    ],
+)
+def test_a_flag_without_its_value(arguments, flag, refused):
+    help_of = f"`normlab {arguments[0]} --help` says which it takes"
+    assert refused(*arguments) == f"{flag} needs a value: {help_of}"
+
+
+def test_a_flag_that_takes_no_value(refused):
+    for value in ("", "1", "yes"):
+        line = f"--dry-run takes no value: leave out ={value}"
+        assert refused("train", "nano", f"--dry-run={value}") == line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (("summary",), "NAME_OR_LAYOUT"),
+        (("summary", "--norm", "gn"), "NAME_OR_LAYOUT"),
+        (("evaluate", "--split=test", "--threads", "2"), "RUN"),
+        (("export", "runs/x"), "--to"),
+        (("export", "--int8", "runs/x"), "--to"),
+        (("push",), "RUN and OWNER/NAME"),
+        (("push", "--yes", "runs/x"), "OWNER/NAME"),
+    ],
+)
+def test_what_a_command_needs(arguments, needed, refused):
+    name = arguments[0]
+    help_of = f"`normlab {name} --help` says what it takes"
+    assert refused(*arguments) == f"normlab {name} needs {needed}: {help_of}"
+
+
+def test_no_command(refused):
+    assert refused() == "expected a command: `normlab --help` lists the commands"
+    line = "expected a command before --norm: `normlab --help` lists the commands"
+    assert refused("--norm", "gn") == line
+
+
+@pytest.mark.parametrize("name", ["", *_COMMANDS])
+def test_help_is_given_whatever_else_is_missing(name, cli):
+    code, out, errors = cli(*filter(None, [name]), "--help")
+    assert (code, errors) == (0, "")
+    assert "usage: normlab" in out
+
+
+def test_no_step_after_augment_means_none(asked):
+    assert asked("train", "nano", "--augment").augment == ()
+    assert asked("train", "nano", "--augment", "--lr", "0.1").augment == ()
+
+
 @pytest.mark.parametrize("network", ["nano", "C:8 P GAP FC"])
 def test_a_network_that_a_flag_took(network, refused):
     line = refused("compare", "--norms", "bn", "gn", network)

@@ -403,24 +403,32 @@ def report(
     data_root: DataRoot = None,
     no_images: bool = False,
     published: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None,
+    pdf: bool = False,
 ) -> None:
     """Write one self-contained HTML page about a run, about several together, or about a study.
 
         $ normlab report runs/cifar10/seed-bn-0
         $ normlab report runs/digits/*-0 --out comparison.html
         $ normlab report studies/cifar10/micro --no-images
+        $ normlab report runs/cifar10/seed-bn-0 --pdf
 
     Args:
         runs: Runs' folders, or a study's.
         out: The page.
         no_images: Leave out the pictures of the data.
         published: A table of published curves, drawn beside the runs' curves.
+        pdf: Print the page into a PDF beside it, too: report.pdf. It needs Chromium or Chrome.
     """
+    from normlab.report.pdf import find_chromium, pdf_of, write_pdf
     from normlab.report.run_page import write_report
     from normlab.runs.run import Run
 
     if not runs:
         raise UsageError("expected one run's folder or more, or a study's")
+    if pdf:  # what is missing or in the way is said before the page is computed
+        find_chromium()
+        if out is not None:
+            pdf_of(out)
     if len(runs) == 1 and exists(runs[0] / "study.json"):
         from normlab.report.study_page import write_study_report
         from normlab.study.record import Study
@@ -429,16 +437,17 @@ def report(
             raise UsageError("a study's page takes neither --out nor --published: leave them out")
         study = Study.open(runs[0])
         page = write_study_report(study, data_root=data_root, images=not no_images)
-        show(f"report: {page}")
-        return
-    page = write_report(
-        [Run.open(run) for run in runs],
-        out,
-        data_root=data_root,
-        images=not no_images,
-        published=published,
-    )
+    else:
+        page = write_report(
+            [Run.open(run) for run in runs],
+            out,
+            data_root=data_root,
+            images=not no_images,
+            published=published,
+        )
     show(f"report: {page}")
+    if pdf:
+        show(f"PDF: {write_pdf(page)}")
 
 
 @command
@@ -462,6 +471,47 @@ def card(
     if not runs:
         raise UsageError("expected a run's folder")
     show(f"card: {write_card([Run.open(run) for run in runs], out)}")
+
+
+@command
+def push(
+    run: _Run,
+    to: Annotated[str, Positional, arg(metavar="OWNER/NAME", help_behavior_hint="")],
+    *,
+    yes: bool = False,
+) -> None:
+    """Upload a run's network and its card to the Hugging Face Hub.
+
+        $ normlab card runs/cifar10/micro-bn-0
+        $ normlab push runs/cifar10/micro-bn-0 me/micro-bn
+
+    It says which files go where, and asks first. The run's page is not uploaded: it may show
+    pictures of the data. It needs huggingface_hub: pip install "normlab[hub]", and that you are
+    logged in: hf auth login.
+
+    Args:
+        run: A run's folder, with its card.
+        to: The repository. One that is not there yet is made, and is public.
+        yes: Upload without asking.
+    """
+    from rich.console import Console
+
+    from normlab.export.hub import prepare
+    from normlab.export.hub import push as upload
+    from normlab.runs.run import Run
+
+    prepared = prepare(Run.open(run), to)
+    Console().print(prepared.table)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("there is no terminal to ask in: --yes uploads without asking")
+        try:
+            answer = input("upload? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            raise NormlabError("nothing was uploaded")
+    show(f"uploaded: {upload(prepared)}")
 
 
 @command
@@ -728,7 +778,10 @@ def _dispatch(arguments: list[str]) -> None:
         return
     if arguments and not arguments[0].startswith("-"):
         raise usage.unknown_command(arguments[0], [*_COMMANDS])
-    # No command: help, an error, or a shell's completion script, which lists all commands.
+    if not _asks_for_help(arguments):
+        before = f" before {arguments[0]}" if arguments else ""
+        raise UsageError(f"expected a command{before}: `normlab --help` lists the commands")
+    # No command: help, or a shell's completion script, which lists all commands.
     overview = [
         Annotated[
             Any,
@@ -751,6 +804,9 @@ def _call(name: str, arguments: list[str]) -> None:
     """Calls a command. UsageError, and it is not called, if it does not take its arguments."""
     command = _COMMANDS[name]
     usage.refuse_unknown_flags(name, command, arguments)
+    asks_for_help = _asks_for_help(arguments)
+    if not asks_for_help:
+        usage.refuse_misplaced_values(name, command, arguments)
 
     @functools.wraps(command)
     def with_arguments(*given: Any, **named: Any) -> Callable[[], None]:
@@ -758,18 +814,29 @@ def _call(name: str, arguments: list[str]) -> None:
 
     # A shell that completes a word needs the choices, which these readers keep from tyro.
     completes = any(argument.startswith("--tyro-") for argument in arguments)
-    call, rest = tyro.cli(
-        with_arguments,
-        prog=f"normlab {name}",
-        description=_help(command)[0],
-        args=arguments,
-        config=_STYLE,
-        return_unknown_args=True,
-        registry=None if completes else usage.readers(arguments),
-    )
+    try:
+        call, rest = tyro.cli(
+            with_arguments,
+            prog=f"normlab {name}",
+            description=_help(command)[0],
+            args=arguments,
+            config=_STYLE,
+            return_unknown_args=True,
+            console_outputs=asks_for_help,
+            registry=None if completes else usage.readers(arguments),
+        )
+    except SystemExit:
+        if asks_for_help:
+            raise
+        raise usage.missing(name, command, arguments) from None
     if rest:
         raise usage.unexpected(name, command, arguments, rest)
     call()
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for a text of tyro's: help, or a shell's completion script."""
+    return any(word in ("-h", "--help") or word.startswith("--tyro-") for word in arguments)
 
 
 def _with_address(arguments: list[str]) -> list[str]:

@@ -6,10 +6,10 @@ The words that it takes are tyro's: a command's parameters, and the fields of th
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from normlab.errors import UsageError
@@ -68,31 +68,109 @@ def refuse_unknown_flags(command: str, function: Command, arguments: Sequence[st
         )
 
 
+def refuse_misplaced_values(command: str, function: Command, arguments: Sequence[str]) -> None:
+    """Raises UsageError for the first flag that lacks its value, or has one and takes none.
+
+    Args:
+        command: Its name.
+        function: Its function.
+        arguments: What follows its name; its flags are known.
+    """
+    taking = {name: p.takes for p in _parameters(function) for name in p.names}
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
+        if argument == "--":
+            return
+        flag, equals, value = argument.partition("=")
+        takes = taking.get(flag.replace("_", "-"))
+        if takes in ("one", "some") and not equals and following.startswith("--"):
+            raise UsageError(
+                f"{flag} needs a value: `normlab {command} --help` says which it takes"
+            )
+        if takes == "none" and equals:
+            raise UsageError(f"{flag} takes no value: leave out ={value}")
+
+
+def missing(command: str, function: Command, arguments: Sequence[str]) -> UsageError:
+    """The error for a command that lacks an argument which it needs.
+
+    Args:
+        command: Its name.
+        function: Its function.
+        arguments: What follows its name.
+    """
+    parameters = [*_parameters(function)]
+    taking = {name: p.takes for p in parameters for name in p.names}
+    given, words, left = set[str](), 0, "none"
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag in taking:
+            given.add(flag)
+            left = "none" if "=" in argument else taking[flag]
+        elif left == "none":
+            words += 1
+        elif left == "one":
+            left = "none"
+    needed = [p.shown for p in parameters if p.required and not p.names][words:]
+    needed += [p.shown for p in parameters if p.required and p.names and not given & {*p.names}]
+    problem = f"needs {listed(needed)}" if needed else "cannot read these arguments"
+    return UsageError(f"normlab {command} {problem}: `normlab {command} --help` says what it takes")
+
+
 def flags(function: Command) -> list[str]:
     """The flags of a command's function, with their other names, and --help."""
-    found = ["--help"]
+    return ["--help", *(name for p in _parameters(function) for name in p.names)]
+
+
+class _Parameter(NamedTuple):
+    """A parameter of a command, as it is typed.
+
+    Attributes:
+        names: The flag and its other names; empty for what has none.
+        takes: How many values: `none`, `one`, `some` or `any`, which may be none.
+        required: Whether it must be given.
+        shown: What stands for it in the help.
+    """
+
+    names: tuple[str, ...]
+    takes: str
+    required: bool
+    shown: str
+
+
+def _parameters(function: Command) -> Iterator[_Parameter]:
+    """The parameters of a command's function, and the fields of those that are dataclasses."""
     hints = get_type_hints(function, include_extras=True)
-    for name in inspect.signature(function).parameters:
+    for name, parameter in inspect.signature(function).parameters.items():
         kind = get_args(hints[name])[0] if get_args(hints[name]) else hints[name]
         if dataclasses.is_dataclass(kind):
             fields = get_type_hints(kind, include_extras=True)
             for field in dataclasses.fields(kind):
-                found += _names(field.name, fields[field.name])
+                yield _parameter(field.name, fields[field.name], required=False)
         else:
-            found += _names(name, hints[name])
-    return found
+            required = parameter.default is inspect.Parameter.empty
+            yield _parameter(name, hints[name], required=required)
 
 
-def _names(name: str, hint: Any) -> list[str]:
-    """A parameter's flag, as `tyro.conf.arg` names it if it does, and its aliases."""
+def _parameter(name: str, hint: Any, *, required: bool) -> _Parameter:
+    """A parameter by its name and type, with what `tyro.conf` says of it."""
     extras = getattr(hint, "__metadata__", ())
-    if Positional in extras:
-        return []
-    names, aliases = [name], list[str]()
+    kind = get_args(hint)[0] if extras else hint
+    names, aliases, shown = [name], list[str](), ""
     for extra in extras:
         names += [given] if (given := getattr(extra, "name", None)) else []
         aliases += getattr(extra, "aliases", None) or ()
-    return [f"--{names[-1].replace('_', '-')}", *aliases]
+        shown = getattr(extra, "metavar", None) or shown
+    flag = f"--{names[-1].replace('_', '-')}"
+    if get_origin(kind) is tuple:
+        takes = "one" if UseAppendAction in extras else "some"
+        required = required and Positional not in extras  # a command says what it expects
+    elif any(get_origin(part) is tuple for part in get_args(kind)):
+        takes = "any"
+    else:
+        takes = "none" if kind is bool else "one"
+    if Positional in extras:
+        return _Parameter((), takes, required, shown or name.upper())
+    return _Parameter((flag, *aliases), takes, required, flag)
 
 
 def unexpected(

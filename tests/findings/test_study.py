@@ -17,8 +17,15 @@ from normlab.study.record import Result
 
 
 def sentences(study):
+    """The answer, in words and in numbers; the sentence after it; the further findings."""
     groups = group_by_setting(study)
-    return headline(study, groups)[:2], findings.further(study, groups)
+    words, numbers, following, *_ = headline(study, groups)
+    return (f"{words} {numbers}", following), findings.further(study, groups)
+
+
+def in_words(study):
+    """The headline's first sentence."""
+    return headline(study, group_by_setting(study))[0]
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +36,23 @@ def usual(tmp_path_factory):
 def test_the_headline_names_the_best_and_the_certainty(usual):
     (best, certainty), _ = sentences(usual)
     means = {arm.name: np.mean([r.accuracies[-1] for r in usual.of(arm)]) for arm in usual.arms}
-    assert best.startswith(f"bn has the highest mean accuracy, {means['bn']:.2%} over 5 seeds")
-    assert (
-        "is shown to be above gn (1.28 points, 95% interval 0.09 to 2.47, corrected p = 0.039)"
-        in best
+    assert best.startswith(
+        "bn is best: shown to be above gn and ln. Its mean accuracy is "
+        f"{means['bn']:.2%} over 5 seeds; it is 1.28 points above gn (95% interval 0.09 to 2.47, "
+        "corrected p = 0.039) and 2.74 points above ln ("
     )
-    assert "ln (2.74 points" in best
     assert certainty.startswith("With a new seed, bn would be above gn with a probability of 97%")
 
 
 def test_the_headline_says_what_cannot_be_shown(tmp_path):
     same = {"bn": 0.78, "gn": 0.7795, "ln": 0.72}
-    (best, _), _ = sentences(made_up(tmp_path, means=same, seeds=3))
-    assert "is shown to be above ln" in best
-    assert "; with these seeds no difference can be shown between it and gn (" in best
+    (best, _), _ = sentences(made_up(tmp_path / "same", means=same, seeds=3))
+    assert best.startswith("bn is best: shown to be above ln; against gn nothing is shown. Its ")
+    none = {"bn": 0.78, "gn": 0.7795, "ln": 0.7795}
+    study = made_up(tmp_path / "none", means=none, seeds=3)
+    assert (
+        in_words(study) == "bn has the highest mean accuracy; against ln and gn nothing is shown."
+    )
 
 
 def test_the_differences_agree_with_the_tests(usual):
@@ -87,8 +97,10 @@ def test_leads_that_are_shown_and_not_shown_are_distinguished(tmp_path):
 def test_only_the_nearest_rivals_have_numbers_in_the_headline(tmp_path):
     norms = ("bn", "gn", "ln", "none", "rms", "frn")
     (best, _), _ = sentences(made_up(tmp_path, norms=norms, network="line-5k", trials=False))
+    assert best.startswith(
+        "bn is best: shown to be above ln, rms and frn; against gn and none nothing is shown. Its "
+    )
     assert best.count("95% interval") == 3
-    assert "), rms and frn; with these seeds no difference can be shown between it and gn (" in best
 
 
 def test_equal_means_are_both_the_highest(tmp_path):
@@ -96,7 +108,8 @@ def test_equal_means_are_both_the_highest(tmp_path):
     last = {"bn": 0.6, "gn": 0.6, "ln": 0.5}
     results = tuple(dataclasses.replace(r, accuracies=(0.4, last[r.arm])) for r in study.results)
     (best, _), further = sentences(dataclasses.replace(study, results=results))
-    assert best.startswith("bn and gn have the highest mean accuracy, 60.00% (one run)")
+    assert best.startswith("bn and gn have the highest accuracy; one seed cannot show a difference")
+    assert best.endswith("Their mean accuracy is 60.00% (one run).")
     assert "No run passed 70%." in further
 
 
@@ -192,7 +205,7 @@ def test_one_seed_shows_no_difference_and_one_normalization_has_no_rival(tmp_pat
     assert "one seed cannot show a difference between normalizations" in best
     assert not any("Student" in sentence for sentence in further)
     (best, _), _ = sentences(made_up(tmp_path / "b", norms=("gn",)))
-    assert best.endswith("nothing was compared with it.")
+    assert best.startswith("Nothing was compared with gn. Its mean accuracy is ")
 
 
 def test_an_optimum_at_the_edge_is_flagged(usual):
@@ -222,7 +235,10 @@ def test_failed_and_unfinished_runs_are_named(usual):
     results[6] = dataclasses.replace(results[6], state="waiting", accuracies=())
     study = dataclasses.replace(usual, results=tuple(results))
     (best, _), further = sentences(study)
-    assert best.startswith("gn has the highest mean accuracy if failed runs count as 0, ")
+    assert best.startswith(
+        "gn has the highest mean accuracy if failed runs count as zero; against ln nothing is "
+        "shown; against bn there is no test, because their failures differ. "
+    )
     assert "over 4 seeds" in best
     assert "gn trained with 4 of 4 seeds, bn with 4 of 5: over the 3 seeds with which both" in best
     assert "bn with seed 0 failed: no space." in further
@@ -253,8 +269,10 @@ def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
     assert np.array_equal(pairs["gnln"].differences, whole["gnln"].differences)
     assert group.mean(group.arms[1]).value == group_by_setting(usual)[0].mean(group.arms[1]).value
     (best, _), further = sentences(study)
-    assert best.startswith("gn has the highest mean accuracy if failed runs count as 0, ")
-    assert "and is shown to be above ln (" in best
+    assert best.startswith(
+        "gn is best if failed runs count as zero: shown to be above ln; against "
+    )
+    assert "points above ln (" in best
     assert "; gn trained with 5 of 5 seeds, bn with 1 of 5: over the one seed with which " in best
     assert any(s.startswith("ln trained with 5 of 5 seeds, bn with 1 of 5:") for s in further)
     assert "bn failed with 4 seeds; with seed 1: no good." in further
@@ -270,10 +288,13 @@ def test_a_mean_that_is_highest_only_because_seeds_are_missing_is_not_above(usua
         for r in usual.results
     )
     (best, certainty), _ = sentences(dataclasses.replace(usual, results=results))
-    assert best.startswith("bn has the highest mean accuracy, 70.00% over 3 seeds")
-    assert "but over the seeds that both finished, gn (2.00 points" in best
-    assert "is shown to be above it" in best
-    assert "−" not in best.split("gn (")[1].split(")")[0]
+    assert best.startswith(
+        "bn is best: shown to be above ln; but over the seeds that both finished, "
+    )
+    assert (
+        "gn is shown to be above it. Its mean accuracy is 70.00% over 3 seeds; it is 2.00 " in best
+    )
+    assert "−" not in best.split("points below gn over the seeds that both finished (")[1]
     assert certainty.startswith("With a new seed, gn would be above bn with a probability of over")
 
 
@@ -284,7 +305,7 @@ def test_arms_without_a_common_seed_are_named_and_not_compared(usual):
         for r in usual.results
     )
     (best, _), _ = sentences(dataclasses.replace(usual, results=tuple(waiting)))
-    assert "gn (no seed in common)" in best
+    assert "against gn (no seed in common) and ln (one seed in common) nothing is shown." in best
     _, further = sentences(without(usual, *rest))
     never = "gn trained with 4 of 5 seeds, bn with 1 of 5, but never both with the same one."
     assert never in further
@@ -292,7 +313,7 @@ def test_arms_without_a_common_seed_are_named_and_not_compared(usual):
 
 def test_the_headline_names_arms_that_could_not_be_trained(tmp_path, usual):
     (best, certainty), _ = sentences(without(usual, *(("bn", seed) for seed in range(5))))
-    assert best.startswith("gn has the highest mean accuracy")
+    assert best.startswith("gn ")
     assert best.endswith("; bn could not be trained.")
     assert certainty.startswith("With a new seed, gn would be above ln")
     means = {f"{n}-batch{b}": 0.7 + 0.05 * (b == 64) for b in (8, 64) for n in ("bn", "gn")}
@@ -367,13 +388,14 @@ TWO = (("bn", 1), ("bn", 3))
 @pytest.mark.parametrize("lost", [without, at_chance])
 def test_an_arm_that_failed_with_two_seeds_is_neither_first_nor_shown_to_be_above(usual, lost):
     (best, certainty), further = sentences(lost(usual, *TWO))
-    assert best.startswith("gn has the highest mean accuracy if failed runs count as 0, 76.17% ")
+    assert "against bn there is no test, because their failures differ. Its mean acc" in best
+    assert "Its mean accuracy is 76.17% " in best
     assert (
         "; gn trained with 5 of 5 seeds, bn with 3 of 5: over the 3 seeds with which both" in best
     )
     assert "bn is 1.73 points above gn (95% interval " in best
     assert not any("bn is shown" in s or "above bn" in s for s in [best, *further])
-    assert "corrected" not in best.partition("; ")[2]
+    assert "corrected" not in best.partition("; gn trained with")[2]
     assert certainty == (
         "With a new seed, bn would be above gn with a probability of 60% (95% interval 10% to "
         "97%), where a failed run counts as a loss."
@@ -393,20 +415,22 @@ def test_a_run_that_ended_at_chance_is_named_like_one_that_diverged(usual):
     assert best.endswith("; bn could not be trained.")
     others = ((norm, seed) for norm in ("gn", "ln") for seed in range(5))
     (best, certainty), _ = sentences(at_chance(usual, *others))
-    assert best.endswith(
-        "; gn could not be trained; ln could not be trained; nothing can be compared with it."
+    assert best.startswith(
+        "Only bn trained; nothing can be compared with it. Its mean accuracy is "
     )
+    assert best.endswith("; gn could not be trained; ln could not be trained.")
     assert certainty == "Only bn trained, so there is no difference to measure."
 
 
 def test_arms_that_failed_with_the_same_seeds_are_compared(usual):
     (best, _), further = sentences(without(usual, *((n, s) for n in ("bn", "gn") for s in (1, 3))))
-    assert best.startswith("ln has the highest mean accuracy if failed runs count as 0, ")
+    assert best.startswith("ln has the highest mean accuracy if failed runs count as zero; ")
     (tested,) = (s for s in further if s.startswith("bn ") and "gn" in s and "corrected p" in s)
     assert "(1.73 points, 95% interval 0.18 to 3.28, corrected p = " in tested
     every = ((norm, seed) for norm in ("bn", "gn", "ln") for seed in (1, 3))
     (best, certainty), _ = sentences(without(usual, *every))
-    assert best.startswith("bn has the highest mean accuracy, 77.73% over 3 of 5 seeds")
+    assert best.startswith("bn ")
+    assert "Its mean accuracy is 77.73% over 3 of 5 seeds" in best
     assert best.endswith(
         "; bn failed with 2 of 5 seeds; gn failed with 2 of 5 seeds; ln failed with 2 of 5 seeds."
     )
@@ -419,11 +443,25 @@ def test_without_failures_nothing_is_said_of_them(usual):
         assert word not in everything
 
 
+@given(st.data())
+def test_the_first_sentence_has_no_number(usual, data):
+    runs = [(r.arm, r.seed) for r in usual.results]
+    lost = data.draw(st.lists(st.sampled_from(runs), unique=True, max_size=14))
+    study = data.draw(st.sampled_from([without, at_chance]))(usual, *lost)
+    words, numbers, *_ = headline(study, group_by_setting(study))
+    assert not any(character.isdigit() for character in words)
+    assert "%" in numbers
+    assert words.endswith(".")
+    assert numbers.endswith(".")
+
+
 def test_a_study_whose_runs_all_end_at_chance_has_findings(usual):
     every = [(r.arm, r.seed) for r in usual.results]
     (best, _), _ = sentences(at_chance(usual, *every))
-    assert best.startswith("bn, gn and ln have the highest mean accuracy, 10.00% over 5 seeds")
-    assert best.endswith("; no run of the study is above chance.")
+    assert best.startswith(
+        "bn, gn and ln have the highest mean accuracy; against gn and ln nothing "
+    )
+    assert "; no run of the study is above chance. Their mean accuracy is 10.00% over 5 s" in best
 
 
 def test_a_failure_cannot_make_a_setting_the_main_one(tmp_path):

@@ -111,6 +111,18 @@ def test_pages_fit_any_screen_and_request_nothing(visit, name):
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
+def test_the_figures_of_a_study_stand_side_by_side_on_a_wide_screen(visit):
+    page, _, _ = visit("study")
+    page.set_viewport_size({"width": 1600, "height": 900})
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('main > .pair > div')].map(e => e.getBoundingClientRect())"
+    )
+    assert boxes[1]["right"] - boxes[0]["left"] > 0.75 * 1600
+    for left, right in zip(boxes[::2], boxes[1::2], strict=False):
+        assert left["top"] == right["top"]
+        assert left["right"] < right["left"]
+
+
 def test_pages_about_ten_thousand_images_are_fast_small_and_open(visit, pages, tmp_path):
     answers = evaluation(MATRIX)
     study = made_up_study(tmp_path, seeds=2, images=len(answers.labels))
@@ -202,6 +214,27 @@ def test_collapsed_sections_are_printed(visit):
         ".every(e => e.getBoundingClientRect().height > 0)"
     )
     assert shown
+
+
+@pytest.mark.parametrize("name", ["run", "runs", "study"])
+def test_in_print_no_table_is_cut_and_no_heading_stands_alone(visit, name):
+    page, _, _ = visit(name)
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 680, "height": 960})  # an A4 page without its margins
+    cut = page.evaluate(
+        """[...document.querySelectorAll('table')].filter(table => {
+            const place = table.closest('.pair > *') ?? document.querySelector('main');
+            return table.getBoundingClientRect().right > place.getBoundingClientRect().right + 1
+                || getComputedStyle(table).breakInside !== 'avoid';
+        }).map(table => table.innerText)"""
+    )
+    assert cut == []
+    alone = page.evaluate(
+        """[...document.querySelectorAll('h1, h2, h3, .table > .note')].filter(heading =>
+            getComputedStyle(heading.closest('summary') ?? heading).breakAfter !== 'avoid'
+        ).map(heading => heading.innerText)"""
+    )
+    assert alone == []
 
 
 def contrast(one, other):

@@ -287,7 +287,7 @@ def test_several_runs_are_compared_first(answers):
     page = Page(render(runs, [answers, answers], None))
     text = page.text
     assert text.index("Highest last-epoch accuracy: bn") < text.index("Each run")
-    assert len([a for a in page.all("details") if "class" not in a]) == 2
+    assert len([a for a in page.all("details") if a["class"] == "run"]) == 2
     assert "gn 69.00% gn 48,020 12,656,560 69.00% (20) never 17 min 40 s" in text
     assert f"cat {CAT} {CAT} deer" in text
     assert len(page.all("svg")) == 3 + 2 * 5

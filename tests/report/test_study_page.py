@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import re
 import time
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from made_up import study as made_up
 from normlab.errors import RunError
 from normlab.findings.groups import group_by_setting
 from normlab.findings.study import headline
+from normlab.report import search_figures
+from normlab.report.study_data import StudyData
 from normlab.report.study_page import render, write_study_report
 from normlab.runs.run import Run
 from normlab.study import tuning
@@ -33,8 +36,8 @@ def page(study):
 
 def test_the_headline_comes_first(study, page):
     text = "".join(page.words)
-    first, second = headline(study, group_by_setting(study))
-    assert text.index(first) < text.index(second) < text.index("What the numbers say")
+    first, second, third = headline(study, group_by_setting(study))
+    assert text.index(first) < text.index(second) < text.index(third) < text.index("What the num")
 
 
 def test_the_page_is_one_file_without_scripts_or_links(page):
@@ -229,13 +232,34 @@ def test_each_setting_has_a_search_with_every_trial(tmp_path):
     assert page.text.count("8 of 28 trials, whose loss was not finite") == 1
 
 
+@pytest.mark.parametrize("norms", [("bn", "gn", "ln"), ("bn", "gn", "ln", "none", "rms")])
+def test_no_mark_of_a_search_covers_that_of_another_normalization(norms, tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=norms)
+    trials = tuple(dataclasses.replace(t, accuracy=0.5) for t in study.trials)
+    (search,) = search_figures.searches(StudyData(dataclasses.replace(study, trials=trials)))
+    figure = search.figure
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    marks = [
+        (line.get_color(), axes.transData.transform(place), line.get_markersize())
+        for line in axes.lines
+        for place in line.get_xydata()
+    ]
+    assert len({color for color, *_ in marks}) == len(norms)
+    for (color, place, size), (other, at, other_size) in combinations(marks, 2):
+        apart = np.hypot(*(place - at)) * 72 / figure.dpi  # points
+        assert color == other or apart > (size + other_size) / 2
+
+
 @pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("epochs", "caption"),
     [
-        (8, "All trials, of 2 epochs each. The better half of the values went on to runs of 4 and "
-         "of 8 epochs, drawn with thicker lines."),
-        (1, "All trials, of 1 epoch each. Crosses"),
+        (8, "All trials, of 2 epochs each. At each value the normalizations stand side by side. "
+         "The better half of the values went on to runs of 4 and of 8 epochs, drawn with thicker "
+         "lines."),
+        (1, "All trials, of 1 epoch each. At each value the normalizations stand side by side. "
+         "Crosses"),
     ],
 )  # fmt: skip
 def test_the_caption_gives_the_length_of_the_trials(epochs, caption, tmp_path):

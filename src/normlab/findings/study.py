@@ -41,10 +41,11 @@ FEW_FAILURES = 5  # arms with failed runs that are named
 
 
 def headline(study: Study, groups: Sequence[Group]) -> list[str]:
-    """The best normalization, by how much, when that changes, and how differences change."""
+    """The best normalization in words, by how much, when that changes, how differences change."""
     main = main_group(groups)
     return [
-        _best(main, study.images),
+        _best(main),
+        _by_how_much(main, study.images),
         _changes(study, groups) or _certainty(main),
         *contrasts.headline(study, changes(study, groups)),
     ]
@@ -99,56 +100,107 @@ def settings_by_norm(arms: Sequence[Arm], field: str) -> dict[str, str]:
 # Headline
 
 
-def _best(group: Group, images: int) -> str:
-    """Which normalization has the highest mean, and above which others it is shown to be."""
-    (best, mean), *others = group.ranked
-    tied = [arm.norm for arm, _ in others if math.isclose(group.score(arm), group.score(best))]
-    leaders = f"{listed([best.norm, *tied])} {'have' if tied else 'has'}"
-    text = f"{leaders} the highest mean accuracy"
-    if not math.isclose(max(value.value for _, value in group.ranked), mean.value):
-        text += " if failed runs count as 0"  # an arm with fewer seeds has a higher one
-    text += f", {percent(mean.value, images)}{_over_seeds(group, best)}"
-    named: set[str] = set()  # arms whose failures are named by then
-    if not others:
-        was = "can be" if group.untrained else "was"
-        return f"{text}{_failures(group, named)}; nothing {was} compared with it."
+def _best(group: Group) -> str:
+    """Which normalization is best, and above which others it is shown to be, without a number."""
+    leaders = _leaders(group)
+    best = group.ranked[0][0]
+    if len(group.arms) == 1:
+        if group.untrained:
+            return f"Only {best.norm} trained; nothing can be compared with it."
+        return f"Nothing was compared with {best.norm}."
+    # An arm with fewer seeds has a higher mean.
+    highest = max(group.mean(arm).value for arm in group.arms)
+    if_counted = " if failed runs count as zero"
+    ranked = "" if math.isclose(highest, group.mean(best).value) else if_counted
+    has, it = ("have", best.norm) if len(leaders) > 1 else ("has", "it")
     if group.seeds == 1:
         return (
-            f"{text}{_failures(group, named)}; one seed cannot show a difference between "
-            "normalizations."
+            f"{listed(leaders)} {has} the highest accuracy{ranked}; one seed cannot show a "
+            "difference between normalizations."
         )
-    below: list[str] = []
-    undecided: list[str] = []
-    above: list[str] = []  # over the seeds that both finished
-    unequal: list[str] = []  # arms whose failures differ from those of the best
-    untested: list[str] = []
+    standing = {arm.norm: _standing(group, best, arm) for arm, _ in group.ranked[1:]}
+    kinds = ("below", "above", "failures differ", "untested")
+    below, above, apart, untested = (
+        [norm for norm, found in standing.items() if found == kind] for kind in kinds
+    )
+    undecided = [
+        norm if found == "undecided" else f"{norm} ({found})"
+        for norm, found in standing.items()
+        if found not in kinds
+    ]
+    if below:
+        is_best = f"{'are' if len(leaders) > 1 else 'is'} best{ranked}"
+        texts = [f"{listed(leaders)} {is_best}: shown to be above {listed(below)}"]
+    else:
+        texts = [f"{listed(leaders)} {has} the highest mean accuracy{ranked}"]
+    if undecided:
+        texts.append(f"against {listed(undecided)} nothing is shown")
+    if apart:
+        texts.append(f"against {listed(apart)} there is no test, because their failures differ")
+    if above:
+        texts.append(
+            f"but over the seeds that both finished, {listed(above)} is shown to be above {it}"
+        )
+    if untested:
+        texts.append(f"the study did not plan to test {it} against {listed(untested)}")
+    if group.guessing:
+        texts.append("no run of the study is above chance")
+    return f"{'; '.join(texts)}."
+
+
+def _standing(group: Group, best: Arm, arm: Arm) -> str:
+    """What is shown of another arm: `below` or `above` the best; else why nothing is shown."""
+    pair = group.better_first(best, arm)
+    if group.failed[arm.name] != group.failed[best.name]:
+        return "failures differ"
+    if pair is None:
+        return "no seed in common"
+    if not pair.planned:
+        return "untested"
+    if len(pair.differences) == 1:
+        return "one seed in common"
+    if not pair.shown:
+        return "undecided"
+    return "below" if pair.first == best.name else "above"
+
+
+def _leaders(group: Group) -> list[str]:
+    """The best normalization, and those with the same mean."""
+    (best, _), *others = group.ranked
+    ties = [arm.norm for arm, _ in others if math.isclose(group.score(arm), group.score(best))]
+    return [best.norm, *ties]
+
+
+def _by_how_much(group: Group, images: int) -> str:
+    """The best mean accuracy, and its differences to those of the nearest rivals."""
+    (best, mean), *others = group.ranked
+    several = len(_leaders(group)) > 1
+    texts = [
+        f"{'Their' if several else 'Its'} mean accuracy is {percent(mean.value, images)}"
+        f"{_over_seeds(group, best)}"
+    ]
+    named: set[str] = set()  # arms whose failures are named by then
+    differences, unequal = [], []
     for place, (arm, _) in enumerate(others):
-        pair = group.better_first(best, arm)
-        if group.failed[arm.name] != group.failed[best.name]:
+        standing = _standing(group, best, arm)
+        if standing == "failures differ" and group.seeds > 1:
             unequal.append(_unequal(group, best, arm, images if place < FEW_RIVALS else None))
             named |= {best.name, arm.name}
-        elif pair is None:
-            undecided.append(f"{arm.norm} (no seed in common)")
-        elif not pair.planned:
-            untested.append(arm.norm)
-        elif len(pair.differences) == 1:
-            undecided.append(f"{arm.norm} (one seed in common)")
-        else:
-            numbers = f" ({_numbers(pair, images)})" if place < FEW_RIVALS else ""
-            decided = below if pair.first == best.name else above
-            (decided if pair.shown else undecided).append(f"{arm.norm}{numbers}")
-    if below:
-        text += f", and is shown to be above {listed(below)}"
-    if undecided:
-        text += (
-            f"{'; with' if below else ', but with'} these seeds no difference can be shown between "
-            f"{best.norm if tied else 'it'} and {listed(undecided)}"
-        )
-    if above:
-        text += f"; but over the seeds that both finished, {listed(above)} is shown to be above it"
-    if untested:
-        text += f"; the study did not plan to test it against {listed(untested)}"
-    return f"{'; '.join([text, *unequal])}{_failures(group, named)}."
+        elif standing in ("below", "above", "undecided") and place < FEW_RIVALS:
+            pair = group.better_first(best, arm)
+            assert pair is not None  # else nothing of it is shown or undecided
+            differences.append(_difference_to(arm.norm, pair, best, images))
+    if differences:
+        texts.append(f"{best.norm if several else 'it'} is {listed(differences)}")
+    return f"{'; '.join([*texts, *unequal])}{_failures(group, named)}."
+
+
+def _difference_to(norm: str, pair: Difference, best: Arm, images: int) -> str:
+    """How far the best is above another: `1.16 points above ln (95% interval …, corrected …)`."""
+    where = f"above {norm}"
+    if pair.first != best.name:
+        where = f"below {norm} over the seeds that both finished"
+    return f"{points(pair.mean.value, images)} {where} ({', '.join(_tested(pair, images))})"
 
 
 def _over_seeds(group: Group, arm: Arm) -> str:
@@ -189,19 +241,21 @@ def _unequal(group: Group, one: Arm, other: Arm, images: int | None) -> str:
 
 def _failures(group: Group, named: Set[str]) -> str:
     """The arms that failed, without those that are named already."""
-    texts = [text for name, text in group.failures.items() if name not in named]
-    if group.guessing:
-        texts.append("no run of the study is above chance")
+    texts = (text for name, text in group.failures.items() if name not in named)
     return "".join(f"; {text}" for text in texts)
 
 
 def _numbers(pair: Difference, images: int) -> str:
     """The mean difference, its interval and its p-value, as far as they are known."""
-    texts = [points(pair.mean.value, images)]
-    texts.append(_interval(pair, images) or "no interval, because the seeds show no spread")
+    return ", ".join([points(pair.mean.value, images), *_tested(pair, images)])
+
+
+def _tested(pair: Difference, images: int) -> list[str]:
+    """The interval and the p-value of a difference, as far as they are known."""
+    texts = [_interval(pair, images) or "no interval, because the seeds show no spread"]
     if not math.isnan(pair.p_corrected):
         texts.append(f"corrected {p_value(pair.p_corrected)}")
-    return ", ".join(texts)
+    return texts
 
 
 def _interval(pair: Difference, images: int) -> str:

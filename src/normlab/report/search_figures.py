@@ -19,7 +19,7 @@ from normlab.report.plots import (
 from normlab.report.rendering import PageFigure
 from normlab.report.study_data import StudyData, drawn, left_out
 from normlab.study.plan import Arm, Setting, settings
-from normlab.study.tuning import KNOBS, Round, Trial, best, in_round, rounds, tried
+from normlab.study.tuning import Round, Trial, best, in_round, rounds, tried
 from normlab.wording import counted
 
 
@@ -47,6 +47,8 @@ def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], of: Round) -
     seeds = data.study.config.tune_seeds
     first, *longer = sorted({trial.epochs for trial in trials})
     caption = f"All trials, of {counted(first, 'epoch')} each."
+    if len(arms) > 1:
+        caption += " At each value the normalizations stand side by side."
     if longer:
         caption += (
             " The better half of the values went on to runs of "
@@ -78,16 +80,18 @@ def _value(value: float | str) -> str:
 def _draw_search(by_arm: Mapping[str, Sequence[Trial]], arms: Sequence[Arm], of: Round) -> Figure:
     """Every trial of a round: mean accuracy on held-out images by value, one line per rung.
 
-    Trials whose loss was not finite are crosses at the lower edge.
+    Values stand side by side in their order, and at each value the arms do, so that no mark covers
+    another arm's. Trials whose loss was not finite are crosses at the lower edge.
     """
     figure = Chart(figsize=(WIDTH, 3.7))
     axes = figure.subplots()
     shown = [trial for arm in arms for trial in by_arm[arm.name]]
     values = sorted({trial.value for trial in shown})
-    # Values without an order stand side by side.
-    places = {v: v if KNOBS[of.what].ordered else place for place, v in enumerate(values)}
+    beside = min(0.24, 0.7 / len(arms))  # from one arm to the next, of the step between values
     rungs = sorted({t.rung for t in shown})
     for k, arm in enumerate(arms):
+        shift = (k - (len(arms) - 1) / 2) * beside
+        places = {value: place + shift for place, value in enumerate(values)}
         for rung in rungs:
             measured = tried(t for t in by_arm[arm.name] if t.rung == rung)
             measured.sort(key=lambda each: each.value)
@@ -113,20 +117,14 @@ def _draw_search(by_arm: Mapping[str, Sequence[Trial]], arms: Sequence[Arm], of:
         lost = [places[t.value] for t in by_arm[arm.name] if t.accuracy is None]
         axes.plot(
             lost,
-            [0.02 + 0.03 * k] * len(lost),
+            [0.03] * len(lost),
             transform=axes.get_xaxis_transform(),
             linestyle="",
             marker="x",
             color=color_of(k),
         )
-    if KNOBS[of.what].ordered and len(values) > 1:
-        if values[0] == 0:
-            axes.set_xscale("symlog", linthresh=values[1])
-        else:
-            axes.set_xscale("log", base=2)
-    ticks = values[:: math.ceil(len(values) / 6)]
-    axes.set_xticks([places[value] for value in ticks], [_value(value) for value in ticks])
-    axes.minorticks_off()
+    every = math.ceil(len(values) / 6)
+    axes.set_xticks(range(0, len(values), every), [_value(value) for value in values[::every]])
     axes.set_xlabel(of.label)
     axes.set_ylabel("accuracy, held-out images")
     axes.yaxis.set_major_formatter(percent_axis)

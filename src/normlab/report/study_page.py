@@ -210,7 +210,7 @@ def _none_note(study: Study) -> str:
 
 
 def _main_setting(data: StudyData) -> str:
-    """What the first sentence, the table and the figures are about; empty without an axis."""
+    """What the first two sentences, the table and the figures are about; empty without an axis."""
     if not data.axes:
         return ""
     failed = any(result.state == "failed" for result in data.study.results) or any(
