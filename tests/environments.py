@@ -1,16 +1,24 @@
 """Commands in environments that a test makes: other variables, streams and C libraries."""
 
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
+
+from normlab import RunConfig
 
 NETWORK = "C:4 P C:4 GAP FC"
 TRAIN = (
     *("train", NETWORK, "--dataset", "digits", "--recipe", "demo", "--epochs", "1"),
     *("--train-images", "128", "--batch-size", "64", "--threads", "1", "--device", "cpu"),
+)
+TRAINED = RunConfig(  # by TRAIN
+    network=NETWORK, dataset="digits", recipe="demo", epochs=1, train_images=128, batch_size=64
 )
 COMPARE = (
     *("compare", NETWORK, "--dataset", "digits", "--recipe", "demo", "--epochs", "1"),
@@ -52,6 +60,51 @@ def normlab(*arguments, cwd, redirect="", command=SCRIPT, before=None, **variabl
         timeout=600,
         preexec_fn=before,
     )
+
+
+def limit(kind, value):
+    """Limits what a process may use."""
+    return partial(resource.setrlimit, kind, (value, value))
+
+
+def unusual_process():
+    """Few files, little memory, and signals as some parents leave them."""
+    limit(resource.RLIMIT_NOFILE, 40)()
+    limit(resource.RLIMIT_AS, 4 << 30)()
+    os.umask(0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
+# Commands in one process, which imports everything once. None may have the working folder searched.
+IN_ONE_PROCESS = """
+import os, shlex, sys
+from normlab.__main__ import main
+searched = {*sys.path}
+for line in sys.argv[1:]:
+    try:
+        main(shlex.split(line))
+    except SystemExit as end:
+        assert not end.code, line
+    assert not {"", os.getcwd()} & ({*sys.path} - searched), line
+"""
+
+
+def gcc(folder, script):
+    """The variable that makes a script the first gcc on the PATH."""
+    path = folder / "bin" / "gcc"
+    path.parent.mkdir()
+    path.write_bytes(script if isinstance(script, bytes) else script.encode())
+    path.chmod(0o755)
+    return {"PATH": f"{path.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def quick_gcc(folder):
+    """That of the real gcc without optimization: the compiled passes then take it a second."""
+    real = shutil.which("gcc")
+    return gcc(folder, f'#!/bin/sh\n[ "$1" = -v ] && exec {real} -v\nexec {real} "$@" -O0')
 
 
 def shim(folder, source):

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import sys
+import tempfile
 import time
 from itertools import count
 from multiprocessing import get_context
@@ -135,6 +137,35 @@ def held(process="self"):
         "threads": int(status["Threads"]),
         "open": len([*(folder / "fd").iterdir()]),
     }
+
+
+def run_code(code, *arguments, environment):
+    """Runs Python code in a process of its own, which has imported the libraries already.
+
+    Args:
+        code: What `python -c` would be given.
+        arguments: Its command line.
+        environment: All its variables.
+
+    Returns:
+        Its exit code, output and errors.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("output", "errors")]
+        process = FORKS.Process(target=_run_code, args=(code, arguments, dict(environment), files))
+        process.start()
+        process.join(600)
+        return process.exitcode, *(file.read_text() for file in files)
+
+
+def _run_code(code, arguments, environment, files):
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None  # it depends on the variables
+    sys.argv[1:] = arguments
+    exec(code, {})
 
 
 def kill_everywhere(folder, config, calls, *, report=True):

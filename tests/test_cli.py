@@ -72,7 +72,7 @@ def test_tab_completion_knows_the_commands(cli):
 
 
 @pytest.mark.slow(10)
-def test_train_with_piped_output(tmp_path):
+def test_train_with_piped_output(tmp_path, cli, monkeypatch):
     done = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
@@ -94,20 +94,20 @@ def test_train_with_piped_output(tmp_path):
     assert (folder / "report.html").stat().st_size > 10_000
     assert not (folder / "checkpoint.pt").exists()
 
-    again = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = cli(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3")
+    assert (code, output, errors.count("\n")) == (1, "", 1)
     at = folder.relative_to(tmp_path)
-    assert f"{at} holds a finished run: normlab report {at} makes its page" in again.stderr
+    assert f"{at} holds a finished run: normlab report {at} makes its page" in errors
 
-    evaluated = run("evaluate", str(folder), cwd=tmp_path)
+    code, output, errors = cli("evaluate", folder)
     last = Run.open(folder).last
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert f"test: accuracy {last.accuracy:.1%} (" in evaluated.stdout
-    assert f", loss {last.loss:.4f}" in evaluated.stdout
-    assert f"the run's folder states {last.accuracy:.1%}: the same" in evaluated.stdout
+    assert code == 0, errors
+    assert f"test: accuracy {last.accuracy:.1%} (" in output
+    assert f", loss {last.loss:.4f}" in output
+    assert f"the run's folder states {last.accuracy:.1%}: the same" in output
     for digit in range(10):
-        assert re.search(rf"(?m)^\W*{digit}\W", evaluated.stdout)
+        assert re.search(rf"(?m)^\W*{digit}\W", output)
 
 
 def test_a_dry_run_prints_the_time_and_writes_nothing(cli, tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_a_dry_run_cannot_resume(cli, trained):
 
 
 @pytest.mark.slow(10)
-def test_ctrl_c_saves_the_run_and_says_how_to_resume_it(tmp_path):
+def test_ctrl_c_saves_the_run_and_says_how_to_resume_it(tmp_path, cli, monkeypatch):
     hold = tmp_path / "hold"
     process = subprocess.Popen(
         [*NORMLAB, *TRAIN, "--epochs", "4", "--out", "run"],
@@ -144,8 +144,9 @@ def test_ctrl_c_saves_the_run_and_says_how_to_resume_it(tmp_path):
     assert process.returncode == 130
     assert errors.count("\n") == 1
     command = re.search(r"To resume: normlab (train --resume run --threads 1)$", errors.strip())[1]
-    done = run(*command.split(), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = cli(*command.split())
+    assert code == 0, errors
     assert [e.epoch for e in Run.open(tmp_path / "run").epochs] == [1, 2, 3, 4]
     assert (tmp_path / "run" / "report.html").exists()
 
@@ -489,8 +490,9 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, cli):
     assert Path("digits.html").stat().st_size > 10_000
 
 
-@pytest.mark.slow(10)
-def test_a_custom_normalization_from_the_current_folder(tmp_path):
+@pytest.mark.slow(2)
+def test_a_custom_normalization_from_the_current_folder(tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "halving.py").write_text(
         "from torch import nn\n"
         "print('imported')\n"
@@ -500,29 +502,27 @@ def test_a_custom_normalization_from_the_current_folder(tmp_path):
         "    def forward(self, x):\n"
         "        return x / 2\n"
     )
-    done = run(*TRAIN, "--epochs", "1", "--norm", "halving:Halve", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, errors = cli(*TRAIN, "--epochs", "1", "--norm", "halving:Halve")
+    assert code == 0, errors
     (folder,) = (tmp_path / "runs" / "digits").iterdir()
     assert folder.name.endswith("-halving.Halve-0")
     assert (folder / "model.safetensors").exists()
     # The folder can come from anyone: the code that it names is not run unless the user allows it.
-    refused = run("evaluate", str(folder), cwd=tmp_path)
-    assert refused.returncode == 1
-    assert refused.stdout == ""
-    assert refused.stderr.count("\n") == 1
-    assert "names the normalization halving:Halve, which is code: if you trust" in refused.stderr
-    assert "put NORMLAB_NORMS=halving before the command" in refused.stderr
-    done = subprocess.run(
-        [*NORMLAB, "evaluate", str(folder)],
-        capture_output=True, text=True, cwd=tmp_path,
-        env=ENVIRONMENT | {"NORMLAB_NORMS": "other halving"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "the run's folder states" in done.stdout
+    del sys.modules["halving"]  # as in a new process
+    code, output, errors = cli("evaluate", folder)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert "names the normalization halving:Halve, which is code: if you trust" in errors
+    assert "put NORMLAB_NORMS=halving before the command" in errors
+    monkeypatch.setenv("NORMLAB_NORMS", "other halving")
+    code, output, errors = cli("evaluate", folder)
+    del sys.modules["halving"]
+    assert code == 0, errors
+    assert output.startswith("imported\n")
+    assert "the run's folder states" in output
 
 
 @pytest.mark.slow(10)
-def test_a_stopped_run_says_which_custom_module_to_trust(tmp_path, monkeypatch):
+def test_a_stopped_run_says_which_custom_module_to_trust(tmp_path, cli, monkeypatch):
     (tmp_path / "own_slow.py").write_text(
         "import os, signal\n"
         "from torch import nn\n"
@@ -540,9 +540,11 @@ def test_a_stopped_run_says_which_custom_module_to_trust(tmp_path, monkeypatch):
     assert stopped.returncode == 130, stopped.stderr
     command = re.search(r"To resume: (.*)$", stopped.stderr.strip())[1]
     assert command == "NORMLAB_NORMS=own_slow normlab train --resume r --threads 1"
-    monkeypatch.setitem(ENVIRONMENT, "NORMLAB_NORMS", "own_slow")
-    done = run(*command.split()[2:], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NORMLAB_NORMS", "own_slow")
+    code, _, errors = cli(*command.split()[2:])
+    del sys.modules["own_slow"]
+    assert code == 0, errors
 
 
 @pytest.mark.parametrize(

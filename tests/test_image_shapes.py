@@ -19,8 +19,10 @@ from normlab.errors import RunError, UsageError
 from normlab.inference.evaluate import to_input
 from normlab.report.card import model_card
 from normlab.report.data_page import render
+from normlab.study import local
 from normlab.study.compare import compare
 from normlab.study.record import Study
+from small_study import run_here
 from tampering import rewrite
 
 ROOT = Path(__file__).parents[1]
@@ -201,8 +203,11 @@ def test_a_record_whose_shape_is_not_its_datas_is_damaged(part, change, trained,
         normlab.Run.open(tmp_path / "run")
 
 
-@pytest.mark.slow(20)
-def test_a_study_has_the_shape_of_its_data_and_an_older_one_keeps_three_channels(tmp_path):
+@pytest.mark.slow(4)
+def test_a_study_has_the_shape_of_its_data_and_an_older_one_keeps_three_channels(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(local, "run_jobs", run_here)
     config = normlab.StudyConfig(
         network="C P C GAP FC", norms=("bn", "ln"), budgets=(700,), seeds=1, dataset="digits",
         recipe="demo", epochs=1, train_images=(100,), size=28,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from environments import TRAIN, needs_shims, normlab
+from environments import TRAIN, gcc, needs_shims, normlab, quick_gcc
+from harness import run_code
 
 pytestmark = needs_shims
 
@@ -27,24 +28,16 @@ CODE = """if True:
 
 def load(cache, *arguments, code=CODE, **variables):
     """Loads the passes in a new process: "loaded", "not kept: WHY", or why there are none."""
-    process = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=os.environ | {"XDG_CACHE_HOME": str(cache), **variables},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert (process.returncode, process.stderr) == (0, "")
-    return process.stdout.strip()
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache), **variables}
+    code, output, errors = run_code(code, *map(str, arguments), environment=environment)
+    assert (code, errors) == (0, "")
+    return output.strip()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_gcc(tmp_path_factory):
-    """The first gcc on the PATH is the real one without optimization: that takes a second."""
-    real = shutil.which("gcc")
-    script = f'#!/bin/sh\n[ "$1" = -v ] && exec {real} -v\nexec {real} "$@" -O0'
+def without_optimization(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", gcc(tmp_path_factory.mktemp("gcc"), script)["PATH"])
+        patch.setenv("PATH", quick_gcc(tmp_path_factory.mktemp("gcc"))["PATH"])
         yield
 
 
@@ -66,15 +59,6 @@ def cache(built, tmp_path):
 def library(cache):
     (path,) = (cache / "normlab").iterdir()
     return path
-
-
-def gcc(folder, script):
-    """Makes a script the first gcc on the PATH."""
-    path = folder / "bin" / "gcc"
-    path.parent.mkdir()
-    path.write_bytes(script if isinstance(script, bytes) else script.encode())
-    path.chmod(0o755)
-    return {"PATH": f"{path.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def cut(size):

@@ -6,8 +6,19 @@ import os
 
 import pytest
 
-from environments import COMPARE, NETWORK, TRAIN, assert_one_line, needs_shims, normlab, shim
-from harness import assert_equal_runs
+from environments import (
+    COMPARE,
+    NETWORK,
+    TRAIN,
+    TRAINED,
+    assert_one_line,
+    needs_shims,
+    normlab,
+    shim,
+    unusual_process,
+)
+from harness import EXECUTION, assert_equal_runs
+from normlab import train
 
 pytestmark = needs_shims
 
@@ -35,10 +46,8 @@ int fchmodat(int folder, const char *path, mode_t mode, int flags) { errno = EPE
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run on a file system that offers all."""
-    folder = tmp_path_factory.mktemp("whole")
-    process = normlab(*TRAIN, "--out", "run", cwd=folder)
-    assert (process.returncode, process.stderr) == (0, "")
-    return folder / "run"
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return train(TRAINED, out, EXECUTION, quiet=True).path
 
 
 NOT_NOTICED = "a second process that works in the same folder is not noticed"
@@ -47,33 +56,34 @@ NOT_SYNCED = "it may lose the newest files in a power failure"
 
 @pytest.mark.slow(5)
 @pytest.mark.parametrize(
-    ("source", "number", "consequence"),
+    ("lock", "sync"),
     [
-        (FLOCK, errno.ENOSYS, NOT_NOTICED),
-        (FLOCK, errno.ENOLCK, NOT_NOTICED),
-        (FLOCK, errno.EBADF, NOT_NOTICED),
-        (FSYNC.replace("{which}", "S_ISDIR"), errno.EINVAL, NOT_SYNCED),
-        (FSYNC.replace("{which}", "S_ISREG"), errno.ENOTSUP, NOT_SYNCED),
+        (errno.ENOSYS, None),
+        (errno.ENOLCK, ("S_ISDIR", errno.EINVAL)),
+        (errno.EBADF, ("S_ISREG", errno.ENOTSUP)),
     ],
 )
-def test_without_a_guarantee_a_run_trains_and_a_note_says_it_once(
-    source, number, consequence, whole, tmp_path
-):
-    variables = shim(tmp_path, source.format(number=number))
-    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, **variables)
+def test_without_a_guarantee_a_run_trains_and_a_note_says_it_once(lock, sync, whole, tmp_path):
+    source, lacks = FLOCK.format(number=lock), [(lock, NOT_NOTICED)]
+    if sync is not None:
+        which, number = sync
+        source += FSYNC.format(which=which, number=number)
+        lacks.append((number, NOT_SYNCED))
+    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, **shim(tmp_path, source))
     assert process.returncode == 0, process.stderr
-    assert process.stderr == (
+    assert process.stderr == "".join(
         f"note: this file system lacks a guarantee ({os.strerror(number)}): {consequence}\n"
+        for number, consequence in lacks
     )
     assert_equal_runs(tmp_path / "run", whole)
 
 
 @pytest.mark.slow(10)
-def test_without_locks_a_study_runs(tmp_path):
+def test_without_locks_a_study_runs_in_an_unusual_process(tmp_path):
     variables = shim(tmp_path, FLOCK.format(number=errno.ENOSYS))
-    process = normlab(*COMPARE, "--out", "study", cwd=tmp_path, **variables)
+    process = normlab(*COMPARE, "--out", "study", cwd=tmp_path, before=unusual_process, **variables)
     assert process.returncode == 0, process.stderr
-    assert process.stderr.count(NOT_NOTICED) == 1
+    assert (process.stderr.count("\n"), process.stderr.count(NOT_NOTICED)) == (1, 1)
     states = json.loads((tmp_path / "study" / "study.json").read_text())["results"]
     assert [result["state"] for result in states] == ["done", "done"]
 

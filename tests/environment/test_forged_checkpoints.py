@@ -1,9 +1,9 @@
 """Stopped runs that a forger changed, with right checksums: one line, in little memory."""
 
 import io
+import os
+import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 import normlab
 from environments import NETWORK
+from harness import run_code
 from normlab.config import Execution, RunConfig
 from normlab.errors import InterruptedRunError, RunError
 from normlab.runs.checkpoint import Checkpoint
@@ -184,8 +185,18 @@ assert grown < 400_000, grown  # kB: the data set and its libraries, and no weig
 WIDE = "C:8 P " + "C:4096 " * 40 + "GAP FC"
 
 
+def resume_in_little_memory(out):
+    """What the resuming of a run prints that is refused; AssertionError if it takes memory."""
+    code, output, errors = run_code(LIMITED, str(out), environment=os.environ)
+    assert code == 0, errors
+    assert output.count("\n") == 1
+    return output
+
+
 @pytest.mark.slow(5)
-@pytest.mark.parametrize("tensors", ["the run's own", "of that shape, without memory"])
+@pytest.mark.parametrize(
+    "tensors", ["the run's own", "of that shape, without memory", "in a sparse file of 32 GiB"]
+)
 def test_a_checkpoint_is_compared_with_the_layout_before_memory_is_allocated(
     tensors, stopped, tmp_path
 ):
@@ -193,7 +204,7 @@ def test_a_checkpoint_is_compared_with_the_layout_before_memory_is_allocated(
     rewrite(out / "config.json", layout=WIDE)
     checkpoint = Checkpoint.load(out / "checkpoint.pt")
     checkpoint.run = Run.open(out).digest
-    if tensors != "the run's own":
+    if tensors == "of that shape, without memory":
         with torch.device("meta"):
             shapes = normlab.Network(WIDE).state_dict()
         checkpoint.model = {
@@ -202,12 +213,40 @@ def test_a_checkpoint_is_compared_with_the_layout_before_memory_is_allocated(
         }
     checkpoint.save(out / "checkpoint.pt")
     (out / "checkpoint-before.pt").unlink()
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, out], capture_output=True, text=True, check=False
+    if tensors == "in a sparse file of 32 GiB":
+        os.truncate(out / "checkpoint.pt", 2**35)
+    line = resume_in_little_memory(out)
+    assert re.search(r"checkpoint\.pt is damaged or .*: the layout's parameters take 23,557,", line)
+
+
+@pytest.mark.slow(3)
+def test_a_checkpoint_larger_than_the_runs_can_be_is_refused_before_it_is_read(stopped, tmp_path):
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    checkpoint = Checkpoint.load(out / "checkpoint.pt")
+    checkpoint.model["extra"] = torch.zeros(2 * 10**8, dtype=torch.uint8)
+    checkpoint.save(out / "checkpoint.pt")
+    os.truncate(out / "checkpoint-before.pt", 2**31)  # sparse
+    number = r"[\d,]+"
+    assert re.fullmatch(
+        rf".*checkpoint\.pt cannot be read: it has 200,{number} bytes, at most 1,{number} are "
+        rf"expected; and .*-before\.pt cannot be read: it has 2,{number} bytes, .*\n",
+        resume_in_little_memory(out),
     )
-    assert done.returncode == 0, done.stderr
-    assert "checkpoint.pt is damaged" in done.stdout
-    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"branches": "expand", "muon": 1.0},
+        {"branches": "repvgg"},
+        {"precision": "bfloat16"},
+        {"network": "C:1 C:256 GAP FC", "branches": "expand"},  # most is in the branches
+    ],
+    ids=str,
+)
+def test_every_runs_own_checkpoint_is_small_enough(settings, tmp_path):
+    out = stop(tmp_path / "run", **settings)
+    assert normlab.resume(out, EXECUTION, quiet=True).finished
 
 
 def saved(array):

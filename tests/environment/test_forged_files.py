@@ -9,8 +9,6 @@ import pickle
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import tempfile
 import zipfile
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import normlab
+from harness import run_code
 from made_up import study as made_up_study
 from normlab.config import StudyConfig
 from normlab.errors import NormlabError, RunError, UsageError
@@ -384,12 +383,10 @@ def test_a_header_is_compared_with_the_layout_before_memory_is_allocated(
     safetensors_file(path, tensors | ({"extra": (extra,)} if extra else {}), types)
     if cut:
         os.truncate(path, 100_000)
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, nano], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(problem, done.stdout), done.stdout
-    assert done.stdout.count("\n") == 1
+    code, output, errors = run_code(LIMITED, str(nano), environment=os.environ)
+    assert code == 0, errors
+    assert re.search(problem, output), output
+    assert output.count("\n") == 1
 
 
 def test_a_tensor_of_an_unknown_type_or_an_impossible_shape_is_refused(nano):

@@ -1,6 +1,8 @@
 """The home folder: nothing appears in it but normlab's cache, and nobody needs one."""
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,21 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from environments import IN_ONE_PROCESS, quick_gcc
 from harness import TRAIN
 
 HIDDEN = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR")
 
 
-# Commands in one process: it imports everything once.
-COMMANDS = """
-import sys
-from normlab.__main__ import main
-for line in sys.argv[1:]:
-    try:
-        main(line.split())
-    except SystemExit as end:
-        assert not end.code, line
-"""
+@pytest.fixture(scope="module", autouse=True)
+def without_optimization(tmp_path_factory):
+    """A new home has no compiled passes yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        if shutil.which("gcc"):
+            patch.setenv("PATH", quick_gcc(tmp_path_factory.mktemp("gcc"))["PATH"])
+        yield
 
 
 def run(home, folder, *arguments, start=("-m", "normlab"), **variables):
@@ -59,8 +59,8 @@ def test_nothing_appears_in_an_empty_home_but_the_cache(tmp_path, folder):
     pytest.importorskip("onnxruntime")
     home = tmp_path / "home"
     home.mkdir()
-    run(home, folder, *TRAIN, "run")
     commands = (
+        shlex.join([*TRAIN, "run"]),
         "report run",
         "evaluate run",
         "data --dataset digits",
@@ -72,7 +72,7 @@ def test_nothing_appears_in_an_empty_home_but_the_cache(tmp_path, folder):
         "export run --to c --unproved",
         "card run",
     )
-    run(home, folder, *commands, start=("-c", COMMANDS))
+    run(home, folder, *commands, start=("-c", IN_ONE_PROCESS))
     strangers = {f for f in files(home) if not f.startswith(".cache/normlab")}
     assert not strangers
 

@@ -9,18 +9,17 @@ from environments import TRAIN, assert_one_line, normlab
 BAD = "C:12 Q c"
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("rank", ["0", "3", "abc"])
-def test_a_process_that_fails_says_why_and_which_it_is(rank, tmp_path):
-    process = normlab("summary", BAD, cwd=tmp_path, RANK=rank)
-    assert process.returncode == 2
-    assert process.stderr.startswith(f"normlab: rank {rank}: unknown block 'Q'")
+def test_a_process_that_fails_says_why_and_which_it_is(rank, cli, monkeypatch):
+    monkeypatch.setenv("RANK", rank)
+    code, _, errors = cli("summary", BAD)
+    assert code == 2
+    assert errors.startswith(f"normlab: rank {rank}: unknown block 'Q'")
 
 
-@pytest.mark.slow(1)
-def test_without_a_launcher_there_is_no_rank(tmp_path):
-    process = normlab("summary", BAD, cwd=tmp_path, RANK="")
-    assert process.stderr.startswith("normlab: unknown block 'Q'")
+def test_without_a_launcher_there_is_no_rank(cli, monkeypatch):
+    monkeypatch.setenv("RANK", "")
+    assert cli("summary", BAD)[2].startswith("normlab: unknown block 'Q'")
 
 
 @pytest.mark.slow(10)
@@ -44,21 +43,22 @@ def test_a_rank_that_fails_alone_says_why(tmp_path):
     assert "/nonexistent" in process.stderr
 
 
-@pytest.mark.slow(3)
 @pytest.mark.parametrize("size", ["abc", "-1", "0", "1.5", "2"])
-def test_what_is_no_launch_is_refused_in_one_line(size, tmp_path):
-    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, WORLD_SIZE=size)
-    assert_one_line(process, 2)
-    assert f"WORLD_SIZE='{size}' with RANK='' is no launch by torchrun" in process.stderr
+def test_what_is_no_launch_is_refused_in_one_line(size, tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    code, _, errors = cli(*TRAIN, "--out", tmp_path / "run")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"normlab: WORLD_SIZE='{size}' with RANK='' is no launch by torchrun" in errors
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow(3)
 @pytest.mark.parametrize("rank", ["2", "-1", "x"])
-def test_a_rank_beyond_the_number_of_processes_is_refused(rank, tmp_path):
-    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, WORLD_SIZE="2", RANK=rank)
-    assert_one_line(process, 2)
-    assert f"rank {rank}: WORLD_SIZE='2' with RANK='{rank}'" in process.stderr
+def test_a_rank_beyond_the_number_of_processes_is_refused(rank, tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    code, _, errors = cli(*TRAIN, "--out", tmp_path / "run")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"normlab: rank {rank}: WORLD_SIZE='2' with RANK='{rank}'" in errors
 
 
 @pytest.mark.slow(3)

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import normlab as normlab_package
-from environments import COMPARE, NETWORK, TRAIN, assert_one_line, normlab
+from environments import NETWORK, TRAIN, assert_one_line, limit, normlab, unusual_process
 from normlab.network.checks import MAX_PARAMETERS
 from normlab.runs.checkpoint import LARGEST
 from normlab.runs.run import Run
@@ -22,26 +21,23 @@ RUN = "import runpy; runpy.run_module('normlab', run_name='__main__')"
 ISOLATED = (sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(TREE)!r}); {RUN}")
 
 
-def limit(kind, value):
-    """Limits what a process may use."""
-    return partial(resource.setrlimit, kind, (value, value))
-
-
-def train(folder, **options):
+def train(folder, *arguments, **options):
     """Trains, without a word on the standard error."""
-    process = normlab(*TRAIN, "--out", "run", cwd=folder, **options)
+    process = normlab(*TRAIN, *arguments, "--out", "run", cwd=folder, **options)
     assert (process.returncode, process.stderr) == (0, ""), process.stdout
-    assert Run.open(folder / "run").finished
+    run = Run.open(folder / "run")
+    assert run.finished
     assert (folder / "run" / "report.html").exists()
+    return run
 
 
 @pytest.mark.slow(5)
-def test_a_run_trains_with_unusual_variables(tmp_path):
-    train(
+def test_a_run_trains_with_unusual_variables_and_without_a_device_that_does_not_exist(tmp_path):
+    run = train(
         tmp_path,
+        *("--device", "auto"),
         PYTHONWARNINGS="error",
         PYTHONIOENCODING="ascii:strict",
-        PYTHONPYCACHEPREFIX="/nonexistent",
         TMPDIR="/nonexistent",
         OMP_NUM_THREADS="1000000",
         MKL_THREADING_LAYER="nonsense",
@@ -52,52 +48,29 @@ def test_a_run_trains_with_unusual_variables(tmp_path):
         LC_NUMERIC="de_DE.UTF-8",
         CUDA_VISIBLE_DEVICES="nonsense",
     )
+    assert run.machines[0].device == "cpu"
 
 
 @pytest.mark.slow(5)
-def test_a_run_trains_without_unicode_in_a_terminal_of_one_column(tmp_path):
-    train(tmp_path, TERM="dumb", COLUMNS="1", LINES="1", FORCE_COLOR="1", **ASCII)
-
-
-@pytest.mark.slow(5)
-@pytest.mark.parametrize("command", [OPTIMIZED, ISOLATED], ids=["-OO", "-I"])
-def test_a_run_trains_in_an_unusual_python(command, tmp_path):
-    train(tmp_path, command=command)
+@pytest.mark.parametrize(
+    ("command", "unusual"),
+    [
+        (OPTIMIZED, {"PYTHONPYCACHEPREFIX": "/nonexistent"}),
+        (ISOLATED, {"before": partial(os.umask, 0o077)}),
+    ],
+    ids=["-OO", "-I"],
+)
+def test_a_run_trains_in_an_unusual_python(command, unusual, tmp_path):
+    train(tmp_path, command=command, **unusual)
     process = normlab("train", "--help", cwd=tmp_path, command=command)
     assert process.returncode == 0
     assert "--learning-rate" in process.stdout
 
 
-def unusual_process():
-    """Few files, little memory, and signals as some parents leave them."""
-    limit(resource.RLIMIT_NOFILE, 40)()
-    limit(resource.RLIMIT_AS, 4 << 30)()
-    os.umask(0)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-
-
 @pytest.mark.slow(5)
-@pytest.mark.parametrize("before", [unusual_process, partial(os.umask, 0o077)])
-def test_a_run_trains_in_an_unusual_process(before, tmp_path):
-    train(tmp_path, before=before)
-
-
-@pytest.mark.slow(8)
-def test_so_does_a_study(tmp_path):
-    process = normlab(*COMPARE, "--out", "study", cwd=tmp_path, before=unusual_process)
-    assert (process.returncode, process.stderr) == (0, "")
-
-
-@pytest.mark.slow(5)
-def test_a_device_that_does_not_exist_is_not_chosen(tmp_path):
-    command = [*TRAIN, "--out", "run"]
-    command[command.index("--device") + 1] = "auto"
-    process = normlab(*command, cwd=tmp_path, CUDA_VISIBLE_DEVICES="nonsense")
-    assert (process.returncode, process.stderr) == (0, "")
-    assert Run.open(tmp_path / "run").machines[0].device == "cpu"
+def test_a_run_trains_in_an_unusual_process_without_unicode_in_one_column(tmp_path):
+    terminal = {"TERM": "dumb", "COLUMNS": "1", "LINES": "1", "FORCE_COLOR": "1"}
+    train(tmp_path, before=unusual_process, **terminal, **ASCII)
 
 
 @pytest.mark.slow(3)
@@ -134,23 +107,23 @@ def test_a_working_folder_that_was_deleted_is_one_line(tmp_path):
         assert "the working folder was deleted" in process.stderr
 
 
-@pytest.mark.slow(3)
-def test_names_that_are_long_or_not_plain(tmp_path):
+def test_names_that_are_long_or_not_plain(tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name in ("x" * 230, "a b\n cé"):
-        process = normlab("data", "--dataset", "digits", "--out", f"{name}.html", cwd=tmp_path)
-        assert (process.returncode, process.stderr) == (0, "")
+        code, _, errors = cli("data", "--dataset", "digits", "--out", f"{name}.html")
+        assert (code, errors) == (0, "")
         assert (tmp_path / f"{name}.html").exists()
-    process = normlab(*TRAIN, "--out", "x" * 300, cwd=tmp_path)
-    assert_one_line(process)
-    assert "File name too long" in process.stderr
+    code, _, errors = cli(*TRAIN, "--out", "x" * 300)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "File name too long" in errors
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("columns", ["0", "-5", "abc", "1"])
-def test_a_width_that_is_none(columns, tmp_path):
-    process = normlab("summary", NETWORK, cwd=tmp_path, COLUMNS=columns)
-    assert (process.returncode, process.stderr) == (0, "")
-    assert "318" in process.stdout
+def test_a_width_that_is_none(columns, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    code, output, errors = cli("summary", NETWORK)
+    assert (code, errors) == (0, "")
+    assert "318" in output
 
 
 @pytest.mark.slow(2)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from normlab.cli import main
 from peculiar import jpeg_of_scans
-from serving import MAIN, png, served, wait_for
+from serving import MAIN, Server, png, served, wait_for
 
 pytestmark = [
     pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed"),
@@ -42,8 +42,9 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hurried(tmp_path_factory):
-    """A server that waits for a second only."""
+    """A server that waits for a second only, and that nohup started."""
     code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
         "from normlab.inference import picture_process; from normlab.serve import arrivals;"
         "from normlab.serve import connections; connections.HEADER_SECONDS = 1;"
         "connections.READ_SECONDS = arrivals.UPLOAD_TIMEOUT = 1;"
@@ -303,7 +304,7 @@ def test_a_server_for_everyone_answers_to_the_machine_s_name():
 
 
 @pytest.mark.slow(5)
-def test_names_that_the_user_gives_are_the_server_s_too(tmp_path):
+def test_names_that_the_user_gives_are_the_server_s_too_and_sigterm_stops_it(tmp_path):
     names = ("--name", "Lab.Example.", "--name", "alias")
     with served(tmp_path, *NANO, *names) as server:
         for host, status in (("lab.example", 200), ("alias:80", 200), ("evil.example", 400)):
@@ -315,9 +316,9 @@ def test_names_that_the_user_gives_are_the_server_s_too(tmp_path):
         for origin, status in (("https://lab.example", 200), ("https://evil.example", 403)):
             headers = proxied | {"Origin": origin}
             assert server.request("POST", "/predict", PICTURE, headers)[0] == status
+        assert_stopped_by(signal.SIGTERM, server)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "name", ["https://lab.example", "lab.example:80", "lab.example/a", "*", ""]
 )
@@ -389,70 +390,79 @@ def test_an_error_names_no_folder_of_the_server(server, picture):
 # Settings and signals
 
 
-@pytest.mark.slow(6)
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"ALL_PROXY": "socks5://127.0.0.1:9"},
-        {"all_proxy": "socks4a://x:y", "HTTP_PROXY": "no url", "NO_PROXY": "[::1,%%,"},
-        {"https_proxy": "http://[", "no_proxy": "\n", "GRADIO_ALLOWED_PATHS": "/"},
-        {"GRADIO_ROOT_PATH": "/elsewhere", "GRADIO_MCP_SERVER": "True", "GRADIO_SSR_MODE": "True"},
-    ],
-)
-def test_the_user_s_proxies_and_settings_of_gradio_have_no_effect(tmp_path, environment):
-    with served(tmp_path, *NANO, **environment) as server:
-        assert server.predict(PICTURE)[0] == 200
-        assert server.request("GET", f"/gradio_api/file={server.log}")[0] == 403
-        _, config = server.request("GET", "/config")
-        assert json.loads(config)["root"] == server.url
-    assert "Traceback" not in server.log.read_text()
-
-
-@pytest.mark.slow(6)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_it_and_deletes_the_uploads(tmp_path, number):
-    with served(tmp_path, *NANO) as server:
-        path = Path(server.upload(PICTURE))
-        assert path.exists()
-        assert server.predict(PICTURE)[0] == 200
-        (reader,) = server.picture_processes()
-        server.process.send_signal(number)
-        server.process.communicate(timeout=600)
+def assert_stopped_by(number, server):
+    """A signal stops it and deletes the uploads."""
+    path = Path(server.upload(PICTURE))
+    assert path.exists()
+    assert server.predict(PICTURE)[0] == 200
+    readers = server.picture_processes()
+    server.process.send_signal(number)
+    server.process.communicate(timeout=600)
     assert server.process.returncode == 130
     assert server.log.read_text().splitlines() == ["normlab: interrupted"]
-    assert [*tmp_path.glob("normlab-*")] == []
-    wait_for(lambda: not Path(f"/proc/{reader}").exists())
+    assert [*server.log.parent.glob("normlab-*")] == []
+    wait_for(lambda: not any(Path(f"/proc/{reader}").exists() for reader in readers))
 
 
 @pytest.mark.slow(6)
-def test_under_nohup_it_outlives_its_terminal(tmp_path):
-    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-    with served(tmp_path, *NANO, code=ignoring + MAIN) as server:
-        server.process.send_signal(signal.SIGHUP)
-        assert server.predict(PICTURE)[0] == 200
+def test_a_terminal_that_closes_stops_it(tmp_path):
+    with served(tmp_path, *NANO) as server:
+        assert_stopped_by(signal.SIGHUP, server)
+
+
+@pytest.mark.slow(4)
+def test_under_nohup_it_outlives_its_terminal(hurried):
+    hurried.process.send_signal(signal.SIGHUP)
+    assert hurried.predict(PICTURE)[0] == 200
+
+
+# Of the user's: proxies, and settings of Gradio. No variable of a group hides another of it.
+SETTINGS = [
+    {
+        **{"ALL_PROXY": "socks5://127.0.0.1:9", "https_proxy": "http://[", "no_proxy": "\n"},
+        **{"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SSR_MODE": "True"},
+    },
+    {
+        **{"all_proxy": "socks4a://x:y", "HTTP_PROXY": "no url", "NO_PROXY": "[::1,%%,"},
+        **{"GRADIO_ROOT_PATH": "/elsewhere", "GRADIO_MCP_SERVER": "True"},
+    },
+]
 
 
 @pytest.mark.slow(6)
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_it_serves_with_closed_standard_streams(tmp_path, closed):
+@pytest.mark.parametrize(
+    ("closed", "settings"),
+    [("<&-", SETTINGS[0]), (">&-", SETTINGS[1]), ("2>&-", {}), ("<&- >&- 2>&-", {})],
+)
+def test_it_serves_with_closed_standard_streams_and_whatever_the_user_set(
+    tmp_path, closed, settings
+):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     line = f'exec "$0" -c "{MAIN}" serve --model nano --port {port} {closed}'
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", line, sys.executable],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-    )
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", line, sys.executable],
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            env=os.environ | {"TMPDIR": str(tmp_path), "NORMLAB_DATA": ""} | settings,
+        )
+    server = Server(process, f"http://127.0.0.1:{port}", log)
     try:
         request = f"GET /config HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
         wait_for(lambda: process.poll() is not None or answers(port, request), seconds=300)
         assert process.poll() is None
+        assert server.predict(PICTURE)[0] == 200
+        assert server.request("GET", f"/gradio_api/file={log}")[0] == 403
+        _, config = server.request("GET", "/config")
+        assert json.loads(config)["root"] == server.url
     finally:
         process.terminate()
         process.wait(600)
     assert process.returncode == 130
     assert [*tmp_path.glob("normlab-*")] == []
+    assert "Traceback" not in log.read_text()
 
 
 def answers(port, request):
@@ -464,15 +474,8 @@ def answers(port, request):
         return False
 
 
-@pytest.mark.slow(3)
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "a" * 300, "192.0.2.1", ""])
-def test_a_host_that_is_not_this_machine_is_refused_in_one_line(host):
-    done = subprocess.run(
-        [sys.executable, "-c", MAIN, "serve", *NANO, "--port", "0", "--host", host],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1
-    assert "choose another --port or --host" in done.stderr
+def test_a_host_that_is_not_this_machine_is_refused_in_one_line(host, cli):
+    code, output, errors = cli("serve", *NANO, "--port", "0", "--host", host)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert "choose another --port or --host" in errors

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from environments import COMPARE, NETWORK, TRAIN, normlab
-from normlab import Callback, Execution, RunConfig, StudyConfig, compare, train
+from environments import COMPARE, IN_ONE_PROCESS, NETWORK, TRAIN, TRAINED, normlab
+from normlab import Callback, Execution, StudyConfig, compare, train
 from normlab.data import load
 from normlab.errors import NormlabError, RunError, UsageError
 from normlab.report.data_page import write_data_page
@@ -43,11 +44,9 @@ def ran(folder):
     return path.read_text() if path.exists() else ""
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    assert normlab(*TRAIN, "--out", "run", cwd=folder).returncode == 0
-    return folder / "run"
+@pytest.fixture
+def run(trained, tmp_path_factory):
+    return shutil.copytree(trained.path, tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +60,16 @@ def picture(tmp_path_factory):
 
 @pytest.mark.slow(20)
 def test_no_command_runs_it(folder, run, picture):
-    for command in (
-        ("zoo",),
-        ("norms",),
-        ("summary", NETWORK),
-        ("data", "--dataset", "digits"),
-        (*TRAIN, "--out", "trained"),
-        ("evaluate", run),
-        ("predict", run, picture),
-        ("explain", run, picture),
-        ("report", run),
-        ("card", run),
-        ("export", run, "--to", "pt2"),
-        ("export", run, "--to", "onnx"),
+    alone = (sys.executable, "-P", "-c", IN_ONE_PROCESS)
+    for commands in (  # those of a process import different libraries
+        ("zoo", "norms", shlex.join(["summary", NETWORK]), "data --dataset digits"),
+        (shlex.join([*TRAIN, "--out", "trained"]), f"card {run}"),
+        (f"evaluate {run}", f"predict {run} {picture}", f"explain {run} {picture}"),
+        (f"export {run} --to pt2", f"export {run} --to onnx", f"report {run}"),
     ):
-        process = normlab(*command, cwd=folder)
-        assert process.returncode == 0, (command, process.stderr)
-        assert not ran(folder), command
+        process = normlab(*commands, cwd=folder, command=alone)
+        assert process.returncode == 0, (commands, process.stderr)
+        assert not ran(folder), commands
 
 
 @pytest.mark.slow(6)
@@ -142,11 +134,6 @@ STUDY = StudyConfig(
 )
 
 
-SMALL = RunConfig(
-    network=NETWORK, dataset="digits", recipe="demo", epochs=1, train_images=128, batch_size=64
-)
-
-
 @pytest.mark.slow(5)
 def test_what_a_user_keeps_in_a_study_stays(tmp_path):
     compare(STUDY, tmp_path / "study", quiet=True)
@@ -173,7 +160,7 @@ def test_no_run_is_trained_where_a_user_keeps_files_of_its_names(name, tmp_path)
         mine /= "mistakes.png"
     mine.write_text("mine")
     with pytest.raises(RunError, match=rf"{re.escape(name)} is there already, and .* no run"):
-        train(SMALL, tmp_path, Execution(threads=1), quiet=True)
+        train(TRAINED, tmp_path, Execution(threads=1), quiet=True)
     assert mine.read_text() == "mine"
     assert not (tmp_path / "config.json").exists()
 
@@ -184,9 +171,9 @@ def test_a_run_that_was_killed_before_it_had_settings_is_trained_anew(tmp_path):
             raise SystemExit
 
     with pytest.raises(SystemExit):
-        train(SMALL, tmp_path, Execution(threads=1), callbacks=[Kill()], quiet=True)
+        train(TRAINED, tmp_path, Execution(threads=1), callbacks=[Kill()], quiet=True)
     (tmp_path / "config.json").unlink()
-    assert train(SMALL, tmp_path, Execution(threads=1), quiet=True).finished
+    assert train(TRAINED, tmp_path, Execution(threads=1), quiet=True).finished
 
 
 @pytest.mark.slow(2)
@@ -229,19 +216,21 @@ def beside_a_run(trained, tmp_path):
 
 @pytest.mark.slow(10)
 @pytest.mark.parametrize(("command", "name"), WRITING)
-def test_a_file_of_the_user_is_not_overwritten_and_one_of_normlab_is(command, name, beside_a_run):
-    file = beside_a_run / name
+def test_a_file_of_the_user_is_not_overwritten_and_one_of_normlab_is(
+    command, name, beside_a_run, cli, monkeypatch
+):
+    monkeypatch.chdir(beside_a_run)
+    file = Path(name)
     Image.new("RGB", (9, 9), "blue").save(file, "PNG")
     mine = file.read_bytes()
-    process = normlab(*command, "--out", name, cwd=beside_a_run)
-    assert process.returncode == 2
-    assert process.stderr.count("\n") == 1
-    assert re.search(rf"{name} is there already, and .*: delete it", process.stderr)
+    code, _, errors = cli(*command, "--out", name)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert re.search(rf"{name} is there already, and .*: delete it", errors)
     assert file.read_bytes() == mine
     file.unlink()
     for _ in range(2):
-        process = normlab(*command, "--out", name, cwd=beside_a_run)
-        assert process.returncode == 0, process.stderr
+        code, _, errors = cli(*command, "--out", name)
+        assert code == 0, errors
     assert file.read_bytes() != mine
 
 

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import io
 import pickle
@@ -12,6 +13,7 @@ from normlab.errors import RunError
 from normlab.network.model import Network
 from normlab.runs.checkpoint import (
     Checkpoint,
+    largest_size,
     load_latest,
     load_weights,
     previous_checkpoint,
@@ -50,6 +52,22 @@ def test_a_loaded_checkpoint_equals_the_saved_one(network, tmp_path):
         assert torch.equal(loaded.model[name], tensor)
     buffers = [s["momentum_buffer"] for s in loaded.optimizer[0]["state"].values()]
     assert all(b.abs().sum() > 0 for b in buffers)
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, "C:64 C:64 GAP FC", f"C:4 {'D:4 ' * 60}GAP FC"])
+def test_a_networks_checkpoint_has_less_than_the_largest_size(layout, tmp_path):
+    network = Network(layout)
+    state = {number: {"momentum_buffer": w} for number, w in enumerate(network.parameters())}
+    own = Checkpoint(run="a" * 64, model=network.state_dict(), optimizer=[{"state": state}])
+    own.optimizer = copy.deepcopy(own.optimizer)  # else each tensor would be saved once
+    path = tmp_path / "checkpoint.pt"
+    own.save(path)
+    largest = largest_size(network)
+    assert path.stat().st_size < largest - 2**20  # the allowance for what is in no tensor
+    own.model["more"] = torch.zeros(largest, dtype=torch.uint8)
+    own.save(path)
+    previous = load_latest(path, own.run, largest)
+    assert previous[1].startswith(f"{path} cannot be read: it has ")
 
 
 class Hostile:

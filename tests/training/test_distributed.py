@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from normlab import Run
+from normlab import Run, resume
 from normlab.layers import norms
 from normlab.runs.checkpoint import Checkpoint
 
@@ -23,20 +23,15 @@ OPTIONS += ["--batch-size", "61"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def launch(out, *options, processes, resume=False):
-    """Starts `normlab train` on some processes."""
-    what = ["--resume", str(out)] if resume else [LINE, *OPTIONS, *options, "--out", str(out)]
-    torchrun = [*TORCHRUN, str(processes), "-m"]
-    command = [sys.executable, *(torchrun if processes > 1 else ["-m"]), "normlab", "train"]
+def launch(out, *options):
+    """Starts `normlab train` on two processes."""
+    command = [sys.executable, *TORCHRUN, "2", "-m", "normlab", "train", LINE, *OPTIONS]
     return subprocess.Popen(
-        [*command, *what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *options, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    return output
 
 
 INDEPENDENT = [
@@ -52,12 +47,11 @@ def steps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
     script = folder / "steps.py"
     script.write_text(SCRIPT)
-    for processes in (1, 2):
+    for processes, launcher in ((1, ()), (2, (*TORCHRUN, "2"))):
         done = subprocess.run(
             [
                 sys.executable,
-                *TORCHRUN,
-                str(processes),
+                *launcher,
                 str(script),
                 str(folder / f"{processes}.pt"),
                 *INDEPENDENT,
@@ -125,11 +119,14 @@ def test_two_processes_compute_what_one_does(name, steps):
 
 
 @pytest.mark.slow(15)
-def test_a_run_on_two_processes_agrees_with_a_run_on_one(tmp_path):
-    output = finish(launch(tmp_path / "two", "--norm", "sync-bn", processes=2))
+def test_a_run_on_two_processes_agrees_with_a_run_on_one(tmp_path, cli):
+    process = launch(tmp_path / "two", "--norm", "sync-bn")
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
     assert output.count("epoch 1/1") == 1
     assert output.count("report: ") == 1
-    finish(launch(tmp_path / "one", "--norm", "sync-bn", processes=1))
+    code, _, errors = cli("train", LINE, *OPTIONS, "--norm", "sync-bn", "--out", tmp_path / "one")
+    assert code == 0, errors
     one, two = Run.open(tmp_path / "one"), Run.open(tmp_path / "two")
     assert len(two.epochs) == 1
     assert two.last.train_loss == pytest.approx(one.last.train_loss, rel=1e-3)
@@ -142,7 +139,7 @@ def test_a_run_on_two_processes_agrees_with_a_run_on_one(tmp_path):
 def test_a_run_stopped_on_two_processes_resumes_on_one(tmp_path):
     out = tmp_path / "run"
     small = ["--train-images", "100", "--batch-size", "12"]
-    process = launch(out, *small, "--epochs", "100000", processes=2)  # hours
+    process = launch(out, *small, "--epochs", "100000")  # hours
     end = time.monotonic() + 600
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
         assert process.poll() is None, process.communicate()
@@ -158,8 +155,7 @@ def test_a_run_stopped_on_two_processes_resumes_on_one(tmp_path):
     shorter.write_config()
     checkpoint = Checkpoint.load(out / "checkpoint.pt")
     dataclasses.replace(checkpoint, run=shorter.digest).save(out / "checkpoint.pt")
-    finish(launch(out, processes=1, resume=True))
-    assert Run.open(out).finished
+    assert resume(out, quiet=True).finished
 
 
 CALLBACKS = """
@@ -202,7 +198,7 @@ def test_the_main_process_calls_callbacks_and_all_processes_stop(tmp_path):
 
 @pytest.mark.slow(5)
 def test_each_process_refuses_a_batch_that_is_too_small(tmp_path):
-    process = launch(tmp_path / "run", "--batch-size", "1436", processes=2)
+    process = launch(tmp_path / "run", "--batch-size", "1436")
     _, errors = process.communicate(timeout=600)
     assert process.returncode != 0
     message = "an epoch's last batch has 1 images, too few for 2 processes"

@@ -257,7 +257,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path, monkey
     other = Network("C:6 C:6+ P D:9 GAP FC").state_dict()
     for state, problem in (
         ({"model": other, "optimizer": own.optimizer}, "network's: blocks.* is .*, expected "),
-        ({"model": {}, "optimizer": own.optimizer}, "network's: it holds 0 numbers"),
+        ({"model": {}, "optimizer": own.optimizer}, "network's: it has no tensor "),
         ({"model": own.model, "optimizer": []}, "recipe's: "),
     ):
         Checkpoint(run=own.run, **state).save(out / "checkpoint.pt")
@@ -496,8 +496,8 @@ def test_an_interrupted_epochs_seconds_are_added_up(tmp_path, monkeypatch):
     assert saved > 0
     later = Checkpoint.load
 
-    def as_if_it_had_taken_an_hour(path):
-        return dataclasses.replace(later(path), seconds=saved + 3600)
+    def as_if_it_had_taken_an_hour(*arguments):
+        return dataclasses.replace(later(*arguments), seconds=saved + 3600)
 
     monkeypatch.setattr(Checkpoint, "load", as_if_it_had_taken_an_hour)
     assert 3600 < resume(out, callbacks=hooks, quiet=True).last.seconds < 3600 + 600

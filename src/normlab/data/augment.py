@@ -9,10 +9,8 @@ every image.
 import math
 from collections.abc import Callable, Sequence
 
-import kornia.enhance
 import torch
 import torch.nn.functional as F
-from kornia.color import rgb_to_grayscale
 from torch import Generator, Tensor
 
 Step = Callable[[Tensor, Generator], Tensor]
@@ -31,6 +29,8 @@ def color_jitter(images: Tensor, generator: Generator) -> Tensor:
     Each image has its own factors. The order of the four changes is drawn for the whole batch. An
     image in one channel has neither saturation nor hue: it keeps its values there.
     """
+    import kornia.enhance  # here: most recipes do without, and each run would load it
+
     brightness, contrast, saturation = (_uniform(images, generator, 0.9, 1.1) for _ in range(3))
     hue = _uniform(images, generator, -0.1, 0.1) * 2 * math.pi
     adjustments = (
@@ -123,6 +123,8 @@ def greyscale(images: Tensor, generator: Generator) -> Tensor:
     del generator
     if images.shape[1] == 1:
         return images
+    from kornia.color import rgb_to_grayscale
+
     grey: Tensor = rgb_to_grayscale(images)
     return grey.expand_as(images)
 

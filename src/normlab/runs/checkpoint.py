@@ -11,7 +11,7 @@ import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import safetensors
 import safetensors.torch
@@ -19,15 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from normlab.errors import RunError, printable
+from normlab.notation import is_custom
 from normlab.ranges import Count, Range
 from normlab.storage.files import write_atomically
 from normlab.storage.reading import open_regular, read_bytes
 from normlab.storage.records import MalformedError, check, entry, parse
 
+if TYPE_CHECKING:
+    from normlab.network.summary import Summary
+
 SCHEMA = 3
 MAGIC = "normlab-checkpoint"
 LARGEST = 2**32  # bytes: the state of half a billion parameters
 LARGEST_HEADER = 2**24  # bytes: of a hundred thousand tensors
+LARGEST_ENTRY = 2**11  # bytes: what a checkpoint's archive has of a tensor beside its values
 
 
 @dataclass(kw_only=True)
@@ -72,16 +77,20 @@ class Checkpoint:
         write_atomically(path, head.encode() + state_bytes, previous=previous_checkpoint(path))
 
     @classmethod
-    def load(cls, path: Path) -> "Checkpoint":
+    def load(cls, path: Path, largest: int = LARGEST) -> "Checkpoint":
         """Reads one. Only tensors and plain values are read: no code in the file is executed.
 
+        Args:
+            path: The file.
+            largest: How many bytes it may have. One that has more is not read.
+
         Raises:
-            RunError: The file is missing, damaged, or another normlab wrote it.
+            RunError: The file is missing, too large, damaged, or another normlab wrote it.
         """
         try:
-            head, _, content = read_bytes(path, LARGEST).partition(b"\n")
+            head, _, content = read_bytes(path, largest).partition(b"\n")
         except FileNotFoundError:
-            raise RunError(f"{path.parent} cannot be resumed: it has no {path.name}") from None
+            raise _missing(path) from None
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}") from None
         damaged = RunError(f"{path} is damaged: it is not a checkpoint that normlab wrote")
@@ -123,12 +132,48 @@ def is_checkpoint(path: Path) -> bool:
     return False
 
 
-def load_latest(path: Path, run: str) -> tuple[Checkpoint, str]:
+def _missing(path: Path) -> RunError:
+    return RunError(f"{path.parent} cannot be resumed: it has no {path.name}")
+
+
+def largest_size(network: nn.Module) -> int:
+    """How many bytes a checkpoint of a network can have: its state, and a momentum of each weight.
+
+    Args:
+        network: With its branches.
+    """
+    tensors = network.state_dict().values()
+    storages = [tensor.untyped_storage() for tensor in tensors]  # a view's is saved whole
+    whole: int = sum(storage.nbytes() for storage in storages)
+    return min(LARGEST, 2 * (whole + LARGEST_ENTRY * len(tensors)) + 2**20)
+
+
+def refuse_smaller(path: Path, summary: "Summary") -> None:
+    """Refuses a checkpoint and the previous one if neither can hold a network's parameters.
+
+    Only their sizes are read. A custom network was built for its summary: it needs no such check.
+
+    Raises:
+        RunError: Both are missing or too small.
+    """
+    found = [each for each in (path, previous_checkpoint(path)) if each.exists()]
+    if not found:
+        raise _missing(path)
+    size, least = max(each.stat().st_size for each in found), 4 * summary.parameters
+    if min(size, LARGEST) < least and not is_custom(summary.layout):
+        raise RunError(
+            f"{path} is damaged or another network's: the layout's parameters take {least:,} "
+            f"bytes, it has {size:,} (at most {LARGEST:,} are read)"
+        )
+
+
+def load_latest(path: Path, run: str, largest: int = LARGEST) -> tuple[Checkpoint, str]:
     """A run's checkpoint; the previous one if it is damaged or belongs to another run.
 
     Args:
         path: The checkpoint.
         run: The run's digest.
+        largest: How many bytes either may have.
 
     Returns:
         The checkpoint, and a note for the user if it is the previous one, else an empty text.
@@ -137,19 +182,19 @@ def load_latest(path: Path, run: str) -> tuple[Checkpoint, str]:
         RunError: Neither checkpoint is whole and the run's own.
     """
     try:
-        return _load_own(path, run), ""
+        return _load_own(path, run, largest), ""
     except RunError as error:
         previous = previous_checkpoint(path)
         if not previous.exists():
             raise
         try:
-            return _load_own(previous, run), f"{error}; resuming from {previous.name}"
+            return _load_own(previous, run, largest), f"{error}; resuming from {previous.name}"
         except RunError as second:
             raise RunError(f"{error}; and {second}") from None
 
 
-def _load_own(path: Path, run: str) -> Checkpoint:
-    checkpoint = Checkpoint.load(path)
+def _load_own(path: Path, run: str, largest: int) -> Checkpoint:
+    checkpoint = Checkpoint.load(path, largest)
     if checkpoint.run != run:
         raise RunError(f"{path} is another run's: config.json has other settings or other data")
     return checkpoint

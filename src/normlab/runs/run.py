@@ -397,7 +397,7 @@ class Run:
         from normlab.runs.checkpoint import header, refuse_another
 
         tensors = header(weights)
-        self.refuse_fewer_numbers(weights, tensors)
+        self._refuse_fewer_numbers(weights, tensors)
         blocks = notation.parse(self.layout)
         used = norms_of(blocks, self.config.norm)
         if not blocks[0].custom and all(
@@ -407,7 +407,7 @@ class Run:
                 shapes = Network(self.layout, **self._network_settings)
             refuse_another(weights, tensors, shapes)
 
-    def refuse_fewer_numbers(self, file: Path, tensors: "dict[str, Tensor]") -> None:
+    def _refuse_fewer_numbers(self, file: Path, tensors: "dict[str, Tensor]") -> None:
         """Refuses tensors that cannot be the network's, before memory is allocated for it.
 
         Raises:

@@ -59,10 +59,10 @@ def serve(
     if find_spec("gradio") is None:
         raise UsageError('the page needs gradio: pip install "normlab[serve]"')
     with _listen(host, port) as listener:
-        served_runs = [ServedRun(name, run) for name, run in zip(run_names, runs, strict=True)]
-        examples = load_examples(runs[0], data_root)
         bound, port = listener.getsockname()[:2]
         own_names = names_of(host, bound, names)
+        served_runs = [ServedRun(name, run) for name, run in zip(run_names, runs, strict=True)]
+        examples = load_examples(runs[0], data_root)
         address = _address(host, bound, port)
         if is_everywhere(bound):
             note("anyone on this network can reach the page at this machine's address")

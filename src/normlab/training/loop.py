@@ -21,8 +21,10 @@ from normlab.notes import note_once
 from normlab.runs import machine
 from normlab.runs.checkpoint import (
     Checkpoint,
+    largest_size,
     load_latest,
     refuse_another,
+    refuse_smaller,
     remove,
     restore_previous,
 )
@@ -183,21 +185,9 @@ def resume(
             remove(run.path / "checkpoint.pt")  # a kill may have left it
             (run.path / teachers.TABLE).unlink(missing_ok=True)
             raise RunError(f"{run.path} is finished: there is nothing to resume")
-        checkpoint, note = load_latest(run.path / "checkpoint.pt", run.digest)
-        if note and process_group().is_main:
-            note_once(note)
-        if len(run.epochs) < checkpoint.epoch:
-            raise RunError(
-                f"{run.path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} epochs, "
-                f"the checkpoint was written after {checkpoint.epoch}"
-            )
+        file = run.path / "checkpoint.pt"
+        refuse_smaller(file, run.summary)  # before memory is allocated for the network
         device = machine.prepare(execution)
-        dataset = run.dataset(execution.data_root) if dataset is None else dataset
-        if run.teacher is not None:
-            dataset = teachers.read(
-                run.path / teachers.TABLE, dataset, run.teacher, mirror=run.recipe.mirror
-            )
-        run.refuse_fewer_numbers(run.path / "checkpoint.pt", checkpoint.model)
         network = Network(
             run.layout,
             norm=run.config.norm,
@@ -207,9 +197,22 @@ def resume(
             shape=run.config.shape,
         )
         add_branches(network, run.config.branches, muon=run.recipe.muon, seed=run.config.seed)
-        refuse_another(run.path / "checkpoint.pt", checkpoint.model, network)
+        checkpoint, note = load_latest(file, run.digest, largest_size(network))
         if note and process_group().is_main:
-            restore_previous(run.path / "checkpoint.pt")
+            note_once(note)
+        if len(run.epochs) < checkpoint.epoch:
+            raise RunError(
+                f"{run.path / 'metrics.jsonl'} is damaged: it holds {len(run.epochs)} epochs, "
+                f"the checkpoint was written after {checkpoint.epoch}"
+            )
+        refuse_another(file, checkpoint.model, network)
+        dataset = run.dataset(execution.data_root) if dataset is None else dataset
+        if run.teacher is not None:
+            dataset = teachers.read(
+                run.path / teachers.TABLE, dataset, run.teacher, mirror=run.recipe.mirror
+            )
+        if note and process_group().is_main:
+            restore_previous(file)
         # A line after the checkpoint belongs to an epoch that is trained again.
         run = dataclasses.replace(run, epochs=run.epochs[: checkpoint.epoch])
         return _fit(run, network, checkpoint, dataset, device, execution, callbacks, quiet=quiet)
