@@ -33,7 +33,7 @@ compiled = pytest.mark.skipif(prove.compiler() is None, reason="no C compiler")
 EVERY_BLOCK = "C:6v C:6+*2 P D:7a D:7a+*2 A c:7*2 D:8s2 c:8+ GAP FC:5 FC"
 NORMS = (
     *("bn", "none", "sws", "gn", "gn-ws", "ln", "in", "rms", "ln-channel", "dyt"),
-    *("frn", "proxy-gn", "proxy-ln", "ln-full", "lrn"),
+    *("frn", "proxy-gn", "proxy-ln", "ln-full", "lrn", "evonorm-s0", "evonorm-b0"),
 )
 ABOUT = {"layout": "made up"}
 
@@ -117,7 +117,11 @@ def test_a_program_in_integers_equals_its_reference(norm):
 @compiled
 @pytest.mark.slow(2)
 @pytest.mark.parametrize(
-    "norm", ["bn", "gn", "rms", "ln-channel", "dyt", "frn", "proxy-gn", "ln-full", "lrn"]
+    "norm",
+    [
+        *("bn", "gn", "rms", "ln-channel", "dyt", "frn", "proxy-gn", "ln-full", "lrn"),
+        *("evonorm-s0", "evonorm-b0"),
+    ],
 )
 def test_a_program_in_floats_equals_its_reference_and_the_network(norm):
     network, pixels, logits = check(EVERY_BLOCK, norm, float32=True)
@@ -292,7 +296,7 @@ def test_the_summary_says_what_the_program_needs(norm, activation):
 
 
 def test_the_summary_says_nothing_of_what_has_no_program():
-    table = normlab.summarize("C:4 GAP FC", norm="evonorm-s0")
+    table = normlab.summarize("C:4 GAP FC", norm="torch.nn:Identity")
     assert table.memory is None
     assert "microcontroller" not in table.note
 
@@ -430,13 +434,17 @@ def test_without_a_compiler_only_unproved_is_written(trained, tmp_path, cli, no_
     ("layout", "settings", "says"),
     [
         (
-            "C:4 P D:4/evonorm-s0 GAP FC",
+            "C:4 P D:4/torch.nn:Identity GAP FC",
             {},
-            "the normalization evonorm-s0 has no C: use one of bn, ",
+            "the normalization torch.nn:Identity has no C: use one of bn, ",
         ),
         ("C:4 P GAP c:10 c+", {}, "c:10+: the classifier of a C program adds no input"),
         ("C:4 C+*500 P GAP FC", {}, "a C program has at most 200 blocks, not 504"),
-        ("C:4 P GAP FC", {"norm": "evonorm-b0"}, "the normalization evonorm-b0 has no C"),
+        (
+            "C:4 P GAP FC",
+            {"norm": "torch.nn:Identity"},
+            "the normalization torch.nn:Identity has no C",
+        ),
     ],
 )
 def test_what_has_no_c_is_refused_in_one_line(layout, settings, says, tmp_path, cli):
