@@ -72,7 +72,8 @@ bench: .venv/installed-bench  ## measure speed and memory, into runs/bench; CIFA
 
 firmware: .venv/installed-bench  ## run the C programs of nano and micro on emulated Cortex-M boards: needs qemu and gcc for Arm
 	$(BIN)/python benchmarks/firmware.py src/normlab/models/nano results/nano/runs/gn-0 results/nano/runs/ln-0 \
-	    src/normlab/models/micro --out $(BENCH)/firmware.json
+	    src/normlab/models/micro --norms in rms ln-channel ln-full frn lrn dyt proxy-gn proxy-ln evonorm-s0 evonorm-b0 \
+	    --out $(BENCH)/firmware.json
 	$(BIN)/python benchmarks/firmware.py src/normlab/models/nano --float --out $(BENCH)/firmware-float.json
 
 bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a student writes it
