@@ -1,6 +1,6 @@
 """Exported C programs on emulated Cortex-M boards: results, instructions, flash, RAM.
 
-    python benchmarks/firmware.py RUN [RUN ...] [--float] [--norms NORM ...]
+    python benchmarks/firmware.py RUN [RUN ...] [--float] [--norms NORM ...] [--peers]
         [--pictures 3] [--out OUT.json]
 
 Each run's program is built with arm-none-eabi-gcc (-O2) and run by QEMU on the boards MPS2 AN386
@@ -15,13 +15,17 @@ reference, to the last bit. The table says what one picture takes:
 and the accuracy on the run's whole test split (with `--float`, on 1,000 of its images).
 
 `--norms` adds the first run's layout with other normalizations, untrained: what they cost, which
-hardly depends on the weights. The boards need Debian's qemu-system-arm,
-gcc-arm-none-eabi and libnewlib-arm-none-eabi.
+hardly depends on the weights. `--peers` adds what emx-onnx-cgen and bakenn make of the first run:
+`boards/peers.py`. The boards need Debian's qemu-system-arm, gcc-arm-none-eabi and
+libnewlib-arm-none-eabi.
 """
 
+import tempfile
 from pathlib import Path
 
+import numpy as np
 from boards.emulate import BOARDS, emulate, missing
+from boards.peers import PEERS, NotAvailableError, classify
 from common import parser, positive, report, show
 
 import normlab
@@ -84,6 +88,32 @@ def measure(name, firmware, count, about):
         yield {**about, **_taken(board, found), "arena": found.arena}
 
 
+def measure_peer(peer, run, count, data_root, folder):
+    """What a run's program by another compiler takes on each board that it is for."""
+    made = peer(run, folder, data_root)
+    shape = run.config.shape
+    pixels = pictures(shape)[:count]
+    test = run.dataset(data_root).test
+    about = {"run": run.name, "layout": run.layout, "norm": run.config.norm, "by": made.title}
+    if made.portable:
+        best = classify(made, test.images)
+        about |= {"test_images": len(test), "correct": int((best == test.labels).sum())}
+    expected = made.scores(pixels)
+    for board in made.boards:
+        found = emulate(
+            "peer", made.files, pixels, board,
+            sources=made.sources, flags=made.flags, stack=made.stack,
+        )  # fmt: skip
+        if not np.allclose(found.scores, expected, rtol=0, atol=made.tolerance):
+            raise SystemExit(f"{made.title} on {board}: results differ from its own reference")
+        yield {
+            **about,
+            "numbers": made.numbers,
+            **_taken(board, found),
+            "arena": made.arena,
+        }
+
+
 def _taken(board, found):
     return {
         "board": board,
@@ -96,12 +126,12 @@ def _taken(board, found):
 
 def row(record):
     """A record as a row of the table."""
-    name = [record["run"], record["norm"], record["numbers"]]
+    name = [record["by"]] if "by" in record else [record["run"], record["norm"]]
     accuracy = "–"
     if "correct" in record:
         accuracy = percent(record["correct"] / record["test_images"], record["test_images"])
     return (
-        " ".join(name),
+        " ".join([*name, record["numbers"]]),
         record["board"],
         f"{record['instructions']:,}",
         f"{record['code'] + record['constants']:,}",
@@ -116,6 +146,7 @@ def main():
     options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs' folders")
     options.add_argument("--float", action="store_true", help="programs in single floats")
     options.add_argument("--norms", nargs="+", default=[], metavar="NORM", help="untrained, too")
+    options.add_argument("--peers", action="store_true", help="other compilers, too")
     options.add_argument("--pictures", type=positive, default=3, metavar="N")
     options.add_argument("--data-root", type=Path, metavar="FOLDER", help="the folder of the data")
     options = options.parse_args()
@@ -135,6 +166,14 @@ def main():
         about = {"run": first.name, "layout": first.layout, "norm": norm, "numbers": numbers}
         firmware = untrained(first, norm, options.float)
         measured += measure(emit.identifier(first.name), firmware, options.pictures, about)
+    for peer in PEERS if options.peers else ():
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                measured += measure_peer(
+                    peer, first, options.pictures, options.data_root, Path(folder)
+                )
+        except NotAvailableError as error:
+            print(f"not available: {error}")
     show(
         "One picture",
         ("", "board", "instructions", "flash", "arena", "stack", "accuracy"),

@@ -251,6 +251,37 @@ def test_an_emulated_board_computes_the_same(board, layout, norm, activation, fl
     assert found.instructions > 10_000
 
 
+@pytest.mark.skipif(boards.missing() is not None, reason=f"no {boards.missing()}")
+@pytest.mark.slow(2)
+def test_an_emulated_board_measures_what_a_function_calls(tmp_path):
+    """Another program's flash without ours, on a stack as large as it needs."""
+    files = {
+        "caller.h": "#include <stdint.h>\n#define CALLER_CLASSES 2\n"
+        "struct caller_arena { int32_t logits[2]; };\n"
+        "int caller(const uint8_t *pixels, int8_t *scores, struct caller_arena *arena);\n",
+        "caller.c": '#include "caller.h"\nint last(const uint8_t *pixels, int size);\n'
+        "static const int32_t own[] = {1000, 2000, 3000};\n"
+        "int caller(const uint8_t *pixels, int8_t *scores, struct caller_arena *arena)\n"
+        "{ scores[0] = 0; scores[1] = (int8_t)(last(pixels, 4) - own[pixels[0]]);\n"
+        "  arena->logits[0] = arena->logits[1] = own[pixels[1]]; return 1; }\n",
+    }
+    called = tmp_path / "called.c"
+    called.write_text(
+        "static const short table[256] = {[3] = 1007};\n"
+        "int last(const unsigned char *pixels, int size)\n"
+        "{ volatile char large[200000];\n"
+        "  for (int k = 0; k < 200000; k++) large[k] = (char)k;\n"
+        "  return table[pixels[size - 1]] + large[pixels[0]]; }\n"
+    )
+    pixels = np.array([0, 1, 2, 3], np.uint8).reshape(1, 1, 2, 2)
+    found = boards.emulate("caller", files, pixels, "M4", sources=[called], stack=2**18)
+    assert (found.best, found.scores.tolist(), found.logits.tolist()) == (1, [[0, 7]], [[2000] * 2])
+    assert found.constants == 512
+    assert 512 < found.flash < 1200
+    assert 200_000 < found.stack < 200_400
+    assert found.instructions > 200_000
+
+
 # The memory
 
 
