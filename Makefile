@@ -153,7 +153,7 @@ clean:  ## remove what the other targets made
 
 .venv-peers/installed: benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv .venv-peers
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-peers/bin/pip install --quiet --editable '.[bench]' --requirement $<
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-peers/bin/pip install --quiet --editable . --requirement $<
 	touch $@
 
 # torchvision needs a torch other than the constraints'. On Linux both bring several GB of CUDA libraries.

@@ -1,6 +1,6 @@
 """A run's network as C by other compilers, in the form that `emulate.py` runs.
 
-    pip install emx-onnx-cgen "bakenn[torch]"
+    pip install emx-onnx-cgen bakenn onnx onnxruntime onnxscript
 
 Their pictures are in another form than normlab's: a function of ours brings them into it. Its code,
 and the memory of that picture, do not count.
@@ -128,7 +128,7 @@ def bakenn(run, folder, data_root, *, cmsis=False):
         import bakenn
         from bakenn.frontends import capture_torch_export
     except ImportError:
-        raise NotAvailableError('bakenn is not installed: pip install "bakenn[torch]"') from None
+        raise NotAvailableError("bakenn is not installed: pip install bakenn") from None
     network = InferenceModel(run.network())
     images = sample_of(run.dataset(data_root).train, CALIBRATION_IMAGES).images
     inputs = (torch.from_numpy(images) / 255 - network.input_mean) / network.input_std
