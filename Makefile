@@ -17,7 +17,7 @@ AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-
 # On all cores, eight at most; a worker that has nothing left to do takes tests from another.
 PYTEST := pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware bench-seed docs notebook lock locked oldest audit dist clean
+.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware firmware-peers bench-seed docs notebook lock locked oldest audit dist clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -72,8 +72,12 @@ bench: .venv/installed-bench  ## measure speed and memory, into runs/bench; CIFA
 
 firmware: .venv/installed-bench  ## run the C programs of nano and micro on emulated Cortex-M boards: needs qemu and gcc for Arm
 	$(BIN)/python benchmarks/firmware.py src/normlab/models/nano results/nano/runs/gn-0 results/nano/runs/ln-0 \
-	    src/normlab/models/micro --out $(BENCH)/firmware.json
+	    src/normlab/models/micro --norms in rms ln-channel ln-full frn lrn dyt proxy-gn proxy-ln evonorm-s0 evonorm-b0 \
+	    --out $(BENCH)/firmware.json
 	$(BIN)/python benchmarks/firmware.py src/normlab/models/nano --float --out $(BENCH)/firmware-float.json
+
+firmware-peers: .venv-peers/installed  ## the same for nano, beside what emx-onnx-cgen and bakenn make of it
+	.venv-peers/bin/python benchmarks/firmware.py src/normlab/models/nano --peers --out $(BENCH)/firmware-peers.json
 
 bench-seed: .venv-seed/installed  ## time the seed recipe in plain PyTorch, as a student writes it
 	mkdir -p $(BENCH)
@@ -123,7 +127,7 @@ dist: .venv-supply/installed  ## build the source distribution and the wheel, an
 	.venv-supply/bin/twine check --strict dist/*
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-seed .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants .coverage*
+	rm -rf .venv .venv-seed .venv-peers .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/normlab.egg-info
 
@@ -148,6 +152,11 @@ clean:  ## remove what the other targets made
 .venv-oldest/installed: pyproject.toml .venv-supply/installed
 	.venv-supply/bin/uv venv --quiet --clear --python 3.11 .venv-oldest
 	.venv-supply/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[dev]'
+	touch $@
+
+.venv-peers/installed: benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-peers/bin/pip install --quiet --editable . --requirement $<
 	touch $@
 
 # torchvision needs a torch other than the constraints'. On Linux both bring several GB of CUDA libraries.

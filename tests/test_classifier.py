@@ -19,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from normlab import Classifier, NormlabError
+from normlab import Classifier, NormlabError, summarize
 from normlab.data import load
 from normlab.errors import DataError, DivergedError, UsageError
 from normlab.training.callbacks import Evaluation
@@ -292,6 +292,11 @@ def test_predicting_before_fitting_is_refused(digits):
         ({"norm": "gm"}, "did you mean gn"),
         ({"network": "nanno"}, "did you mean nano"),
         ({"budget": 3}, "budget"),
+        ({"ram": 100}, "bytes of RAM with bn, .* more than --ram 100"),
+        ({"flash": 100}, "bytes of flash with bn, .* more than --flash 100"),
+        ({"macs": 1000}, "more than --macs 1,000"),
+        ({"board": "pico", "ram": 300_000}, "270,336"),
+        ({"board": "uno"}, "board must be Literal"),
         ({"threads": 0}, "threads must be at least 1"),
     ],
 )
@@ -299,6 +304,16 @@ def test_parameters_are_checked_by_fit(setting, problem, digits):
     classifier = clone(SMALL).set_params(**setting)
     with pytest.raises(UsageError, match=problem):
         classifier.fit(*digits)
+
+
+def test_open_widths_are_solved_for_the_limits(digits):
+    limits = {"ram": 4000, "flash": 5000, "macs": 100_000}
+    for name, limit in limits.items():
+        classifier = clone(SMALL).set_params(network="C P C P C GAP FC", **{name: limit})
+        network = classifier.fit(*digits).trained_.network
+        needs = summarize(network.layout, shape=network.shape)
+        needed = {"ram": needs.memory.arena, "flash": needs.memory.constants, "macs": needs.macs}
+        assert 0.8 * limit < needed[name] <= limit
 
 
 def test_a_loss_that_is_not_finite_says_what_to_change(digits):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,17 +60,30 @@ def missing() -> str | None:
 
 
 def emulate(
-    name: str, files: dict[str, str], pixels: np.ndarray, board: str, optimize: str = "-O2"
+    name: str,
+    files: dict[str, str],
+    pixels: np.ndarray,
+    board: str,
+    optimize: str = "-O2",
+    *,
+    sources: Sequence[Path] = (),
+    flags: Sequence[str] = (),
+    stack: int = 2**16,
 ) -> Measured:
     """Runs a program on pictures, uint8 N × C × H × W.
 
     Args:
-        name: Of its function, as `normlab export --to c` writes it, and of its header. Another
-            program can be measured if a header and a function of this form call it.
-        files: The names and contents of its header and its C files.
+        name: Of its function, as `normlab export --to c` writes it, and of its header.
+        files: The names and contents of its header and its C file.
         pixels: The pictures.
         board: One of `BOARDS`.
         optimize: The compiler's level of optimization.
+        sources: Another program, which that function calls. Then the C file does not count.
+        flags: The compiler's further flags.
+        stack: Bytes of the board's stack.
+
+    Raises:
+        RuntimeError: It does not compile or run, or takes more instructions than the board counts.
     """
     machine, processor = BOARDS[board]
     header = files[f"{name}.h"]
@@ -85,13 +99,13 @@ def emulate(
         ]  # fmt: skip
         for file, text in files.items():
             Path(build, file).write_text(text, encoding="utf-8")
-        sources = [file for file in files if file.endswith(".c")]
-        objects = [file.replace(".c", ".o") for file in sources]
-        gcc(build, *common, "-c", *sources)
+        objects = [f"{Path(file).stem}.o" for file in (f"{name}.c", *sources)]
+        gcc(build, *common, *flags, "-c", f"{name}.c", *sources)
         gcc(build, *common, *define, "-I.", "-c", HERE / "board.c", "-o", "board.o")
         gcc(
             build, *common, "-nostartfiles", "-T", HERE / "mps2.ld", "-Wl,--gc-sections",
-            "-Wl,-Map=map", "board.o", *objects, "-o", "firmware", "-lm",
+            "-Wl,-Map=map", f"-Wl,--defsym=stack_size={stack}", "board.o", *objects,
+            "-o", "firmware", "-lm",
         )  # fmt: skip
         Path(build, "pictures").write_bytes(pixels.transpose(0, 2, 3, 1).tobytes())
         run(
@@ -110,10 +124,13 @@ def emulate(
             ]
         )
         results = np.frombuffer(Path(build, "results").read_bytes(), record)
-        flash, constants = _flash(Path(build, "map").read_text(), objects)
+        own = objects[1:] if sources else objects
+        flash, constants = _flash(Path(build, "map").read_text(), own, objects)
         symbols = run(build, "arm-none-eabi-nm", "-S", "firmware")
     if len(results) != len(pixels):
         raise RuntimeError(f"{board} classified {len(results)} of {len(pixels)} pictures")
+    if not results["instructions"].all():
+        raise RuntimeError(f"{board} takes more instructions than its timer counts")
     arena = int(re.search(r"^\w+ (\w+) b arena$", symbols, re.MULTILINE)[1], 16)
     return Measured(
         best=results["best"],
@@ -127,14 +144,15 @@ def emulate(
     )
 
 
-def _flash(text: str, objects: list[str]) -> tuple[int, int]:
-    """Bytes in flash of all but the board's own part, and those of the program's own constants."""
+def _flash(text: str, own: list[str], objects: list[str]) -> tuple[int, int]:
+    """Bytes in flash of a program's own objects and of libraries, and of its own constants."""
     memory = text.partition("Linker script and memory map")[2]
     found = re.findall(
         r"^ \.(text|rodata|data)(?:\.\S+)?\s+0x\w+\s+0x(\w+) (\S+)$", memory, re.MULTILINE
     )
-    sizes = [(kind, int(size, 16), file) for kind, size, file in found if file != "board.o"]
-    constants = sum(size for kind, size, file in sizes if kind != "text" and file in objects)
+    others = {"board.o", *objects} - {*own}
+    sizes = [(kind, int(size, 16), file) for kind, size, file in found if file not in others]
+    constants = sum(size for kind, size, file in sizes if kind != "text" and file in own)
     return sum(size for _, size, _ in sizes), constants
 
 

@@ -45,7 +45,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classes.
         norm: Normalization.
         activation: Activation. None: the network's own if it has one, else `relu`.
-        budget: Number of parameters to stay below. Open widths are solved from it.
+        budget: Number of parameters to stay below. Open widths are solved from it, and from the
+            next four.
+        ram: Bytes of working memory of its C program in int8, at most.
+        flash: Bytes of weights and tables of that program, at most.
+        macs: Multiply-accumulates for one image, at most.
+        board: A board whose RAM and flash are the limits: one that docs/microcontroller.md lists.
         recipe: Training recipe. None: the network's own if it has one, else `seed`.
         epochs: Passes over the images. None: the recipe's; the same holds for the next three.
         batch_size: Images per step.
@@ -74,6 +79,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         norm: str = "bn",
         activation: str | None = None,
         budget: int | None = None,
+        ram: int | None = None,
+        flash: int | None = None,
+        macs: int | None = None,
+        board: str | None = None,
         recipe: str | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
@@ -91,6 +100,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.norm = norm
         self.activation = activation
         self.budget = budget
+        self.ram = ram
+        self.flash = flash
+        self.macs = macs
+        self.board = board
         self.recipe = recipe
         self.epochs = epochs
         self.batch_size = batch_size

@@ -33,7 +33,7 @@ compiled = pytest.mark.skipif(prove.compiler() is None, reason="no C compiler")
 EVERY_BLOCK = "C:6v C:6+*2 P D:7a D:7a+*2 A c:7*2 D:8s2 c:8+ GAP FC:5 FC"
 NORMS = (
     *("bn", "none", "sws", "gn", "gn-ws", "ln", "in", "rms", "ln-channel", "dyt"),
-    *("frn", "proxy-gn", "proxy-ln", "ln-full", "lrn"),
+    *("frn", "proxy-gn", "proxy-ln", "ln-full", "lrn", "evonorm-s0", "evonorm-b0"),
 )
 ABOUT = {"layout": "made up"}
 
@@ -117,7 +117,11 @@ def test_a_program_in_integers_equals_its_reference(norm):
 @compiled
 @pytest.mark.slow(2)
 @pytest.mark.parametrize(
-    "norm", ["bn", "gn", "rms", "ln-channel", "dyt", "frn", "proxy-gn", "ln-full", "lrn"]
+    "norm",
+    [
+        *("bn", "gn", "rms", "ln-channel", "dyt", "frn", "proxy-gn", "ln-full", "lrn"),
+        *("evonorm-s0", "evonorm-b0"),
+    ],
 )
 def test_a_program_in_floats_equals_its_reference_and_the_network(norm):
     network, pixels, logits = check(EVERY_BLOCK, norm, float32=True)
@@ -226,6 +230,9 @@ spec.loader.exec_module(boards)
         (EVERY_BLOCK, "bn", "relu", False),
         (EVERY_BLOCK, "gn", "prelu", False),
         (EVERY_BLOCK, "dyt", "relu", False),
+        ("C:5s2 P D:6a/evonorm-s0 D:6/evonorm-b0+ GAP FC", "proxy-gn", "prelu", False),
+        ("C:5s2 P D:6a/ln-full D:6/frn+ C:6/lrn GAP FC", "proxy-ln", "hard-swish", False),
+        ("C:5s2 P D:6a/evonorm-s0 D:6/evonorm-b0+ GAP FC", "proxy-gn", "prelu", True),
         ("C:5s2 P D:6a/ln-channel D:6/rms+ GAP FC", "in", "hard-swish", False),
         ("C:5s2 P D:6a/ln-channel D:6/rms+ GAP FC", "gn", "gelu", True),
     ],
@@ -242,6 +249,37 @@ def test_an_emulated_board_computes_the_same(board, layout, norm, activation, fl
     assert (found.arena, found.constants) == (program.memory.arena, program.source.constants)
     assert 0 < found.stack < 600
     assert found.instructions > 10_000
+
+
+@pytest.mark.skipif(boards.missing() is not None, reason=f"no {boards.missing()}")
+@pytest.mark.slow(2)
+def test_an_emulated_board_measures_what_a_function_calls(tmp_path):
+    """Another program's flash without ours, on a stack as large as it needs."""
+    files = {
+        "caller.h": "#include <stdint.h>\n#define CALLER_CLASSES 2\n"
+        "struct caller_arena { int32_t logits[2]; };\n"
+        "int caller(const uint8_t *pixels, int8_t *scores, struct caller_arena *arena);\n",
+        "caller.c": '#include "caller.h"\nint last(const uint8_t *pixels, int size);\n'
+        "static const int32_t own[] = {1000, 2000, 3000};\n"
+        "int caller(const uint8_t *pixels, int8_t *scores, struct caller_arena *arena)\n"
+        "{ scores[0] = 0; scores[1] = (int8_t)(last(pixels, 4) - own[pixels[0]]);\n"
+        "  arena->logits[0] = arena->logits[1] = own[pixels[1]]; return 1; }\n",
+    }
+    called = tmp_path / "called.c"
+    called.write_text(
+        "static const short table[256] = {[3] = 1007};\n"
+        "int last(const unsigned char *pixels, int size)\n"
+        "{ volatile char large[200000];\n"
+        "  for (int k = 0; k < 200000; k++) large[k] = (char)k;\n"
+        "  return table[pixels[size - 1]] + large[pixels[0]]; }\n"
+    )
+    pixels = np.array([0, 1, 2, 3], np.uint8).reshape(1, 1, 2, 2)
+    found = boards.emulate("caller", files, pixels, "M4", sources=[called], stack=2**18)
+    assert (found.best, found.scores.tolist(), found.logits.tolist()) == (1, [[0, 7]], [[2000] * 2])
+    assert found.constants == 512
+    assert 512 < found.flash < 1200
+    assert 200_000 < found.stack < 200_400
+    assert found.instructions > 200_000
 
 
 # The memory
@@ -292,7 +330,7 @@ def test_the_summary_says_what_the_program_needs(norm, activation):
 
 
 def test_the_summary_says_nothing_of_what_has_no_program():
-    table = normlab.summarize("C:4 GAP FC", norm="evonorm-s0")
+    table = normlab.summarize("C:4 GAP FC", norm="torch.nn:Identity")
     assert table.memory is None
     assert "microcontroller" not in table.note
 
@@ -430,13 +468,17 @@ def test_without_a_compiler_only_unproved_is_written(trained, tmp_path, cli, no_
     ("layout", "settings", "says"),
     [
         (
-            "C:4 P D:4/evonorm-s0 GAP FC",
+            "C:4 P D:4/torch.nn:Identity GAP FC",
             {},
-            "the normalization evonorm-s0 has no C: use one of bn, ",
+            "the normalization torch.nn:Identity has no C: use one of bn, ",
         ),
         ("C:4 P GAP c:10 c+", {}, "c:10+: the classifier of a C program adds no input"),
         ("C:4 C+*500 P GAP FC", {}, "a C program has at most 200 blocks, not 504"),
-        ("C:4 P GAP FC", {"norm": "evonorm-b0"}, "the normalization evonorm-b0 has no C"),
+        (
+            "C:4 P GAP FC",
+            {"norm": "torch.nn:Identity"},
+            "the normalization torch.nn:Identity has no C",
+        ),
     ],
 )
 def test_what_has_no_c_is_refused_in_one_line(layout, settings, says, tmp_path, cli):

@@ -128,7 +128,7 @@ def test_a_network_that_a_board_cannot_hold_is_refused_with_the_boards_name():
 
 
 def test_a_layout_without_c_has_no_limit_of_memory():
-    line = "C P C/evonorm-s0 GAP FC"
+    line = "C P C/torch.nn:Identity GAP FC"
     for limits in (Limits(ram=10_000), Limits(flash=10_000), Limits(board="pico")):
         with pytest.raises(UsageError, match="RAM and flash are those of a C program: the normali"):
             summarize(line, limits=limits)

@@ -128,7 +128,11 @@ def test_a_run_is_shown_beside_the_boards_that_it_fits(layout, norm, fits, answe
 @pytest.mark.parametrize(
     ("layout", "norm", "reason"),
     [
-        (SMALL, "evonorm-s0", "the normalization evonorm-s0 has no C: use one of bn,"),
+        (
+            SMALL,
+            "torch.nn:Identity",
+            "the normalization torch.nn:Identity has no C: use one of bn,",
+        ),
         ("C:10 GAP C:10+", "bn", "C:10+: the classifier of a C program adds no input"),
     ],
 )

@@ -1,4 +1,7 @@
-"""Boards that people have, and the memory that their data sheets state."""
+"""Boards that people have, and the memory that their data sheets state.
+
+Flash that is not on the microcontroller is the board's (`pico`) or its module's (`esp32-s3`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +52,7 @@ BOARDS: Mapping[BoardName, Board] = {
         flash=8 * MB,
         ram=512 * KB,
         source="https://www.espressif.com/sites/default/files/documentation/"
-        "esp32-s3_datasheet_en.pdf",
+        "esp32-s3-wroom-1_wroom-1u_datasheet_en.pdf",
     ),
     "nucleo-l4r5zi": Board(
         title="NUCLEO-L4R5ZI",

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.errors import UsageError
-from normlab.network.steps import NORMS, Step
+from normlab.network.steps import NORMS, STATISTICS, Step
 
 POINTER = 4  # bytes, on the microcontrollers that this is for
 STEP = 72  # bytes of a step in an int8 program's table of steps
 WIDEST = 2**16 - 1  # bytes of a row, with its padding: a program's table counts them in 16 bits
+GATES = 2 * 256  # bytes of the logistic function's table, which all steps share
 _BY_ROW = ("pixel-norm", "affine", "map-affine")
 
 
@@ -74,8 +75,7 @@ class Memory:
     @property
     def coefficients(self) -> int:
         """Number of 32-bit coefficients: two per channel of a normalization with statistics."""
-        kinds = ("group-norm", "rms-norm")
-        return max((2 * s.source[0] for s in self.steps if s.kind in kinds), default=0)
+        return max((2 * s.source[0] for s in self.steps if s.kind in STATISTICS), default=0)
 
     @property
     def widest(self) -> int:
@@ -106,7 +106,8 @@ def refuse_wide_rows(memory: Memory) -> None:
 
 def constants_of(steps: Sequence[Step]) -> int:
     """Bytes of the weights, tables and steps of an int8 program, beside its code."""
-    return sum(STEP + _constants(step) for step in steps)
+    shared = GATES if any(step.kind == "gated-norm" for step in steps) else 0
+    return shared + sum(STEP + _constants(step) for step in steps)
 
 
 def _constants(step: Step) -> int:
@@ -125,8 +126,9 @@ def _constants(step: Step) -> int:
         size += 8
     elif step.kind == "local-response":
         size += 12
-    elif step.kind in ("group-norm", "rms-norm"):
-        size += 4 * (3 * channels + 1)
+    elif step.kind in STATISTICS:
+        arrays = {"gated-norm": 4, "bounded-norm": 5}.get(step.kind, 3)
+        size += 4 * (arrays * channels + 1)
     elif step.kind == "pixel-norm":
         size += 4 * (2 * channels + 2)
     if step.activation == "prelu":

@@ -24,13 +24,20 @@ Kind = Literal[
     "mean",  # over the whole map
     "group-norm",  # statistics over groups of channels and the whole map
     "rms-norm",  # the same, with a mean of 0
+    "deviation-norm",  # the same, with a mean of 0 but for the deviation
+    "gated-norm",  # the same, and each value times the logistic function of itself times a slope
+    "bounded-norm",  # divided by a constant, or by the value times a slope plus its map's deviation
     "pixel-norm",  # statistics over the channels of each pixel
     "affine",  # one weight and one bias per channel
     "map-affine",  # one weight and one bias per value of the map
     "local-response",  # divided by a power of a sum over neighbouring channels
 ]
 MOST = 200  # blocks of a program, counted as often as they are applied: they are planned one by one
-NORMS: frozenset[Kind] = frozenset(("group-norm", "rms-norm", "pixel-norm", "affine", "map-affine"))
+# Normalizations with statistics of the whole map.
+STATISTICS: frozenset[Kind] = frozenset(
+    ("group-norm", "rms-norm", "deviation-norm", "gated-norm", "bounded-norm")
+)
+NORMS: frozenset[Kind] = STATISTICS | {"pixel-norm", "affine", "map-affine"}
 
 # In eval mode these are one weight and one bias per channel, which become the convolution's.
 _FOLDED = frozenset(("bn", "ghost-bn", "brn", "sync-bn", "ebn", "none", "sws"))
@@ -47,7 +54,11 @@ _OWN_STEP: dict[str, Kind] = {
     "proxy-ln": "group-norm",
     "frn": "rms-norm",
     "lrn": "local-response",
+    "evonorm-s0": "gated-norm",
+    "evonorm-b0": "bounded-norm",
 }
+# What these are where no activation follows; None if it is folded.
+_INACTIVE: dict[Kind, Kind | None] = {"gated-norm": "deviation-norm", "bounded-norm": None}
 # Where these activate, an affine map per channel follows: the proxy's, or a threshold that is added
 # after the maximum of 0 and a value less the threshold.
 _AND_AFFINE = frozenset(("proxy-gn", "proxy-ln", "frn"))
@@ -69,7 +80,7 @@ class Step:
         activation: The function applied to each value; None for none.
         skip: The index of the step whose target is added at the end, or None.
         signed: Whether a value of the target can be negative.
-        groups: `group-norm` and `rms-norm`: the number of groups.
+        groups: The number of groups of a normalization with statistics of the whole map.
         folded: Whether a normalization's weight and bias per channel are part of it.
         raw: Whether the next step is a normalization of its output.
         scaled: Whether a learned scale multiplies what is added to the skip.
@@ -103,7 +114,7 @@ class Step:
 
     def rows(self, turn: int) -> tuple[int, int]:
         """The rows of its source that a turn reads: the first, and the last plus one."""
-        if self.kind in ("group-norm", "rms-norm"):  # the first turn takes the statistics of all
+        if self.kind in STATISTICS:  # the first turn takes the statistics of all
             return (0 if turn == 0 else turn, self.source[1])
         first = turn * self.stride - self.padding
         return max(0, first), min(self.source[1], first + self.window[0])
@@ -186,12 +197,14 @@ def _append_convolutions(
             replace(spatial, source=between, window=(1, 1), stride=1, padding=0),
         ]
     norm = block_shape.norm
-    kind = _kind(norm)
     name = (norm or "").partition("=")[0]
     activation = "relu" if name == "frn" else block_shape.activation
     for k, convolution in enumerate(convolutions):
         last = k == len(convolutions) - 1
         activate = norm is not None and block_shape.normalized[k][1]
+        kind = _kind(norm, activate=activate)
+        if kind in _INACTIVE:
+            activate = False  # it has its own activation
         finish = partial(
             replace,
             activation=activation if activate else None,
@@ -226,7 +239,7 @@ def _append_convolutions(
         steps.append(finish(own))
 
 
-def _kind(norm: str | None) -> Kind | None:
+def _kind(norm: str | None, *, activate: bool) -> Kind | None:
     """The step that a normalization is; None if it is folded, or if there is none."""
     name = (norm or "").partition("=")[0]
     if norm is None or name in _FOLDED:
@@ -236,14 +249,15 @@ def _kind(norm: str | None) -> Kind | None:
             f"the normalization {norm} has no C: use one of "
             f"{', '.join(sorted(_FOLDED | _OWN_STEP.keys()))}"
         )
-    return _OWN_STEP[name]
+    kind = _OWN_STEP[name]
+    return kind if activate else _INACTIVE.get(kind, kind)
 
 
 def _groups(norm: str, channels: int) -> int:
     entry, number = norms.find(norm)
     if entry.divides:
         return number or norms.default_groups(channels)
-    return channels if entry.name in ("in", "frn") else 1
+    return channels if entry.name in ("in", "frn", "evonorm-b0") else 1
 
 
 def _with_signs(steps: Sequence[Step]) -> list[Step]:

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from normlab.network.memory import Memory
-from normlab.network.steps import Step
+from normlab.network.steps import STATISTICS, Step
 from normlab.network.zoo import ZOO
 
 PARTS = Path(__file__).parent / "c"
@@ -66,9 +66,13 @@ class Constants:
         if values is None or values.size == 0:
             return "NULL"
         name = f"{kind}_{len(self.text)}"
+        self.add(name, c_type, values)
+        return name
+
+    def add(self, name: str, c_type: str, values: NDArray[Any]) -> None:
+        """Adds an array of this name."""
         self.text.append(f"static const {c_type} {name}[{values.size}] = {array(values)};")
         self.size += values.nbytes
-        return name
 
     def filters(self, c_type: str, values: NDArray[Any] | None, step: Step) -> str:
         """The same for a step's filters, which all applications of a block share."""
@@ -143,7 +147,8 @@ _ORDER = (
     *("table", "activation", "addition", "coefficients", "rounded", "input", "convolution"),
     *("convolution_signed", "convolution_unsigned", "depthwise", "depthwise_signed"),
     *("depthwise_unsigned", "dense", "connect", "classify", "maximum", "average", "mean"),
-    *("group_norm", "pixel_norm", "affine", "map_affine", "local_response"),
+    *("moments", "group_statistics", "group_norm", "gated_norm", "bounded_norm"),
+    *("pixel_norm", "affine", "map_affine", "local_response"),
 )
 # What is done to a row after its step's function: the part, the condition and the call.
 _FINISH = (
@@ -152,6 +157,10 @@ _FINISH = (
     ("activation", "step->activation", "activate(step, row)"),
     ("addition", "step->skip >= 0", "add_skip(step, arena, row, turn)"),
 )
+
+
+# Of a normalization: 1 if its deviation is from the mean, 2 if it subtracts the mean, too.
+_CENTRED = {"group-norm": 2, "deviation-norm": 1, "gated-norm": 1, "bounded-norm": 1}
 
 
 def source(
@@ -190,11 +199,7 @@ def source(
         [
             f"/* {_comment(name, about)} */",
             f'#include "{name}.h"\n',
-            *(
-                ["#include <math.h>"]
-                if parts & {"group_norm", "pixel_norm", "local_response"}
-                else []
-            ),
+            *(["#include <math.h>"] if "sqrtf" in body else []),
             f"#include <string.h>\n{acle if 'convolution' in parts else ''}",
             filled(body, fill),
             _finish(name, dialect, parts),
@@ -231,8 +236,12 @@ def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
             return "pool_average", ("average",)
         case "mean":
             return "average_map", ("mean",)
-        case "group-norm" | "rms-norm":
-            return "normalize_groups", ("group_norm",)
+        case "group-norm" | "rms-norm" | "deviation-norm":
+            return "normalize_groups", ("moments", "group_statistics", "group_norm")
+        case "gated-norm":
+            return "normalize_and_gate", ("moments", "group_statistics", "gated_norm")
+        case "bounded-norm":
+            return "divide_by_deviations", ("moments", "bounded_norm")
         case "pixel-norm":
             return "normalize_pixels", ("pixel_norm",)
         case "depthwise":
@@ -255,7 +264,7 @@ def _entry(memory: Memory, k: int, own: Mapping[str, object]) -> str:
     before = memory.steps[k - 1] if k else None
     last = k == len(memory.steps) - 1
     channels, height, columns = step.target
-    whole_map = step.kind in ("group-norm", "rms-norm")
+    whole_map = step.kind in STATISTICS
     fields: dict[str, object] = {
         **own,
         "at": 0 if last else rows.offset // rows.item,
@@ -273,7 +282,7 @@ def _entry(memory: Memory, k: int, own: Mapping[str, object]) -> str:
         "stride": step.stride,
         "border": step.padding,
         "whole": int(whole_map or (before is not None and before.kind == "mean")),
-        "centred": int(step.kind == "group-norm"),
+        "centred": _CENTRED.get(step.kind, 0),
     }
     lines, line = [], "    {"
     for key, value in fields.items():

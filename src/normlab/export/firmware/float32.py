@@ -36,6 +36,8 @@ def source(
     entries = []
     for k, (step, own) in enumerate(zip(steps, parameters, strict=True)):
         function, needed = emit.kernel(step, last=k == len(steps) - 1)
+        if step.kind == "gated-norm":
+            needed = (*needed, "exponential", "logistic")
         activation, more = _ACTIVATIONS.get(step.activation or "", ("NULL", ()))
         parts |= {*needed, *more}
         parts |= {"slopes"} if own.slopes is not None else set()
@@ -46,7 +48,7 @@ def source(
                 "run": function,
                 "activation": activation,
                 "filters": constants.filters("float", own.filters, step),
-                "weight": constants.name("weight", "float", _weight(own) if weighted else None),
+                "weight": constants.name("weight", "float", _weights(own) if weighted else None),
                 "bias": constants.name("bias", "float", own.bias if weighted else None),
                 "slopes": constants.name("slopes", "float", own.slopes),
                 "epsilon": emit.real(own.epsilon) if own.epsilon else 0,
@@ -86,6 +88,12 @@ def _weight(own: Parameters) -> Values:
     if own.filters is None:
         return own.weight
     return (own.weight * _F(own.squash)).astype(_F)
+
+
+def _weights(own: Parameters) -> Values:
+    """The same, and after it EvoNorm's slopes and deviations."""
+    more = (own.gates, own.deviations)
+    return np.concatenate([_weight(own), *(values for values in more if values is not None)])
 
 
 def logits(
@@ -134,8 +142,20 @@ def _value(step: Step, own: Parameters, x: Values) -> Values:
             return (total / _F(height * width))[:, None, None]
         case "convolution" | "depthwise":
             x = _sums(step, own, x)
-        case "group-norm" | "rms-norm":
-            return _group_norm(step, own, x)
+        case "group-norm" | "rms-norm" | "deviation-norm":
+            multipliers, offsets = _group_statistics(step, own, x)
+            return x * multipliers + offsets
+        case "gated-norm":
+            assert own.gates is not None
+            multipliers, offsets = _group_statistics(step, own, x)
+            return x * _logistic(own.gates * x) * multipliers + offsets
+        case "bounded-norm":
+            assert own.gates is not None
+            assert own.deviations is not None
+            _, deviation = _moments(step, own, x)
+            bound = np.maximum(own.gates * x + deviation, own.deviations)
+            bounded: Values = x / bound * own.weight + own.bias
+            return bounded
         case "local-response":
             return _local_response(x)
         case "pixel-norm":
@@ -173,25 +193,32 @@ def _sums(step: Step, own: Parameters, x: Values) -> Values:
     return sums
 
 
-def _group_norm(step: Step, own: Parameters, x: Values) -> Values:
+def _moments(step: Step, own: Parameters, x: Values) -> tuple[Values, Values]:
+    """The mean and the deviation of each channel's group, N × 1 × 1 × C."""
     channels, height, width = step.source
     size = channels // step.groups
     count = _F(size * height * width)
-    multipliers = np.empty((len(x), channels), _F)
-    offsets = np.empty((len(x), channels), _F)
+    means, deviations = np.zeros((2, len(x), 1, 1, channels), _F)
     for first in range(0, channels, size):
         group = slice(first, first + size)
         values = x[..., group].reshape(len(x), -1)
         mean = np.zeros((len(x), 1), _F)
-        if step.kind == "group-norm":
+        if step.kind != "rms-norm":
             mean = (_added_up(values, 1) / count)[:, None]
         distance = values - mean
         variance = (_added_up(distance * distance, 1) / count)[:, None]
-        reciprocal = _F(1) / np.sqrt(variance + _F(own.epsilon))
-        multipliers[:, group] = own.weight[group] * reciprocal
-        offsets[:, group] = own.bias[group] - mean * multipliers[:, group]
-    normalized: Values = x * multipliers[:, None, None] + offsets[:, None, None]
-    return normalized
+        means[:, 0, 0, group] = mean
+        deviations[:, 0, 0, group] = np.sqrt(variance + _F(own.epsilon))
+    return means, deviations
+
+
+def _group_statistics(step: Step, own: Parameters, x: Values) -> tuple[Values, Values]:
+    """The multipliers and offsets of each image's channels, N × 1 × 1 × C."""
+    mean, deviation = _moments(step, own, x)
+    multipliers = own.weight * (_F(1) / deviation)
+    if step.kind != "group-norm":
+        mean = np.zeros_like(mean)
+    return multipliers, own.bias - mean * multipliers
 
 
 def _local_response(x: Values) -> Values:

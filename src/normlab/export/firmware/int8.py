@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.export.firmware import emit
-from normlab.export.firmware.quantize import MEAN_FACTOR, Integers, Quantized
+from normlab.export.firmware.quantize import GATES, MEAN_FACTOR, Integers, Quantized
 from normlab.network.memory import STEP, Memory
+from normlab.network.steps import STATISTICS
 
 _SCORES = """    for (int c = 0; c < @classes@; c++) {
         int32_t distance = (arena->logits[best] - arena->logits[c]) >> @score_shift@;
@@ -36,6 +37,8 @@ def source(
         parts |= {"slopes"} if own.slopes is not None else set()
         parts |= {"table"} if own.table is not None else set()
         parts |= {"addition"} if own.addition is not None else set()
+    if "gated_norm" in parts:
+        constants.add("gates", "uint16_t", GATES)
     dialect = emit.Dialect(
         folder="int8",
         parts=frozenset(parts),
@@ -61,9 +64,9 @@ def _kernel(network: Quantized, k: int) -> tuple[str, set[str]]:
     step, last = network.steps[k].step, k == len(network.steps) - 1
     function, parts = emit.kernel(step, last=last)
     needed = {*parts}
-    if step.kind in ("input", "affine", "group-norm", "rms-norm"):
+    if function in ("read_picture", "apply_affine", "normalize_groups"):
         needed.add("coefficients")
-    if step.kind in ("group-norm", "rms-norm", "pixel-norm", "local-response"):
+    if step.kind in {*STATISTICS, "pixel-norm", "local-response"}:
         needed.add("rounded")
     if function in ("convolve", "convolve_channels"):
         sign = "signed" if network.steps[k - 1].step.signed else "unsigned"
@@ -75,8 +78,8 @@ def _kernel(network: Quantized, k: int) -> tuple[str, set[str]]:
 def _fields(own: Integers, constants: emit.Constants, *, last: bool) -> dict[str, object]:
     floats = None
     if own.floats:
-        numbers = [own.floats[part] for part in ("scale", "weight", "bias")]
-        floats = np.concatenate([*numbers, [np.float32(own.epsilon)]]).astype(np.float32)
+        floats = np.concatenate([*own.floats.values(), [np.float32(own.epsilon)]])
+        floats = floats.astype(np.float32)
     fields: dict[str, object] = {
         "filters": constants.filters("int8_t", own.filters, own.step),
         "multipliers": constants.name("multipliers", "int32_t", own.multipliers),

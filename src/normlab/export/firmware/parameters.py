@@ -14,11 +14,14 @@ from normlab.export.folding import as_affine
 from normlab.layers import activations
 from normlab.layers.activations import Activate
 from normlab.layers.fused import FusedNorm
+from normlab.layers.norms.batch import EvoNormB0
 from normlab.layers.norms.dyt import DynamicTanh
 from normlab.layers.norms.none import LocalResponseNorm, local_response
 from normlab.layers.norms.proxy import ProxyNorm
+from normlab.layers.norms.registry import EPSILON
 from normlab.layers.norms.sample import (
     ChannelLayerNorm,
+    EvoNormS0,
     FilterResponseNorm,
     StandardizedConv2d,
 )
@@ -41,6 +44,8 @@ class Parameters:
         epsilon: ε of a normalization.
         squash: α of a tanh.
         slopes: The activation's slope per channel.
+        gates: v of EvoNorm per channel.
+        deviations: The deviation per channel that divides at least.
         branch: The scale of what is added to a skip.
     """
 
@@ -50,6 +55,8 @@ class Parameters:
     epsilon: float = 0.0
     squash: float = 1.0
     slopes: Values | None = None
+    gates: Values | None = None
+    deviations: Values | None = None
     branch: float = 1.0
 
 
@@ -107,6 +114,13 @@ def _parameters(network: Network, steps: Sequence[Step], k: int) -> Parameters:
             found.weight, found.bias = (
                 _array(values.permute(1, 2, 0)) for values in (first.weight, first.bias)
             )
+    elif not step.weighted and isinstance(first, (EvoNormS0, EvoNormB0)):
+        found.weight, found.bias = _array(first.weight), _array(first.bias)
+        found.epsilon = EPSILON
+        if first.slope is not None:
+            found.gates = _array(first.slope)
+        if isinstance(first, EvoNormB0):
+            found.deviations = _array((first.running_var + EPSILON).sqrt())
     elif not step.weighted and step.kind != "local-response":
         if isinstance(first, ProxyNorm):
             first = first.norm
@@ -208,6 +222,20 @@ def _before(step: Step, own: Parameters, x: Tensor) -> Tensor:
             grouped = x.reshape(len(x), step.groups, -1, *x.shape[2:])
             squares = grouped.square().mean((2, 3, 4), keepdim=True)
             x = (grouped * (squares + own.epsilon).rsqrt()).flatten(1, 2)
+        case "deviation-norm" | "gated-norm":
+            grouped = x.reshape(len(x), step.groups, -1)
+            variance = grouped.var(2, correction=0).repeat_interleave(
+                x.shape[1] // step.groups, dim=1
+            )
+            if own.gates is not None:
+                x = x * (x * torch.from_numpy(own.gates)[:, None, None]).sigmoid()
+            x = x * (variance + own.epsilon).rsqrt()[:, :, None, None]
+        case "bounded-norm":
+            assert own.gates is not None
+            assert own.deviations is not None
+            gates, deviations = torch.from_numpy(own.gates), torch.from_numpy(own.deviations)
+            of_image = (x.var((2, 3), correction=0, keepdim=True) + own.epsilon).sqrt()
+            x = x / torch.maximum(deviations[:, None, None], x * gates[:, None, None] + of_image)
         case "local-response":
             return local_response(x)
         case "pixel-norm":

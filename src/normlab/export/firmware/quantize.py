@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from normlab.errors import NormlabError
 from normlab.export.firmware.parameters import Parameters, batches, compute
 from normlab.layers import activations
-from normlab.network.steps import NORMS, Step
+from normlab.network.steps import NORMS, STATISTICS, Step
 
 CALIBRATION_IMAGES = 500  # of the training split
-STATISTICS = ("group-norm", "rms-norm")
 FIXED = 16  # fractional bits of a normalization's coefficients
+GATE = 15  # fractional bits of the logistic function
+# The logistic function of -8 to 8 in steps of 1 / 16: beyond, it is 0 or 1 for 8 bits.
+GATES = np.rint(2.0**GATE / (1 + np.exp(-np.arange(-128, 128) / 16))).astype(np.uint16)
 
 _LARGEST = 0.249  # of a factor from sums to outputs: below 2^31 / 2^33
 _SCORE_STEP = 4  # scores are in steps of at least 2^-4 nats
@@ -65,14 +67,17 @@ class Integers:
         low: The least value before the addition.
         high: The largest.
         filters: int8, C' × rows × columns × C (`depthwise`: C × 3 × 3 × 1), or None.
-        multipliers: int32 per channel, one for `mean`, or H × W × C for `map-affine`.
+        multipliers: int32 per channel, one for `mean`, or H × W × C for `map-affine`; of a
+            `gated-norm` what takes a value to the place of its gate.
         offsets: int32, likewise.
         shift: The last division's, 1 to 20; 0 for a step without multipliers.
         table: The activation of each of the 256 bytes, or None.
         slopes: int16 per channel, times 2^12, or None.
         addition: How the skip is added, or None.
-        floats: float32 numbers of a normalization: per channel `scale` of its source (one for
-            `pixel-norm`), `weight` and `bias` in units of the target.
+        floats: float32 numbers of a normalization, in the program's order: per channel `scale` of
+            its source (one for `pixel-norm`), `weight` and `bias` in units of the target.
+            `bounded-norm` has `slope` and `deviation`, too; its `weight` and `slope` have the
+            source's scale in them.
         epsilon: ε of a normalization.
     """
 
@@ -331,6 +336,19 @@ def _set_norm(integers: Integers, own: Parameters, source: Array | float, scale:
         "scale": np.atleast_1d(np.asarray(source, np.float32)),
         "weight": weight.astype(np.float32),
         "bias": bias.astype(np.float32),
+    }
+    if own.gates is None:
+        return
+    slope = own.gates.astype(np.float64) * source
+    if integers.step.kind == "gated-norm":  # beyond the limit every value has the last gate
+        places = np.clip(np.rint(slope * 16 * 2.0**FIXED), -(2**23), 2**23)
+        integers.multipliers = places.astype(np.int32)
+        return
+    assert own.deviations is not None
+    integers.floats |= {
+        "weight": (weight * source).astype(np.float32),
+        "slope": slope.astype(np.float32),
+        "deviation": own.deviations,
     }
 
 

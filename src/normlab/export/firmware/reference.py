@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.export.firmware.parameters import batches
-from normlab.export.firmware.quantize import FIXED, MEAN_FACTOR, STATISTICS, Integers, Quantized
+from normlab.export.firmware.quantize import (
+    FIXED,
+    GATE,
+    GATES,
+    MEAN_FACTOR,
+    Integers,
+    Quantized,
+)
 
 Array = NDArray[Any]
 ONE = np.float32(1)
@@ -76,8 +83,16 @@ def _value(own: Integers, x: Array) -> Array:
             return _pixel_norm(own, x)
         case "local-response":
             return _local_response(own, x)
-    assert step.kind in STATISTICS
-    return _group_norm(own, x)
+        case "bounded-norm":
+            return _bounded_norm(own, x)
+    multipliers, offsets = _group_statistics(own, x)
+    if step.kind == "gated-norm":
+        places = np.clip((x * own.multipliers + (1 << FIXED >> 1)) >> FIXED, -128, 127)
+        gated = x * GATES[places + 128].astype(np.int64)
+        products: Array = gated * multipliers >> GATE
+    else:
+        products = x * multipliers
+    return (products + offsets) >> FIXED
 
 
 def _scaled(own: Integers, sums: Array) -> Array:
@@ -104,7 +119,8 @@ def _sums(own: Integers, x: Array) -> Array:
     return sums.astype(np.int64)
 
 
-def _group_norm(own: Integers, x: Array) -> Array:
+def _group_statistics(own: Integers, x: Array) -> tuple[Array, Array]:
+    """The multipliers and offsets of each image's channels, N × 1 × 1 × C."""
     step = own.step
     channels, height, width = step.source
     scale, weight, bias = (own.floats[name] for name in ("scale", "weight", "bias"))
@@ -123,12 +139,29 @@ def _group_norm(own: Integers, x: Array) -> Array:
         if step.kind == "rms-norm":
             mean = np.zeros_like(mean)
         variance = np.maximum(square * inverse - mean * mean, np.float32(0))
+        if step.kind != "group-norm":
+            mean = np.zeros_like(mean)
         reciprocal = ONE / np.sqrt(variance + np.float32(own.epsilon))
         for c in range(first, first + size):
             a = weight[c] * reciprocal
             multipliers[:, 0, 0, c] = _fixed(a * scale[c], 2**23)
             offsets[:, 0, 0, c] = _fixed(bias[c] - mean * a, 2**29)
-    return (x * multipliers + (offsets + (1 << FIXED >> 1))) >> FIXED
+    return multipliers, offsets + (1 << FIXED >> 1)
+
+
+def _bounded_norm(own: Integers, x: Array) -> Array:
+    _, height, width = own.step.source
+    scale, weight, bias, slope, bound = own.floats.values()
+    sums = x.sum((1, 2), keepdims=True).astype(np.float32)
+    squares = (x * x).sum((1, 2), keepdims=True).astype(np.float32)
+    inverse = ONE / np.float32(height * width)
+    mean = scale * sums * inverse
+    variance = np.maximum(scale * scale * squares * inverse - mean * mean, np.float32(0))
+    deviation = np.sqrt(variance + np.float32(own.epsilon))
+    values = x.astype(np.float32)
+    divisor = np.maximum(slope * values + deviation, bound)
+    values = values * weight / divisor + bias
+    return _rounded(np.clip(values, np.float32(-1000), np.float32(1000)))
 
 
 def _fixed(values: Array, limit: int) -> Array:

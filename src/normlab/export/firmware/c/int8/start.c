@@ -17,7 +17,8 @@ struct step {
     uint8_t sign;                         /* 128 where its bytes are -128 to 127, 0 where 0 to 255 */
     uint8_t own_sign;                     /* the same before the skip is added */
     uint8_t whole;                        /* whether all turns of the step before come first */
-    uint8_t centred;                      /* whether a normalization subtracts the mean */
+    uint8_t centred;                      /* of a normalization: 1 if its deviation is from the mean,
+                                             2 if it subtracts the mean, too */
 };
 
 static const struct step steps[@steps@];
