@@ -186,6 +186,13 @@ def test_images_of_other_shapes_are_classified_as_by_pytorch(shape):
 
 
 @compiled
+@pytest.mark.slow(2)
+@pytest.mark.parametrize("float32", [False, True])
+def test_a_window_as_large_as_its_map_is_no_fully_connected_layer(float32):
+    check("P P P C:2 GAP FC", float32=float32, shape=(1, 24, 24))
+
+
+@compiled
 @pytest.mark.slow(20)
 @settings(
     max_examples=15, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]

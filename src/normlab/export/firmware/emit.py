@@ -248,7 +248,7 @@ def kernel(step: Step, *, last: bool) -> tuple[str, tuple[str, ...]]:
             return "convolve_channels", ("depthwise",)
     if last:
         return "classify", ("dense", "classify")
-    if step.window == step.source[1:]:
+    if step.window == step.source[1:] and not step.padding:
         return "connect", ("dense", "connect")
     return "convolve", ("convolution",)
 
