@@ -179,7 +179,18 @@ def test_the_training_log_has_every_epoch_and_the_learning_rate(page):
         "epoch training loss training accuracy test loss test accuracy learning rate" in page.text
     )
     (curve,) = (a for a in page.all("svg") if a["aria-label"].startswith("Learning rate"))
-    assert curve["aria-label"] == "Learning rate over 20 epochs: from 0.01 over 0.01 to 8e-05."
+    assert curve["aria-label"] == "Learning rate over 20 epochs: from 0.01 down to 8e-05."
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [("line", "from 0.0158 up to 0.396 and down to 0.00528"), ("seed", "0.01 throughout")],
+)
+def test_the_course_of_the_learning_rate_is_told(recipe, says, answers):
+    two = run(recipe=recipe, epochs=2, accuracies=(0.5, 0.6))
+    page = Page(render([two], [answers], None))
+    (curve,) = (a for a in page.all("svg") if a["aria-label"].startswith("Learning rate"))
+    assert says in curve["aria-label"]
 
 
 @pytest.mark.parametrize(

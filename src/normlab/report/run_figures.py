@@ -45,11 +45,19 @@ def log(key: str, run: Run) -> PageFigure:
     return PageFigure(
         name=f"{key}-learning-rate",
         draw=lambda: plots.learning_rate(run),
-        alt=f"Learning rate over {counted(run.last.epoch, 'epoch')}: from {rates[0]:.3g} over "
-        f"{max(rates):.3g} to {rates[-1]:.3g}.",
+        alt=f"Learning rate over {counted(run.last.epoch, 'epoch')}: {_course(rates)}.",
         title="Training log",
         table=_epochs(run),
     )
+
+
+def _course(rates: Sequence[float]) -> str:
+    """How the learning rate changes, in words."""
+    first, highest, last = rates[0], max(rates), rates[-1]
+    if min(rates) == highest:
+        return f"{first:.3g} throughout"
+    rise = f"up to {highest:.3g} and " if highest > first else ""
+    return f"from {first:.3g} {rise}down to {last:.3g}"
 
 
 def _epochs(run: Run) -> Table:
