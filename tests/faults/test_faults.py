@@ -238,7 +238,7 @@ def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_room(whole, t
     with small_disk(tmp_path / "disk", 500 * page) as disk:
         out, ballast = disk / "run", disk / "ballast"
         messages = []
-        for pages in range(2, 40, 3):  # from no room at all to room for all but the report
+        for pages in range(2, 40):  # from no room at all to room for all but the report
             shutil.rmtree(out, ignore_errors=True)
             ballast.write_bytes(bytes((498 - pages) * page))
             trouble = problem(out)
