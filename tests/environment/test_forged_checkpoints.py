@@ -234,6 +234,7 @@ def test_a_checkpoint_larger_than_the_runs_can_be_is_refused_before_it_is_read(s
     )
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -64,6 +64,7 @@ def test_hostile_names_without_a_recipe(data, tmp_path):
     assert "In training" not in page.text
 
 
+@pytest.mark.slow(1)
 def test_it_replaces_a_page_about_the_same_data_alone(data, tmp_path):
     out = tmp_path / "page.html"
     for _ in range(2):

@@ -162,6 +162,7 @@ def test_no_mistakes_can_be_drawn():
     plots.png(figure)
 
 
+@pytest.mark.slow(1)
 def test_labelled_grid_shows_images_with_their_classes(data):
     figure = plots.labelled_grid(data.train, data.classes)
     shown = [axes for axes in figure.axes if axes.images]
@@ -221,6 +222,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         plots.save(plots.confusion(evaluation(MATRIX)), tmp_path / "file" / "x.png")
 
 
+@pytest.mark.slow(1)
 def test_any_name_can_be_drawn():
     matrix = 3 * np.eye(6, dtype=int) + np.eye(6, k=1, dtype=int)
     answers = evaluation(matrix, classes=HOSTILE)

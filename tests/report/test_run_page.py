@@ -182,6 +182,7 @@ def test_the_training_log_has_every_epoch_and_the_learning_rate(page):
     assert curve["aria-label"] == "Learning rate over 20 epochs: from 0.01 down to 8e-05."
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [("line", "from 0.0158 up to 0.396 and down to 0.00528"), ("seed", "0.01 throughout")],
@@ -202,6 +203,7 @@ def test_the_budget_in_force_is_shown(network, budget, shown, answers):
     assert f" budget {shown} " in page.text
 
 
+@pytest.mark.slow(2)
 def test_the_mean_of_the_images_is_beside_a_heat_map_where_pictures_may_be_shown(answers):
     pictures, maps = split(answers.labels), np.random.default_rng(0).random((10, 32, 32), "f")
     for shown, count in (([pictures], 2), (None, 1)):
@@ -252,6 +254,7 @@ def test_no_mistakes_and_one_epoch():
     assert "Most frequent mistakes" not in text
 
 
+@pytest.mark.slow(2)
 def test_a_loss_of_smoothed_labels_is_explained(answers, page):
     assert "smoothed" not in page.text
     smooth = dataclasses.replace(run().recipe, label_smoothing=0.1)
@@ -285,6 +288,7 @@ def test_hostile_names_are_text():
     assert "<i>note</i>" in page.text
 
 
+@pytest.mark.slow(1)
 def test_characters_that_are_invalid_in_files_are_replaced():
     """Names of folders may have control characters, invalid in XML, and surrogates, in UTF-8."""
     answers = evaluation(MATRIX[:2, :2] // 20, classes=("cat\0", "dog\udcff"))
@@ -318,6 +322,7 @@ def test_runs_of_different_classes_can_share_a_page(answers):
     )
 
 
+@pytest.mark.slow(2)
 def test_the_page_of_a_run_on_ten_thousand_images_is_small():
     answers = evaluation(MATRIX)
     assert len(render([run()], [answers], [split(answers.labels)])) < 500_000
@@ -433,6 +438,7 @@ def test_the_page_of_an_unbalanced_set_leads_with_balanced_accuracy():
     assert "mean of the classes' accuracies: they are unbalanced" in text
 
 
+@pytest.mark.slow(2)
 def test_only_runs_on_cifar10_say_when_they_first_passed_70_percent(answers):
     own, other = run(dataset="folder:flowers"), run("b", dataset="folder:flowers")
     one, both = render([own], [answers], None), render([own, other], [answers] * 2, None)

@@ -403,6 +403,7 @@ def test_missing_predictions_are_named(tmp_path):
         render(study, None)
 
 
+@pytest.mark.slow(2)
 def test_other_data_is_refused(tmp_path):
     study = made_up(tmp_path, seeds=2, dataset="digits")
     with pytest.raises(RunError, match=r"has fingerprint .*, the study .* was made on ababab"):
@@ -457,6 +458,7 @@ def test_a_study_without_recalibration_does_not_mention_it(study, page):
     assert "recalibrat" not in (study.path / "study.csv").read_text()
 
 
+@pytest.mark.slow(2)
 def test_ghost_batches_have_a_figure_along_the_images_of_their_statistics(tmp_path):
     norms = ("bn", "ghost-bn=2", "ghost-bn=8", "gn")
     study = recalibrated(tmp_path / "study", norms)

@@ -33,6 +33,7 @@ def finished(tmp_path_factory):
     return compare(CONFIG, out, quiet=True, workers=2)
 
 
+@pytest.mark.slow(2)
 @pytest.mark.quick
 def test_a_study_records_every_run_as_training_measured_it(finished):
     assert [(r.arm, r.seed, r.state) for r in finished.results] == [

@@ -151,6 +151,7 @@ def test_new_normalizations_make_up_once_for_what_muon_does_to_the_weights(train
 # Runs
 
 
+@pytest.mark.slow(2)
 def test_a_run_starts_from_the_weights_and_records_them(trained_run, tmp_path, capsys):
     config = started(trained_run, seed=5)
     run = normlab.train(config, tmp_path / "a")

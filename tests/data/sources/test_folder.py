@@ -234,6 +234,7 @@ def encoded(kind):
 ENCODED = [encoded(kind) for kind in ("PNG", "JPEG", "WEBP")]
 
 
+@pytest.mark.slow(2)
 @pytest.mark.filterwarnings("default")  # Pillow may warn of what it then reads
 @settings(
     max_examples=50,
