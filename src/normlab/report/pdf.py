@@ -2,12 +2,10 @@
 
 import os
 import shutil
-import signal
-import subprocess
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
+from normlab import programs
 from normlab.errors import NormlabError, UsageError
 from normlab.storage.files import refuse_foreign, write_atomically
 
@@ -85,26 +83,8 @@ def write_pdf(page: Path) -> Path:
 def _run(command: list[str], page: Path) -> str:
     """Runs Chromium, and returns what it said on its standard error."""
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # its helpers end with it
-        )
+        return programs.run(command, seconds=SECONDS, errors_alone=True)[1]
     except OSError as error:
         raise NormlabError(f"{command[0]} cannot be started: {error.strerror}") from error
-    try:
-        return process.communicate(timeout=SECONDS)[1]
-    except subprocess.TimeoutExpired:
-        raise NormlabError(
-            f"{command[0]} took longer than {SECONDS} seconds to print {page}: it was ended"
-        ) from None
-    finally:
-        with suppress(OSError):  # it has ended
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
+    except programs.TooSlowError as error:
+        raise NormlabError(f"{error} to print {page}: it was ended") from None

@@ -13,16 +13,14 @@ import hashlib
 import os
 import platform
 import shutil
-import signal
 import stat
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from normlab import programs
 from normlab.errors import NormlabError
 from normlab.layers.activations import ACTIVATIONS, Activation, CompiledPass
 from normlab.storage.files import locked, user_cache, write_atomically
@@ -52,10 +50,6 @@ _BUILDING = "building-"  # temporary folders
 _OUTSIDE = 65534  # who owns, within a container, what root and others own outside of it
 
 
-class _TooSlowError(NormlabError):
-    """The compiler takes too long: another attempt would, too."""
-
-
 @cache
 def load() -> tuple[ctypes.CDLL | None, str]:
     """The compiled passes, and why they are not kept (empty if they are); or None, and why."""
@@ -64,7 +58,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         name = f"kernels-{_origin(compiler)}"
         try:
             return _load_kept(compiler, name), ""
-        except _TooSlowError:
+        except programs.TooSlowError:
             raise
         except (NormlabError, OSError) as error:
             return _load_unkept(compiler), _reason(error)
@@ -139,39 +133,10 @@ def _compiler() -> str:
 
 
 def _output(*command: str, temporary: str | None = None) -> str:
-    """What a command prints.
-
-    It has a process group of its own, which is killed if it takes too long or is interrupted.
-    """
+    """What a command prints."""
     environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": temporary} if temporary else {})
-    # Ctrl-C interrupts the main thread alone: started in another, the process is always known.
-    starter = ThreadPoolExecutor(1)
-    try:
-        started = starter.submit(
-            subprocess.Popen,
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
-    except RuntimeError as error:  # as many threads as the user may have
-        raise NormlabError(f"{command[0]} cannot be started: {error}") from error
-    starter.shutdown(wait=False)
-    try:
-        output = started.result().communicate(timeout=TIME_LIMIT)[0].decode(errors="replace")
-    except subprocess.TimeoutExpired:
-        raise _TooSlowError(f"{command[0]} took longer than {TIME_LIMIT:.0f} seconds") from None
-    finally:
-        process = started.result()
-        if process.returncode is None:  # afterwards its number may be another group's
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-    if process.returncode:
+    code, output = programs.run(command, seconds=TIME_LIMIT, environment=environment)
+    if code:
         lines = output.strip().splitlines()
         said = next((line for line in lines if "error: " in line), lines[-1] if lines else "")
         raise NormlabError(f"{Path(command[0]).name} fails" + (f": {said}" if said else ""))
