@@ -82,7 +82,7 @@ def train(
     log: Annotated[
         tuple[LogFormat, ...],
         tyro.conf.UseAppendAction,
-        arg(metavar="{csv,tensorboard}", help_behavior_hint=""),
+        arg(metavar="{csv,tensorboard,mlflow}", help_behavior_hint=""),
     ] = (),
     dry_run: bool = False,
 ) -> None:
@@ -102,7 +102,7 @@ def train(
         out: The run's folder.
         resume: Resume the stopped run in this folder, with its own settings.
         log: Write the epochs for other programs, too: `csv` into RUN/metrics.csv, `tensorboard`
-            into RUN/tensorboard. Repeat the flag for both.
+            into RUN/tensorboard, `mlflow` where MLFLOW_TRACKING_URI says. Repeat the flag for more.
         dry_run: Print what would be run and the estimated time, and stop there.
     """
     from normlab.findings.run import little_learned

@@ -117,7 +117,7 @@ AugmentStep = Literal["color-jitter", "affine", "vertical-flip", "shift", "scale
 Searched = Literal["lr", "wd", "muon", "batch-size", "augment", "label-smoothing"]
 BoardName = Literal["nano-33-ble", "pico", "esp32-s3", "nucleo-l4r5zi", "microbit-v2"]
 Branches = Literal["none", "repvgg", "expand"]
-LogFormat = Literal["csv", "tensorboard"]
+LogFormat = Literal["csv", "tensorboard", "mlflow"]
 Precision = Literal["float32", "bfloat16"]
 Channels = Literal["auto", "grey", "colour"]
 IMAGE_SIZES = Range(at_least=16, at_most=128)

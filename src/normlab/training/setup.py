@@ -28,15 +28,15 @@ from normlab.training import starts
 from normlab.training.branches import add_branches
 from normlab.training.distributed import process_group
 from normlab.training.first_weights import start_at_muons_norm
-from normlab.training.logs import CSV, TENSORBOARD
+from normlab.training.logs import CSV, MLFLOW, TENSORBOARD
 from normlab.training.state import TrainingState
 from normlab.training.step import TrainStep
 from normlab.training.teachers import TABLE
 
 # What a run overwrites or deletes in its folder, beside its weights and its settings.
 _OWN = (
-    *("checkpoint.pt", "checkpoint-before.pt", "metrics.jsonl", TABLE, CSV, TENSORBOARD),
-    *("report.html", "figures"),
+    *("checkpoint.pt", "checkpoint-before.pt", "metrics.jsonl", TABLE),
+    *(CSV, TENSORBOARD, MLFLOW, "report.html", "figures"),
 )
 
 
