@@ -38,7 +38,7 @@ def source(
         function, needed = emit.kernel(step, last=k == len(steps) - 1)
         if step.kind == "gated-norm":
             needed = (*needed, "exponential", "logistic")
-        activation, more = _ACTIVATIONS.get(step.activation or "", ("NULL", ()))
+        activation, more = _ACTIVATIONS[step.activation or "none"]
         parts |= {*needed, *more}
         parts |= {"slopes"} if own.slopes is not None else set()
         parts |= {"addition"} if step.skip is not None else set()
@@ -72,8 +72,10 @@ def source(
 
 _WEIGHTLESS = ("maximum", "average", "mean", "local-response")
 
-# The function of each activation, and its parts; `prelu` has slopes.
+# The function of each activation, and its parts; `prelu` has slopes instead.
 _ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "none": ("NULL", ()),
+    "prelu": ("NULL", ()),
     "relu": ("relu", ("activation", "relu")),
     "leaky": ("leaky", ("activation", "leaky")),
     "hard-swish": ("hard_swish", ("activation", "hard_swish")),
@@ -244,7 +246,9 @@ def _activated(name: str, x: Values) -> Values:
             return x * _logistic(x)
         case "gelu":
             return x * _logistic(_F(1.59576912) * (x + _F(0.044715) * (x * x * x)))
-    return _F(1) - _F(2) / (_exponential(_F(2) * x) + _F(1))
+        case "tanh":
+            return _F(1) - _F(2) / (_exponential(_F(2) * x) + _F(1))
+    raise AssertionError(f"{name} has no C")
 
 
 def _logistic(x: Values) -> Values:
