@@ -196,10 +196,14 @@ def each_once(run, wanted, out, workers, **about):
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), max_tasks_per_child=1
     ) as pool:
-        for future in as_completed([pool.submit(run, **key) for key in missing]):
-            runs.append({**future.result(), "processor": processor})
-            write_atomically(out, json.dumps({**about, "runs": runs}, indent=1) + "\n")
-            print(runs[-1], flush=True)
+        try:
+            for future in as_completed([pool.submit(run, **key) for key in missing]):
+                runs.append({**future.result(), "processor": processor})
+                write_atomically(out, json.dumps({**about, "runs": runs}, indent=1) + "\n")
+                print(runs[-1], flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # runs that end later would be lost
+            raise
     return runs
 
 

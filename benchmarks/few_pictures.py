@@ -136,6 +136,8 @@ def run(start, data, network, variant, way, images, epochs, seed):
     part = dataset.subset(images * len(dataset.classes), seed)
     config = RunConfig(
         network=network,
+        dataset=dataset.name,
+        size=dataset.shape[1],
         recipe="own",
         epochs=epochs,
         seed=seed,
