@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from normlab.layers import kernels
 from normlab.layers.activations import Activate, Activation
+from normlab.layers.dropout import draw, drop
 
 
 class ChannelAffine(NamedTuple):
@@ -109,17 +110,15 @@ class FusedNorm(nn.Module):
         """
         if x.shape[1] != len(self.weight):
             raise ValueError(f"expected maps of {len(self.weight)} channels, got {x.shape[1]}")
-        if samples and not self._can_run_compiled(x[:samples]):
-            return torch.cat([self(part) for part in torch.split(x, samples)])
-        if self._can_run_compiled(x):
+        if self._can_run_compiled(x[:samples]):
             if self.activation in kernels.ACTIVATION_NUMBERS:
                 return self._run_compiled(x, residual, samples, self.activation, self.dropout)
             y = self._run_compiled(x, None, samples, None, 0.0)
         else:
-            y = self._run_pytorch(x)
+            y = self._run_pytorch(x, samples)
         if self.activate is not None:
             y = self.activate(y)
-        y = F.dropout(y, self.dropout, self.training)
+        y = drop(y, self.dropout, self.training)
         return y if residual is None else y + residual
 
     def as_affine(self) -> ChannelAffine | None:
@@ -144,8 +143,10 @@ class FusedNorm(nn.Module):
         float32 = self.weight.dtype == torch.float32 and self.weight.device == x.device
         return float32 and kernels.usable(x)
 
-    def _run_pytorch(self, x: Tensor) -> Tensor:
+    def _run_pytorch(self, x: Tensor, samples: int | None = None) -> Tensor:
         """The normalization by PyTorch's own functions."""
+        if samples:
+            return torch.cat([self._run_pytorch(part) for part in torch.split(x, samples)])
         if self.groups is None:
             return F.batch_norm(
                 x,
@@ -247,17 +248,14 @@ class _Normalize(torch.autograd.Function):
         scale = weights * rstd
         shift = -centre * scale if bias is None else bias.view(cells[2:]) - centre * scale
         scale, shift = _rows(scale, mean.shape), _rows(shift, mean.shape)
-        drop: Any = {}
-        if dropout:
-            drop["threshold"] = min(round(dropout * 2**32), 2**32 - 1)
-            drop["seed"] = int(torch.randint(2**32, ()))
+        drawn: Any = draw(dropout)._asdict() if dropout else {}
         y = torch.empty_like(x)
         rows: Any = {"scale": scale, "shift": shift}
         kernels.normalize(
-            "apply", x, out=y, residual=residual, activation=activation, **rows, **drop
+            "apply", x, out=y, residual=residual, activation=activation, **rows, **drawn
         )
         ctx.save_for_backward(x, weights, centre, rstd, scale, shift)
-        ctx.cells, ctx.drop, ctx.centred, ctx.activation = cells, drop, norm.centre, activation
+        ctx.cells, ctx.drawn, ctx.centred, ctx.activation = cells, drawn, norm.centre, activation
         ctx.mark_non_differentiable(centre, variance)
         return y, centre, variance
 
@@ -267,7 +265,7 @@ class _Normalize(torch.autograd.Function):
         x, weights, centre, rstd, scale, shift = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         common: Any = {"dy": dy, "scale": scale, "shift": shift, "activation": ctx.activation}
-        common |= ctx.drop
+        common |= ctx.drawn
         sums, products = torch.empty(2, *x.shape[:2], dtype=torch.float32, device="cpu").unbind()
         cells = sums.view(ctx.cells).shape
         kernels.normalize(

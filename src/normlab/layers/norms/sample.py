@@ -1,11 +1,11 @@
 """Statistics per image: over groups of channels, all channels, one channel, or one pixel."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.errors import UsageError
 from normlab.layers.activations import Activation
+from normlab.layers.dropout import drop
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
 
@@ -198,7 +198,7 @@ class FilterResponseNorm(nn.Module):
         y = x * scale + self.bias[:, None, None]
         if self.threshold is not None:
             y = torch.maximum(y, self.threshold[:, None, None])
-        return F.dropout(y.to(x.dtype), self.dropout, self.training)
+        return drop(y.to(x.dtype), self.dropout, self.training)
 
 
 @register(
@@ -240,4 +240,4 @@ class EvoNormS0(nn.Module):
         if self.slope is not None:
             y = y * (y * self.slope[:, None, None]).sigmoid()
         y = y * deviation * self.weight[:, None, None] + self.bias[:, None, None]
-        return F.dropout(y.to(x.dtype), self.dropout, self.training)
+        return drop(y.to(x.dtype), self.dropout, self.training)
