@@ -101,7 +101,7 @@ def test_every_activation_is_listed_by_its_name():
     assert set(kernels.ACTIVATION_NUMBERS) == {None, *with_a_pass}
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+@pytest.mark.skipif(kernels.library() is None, reason="no compiler here builds the passes")
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS.values() if a.compiled])
 def test_a_compiled_pass_computes_the_formula_and_its_gradient(activation):
     """Compared with the same activation without a pass, which PyTorch computes."""
@@ -160,7 +160,7 @@ def test_an_activation_computes_its_formula_and_gradient_in_float64(name, norm, 
         torch.testing.assert_close(one.double(), exact, rtol=8 * rounding, atol=room)
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+@pytest.mark.skipif(kernels.library() is None, reason="no compiler here builds the passes")
 @pytest.mark.parametrize("name", [a.name for a in ACTIVATIONS.values() if a.compiled])
 def test_a_compiled_pass_is_exact_to_rounding_wherever_z_is(name):
     """Value and gradient of the pass alone, for 40,000 values from -120 to 120."""

@@ -1,7 +1,7 @@
 """The compiled passes: C sources in this folder, called through ctypes.
 
-Without GCC, `library` returns None: PyTorch's own layers then compute the same, more slowly, and a
-run records that.
+Where there are none, `library` returns None: PyTorch's own layers then compute the same, more
+slowly, and a run records that.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normlab.layers.activations import Activation
 from normlab.layers.kernels import build
-from normlab.layers.kernels.build import ACTIVATION_NUMBERS
+from normlab.layers.kernels.compilers import ACTIVATION_NUMBERS
 
 __all__ = ["ACTIVATION_NUMBERS", "library", "normalize", "pool", "usable"]
 
@@ -43,7 +43,7 @@ class _Pool(ctypes.Structure):
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled passes; None if no GCC can build them."""
+    """The compiled passes; None if no compiler builds them, and the package has none."""
     return build.load()[0]
 
 

@@ -1,4 +1,4 @@
-/* Shared by the passes: loading and storing values of two types, and tiles.
+/* Shared by the passes: loading and storing values of two types, tiles, and threads.
 
    Maps are in channels-last memory. A pass goes over a map in tiles. The coefficients of the
    channels are repeated until they fill whole vectors, so that the inner loops run over plain
@@ -8,6 +8,17 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* Before a loop whose stores change nothing that it loads later. */
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+/* A pass over its samples from `first` to before `last`; and over all of them, by threads.c. */
+typedef void Samples(const void *pass, int64_t first, int64_t last);
+void normlab_share(Samples *samples, const void *pass, int64_t count, int32_t threads);
 
 enum { TILE = 4096 }; /* values; the caller passes no maps of more channels */
 

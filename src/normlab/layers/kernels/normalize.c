@@ -145,7 +145,7 @@ INLINE void apply(const Pass *p, int64_t n, int bfloat16, int activation, int dr
     const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
     for (int64_t base = n * sample_size; base < end; base += length) {
         const int64_t size = end - base < length ? end - base : length;
-#pragma GCC ivdep
+        INDEPENDENT
         for (int64_t j = 0; j < size; j++) {
             float z = activate(load(x, base + j, bfloat16) * a[j] + b[j], activation);
             if (drop)
@@ -199,7 +199,7 @@ INLINE void backward_apply(const Pass *p, int64_t n, int bfloat16, int activatio
     const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
     for (int64_t base = n * sample_size; base < end; base += length) {
         const int64_t size = end - base < length ? end - base : length;
-#pragma GCC ivdep
+        INDEPENDENT
         for (int64_t j = 0; j < size; j++) {
             float value = load(x, base + j, bfloat16), g = load(dy, base + j, bfloat16);
             if (drop)
@@ -218,12 +218,15 @@ INLINE void backward_apply(const Pass *p, int64_t n, int bfloat16, int activatio
     case number << 2 | 3: pass(p, n, 1, number, 1); break;
 
 #define DEFINE(pass)                                                         \
-    void normlab_##pass(const Pass *p) {                                     \
-        _Pragma("omp parallel for num_threads(p->threads)")                  \
-        for (int64_t n = 0; n < p->samples; n++)                             \
+    static void pass##_samples(const void *arguments, int64_t first, int64_t last) { \
+        const Pass *p = arguments;                                           \
+        for (int64_t n = first; n < last; n++)                               \
             switch (p->activation << 2 | p->bfloat16 << 1 | (p->threshold > 0)) { \
                 ACTIVATIONS(LOOPS, pass)                                     \
             }                                                                \
+    }                                                                        \
+    void normlab_##pass(const Pass *p) {                                     \
+        normlab_share(pass##_samples, p, p->samples, p->threads);            \
     }
 
 DEFINE(moments)
