@@ -138,9 +138,7 @@ def test_in_eval_mode_and_without_a_probability_nothing_is_drawn():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("norm", [*norms.REGISTRY, "ghost-bn=2", "gn=3"])
 @pytest.mark.parametrize("activation", ["relu", "prelu"])
-def test_a_network_drops_the_same_with_and_without_the_passes(
-    norm, activation, dtype, monkeypatch
-):
+def test_a_network_drops_the_same_with_and_without_the_passes(norm, activation, dtype, monkeypatch):
     images = torch.rand(6, 3, 12, 12).contiguous(memory_format=torch.channels_last)
     outputs, used = [], []
     usable = kernels.usable

@@ -67,13 +67,13 @@ def load() -> Passes:
     try:
         compiler = compilers.find()
         library, reason = _load_built(compiler)
-        return Passes(library, reason, compiler.kind, _give_threads(library))
+        return Passes(library, reason, compiler.kind, give_threads(library))
     except (NormlabError, OSError) as error:
         reason = _reason(error)
     for origin, path in prebuilt.find():
         with suppress(OSError):  # damaged, or for another system
             library = ctypes.CDLL(str(path))
-            return Passes(library, reason, origin, _give_threads(library))
+            return Passes(library, reason, origin, give_threads(library))
     return NONE._replace(reason=reason)
 
 
@@ -87,7 +87,7 @@ def _load_built(compiler: Compiler) -> tuple[ctypes.CDLL, str]:
         return _load_unkept(compiler), _reason(error)
 
 
-def _give_threads(library: ctypes.CDLL) -> bool:
+def give_threads(library: ctypes.CDLL) -> bool:
     """Gives the passes the threads of torch's OpenMP library. False if torch has none.
 
     It is found among what torch has loaded, because each of torch's builds names its file

@@ -49,19 +49,24 @@ def find() -> Iterator[tuple[Origin, Path]]:
     """The libraries in this package that this machine can run, the best first."""
     if sys.platform != "linux" or not any(FOLDER.glob("prebuilt-*.so")):
         return
-    flags = _processor_flags()
+    flags = processor_flags()
     for origin, target in TARGETS.items():
-        path = FOLDER / _file(origin)
+        path = library_path(origin)
         if target.machine == platform.machine() and target.flags <= flags and path.exists():
             yield origin, path
 
 
-def _processor_flags() -> set[str]:
+def processor_flags() -> set[str]:
     """What Linux says that the processor and the system can do; nothing where it does not say."""
     lines = []
     with suppress(OSError):
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     return {*next((line.split() for line in lines if line.startswith("flags")), [])}
+
+
+def library_path(origin: Origin) -> Path:
+    """Where this package has the library for a kind of processor, if it does."""
+    return FOLDER / f"{origin}-{compilers.hash_sources(*_flags(TARGETS[origin]))}.so"
 
 
 def build(origin: Origin, folder: Path) -> Path:
@@ -72,17 +77,15 @@ def build(origin: Origin, folder: Path) -> Path:
         NormlabError: It fails.
     """
     target = TARGETS[origin]
-    return compilers.build(target.compiler, _flags(target), folder / _file(origin))
+    path = folder / library_path(origin).name
+    return compilers.build(target.compiler, _flags(target), path)
+
+
+def build_all(folder: str) -> None:
+    """Compiles the libraries for all kinds of processor into a folder: for `make wheel`."""
+    for origin in TARGETS:
+        build(origin, Path(folder))
 
 
 def _flags(target: Target) -> tuple[str, ...]:
     return (*compilers.FLAGS, *compilers.GCC_FLAGS, *target.options)
-
-
-def _file(origin: Origin) -> str:
-    return f"{origin}-{compilers.hash_sources(*_flags(TARGETS[origin]))}.so"
-
-
-if __name__ == "__main__":
-    for each in TARGETS:
-        print(build(each, Path(sys.argv[1])))
