@@ -1,5 +1,9 @@
 """Dropout: the same draws by the compiled passes and by PyTorch."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -163,3 +167,23 @@ def test_a_network_drops_the_same_with_and_without_the_passes(norm, activation, 
     assert any(used) or norm == "ln-full"  # its output is not channels last
     rough = 0.05 if dtype == torch.bfloat16 else 1e-4
     torch.testing.assert_close(*outputs, rtol=rough, atol=rough)
+
+
+COMPILED = """if True:
+    import torch
+    from normlab.network.model import Network
+    network = Network("C:4 C:4+ P GAP FC", norm="gn", classes=10, dropout=0.3, shape=(3, 12, 12))
+    images = torch.rand(4, 3, 12, 12)
+    outputs = []
+    for run in (network, torch.compile(network)):
+        torch.manual_seed(1)
+        outputs.append(run(images))
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+"""
+
+
+@pytest.mark.slow(8)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_so_does_a_network_that_torch_compiles():
+    """Inductor would draw from generators of its own."""
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)

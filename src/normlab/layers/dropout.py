@@ -32,7 +32,9 @@ def draw(probability: float) -> Draw:
     if not 0 <= probability < 1:
         raise ValueError(f"dropout must be 0 or more and below 1, not {probability}")
     threshold = min(round(probability * 2**32), 2**32 - 1)
-    return Draw(threshold, int(torch.randint(2**32, (), device="cpu")))
+    # A draw from a generator that is named is left to PyTorch by torch.compile, which has others.
+    seed = torch.randint(2**32, (), generator=torch.default_generator, device="cpu")
+    return Draw(threshold, int(seed))
 
 
 def drop(x: Tensor, probability: float, training: bool) -> Tensor:
