@@ -380,7 +380,8 @@ def test_without_torchs_openmp_the_passes_run_on_one_thread_and_the_run_says_so(
     assert "the compiled passes run on one thread: torch has loaded no OpenMP library" in said
 
 
-def test_no_source_has_threads_of_its_own():
-    """No flag turns OpenMP on, so its pragmas would be ignored; `normlab_share` shares the work."""
+def test_no_source_has_what_one_compiler_alone_understands():
+    """No flag turns OpenMP on: `normlab_share` shares the work. `INDEPENDENT` is for all."""
     for path in compilers.FOLDER.glob("*.[ch]"):
-        assert not re.search(r"^\s*(#\s*pragma|_Pragma\(\")\s*omp", path.read_text(), re.MULTILINE)
+        pragmas = re.findall(r"^\s*(?:#\s*pragma|_Pragma\()[^\n]*", path.read_text(), re.MULTILINE)
+        assert pragmas == [], path
