@@ -278,6 +278,7 @@ def test_the_channel_limit_is_that_of_the_source():
 
 
 C_TYPES = {
+    "float": ctypes.c_float,
     "int64_t": ctypes.c_int64,
     "int32_t": ctypes.c_int32,
     "uint32_t": ctypes.c_uint32,

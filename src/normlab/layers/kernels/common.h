@@ -55,15 +55,17 @@ INLINE int64_t tile_length(int64_t channels) {
     return channels * pixels;
 }
 
+/* Repeats a row: the tile has a power of two of them. */
 INLINE void fill(float *tile, const float *row, int64_t channels, int64_t length) {
-    for (int64_t start = 0; start < length; start += channels)
-        memcpy(tile + start, row, channels * sizeof *row);
+    memcpy(tile, row, channels * sizeof *row);
+    for (int64_t filled = channels; filled < length; filled *= 2)
+        memcpy(tile + filled, tile, filled * sizeof *tile);
 }
 
-/* Sums the columns of a tile that belong to the same channel. */
-INLINE void fold(float *row, const float *tile, int64_t channels, int64_t length) {
+/* Sums the columns of a tile that belong to the same channel, half on half. */
+INLINE void fold(float *row, float *tile, int64_t channels, int64_t length) {
+    for (int64_t half = length / 2; half >= channels; half /= 2)
+        for (int64_t j = 0; j < half; j++)
+            tile[j] += tile[half + j];
     memcpy(row, tile, channels * sizeof *row);
-    for (int64_t start = channels; start < length; start += channels)
-        for (int64_t c = 0; c < channels; c++)
-            row[c] += tile[start + c];
 }
