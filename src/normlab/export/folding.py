@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from normlab.layers.depthwise import DepthwiseConv2d
 from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.none import Affine
 from normlab.network.model import Convolution, Network
@@ -77,7 +78,8 @@ def _folded(conv: nn.Module, norm: nn.Module | None, repeat: int) -> list[nn.Mod
     if affine is None:
         return [conv, norm]
     weight, bias, activate = affine
-    if repeat > 1 or type(conv) is not nn.Conv2d:  # another class computes with other weights
+    plain = type(conv) in (nn.Conv2d, DepthwiseConv2d)  # another class computes with other weights
+    if repeat > 1 or not plain:
         layer = Affine((len(weight), 1, 1), activation=None, dropout=0.0)
         layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
         layer.activate = activate

@@ -14,7 +14,7 @@ from normlab.layers.activations import Activation
 from normlab.layers.kernels import build
 from normlab.layers.kernels.compilers import ACTIVATION_NUMBERS
 
-__all__ = ["ACTIVATION_NUMBERS", "library", "normalize", "pool", "usable"]
+__all__ = ["ACTIVATION_NUMBERS", "depthwise", "library", "normalize", "pool", "usable"]
 
 MAX_CHANNELS = 4096  # TILE of common.h
 
@@ -40,6 +40,16 @@ class _Pool(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "y", "dy", "out")),
+        *((name, ctypes.c_int64) for name in ("samples", "height", "width", "channels")),
+        *((name, ctypes.c_int32) for name in ("bfloat16", "threads")),
+    )
+
+
+class _Depthwise(ctypes.Structure):
+    """The struct of depthwise.c, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "weight", "d_weight", "total")),
         *((name, ctypes.c_int64) for name in ("samples", "height", "width", "channels")),
         *((name, ctypes.c_int32) for name in ("bfloat16", "threads")),
     )
@@ -117,9 +127,16 @@ def pool(name: str, x: Tensor, **tensors: Tensor) -> None:
     _call(f"normlab_pool_{name}", arguments, x, tensors)
 
 
+def depthwise(name: str, x: Tensor, **tensors: Tensor) -> None:
+    """Runs a pass of depthwise.c over x, as `pool`. Weights are float32 and contiguous."""
+    samples, channels, height, width = x.shape
+    arguments = _Depthwise(samples=samples, height=height, width=width, channels=channels)
+    _call(f"normlab_depthwise_{name}", arguments, x, tensors)
+
+
 def _call(
     name: str,
-    arguments: _Normalize | _Pool,
+    arguments: _Normalize | _Pool | _Depthwise,
     x: Tensor,
     tensors: Mapping[str, Tensor | None],
 ) -> None:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from normlab.errors import UsageError
 from normlab.layers.activations import Activation
+from normlab.layers.depthwise import convolve
 from normlab.layers.dropout import drop
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
@@ -54,7 +55,7 @@ class StandardizedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × C' × H' × W'."""
         if self.groups > 1:
-            return super().forward(x)
+            return convolve(self, x)
         output: Tensor = self._conv_forward(x, self.standardized(), None)
         return output
 
