@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from normlab import RunConfig
 from normlab.layers import kernels, norms
 from normlab.layers.activations import ACTIVATIONS, RELU
+from normlab.layers.depthwise import DepthwiseConv2d
 from normlab.layers.kernels import build, compilers, prebuilt
 from normlab.layers.pooling import MaxPool
 from normlab.runs import machine
@@ -79,7 +80,7 @@ def outcome(layer, x, residual, upstream):
 
 
 def assert_they_compute():
-    """All passes, for all normalizations and activations, and pooling."""
+    """All passes: all normalizations and activations, pooling, and depthwise convolution."""
     with_passes = [a for a in ACTIVATIONS.values() if a.compiled is not None]
     cases = [(name, RELU) for name in ("bn", "gn=3", "ln", "in", "rms")]
     cases += [("gn=3", activation) for activation in (None, *with_passes)]
@@ -105,6 +106,8 @@ def assert_they_compute():
     for dtype in DTYPES:
         for channels in (3, 8, 21):
             assert_pooling(maps((3, channels, 7, 6), dtype, seed=5))
+        for channels in (8, 21, 32):
+            assert_depthwise(maps((3, channels, 5, 6), dtype, seed=5))
 
 
 def assert_pooling(x):
@@ -115,6 +118,23 @@ def assert_pooling(x):
     expected.backward(upstream.double())
     assert torch.equal(y.double(), expected)
     assert torch.equal(leaf.grad.double(), plain.grad)
+
+
+def assert_depthwise(x):
+    channels = x.shape[1]
+    conv = DepthwiseConv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
+    exact = copy.deepcopy(conv).double()
+    leaf, plain = x.clone().requires_grad_(), x.double().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+        y = conv(leaf)
+    expected = exact(plain)
+    upstream = maps(y.shape, x.dtype, seed=6)
+    y.backward(upstream)
+    expected.backward(upstream.double())
+    bf16 = 2**-8 if x.dtype == torch.bfloat16 else 0
+    pairs = ((y, expected), (leaf.grad, plain.grad), (conv.weight.grad, exact.weight.grad))
+    for actual, wanted in pairs:
+        torch.testing.assert_close(actual.double(), wanted, rtol=bf16 + 2e-5, atol=2e-5)
 
 
 @needs_passes
@@ -174,6 +194,7 @@ def emulator(*command):
         arrays = {
             getattr(type(arguments), field).offset: tensor
             for field, tensor in {"x": x, **tensors}.items()
+            if tensor is not None
         }
         for text in (name.encode(), bytes(arguments)):
             process.stdin.write(struct.pack("<q", len(text)) + text)

@@ -24,10 +24,12 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     device = x.device.type
     if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
+    output: Tensor
     if _can_run_compiled(conv, x):
-        output: Tensor = _Depthwise.apply(x, conv.weight)  # type: ignore[no-untyped-call]
-        return output
-    return conv._conv_forward(x, conv.weight, conv.bias)
+        output = _Depthwise.apply(x, conv.weight)  # type: ignore[no-untyped-call]
+    else:
+        output = conv._conv_forward(x, conv.weight, conv.bias)
+    return output
 
 
 def _can_run_compiled(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -59,14 +61,14 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, filters = ctx.saved_tensors
-        dx, total = torch.empty_like(x), torch.empty_like(filters)
+        dx = torch.empty_like(x)
+        d_weight = filters.new_empty(torch.get_num_threads(), *filters.shape)
         kernels.depthwise(
             "backward",
             x,
             dy=dy.contiguous(memory_format=torch.channels_last),
             out=dx,
             weight=filters,
-            d_weight=filters.new_empty(len(x), *filters.shape),
-            total=total,
+            d_weight=d_weight,
         )
-        return dx, total.t().reshape(-1, 1, 3, 3)
+        return dx, d_weight[0].t().reshape(-1, 1, 3, 3)

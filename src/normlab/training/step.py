@@ -53,7 +53,9 @@ class Batches:
         if recipe.mirror:  # before they are four times as large
             mirrored = self._mirrored(places, epoch)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        inputs = augment(to_input(images), recipe.augment, generator(self.seed, "augment", epoch, step))
+        inputs = augment(
+            to_input(images), recipe.augment, generator(self.seed, "augment", epoch, step)
+        )
         return inputs.contiguous(memory_format=torch.channels_last), self.labels[places]
 
     def taught(self, epoch: int, step: int) -> Tensor:

@@ -49,7 +49,7 @@ class _Depthwise(ctypes.Structure):
     """The struct of depthwise.c, field for field."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "weight", "d_weight", "total")),
+        *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "weight", "d_weight")),
         *((name, ctypes.c_int64) for name in ("samples", "height", "width", "channels")),
         *((name, ctypes.c_int32) for name in ("bfloat16", "threads")),
     )

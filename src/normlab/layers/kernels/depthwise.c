@@ -16,12 +16,13 @@ typedef struct {
     const void *x, *dy;
     void *out;           /* y, or the gradient of x */
     const float *weight; /* 9 × C */
-    float *d_weight;     /* 9 × C for each sample */
-    float *total;        /* 9 × C: their sums */
+    float *d_weight;     /* 9 × C for each thread; in the end the first has the gradient */
     int64_t samples, height, width, channels;
     int32_t bfloat16, threads;
 } Depthwise;
 
+/* Vectors of so many float32. A NaN stays one in bfloat16, too: no operand has one whose upper half
+   is infinity's. */
 #define VECTOR(lanes)                                                                      \
     typedef float float##lanes __attribute__((vector_size(4 * lanes)));                    \
     typedef uint32_t bits##lanes __attribute__((vector_size(4 * lanes)));                  \
@@ -130,9 +131,16 @@ INLINE int64_t strip(const Depthwise *p) {
     }
 
 VECTOR(8)
-VECTOR(16)
 PASSES(8)
+#ifdef __AVX512F__
+VECTOR(16)
 PASSES(16)
+#define WIDE(pass) pass##16
+enum { WIDEST = 16 };
+#else /* there are too few registers, or they are too narrow, for nine weights of 16 channels */
+#define WIDE(pass) pass##8
+enum { WIDEST = 8 };
+#endif
 
 /* The first channel of a vector. */
 #define EACH_VECTOR(c)                                                                     \
@@ -141,51 +149,46 @@ PASSES(16)
 
 static void forward(const void *arguments, int64_t first, int64_t last) {
     const Depthwise *p = arguments;
-    const int64_t lanes = p->channels < 16 ? 8 : 16, blocks = (p->channels + lanes - 1) / lanes;
+    const int64_t lanes = p->channels < WIDEST ? 8 : WIDEST, blocks = (p->channels + lanes - 1) / lanes;
     for (int64_t n = first; n < last; n++)
         for (int64_t h = 0; h < p->height; h += 2)
             EACH_VECTOR(c)
-                switch (p->bfloat16 << 1 | (lanes == 16)) {
+                switch (p->bfloat16 << 1 | (lanes == WIDEST)) {
                 case 0: forward8(p, n, h, c, 0); break;
-                case 1: forward16(p, n, h, c, 0); break;
+                case 1: WIDE(forward)(p, n, h, c, 0); break;
                 case 2: forward8(p, n, h, c, 1); break;
-                default: forward16(p, n, h, c, 1);
+                default: WIDE(forward)(p, n, h, c, 1);
                 }
 }
 
 static void backward(const void *arguments, int64_t first, int64_t last) {
     const Depthwise *p = arguments;
-    const int64_t lanes = p->channels < 16 ? 8 : 16, blocks = (p->channels + lanes - 1) / lanes;
-    float sums[9 * (TILE + 16)];
+    const int64_t lanes = p->channels < WIDEST ? 8 : WIDEST, blocks = (p->channels + lanes - 1) / lanes;
+    const int64_t size = 9 * blocks * lanes;
+    float sums[9 * (TILE + 16)], all[9 * (TILE + 16)]; /* of a sample, of the thread's samples */
+    memset(all, 0, size * sizeof *all);
     for (int64_t n = first; n < last; n++) {
-        memset(sums, 0, 9 * blocks * lanes * sizeof *sums);
+        memset(sums, 0, size * sizeof *sums);
         for (int64_t h = 0; h < p->height; h += strip(p))
             EACH_VECTOR(c) {
                 float *own = sums + 9 * block * lanes;
-                switch (p->bfloat16 << 1 | (lanes == 16)) {
+                switch (p->bfloat16 << 1 | (lanes == WIDEST)) {
                 case 0: backward8(p, n, h, c, 0, own); break;
-                case 1: backward16(p, n, h, c, 0, own); break;
+                case 1: WIDE(backward)(p, n, h, c, 0, own); break;
                 case 2: backward8(p, n, h, c, 1, own); break;
-                default: backward16(p, n, h, c, 1, own);
+                default: WIDE(backward)(p, n, h, c, 1, own);
                 }
             }
+        for (int64_t j = 0; j < size; j++)
+            all[j] += sums[j];
+    }
+    /* No two threads have the same row, and later ones have later rows. */
+    const int64_t thread = (first * p->threads + p->samples - 1) / p->samples;
+    if (first < last)
         EACH_VECTOR(c)
             for (int64_t k = 0; k < 9; k++)
-                memcpy(p->d_weight + (n * 9 + 8 - k) * p->channels + c,
-                       sums + (9 * block + k) * lanes, lanes * sizeof *sums);
-    }
-}
-
-static void add_up(const void *arguments, int64_t first, int64_t last) {
-    const Depthwise *p = arguments;
-    const int64_t size = 9 * p->channels;
-    for (int64_t k = first; k < last; k++) {
-        float *total = p->total + k * p->channels;
-        memset(total, 0, p->channels * sizeof *total);
-        for (int64_t n = 0; n < p->samples; n++)
-            for (int64_t c = 0; c < p->channels; c++)
-                total[c] += p->d_weight[n * size + k * p->channels + c];
-    }
+                memcpy(p->d_weight + (thread * 9 + 8 - k) * p->channels + c,
+                       all + (9 * block + k) * lanes, lanes * sizeof *all);
 }
 
 void normlab_depthwise_forward(const Depthwise *p) {
@@ -193,6 +196,10 @@ void normlab_depthwise_forward(const Depthwise *p) {
 }
 
 void normlab_depthwise_backward(const Depthwise *p) {
+    const int64_t size = 9 * p->channels;
+    memset(p->d_weight, 0, p->threads * size * sizeof *p->d_weight);
     normlab_share(backward, p, p->samples, p->threads);
-    normlab_share(add_up, p, 9, p->threads);
+    for (int64_t thread = 1; thread < p->threads; thread++)
+        for (int64_t j = 0; j < size; j++)
+            p->d_weight[j] += p->d_weight[thread * size + j];
 }
