@@ -12,12 +12,15 @@ unexport PYTHONDONTWRITEBYTECODE
 NOT_LOCKED := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
     nvidia-nvshmem-cu13 triton httpx2-jsfetch cffi
 
+# Those whose C library is of 2012 (glibc 2.17) or newer.
+PLATFORMS := manylinux_2_17_x86_64.manylinux_2_17_aarch64
+
 AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off --format json
 
 # On all cores, eight at most; a worker that has nothing left to do takes tests from another.
 PYTEST := pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware firmware-peers bench-seed docs notebook lock locked oldest audit dist clean
+.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware firmware-peers bench-seed docs notebook lock locked oldest audit dist wheel clean
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)
@@ -126,6 +129,16 @@ dist: .venv-supply/installed  ## build the source distribution and the wheel, an
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-supply/bin/python -m build
 	.venv-supply/bin/twine check --strict dist/*
 
+wheel: dist .venv/installed  ## the wheel with the compiled passes, for machines without a compiler: needs GCC for x86-64 and for Arm
+	rm -rf build/wheel && mkdir -p build/wheel
+	.venv-supply/bin/wheel unpack --dest build/wheel dist/normlab-*-py3-none-any.whl
+	$(BIN)/python -c 'import sys; from normlab.layers.kernels import prebuilt; prebuilt.build_all(sys.argv[1])' \
+	    build/wheel/normlab-*/normlab/layers/kernels
+	.venv-supply/bin/wheel pack --dest-dir build/wheel build/wheel/normlab-*/
+	.venv-supply/bin/wheel tags --remove --platform-tag $(PLATFORMS) build/wheel/*.whl
+	mv build/wheel/*.whl dist
+	.venv-supply/bin/twine check --strict dist/*
+
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-seed .venv-peers .venv-supply .venv-oldest $(DEMO) $(BENCH) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -145,7 +158,7 @@ clean:  ## remove what the other targets made
 
 .venv-supply/installed: constraints.txt
 	$(PYTHON) -m venv .venv-supply
-	.venv-supply/bin/pip install --quiet --constraint constraints.txt build pip-audit twine uv
+	.venv-supply/bin/pip install --quiet --constraint constraints.txt build pip-audit twine uv wheel
 	touch $@
 
 # Only the direct dependencies are at their oldest: what they need in turn is as new as they allow.

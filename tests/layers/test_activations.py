@@ -101,7 +101,7 @@ def test_every_activation_is_listed_by_its_name():
     assert set(kernels.ACTIVATION_NUMBERS) == {None, *with_a_pass}
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+@pytest.mark.skipif(kernels.library() is None, reason="no compiler here builds the passes")
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS.values() if a.compiled])
 def test_a_compiled_pass_computes_the_formula_and_its_gradient(activation):
     """Compared with the same activation without a pass, which PyTorch computes."""
@@ -160,25 +160,47 @@ def test_an_activation_computes_its_formula_and_gradient_in_float64(name, norm, 
         torch.testing.assert_close(one.double(), exact, rtol=8 * rounding, atol=room)
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+@pytest.mark.skipif(kernels.library() is None, reason="no compiler here builds the passes")
 @pytest.mark.parametrize("name", [a.name for a in ACTIVATIONS.values() if a.compiled])
 def test_a_compiled_pass_is_exact_to_rounding_wherever_z_is(name):
     """Value and gradient of the pass alone, for 40,000 values from -120 to 120."""
     z = torch.cat([torch.linspace(-120, 120, 20_000), torch.linspace(-4, 4, 20_000)])
-    x = z.reshape(1, 8, 50, 100).contiguous(memory_format=torch.channels_last)
-    ones, zeros = torch.ones(1, 8), torch.zeros(1, 8)
-    common = {"activation": find(name), "scale": ones, "shift": zeros}
-    y, dx = torch.empty_like(x), torch.empty_like(x)
-    kernels.normalize("apply", x, out=y, **common)
-    factors = {"gradient_factor": ones, "input_factor": zeros, "constant": zeros}
-    kernels.normalize("backward_apply", x, out=dx, dy=torch.ones_like(x), **factors, **common)
+    x = z.reshape(5_000, 8, 1, 1).contiguous(memory_format=torch.channels_last)
+    ones, zeros = torch.ones(8), torch.zeros(8)
+    activation, affine = find(name), {"scale": ones, "shift": zeros}
+    y = torch.empty_like(x)
+    kernels.normalize("apply", x, out=y, activation=activation, **affine)
+    cells = torch.zeros(8, 5_000, 8)
+    cells[1:3] = 1
+    mean, rstd, scale, shift, sums, products, factor, constant = cells
+    kernels.normalize(
+        "backward",
+        x,
+        activation=activation,
+        groups=8,
+        part=1,
+        dy=torch.ones_like(x),
+        out=torch.empty_like(x),
+        weight=ones,
+        mean=mean,
+        rstd=rstd,
+        scale=scale,
+        shift=shift,
+        d_weight=torch.empty(8),
+        d_bias=torch.empty(8),
+        sums=sums,  # of one pixel: the gradient before the normalization's own
+        products=products,
+        factor=factor,
+        constant=constant,
+    )
     exact = x.double().requires_grad_()
-    value = find(name).formula(exact)
+    value = activation.formula(exact)
     value.sum().backward()
     assert value.isfinite().all()
-    for ours, expected in ((y, value.detach()), (dx, exact.grad)):
+    for ours, expected in ((y, value.detach()), (sums[:, :, None, None], exact.grad)):
         torch.testing.assert_close(ours.double(), expected, rtol=2e-6, atol=1e-6)
-    kernels.normalize("apply", torch.full_like(x, torch.nan), out=y, **common)
+    nan = torch.full_like(x, torch.nan)
+    kernels.normalize("apply", nan, out=y, activation=activation, **affine)
     assert y.isnan().all()
 
 

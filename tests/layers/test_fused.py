@@ -30,7 +30,9 @@ BF16 = 2.0**-8  # the relative rounding error of a result stored in bfloat16
 NAMES = ("bn", "gn=3", "ln", "in", "rms")
 DTYPES = (torch.float32, torch.bfloat16)
 SHAPE = (6, 4, 5)
-compiled = pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+compiled = pytest.mark.skipif(
+    kernels.library() is None, reason="no compiler here builds the passes"
+)
 by_name = pytest.mark.parametrize("name", NAMES)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 

@@ -9,7 +9,9 @@ from normlab.layers import kernels
 from normlab.layers.pooling import MaxPool
 
 DTYPES = (torch.float32, torch.bfloat16)
-compiled = pytest.mark.skipif(kernels.library() is None, reason="no GCC here builds the passes")
+compiled = pytest.mark.skipif(
+    kernels.library() is None, reason="no compiler here builds the passes"
+)
 
 
 def reference(x, dy):

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from normlab.layers.depthwise import DepthwiseConv2d
 from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.none import Affine
 from normlab.network.model import Convolution, Network
@@ -68,6 +69,9 @@ class SharedConvolution(nn.Module):
         return x
 
 
+_PLAIN = (nn.Conv2d, DepthwiseConv2d)
+
+
 def _folded(conv: nn.Module, norm: nn.Module | None, repeat: int) -> list[nn.Module]:
     """A convolution, applied `repeat` times, and one normalization after it, as layers."""
     if norm is None:
@@ -77,11 +81,12 @@ def _folded(conv: nn.Module, norm: nn.Module | None, repeat: int) -> list[nn.Mod
     if affine is None:
         return [conv, norm]
     weight, bias, activate = affine
-    if repeat > 1 or type(conv) is not nn.Conv2d:  # another class computes with other weights
+    if repeat > 1 or type(conv) not in _PLAIN:  # another class computes with other weights
         layer = Affine((len(weight), 1, 1), activation=None, dropout=0.0)
         layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
         layer.activate = activate
         return [conv, layer, *rest]
+    assert isinstance(conv, nn.Conv2d)
     conv.weight = nn.Parameter(conv.weight * weight[:, None, None, None])
     conv.bias = nn.Parameter(bias)
     return [conv, *([activate] if activate else []), *rest]

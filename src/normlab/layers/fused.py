@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from normlab.layers import kernels
 from normlab.layers.activations import Activate, Activation
+from normlab.layers.dropout import draw, drop
 
 
 class ChannelAffine(NamedTuple):
@@ -109,17 +110,15 @@ class FusedNorm(nn.Module):
         """
         if x.shape[1] != len(self.weight):
             raise ValueError(f"expected maps of {len(self.weight)} channels, got {x.shape[1]}")
-        if samples and not self._can_run_compiled(x[:samples]):
-            return torch.cat([self(part) for part in torch.split(x, samples)])
-        if self._can_run_compiled(x):
+        if self._can_run_compiled(x[:samples]):
             if self.activation in kernels.ACTIVATION_NUMBERS:
                 return self._run_compiled(x, residual, samples, self.activation, self.dropout)
             y = self._run_compiled(x, None, samples, None, 0.0)
         else:
-            y = self._run_pytorch(x)
+            y = self._run_pytorch(x, samples)
         if self.activate is not None:
             y = self.activate(y)
-        y = F.dropout(y, self.dropout, self.training)
+        y = drop(y, self.dropout, self.training)
         return y if residual is None else y + residual
 
     def as_affine(self) -> ChannelAffine | None:
@@ -144,8 +143,10 @@ class FusedNorm(nn.Module):
         float32 = self.weight.dtype == torch.float32 and self.weight.device == x.device
         return float32 and kernels.usable(x)
 
-    def _run_pytorch(self, x: Tensor) -> Tensor:
+    def _run_pytorch(self, x: Tensor, samples: int | None = None) -> Tensor:
         """The normalization by PyTorch's own functions."""
+        if samples:
+            return torch.cat([self._run_pytorch(part) for part in torch.split(x, samples)])
         if self.groups is None:
             return F.batch_norm(
                 x,
@@ -176,19 +177,11 @@ class FusedNorm(nn.Module):
             residual = residual.contiguous(memory_format=torch.channels_last)
         if self.groups is None and not self.training:
             return self._eval_forward(x, residual, activation)
-        output: Tensor
-        output, mean, variance = _Normalize.apply(  # type: ignore[no-untyped-call]
-            x,
-            self.weight,
-            self.bias,
-            residual,
-            self,
-            samples,
-            activation,
-            dropout if self.training else 0.0,
+        if not self.training:
+            dropout = 0.0
+        output: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, residual, self, samples, activation, dropout
         )
-        if self.groups is None:
-            self._update_running_statistics(mean, variance, x.numel() // mean.numel())
         return output
 
     def _eval_forward(
@@ -199,23 +192,14 @@ class FusedNorm(nn.Module):
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         y = torch.empty_like(x)
-        rows: Any = {"scale": scale[None], "shift": shift[None]}
-        kernels.normalize("apply", x, out=y, residual=residual, activation=activation, **rows)
+        kernels.normalize(
+            "apply", x, out=y, scale=scale, shift=shift, residual=residual, activation=activation
+        )
         return y
-
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Updates the running averages of the mean and of the unbiased variance, part by part."""
-        unbiased = variance.flatten(1) * (count / (count - 1))
-        for part, part_variance in zip(mean.flatten(1), unbiased, strict=True):
-            self.running_mean.lerp_(part, self.momentum)
-            self.running_var.lerp_(part_variance, self.momentum)
 
 
 class _Normalize(torch.autograd.Function):
-    """The fused forward and backward passes; also returns each part's mean and variance."""
-
-    AXES = (1, 3)  # of parts × samples × groups × members
+    """The fused forward and backward passes. The forward pass updates running averages."""
 
     @staticmethod
     def forward(
@@ -228,83 +212,74 @@ class _Normalize(torch.autograd.Function):
         samples: int | None,
         activation: Activation | None,
         dropout: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = x.shape[2] * x.shape[3]
-        mean, squares = torch.empty(2, *x.shape[:2], dtype=torch.float32, device="cpu").unbind()
-        kernels.normalize("moments", x, sums=mean, products=squares)
-        if norm.groups is None:
-            cells = (-1, samples or len(x), x.shape[1], 1)
-        else:
-            cells = (len(x), 1, norm.groups, x.shape[1] // norm.groups)
-        mean, squares = mean.view(cells), squares.view(cells)
-        if norm.centre:
-            centre = mean.mean(_Normalize.AXES, keepdim=True)
-        else:
-            centre = mean.new_zeros(len(x), 1, 1, 1)
-        variance = (squares / pixels + (mean - centre).square()).mean(_Normalize.AXES, keepdim=True)
-        rstd = (variance + norm.eps).rsqrt()
-        weights = weight.view(cells[2:])
-        scale = weights * rstd
-        shift = -centre * scale if bias is None else bias.view(cells[2:]) - centre * scale
-        scale, shift = _rows(scale, mean.shape), _rows(shift, mean.shape)
-        drop: Any = {}
+    ) -> Tensor:
+        settings: Any = {"centred": norm.centre, "eps": norm.eps, "activation": activation}
         if dropout:
-            drop["threshold"] = min(round(dropout * 2**32), 2**32 - 1)
-            drop["seed"] = int(torch.randint(2**32, ()))
-        y = torch.empty_like(x)
-        rows: Any = {"scale": scale, "shift": shift}
+            settings |= draw(dropout)._asdict()
+        running: Any = {}
+        if norm.groups is None:
+            part = samples or len(x)
+            settings |= {"groups": x.shape[1], "part": part, "momentum": norm.momentum}
+            running = {"running_mean": norm.running_mean, "running_variance": norm.running_var}
+        else:
+            part = 1
+            settings |= {"groups": norm.groups, "part": part}
+        y, parts = torch.empty_like(x), len(x) // part
+        mean, rstd = _empty(parts, settings["groups"])
+        scale, shift = _empty(parts, x.shape[1])
+        sums, products = _empty(*x.shape[:2])
         kernels.normalize(
-            "apply", x, out=y, residual=residual, activation=activation, **rows, **drop
+            "forward",
+            x,
+            out=y,
+            residual=residual,
+            weight=weight,
+            bias=bias,
+            mean=mean,
+            rstd=rstd,
+            scale=scale,
+            shift=shift,
+            sums=sums,
+            products=products,
+            **running,
+            **settings,
         )
-        ctx.save_for_backward(x, weights, centre, rstd, scale, shift)
-        ctx.cells, ctx.drop, ctx.centred, ctx.activation = cells, drop, norm.centre, activation
-        ctx.mark_non_differentiable(centre, variance)
-        return y, centre, variance
+        ctx.save_for_backward(x, weight, bias, mean, rstd, scale, shift)
+        ctx.settings = settings
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, centre, rstd, scale, shift = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd, scale, shift = ctx.saved_tensors
+        dx, d_weight = torch.empty_like(x), torch.empty_like(weight)
+        d_bias = None if bias is None else torch.empty_like(bias)
+        sums, products = _empty(*x.shape[:2])
+        factor, constant = _empty(*scale.shape)
         dy = dy.contiguous(memory_format=torch.channels_last)
-        common: Any = {"dy": dy, "scale": scale, "shift": shift, "activation": ctx.activation}
-        common |= ctx.drop
-        sums, products = torch.empty(2, *x.shape[:2], dtype=torch.float32, device="cpu").unbind()
-        cells = sums.view(ctx.cells).shape
         kernels.normalize(
-            "backward_sums",
+            "backward",
             x,
-            **common,
-            centre=_rows(centre, cells),
+            dy=dy,
+            out=dx,
+            weight=weight,
+            mean=mean,
+            rstd=rstd,
+            scale=scale,
+            shift=shift,
+            d_weight=d_weight,
+            d_bias=d_bias,
             sums=sums,
             products=products,
+            factor=factor,
+            constant=constant,
+            **ctx.settings,
         )
-        sums, products = sums.view(cells), products.view(cells)
-        # With g the gradient of the affine map's output and D the number of values in a group:
-        # dx = rstd · (w g − Σ w g / D − (x − centre) · rstd² · Σ w g (x − centre) / D)
-        count = x.numel() // rstd.numel()
-        input_factor = -(rstd**3) * (weights * products).sum(_Normalize.AXES, keepdim=True) / count
-        constant = -input_factor * centre
-        if ctx.centred:
-            constant -= rstd * (weights * sums).sum(_Normalize.AXES, keepdim=True) / count
-        dx = torch.empty_like(x)
-        kernels.normalize(
-            "backward_apply",
-            x,
-            **common,
-            out=dx,
-            gradient_factor=scale,
-            input_factor=_rows(input_factor, cells),
-            constant=_rows(constant, cells),
-        )
-        d_weight = (products * rstd).sum((0, 1)).flatten()
-        d_bias = sums.sum((0, 1)).flatten() if ctx.centred else None
         d_residual = dy if ctx.needs_input_grad[3] else None
         return dx, d_weight, d_bias, d_residual, None, None, None, None
 
 
-def _rows(coefficients: Tensor, cells: torch.Size) -> Tensor:
-    """Coefficients in the shape that the passes take: N × C, or 1 × C for all samples."""
-    parts, samples, groups, members = cells
-    samples = samples if parts > 1 else 1
-    rows = coefficients.expand(parts, samples, groups, members)
-    return rows.reshape(-1, groups * members).contiguous()
+def _empty(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Two matrices for a pass to fill, float32."""
+    first, second = torch.empty(2, rows, columns, dtype=torch.float32, device="cpu").unbind()
+    return first, second

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from normlab import notation
 from normlab.config import ActivationName, Limits
 from normlab.layers import norms
+from normlab.layers.depthwise import DepthwiseConv2d
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms import Shape
 from normlab.layers.pooling import MaxPool
@@ -184,7 +185,8 @@ class Convolution(nn.Module):
         conv2d = entry.convolution if entry else nn.Conv2d
         self.depthwise: nn.Module | None = None
         if block.kind == "D":
-            self.depthwise = conv2d(
+            depthwise = DepthwiseConv2d if conv2d is nn.Conv2d else conv2d
+            self.depthwise = depthwise(
                 inputs, inputs, 3, block.stride, padding, groups=inputs, bias=False
             )
             self.conv = conv2d(inputs, outputs, 1, bias=False)

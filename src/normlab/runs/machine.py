@@ -12,7 +12,7 @@ import torch
 
 from normlab.config import Execution
 from normlab.errors import UsageError
-from normlab.layers import kernels
+from normlab.layers.kernels import build
 from normlab.runs.run import Machine
 from normlab.version import __version__
 from normlab.wording import counted
@@ -80,7 +80,7 @@ def describe(device: torch.device, *, from_epoch: int) -> Machine:
         capability=torch.backends.cpu.get_cpu_capability(),
         device=name,
         threads=torch.get_num_threads(),
-        kernels="compiled" if device.type == "cpu" and kernels.library() else "torch",
+        kernels=build.load().description if device.type == "cpu" else build.NONE.description,
         python=platform.python_version(),
         torch=torch.__version__,
         normlab=__version__,

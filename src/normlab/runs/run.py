@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from normlab import notation, recipes
 from normlab.config import UNSTATED, RunConfig, TrainingConfig, recorded
@@ -110,7 +110,10 @@ class Machine:
         capability: The instruction set that torch uses: `AVX2`, `AVX512`, …
         device: `cpu`, `cuda (NVIDIA H100)`, `mps`.
         threads: torch's CPU threads.
-        kernels: `compiled` if normlab's compiled passes ran, `torch` if PyTorch's layers did.
+        kernels: `gcc` or `clang` if normlab's compiled passes ran, built there by that compiler;
+            `prebuilt-…` if they were a wheel's, for that kind of processor; `, one thread` follows
+            where torch had no OpenMP library. `torch` if PyTorch's layers ran instead. Older runs
+            have `compiled` for passes that GCC built.
         python: Version of Python.
         torch: Version of torch.
         normlab: Version of normlab.
@@ -121,7 +124,7 @@ class Machine:
     capability: str
     device: str
     threads: Positive
-    kernels: Literal["compiled", "torch"]
+    kernels: str
     python: str
     torch: str
     normlab: str

@@ -87,11 +87,19 @@ def _notes(run: Run) -> Iterator[str]:
     if advice := recipe_advice(run.config.dataset, run.config.recipe, run.recipe):
         yield f"note: {advice}"
     machine = run.machines[-1]
-    if machine.device == "cpu" and (reason := build.load()[1]):
-        if machine.kernels == "torch":
-            yield f"note: no compiled passes ({reason}): PyTorch's slower layers are used instead"
-        else:
-            yield f"note: the compiled passes are built anew at each start ({reason})"
+    if machine.device == "cpu":
+        yield from (f"note: {note}" for note in _passes_notes(build.load()))
+
+
+def _passes_notes(passes: build.Passes) -> Iterator[str]:
+    if passes.library is None:
+        yield f"no compiled passes ({passes.reason}): PyTorch's slower layers are used instead"
+    elif passes.origin.startswith("prebuilt"):
+        yield f"the compiled passes are the wheel's, {passes.origin} ({passes.reason})"
+    elif passes.reason:
+        yield f"the compiled passes are built anew at each start ({passes.reason})"
+    if passes.library is not None and not passes.threaded:
+        yield "the compiled passes run on one thread: torch has loaded no OpenMP library"
 
 
 def recipe_advice(dataset: str, name: str | None, recipe: Recipe) -> str | None:

@@ -49,11 +49,13 @@ class Batches:
         """Inputs, float32 N × C × S × S in 0 to 1 and channels last, and labels, int64 N."""
         recipe = self.recipe
         places = self._places(epoch, step)
-        inputs = to_input(self.images[places])
-        if recipe.mirror:
+        images = self.images[places]
+        if recipe.mirror:  # before they are four times as large
             mirrored = self._mirrored(places, epoch)
-            inputs = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs)
-        inputs = augment(inputs, recipe.augment, generator(self.seed, "augment", epoch, step))
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        inputs = augment(
+            to_input(images), recipe.augment, generator(self.seed, "augment", epoch, step)
+        )
         return inputs.contiguous(memory_format=torch.channels_last), self.labels[places]
 
     def taught(self, epoch: int, step: int) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from normlab.errors import UsageError
 from normlab.export.folding import InferenceModel, SharedConvolution
 from normlab.layers.activations import Activate
+from normlab.layers.depthwise import DepthwiseConv2d
+from normlab.layers.dropout import Dropout
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.batch import EvoNormB0
 from normlab.layers.norms.dyt import DynamicTanh
@@ -190,8 +192,9 @@ _KNOWN: dict[type[nn.Module], Callable[[Steps, Any], list[Step]]] = {
     nn.AvgPool2d: lambda *_: [{"op": "averagePool"}],
     nn.AdaptiveAvgPool2d: lambda *_: [{"op": "globalAverage"}],
     nn.Sequential: Steps._in_order,
-    nn.Dropout: lambda *_: [],
+    Dropout: lambda *_: [],
     nn.Conv2d: Steps._convolution,
+    DepthwiseConv2d: Steps._convolution,
     StandardizedConv2d: Steps._convolution,
     ScaledStandardizedConv2d: Steps._convolution,
     Activate: Steps._activation,

@@ -1,19 +1,20 @@
 """The compiled passes: C sources in this folder, called through ctypes.
 
-Without GCC, `library` returns None: PyTorch's own layers then compute the same, more slowly, and a
-run records that.
+Where there are none, `library` returns None: PyTorch's own layers then compute the same, more
+slowly, and a run records that.
 """
 
 import ctypes
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from normlab.layers.activations import Activation
 from normlab.layers.kernels import build
-from normlab.layers.kernels.build import ACTIVATION_NUMBERS
+from normlab.layers.kernels.compilers import ACTIVATION_NUMBERS
 
-__all__ = ["ACTIVATION_NUMBERS", "library", "normalize", "pool", "usable"]
+__all__ = ["ACTIVATION_NUMBERS", "depthwise", "library", "normalize", "pool", "usable"]
 
 MAX_CHANNELS = 4096  # TILE of common.h
 
@@ -23,12 +24,14 @@ class _Normalize(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "dy", "residual", "out")),
-        *((name, ctypes.c_void_p) for name in ("scale", "shift", "centre")),
-        *((name, ctypes.c_void_p) for name in ("gradient_factor", "input_factor", "constant")),
-        *((name, ctypes.c_void_p) for name in ("sums", "products")),
-        *((name, ctypes.c_int64) for name in ("samples", "pixels", "channels", "per_sample")),
-        *((name, ctypes.c_int32) for name in ("bfloat16", "activation", "threads")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "mean", "rstd", "scale", "shift")),
+        *((name, ctypes.c_void_p) for name in ("running_mean", "running_variance")),
+        *((name, ctypes.c_void_p) for name in ("d_weight", "d_bias", "sums", "products")),
+        *((name, ctypes.c_void_p) for name in ("factor", "constant")),
+        *((name, ctypes.c_int64) for name in ("samples", "pixels", "channels", "groups", "part")),
+        *((name, ctypes.c_int32) for name in ("bfloat16", "activation", "threads", "centred")),
         *((name, ctypes.c_uint32) for name in ("threshold", "seed")),
+        *((name, ctypes.c_float) for name in ("eps", "momentum")),
     )
 
 
@@ -42,8 +45,18 @@ class _Pool(ctypes.Structure):
     )
 
 
+class _Depthwise(ctypes.Structure):
+    """The struct of depthwise.c, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "weight", "d_weight")),
+        *((name, ctypes.c_int64) for name in ("samples", "height", "width", "channels")),
+        *((name, ctypes.c_int32) for name in ("bfloat16", "threads")),
+    )
+
+
 def library() -> ctypes.CDLL | None:
-    """The compiled passes; None if no GCC can build them."""
+    """The compiled passes; None if no compiler builds them, and the package has none."""
     return build.load()[0]
 
 
@@ -66,10 +79,14 @@ def normalize(
     x: Tensor,
     *,
     activation: Activation | None = None,
+    groups: int = 1,
+    part: int | None = None,
+    centred: bool = True,
+    eps: float = 0.0,
+    momentum: float = 0.0,
     threshold: int = 0,
     seed: int = 0,
-    residual: Tensor | None = None,
-    **tensors: Tensor,
+    **tensors: Tensor | None,
 ) -> None:
     """Runs a pass of normalize.c over x, N × C × H × W.
 
@@ -77,24 +94,29 @@ def normalize(
         name: The pass.
         x: float32 or bfloat16, channels last; so are `dy`, `residual` and `out`.
         activation: The activation after the affine map, one of `ACTIVATION_NUMBERS`.
+        groups: Number of groups of channels.
+        part: Number of samples whose statistics are taken together; divides N. None: all.
+        centred: Whether the mean is subtracted.
+        eps: Is added to the variance.
+        momentum: The weight of the newest part in the running statistics.
         threshold: The dropout probability, in units of 2⁻³².
         seed: The dropout seed, 32 bits.
-        residual: Added at the end of `apply`.
-        tensors: The pass's other tensors, by their names in the struct. Coefficients are float32
-            and contiguous, N × C or 1 × C.
+        tensors: The pass's other tensors, by their names in the struct: float32 and contiguous.
     """
     samples, channels, height, width = x.shape
     arguments = _Normalize(
         samples=samples,
         pixels=height * width,
         channels=channels,
-        per_sample=int("scale" in tensors and len(tensors["scale"]) > 1),
+        groups=groups,
+        part=part or samples,
         activation=ACTIVATION_NUMBERS[activation],
+        centred=centred,
         threshold=threshold,
         seed=seed,
+        eps=eps,
+        momentum=momentum,
     )
-    if residual is not None:
-        tensors["residual"] = residual
     _call(f"normlab_{name}", arguments, x, tensors)
 
 
@@ -105,11 +127,18 @@ def pool(name: str, x: Tensor, **tensors: Tensor) -> None:
     _call(f"normlab_pool_{name}", arguments, x, tensors)
 
 
+def depthwise(name: str, x: Tensor, **tensors: Tensor) -> None:
+    """Runs a pass of depthwise.c over x, as `pool`. Weights are float32 and contiguous."""
+    samples, channels, height, width = x.shape
+    arguments = _Depthwise(samples=samples, height=height, width=width, channels=channels)
+    _call(f"normlab_depthwise_{name}", arguments, x, tensors)
+
+
 def _call(
     name: str,
-    arguments: _Normalize | _Pool,
+    arguments: _Normalize | _Pool | _Depthwise,
     x: Tensor,
-    tensors: dict[str, Tensor],
+    tensors: Mapping[str, Tensor | None],
 ) -> None:
     compiled = library()
     assert compiled is not None, "call usable() first"
@@ -117,5 +146,6 @@ def _call(
     arguments.bfloat16 = int(x.dtype == torch.bfloat16)
     arguments.threads = torch.get_num_threads()
     for field, tensor in tensors.items():
-        setattr(arguments, field, tensor.data_ptr())
+        if tensor is not None:
+            setattr(arguments, field, tensor.data_ptr())
     getattr(compiled, name)(ctypes.byref(arguments))

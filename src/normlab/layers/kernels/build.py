@@ -1,15 +1,15 @@
-"""Builds the compiled passes at first use, with GCC, and keeps the library in the user's cache.
+"""Builds the compiled passes at first use, and keeps the library in the user's cache.
 
 The library's name holds two hashes: of what it is built from (the sources, the flags, the compiler,
 the machine), so that machines can share a home folder, and of its content, so that a damaged
 library is built again instead of loaded.
 
 Where the cache cannot be used, or others can write to it, each process builds the library for
-itself. It is never loaded from a folder in which others could have put it.
+itself. It is never loaded from a folder in which others could have put it. Where no compiler builds
+it, the package may have one that was built elsewhere.
 """
 
 import ctypes
-import hashlib
 import os
 import platform
 import shutil
@@ -19,54 +19,96 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
 
 from normlab import programs
 from normlab.errors import NormlabError
-from normlab.layers.activations import ACTIVATIONS, Activation, CompiledPass
+from normlab.layers.kernels import compilers, prebuilt
+from normlab.layers.kernels.compilers import Compiler, output, short_hash
 from normlab.storage.files import locked, user_cache, write_atomically
 
-FOLDER = Path(__file__).parent
-SOURCES = tuple(sorted(FOLDER.glob("*.c")))
-_PASSES = {a: a.compiled for a in ACTIVATIONS.values() if a.compiled is not None}
-ACTIVATION_NUMBERS: dict[Activation | None, int] = {
-    activation: number for number, activation in enumerate([None, *_PASSES])
-}
-"""The activations that the passes know, by their numbers in C; None is no activation."""
-_CASES = " ".join(
-    f"X(pass, {number}, ({value}), ({gradient}))"
-    for number, (value, gradient) in enumerate([CompiledPass("z", "g"), *_PASSES.values()])
-)
-FLAGS = (
-    *("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fopenmp", "-shared", "-fPIC"),
-    "--param=max-unswitch-insns=1000",  # a loop for maps with a residual, and one without
-    f"-DACTIVATIONS(X, pass)={_CASES}",
-    *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
-)
-CPUINFO = Path("/proc/cpuinfo")
+CPUINFO = prebuilt.CPUINFO
 KEYS = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo, on x86 and on ARM
-TIME_LIMIT = 120.0  # seconds for the compiler, which takes about three
 _BUILDING = "building-"  # temporary folders
 _OUTSIDE = 65534  # who owns, within a container, what root and others own outside of it
 
 
+class Passes(NamedTuple):
+    """The compiled passes of this process.
+
+    Attributes:
+        library: The loaded library; None if there is none.
+        reason: Why it is not kept, or not built here, or not there; empty if it is kept.
+        origin: The compiler that built it here, or what it was built for elsewhere; `torch`:
+            PyTorch's layers are used instead.
+        threaded: Whether it can use more than one thread.
+    """
+
+    library: ctypes.CDLL | None
+    reason: str
+    origin: Literal["gcc", "clang", "torch"] | prebuilt.Origin
+    threaded: bool
+
+    @property
+    def description(self) -> str:
+        """What a run records."""
+        one_thread = self.library is not None and not self.threaded
+        return self.origin + (", one thread" if one_thread else "")
+
+
+NONE = Passes(None, "", "torch", threaded=False)
+
+
 @cache
-def load() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled passes, and why they are not kept (empty if they are); or None, and why."""
+def load() -> Passes:
+    """The compiled passes: built here, or else those of the package, or else none."""
     try:
-        compiler = _compiler()
-        name = f"kernels-{_origin(compiler)}"
-        try:
-            return _load_kept(compiler, name), ""
-        except programs.TooSlowError:
-            raise
-        except (NormlabError, OSError) as error:
-            return _load_unkept(compiler), _reason(error)
+        compiler = compilers.find()
+        library, reason = _load_built(compiler)
+        return Passes(library, reason, compiler.kind, give_threads(library))
     except (NormlabError, OSError) as error:
-        return None, _reason(error)
+        reason = _reason(error)
+    for origin, path in prebuilt.find():
+        with suppress(OSError):  # damaged, or for another system
+            library = ctypes.CDLL(str(path))
+            return Passes(library, reason, origin, give_threads(library))
+    return NONE._replace(reason=reason)
 
 
-def _load_kept(compiler: str, name: str) -> ctypes.CDLL:
+def _load_built(compiler: Compiler) -> tuple[ctypes.CDLL, str]:
+    """The library that this compiler builds, and why it is not kept (empty if it is)."""
+    try:
+        return _load_kept(compiler), ""
+    except programs.TooSlowError:
+        raise
+    except (NormlabError, OSError) as error:
+        return _load_unkept(compiler), _reason(error)
+
+
+def give_threads(library: ctypes.CDLL) -> bool:
+    """Gives the passes the threads of torch's OpenMP library. False if torch has none.
+
+    It is found among what torch has loaded, because each of torch's builds names its file
+    differently.
+    """
+    loaded = ctypes.CDLL(torch._C.__file__)
+    functions = {
+        "normlab_parallel": "GOMP_parallel",
+        "normlab_thread_number": "omp_get_thread_num",
+        "normlab_thread_count": "omp_get_num_threads",
+    }
+    try:
+        found = {place: getattr(loaded, name) for place, name in functions.items()}
+    except AttributeError:
+        return False
+    for place, function in found.items():
+        ctypes.c_void_p.in_dll(library, place).value = ctypes.cast(function, ctypes.c_void_p).value
+    return True
+
+
+def _load_kept(compiler: Compiler) -> ctypes.CDLL:
     """The library in the user's cache, built if it is not there yet."""
     cache = user_cache()
     if cache is None:
@@ -74,28 +116,29 @@ def _load_kept(compiler: str, name: str) -> ctypes.CDLL:
     folder = cache / "normlab"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_writable_by_others(folder)
+    name = f"kernels-{_origin(compiler)}"
     if (library := _find(folder, name)) is not None:
         return library
-    with locked(folder, patience=2 * TIME_LIMIT) as lock:
+    with locked(folder, patience=2 * compilers.TIME_LIMIT) as lock:
         if (library := _find(folder, name)) is not None:  # another process built it meanwhile
             return library
         if lock is not None:  # nobody else is building: a kill left these
             for leftover in folder.glob(f"{_BUILDING}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=folder) as building:
-            content = _build(compiler, building).read_bytes()
-        path = folder / f"{name}-{_hash(content)}.so"
+            content = compiler.build(building).read_bytes()
+        path = folder / f"{name}-{short_hash(content)}.so"
         write_atomically(path, content)
         with suppress(OSError):  # not on every file system
             path.chmod(0o644)  # whatever the umask
         return ctypes.CDLL(str(path))
 
 
-def _load_unkept(compiler: str) -> ctypes.CDLL:
+def _load_unkept(compiler: Compiler) -> ctypes.CDLL:
     """The library of this process alone. Once it is loaded, its file is not needed."""
     with tempfile.TemporaryDirectory(prefix="normlab-", ignore_cleanup_errors=True) as building:
         _refuse_writable_by_others(Path(building))
-        return ctypes.CDLL(str(_build(compiler, building)))
+        return ctypes.CDLL(str(compiler.build(building)))
 
 
 def _reason(error: NormlabError | OSError) -> str:
@@ -110,37 +153,9 @@ def _find(folder: Path, name: str) -> ctypes.CDLL | None:
     for path in folder.glob(f"{name}-*.so"):
         if not _is_ours(path.lstat()):  # from a time when others could write to the folder
             continue
-        if path.stem == f"{name}-{_hash(path.read_bytes())}":
+        if path.stem == f"{name}-{short_hash(path.read_bytes())}":
             return ctypes.CDLL(str(path))
     return None
-
-
-def _build(compiler: str, folder: str) -> Path:
-    """Compiles the library into a folder, where the compiler's temporary files are, too."""
-    built = Path(folder) / "kernels.so"
-    _output(compiler, *FLAGS, "-o", str(built), *map(str, SOURCES), temporary=folder)
-    return built
-
-
-def _compiler() -> str:
-    """GCC. On macOS `gcc` is Clang, and Homebrew's GCC has its version in its name."""
-    versions = [f"gcc-{version}" for version in range(20, 8, -1)]
-    names = versions if sys.platform == "darwin" else ["gcc", *versions]
-    compiler = next(filter(None, map(shutil.which, names)), None)
-    if compiler is None or os.name != "posix":
-        raise NormlabError("there is no gcc")
-    return compiler
-
-
-def _output(*command: str, temporary: str | None = None) -> str:
-    """What a command prints."""
-    environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": temporary} if temporary else {})
-    code, output = programs.run(command, seconds=TIME_LIMIT, environment=environment)
-    if code:
-        lines = output.strip().splitlines()
-        said = next((line for line in lines if "error: " in line), lines[-1] if lines else "")
-        raise NormlabError(f"{Path(command[0]).name} fails" + (f": {said}" if said else ""))
-    return output
 
 
 def _refuse_writable_by_others(folder: Path) -> None:
@@ -171,23 +186,18 @@ def _others_can_write(status: os.stat_result) -> bool:
     return bool(status.st_mode & (stat.S_IWOTH | group))
 
 
-def _origin(compiler: str) -> str:
+def _origin(compiler: Compiler) -> str:
     """The hash of what a library is built from."""
-    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, FOLDER / "common.h")]
-    return _hash("\n".join((*texts, *FLAGS, _machine(), _output(compiler, "-v"))).encode())
+    return compilers.hash_sources(*compiler.flags(), _machine(), compiler.version)
 
 
 def _machine() -> str:
     """What -march=native and the system's libraries depend on."""
     if sys.platform == "darwin":
-        processor = _output("sysctl", "-n", "machdep.cpu.brand_string")
+        processor = output("sysctl", "-n", "machdep.cpu.brand_string")
     elif CPUINFO.exists():
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
         processor = "\n".join(sorted({line for line in lines if line.startswith(KEYS)}))
     else:
         processor = platform.processor()
     return "\n".join((platform.system(), platform.machine(), *platform.libc_ver(), processor))
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:20]

@@ -1,4 +1,4 @@
-/* Shared by the passes: loading and storing values of two types, and tiles.
+/* Shared by the passes: loading and storing values of two types, tiles, and threads.
 
    Maps are in channels-last memory. A pass goes over a map in tiles. The coefficients of the
    channels are repeated until they fill whole vectors, so that the inner loops run over plain
@@ -8,6 +8,17 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* Before a loop whose stores change nothing that it loads later. */
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+/* A pass over its samples from `first` to before `last`; and over all of them, by threads.c. */
+typedef void Samples(const void *pass, int64_t first, int64_t last);
+void normlab_share(Samples *samples, const void *pass, int64_t count, int32_t threads);
 
 enum { TILE = 4096 }; /* values; the caller passes no maps of more channels */
 
@@ -44,15 +55,17 @@ INLINE int64_t tile_length(int64_t channels) {
     return channels * pixels;
 }
 
+/* Repeats a row: the tile has a power of two of them. */
 INLINE void fill(float *tile, const float *row, int64_t channels, int64_t length) {
-    for (int64_t start = 0; start < length; start += channels)
-        memcpy(tile + start, row, channels * sizeof *row);
+    memcpy(tile, row, channels * sizeof *row);
+    for (int64_t filled = channels; filled < length; filled *= 2)
+        memcpy(tile + filled, tile, filled * sizeof *tile);
 }
 
-/* Sums the columns of a tile that belong to the same channel. */
-INLINE void fold(float *row, const float *tile, int64_t channels, int64_t length) {
+/* Sums the columns of a tile that belong to the same channel, half on half. */
+INLINE void fold(float *row, float *tile, int64_t channels, int64_t length) {
+    for (int64_t half = length / 2; half >= channels; half /= 2)
+        for (int64_t j = 0; j < half; j++)
+            tile[j] += tile[half + j];
     memcpy(row, tile, channels * sizeof *row);
-    for (int64_t start = channels; start < length; start += channels)
-        for (int64_t c = 0; c < channels; c++)
-            row[c] += tile[start + c];
 }

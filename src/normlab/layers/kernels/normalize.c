@@ -1,32 +1,42 @@
 /* Normalization with its activation and dropout on the CPU, for maps in channels-last memory.
 
-   x is N samples of P pixels of C channels, float32 or bfloat16. Every normalization of the form
-   (x - mean) / deviation * weight + bias is one affine map per sample and channel. So four passes
-   serve them all; the caller does the small computations between them:
+   x is N samples of P pixels of C channels, float32 or bfloat16. The channels are in groups, and
+   the samples in parts of so many. A group of a part has one mean and one variance, so that every
+   normalization of the form (x - mean) / deviation * weight + bias is one affine map per sample and
+   channel: BatchNorm has a group for each channel and one part, GroupNorm a part for each sample.
 
-       moments         per sample and channel: the mean, and the sum of squared deviations from it
-       apply           y = dropout(f(x * scale + shift)) + residual, if there is a residual
-       backward_sums   per sample and channel: the sums of g and of g * (x - centre)
-       backward_apply  the gradient of x: g * gradient_factor + x * input_factor + constant
+       forward   y = dropout(f(x * scale + shift)) + residual, if there is a residual
+       backward  the gradients of x, weight and bias
+       apply     as forward, with a scale and a shift for each channel
 
-   f is the activation, and g is the gradient of x * scale + shift: the activation's gradient and
-   the dropout mask are computed again, not stored. A coefficient has C values for each sample, or
-   C values for all samples together.
+   f is the activation. The backward pass computes its gradient and the dropout mask again, instead
+   of reading them. Where a part is one sample, a thread goes from its statistics to its results at
+   once, while the sample is in the cache.
+
+   Sums of several samples are taken in their order, in float64: results do not depend on the number
+   of threads.
 
    The compiler gets the activations of activations.py as a macro, ACTIVATIONS(X, pass). It expands
    to X(pass, number, value, gradient) for each of them; number 0 is no activation. */
+
+#include <math.h>
 
 #include "common.h"
 
 typedef struct {
     const void *x, *dy, *residual;
-    void *out;
-    const float *scale, *shift, *centre;
-    const float *gradient_factor, *input_factor, *constant;
-    float *sums, *products; /* moments: the mean and the sum of squares */
-    int64_t samples, pixels, channels, per_sample; /* per_sample: 1 if coefficients are */
-    int32_t bfloat16, activation, threads;
+    void *out;                   /* y, or the gradient of x */
+    const float *weight, *bias;  /* of each channel; no bias: 0 */
+    float *mean, *rstd;          /* of each group of each part: rstd is 1 / deviation */
+    float *scale, *shift;        /* of each channel of each part */
+    float *running_mean, *running_variance; /* of each channel: what forward updates, if given */
+    float *d_weight, *d_bias;    /* the gradients of weight and bias */
+    float *sums, *products;      /* of each channel of each sample: what a first loop finds */
+    float *factor, *constant;    /* of each channel of each part, in backward */
+    int64_t samples, pixels, channels, groups, part; /* part: its number of samples */
+    int32_t bfloat16, activation, threads, centred; /* centred: 0 if the mean is taken as 0 */
     uint32_t threshold, seed; /* dropout: its probability in units of 2^-32, its random seed */
+    float eps, momentum;
 } Pass;
 
 /* 1 / (1 + e^-z), to about 1e-7, or 1e-6 of the value where z is far below 0. Plain arithmetic, so
@@ -99,17 +109,19 @@ INLINE float dropout_factor(uint32_t index, uint32_t seed, uint32_t threshold, f
     return h < threshold ? 0.0f : scale;
 }
 
-INLINE void moments(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
-    (void)activation, (void)drop;
+/* The mean of each channel of a sample, in `sums`, and its sum of squared deviations from it, in
+   `products`. */
+INLINE void find_moments(const Pass *p, int64_t n, int bfloat16) {
     const int64_t channels = p->channels, length = tile_length(channels);
     float origin[TILE], sum[TILE], square[TILE];
     /* Deviations are taken from the mean of up to eight pixels, so that little cancels. */
     memset(sum, 0, length * sizeof *sum);
     const int64_t probes = p->pixels < 8 ? p->pixels : 8;
+    const float share = 1.0f / probes;
     for (int64_t i = 0; i < probes; i++) {
         const int64_t pixel = n * p->pixels + (3 * i + 1) * p->pixels / (3 * probes);
         for (int64_t c = 0; c < channels; c++)
-            sum[c] += load(p->x, pixel * channels + c, bfloat16) / probes;
+            sum[c] += load(p->x, pixel * channels + c, bfloat16) * share;
     }
     fill(origin, sum, channels, length);
     memset(sum, 0, length * sizeof *sum);
@@ -133,19 +145,74 @@ INLINE void moments(const Pass *p, int64_t n, int bfloat16, int activation, int 
     }
 }
 
+static void moments(const Pass *p, int64_t n) {
+    if (p->bfloat16)
+        find_moments(p, n, 1);
+    else
+        find_moments(p, n, 0);
+}
+
+/* The statistics of each group of a part, from the moments of its samples, and the affine map of
+   each channel. */
+static void statistics(const Pass *p, int64_t part) {
+    const int64_t channels = p->channels, members = channels / p->groups;
+    const float *means = p->sums + part * p->part * channels;
+    const float *squares = p->products + part * p->part * channels;
+    float *scale = p->scale + part * channels, *shift = p->shift + part * channels;
+    double mean[TILE], square[TILE]; /* of channels: summed over the samples */
+    memset(mean, 0, channels * sizeof *mean);
+    memset(square, 0, channels * sizeof *square);
+    if (p->centred)
+        for (int64_t n = 0; n < p->part; n++)
+            for (int64_t c = 0; c < channels; c++)
+                mean[c] += means[n * channels + c];
+    for (int64_t first = 0; first < channels; first += members) { /* now the group's mean */
+        double sum = 0;
+        for (int64_t c = first; c < first + members; c++)
+            sum += mean[c];
+        for (int64_t c = first; c < first + members; c++)
+            mean[c] = sum / (p->part * members);
+    }
+    for (int64_t n = 0; n < p->part; n++)
+        for (int64_t c = 0; c < channels; c++) {
+            const double d = means[n * channels + c] - mean[c];
+            square[c] += squares[n * channels + c] + d * d * p->pixels;
+        }
+    const double count = (double)p->part * members * p->pixels;
+    for (int64_t g = 0, c = 0; g < p->groups; g++) {
+        const int64_t cell = part * p->groups + g;
+        double sum = 0;
+        for (int64_t i = g * members; i < (g + 1) * members; i++)
+            sum += square[i];
+        const float centre = mean[c], rstd = 1 / sqrtf(sum / count + p->eps);
+        p->mean[cell] = centre;
+        p->rstd[cell] = rstd;
+        for (; c < (g + 1) * members; c++) {
+            scale[c] = p->weight[c] * rstd;
+            shift[c] = (p->bias ? p->bias[c] : 0) - centre * scale[c];
+        }
+        if (p->running_mean) { /* the variance there is the unbiased one */
+            p->running_mean[g] += p->momentum * (centre - p->running_mean[g]);
+            p->running_variance[g] +=
+                p->momentum * ((float)(sum / (count - 1)) - p->running_variance[g]);
+        }
+    }
+}
+
 INLINE void apply(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
+    const int64_t row = n / p->part * channels;
     const uint32_t threshold = p->threshold, seed = p->seed;
     const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
     const void *x = p->x, *residual = p->residual;
     void *y = p->out;
     float a[TILE], b[TILE];
-    fill(a, p->scale + p->per_sample * n * channels, channels, length);
-    fill(b, p->shift + p->per_sample * n * channels, channels, length);
+    fill(a, p->scale + row, channels, length);
+    fill(b, p->shift + row, channels, length);
     const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
     for (int64_t base = n * sample_size; base < end; base += length) {
         const int64_t size = end - base < length ? end - base : length;
-#pragma GCC ivdep
+        INDEPENDENT
         for (int64_t j = 0; j < size; j++) {
             float z = activate(load(x, base + j, bfloat16) * a[j] + b[j], activation);
             if (drop)
@@ -157,15 +224,21 @@ INLINE void apply(const Pass *p, int64_t n, int bfloat16, int activation, int dr
     }
 }
 
-INLINE void backward_sums(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
+/* With g the gradient of x * scale + shift: the sums over a sample of g and of g * (x - mean), for
+   each channel, in `sums` and `products`. */
+INLINE void sum_gradients(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
+    const int64_t row = n / p->part * channels, members = channels / p->groups;
     const uint32_t threshold = p->threshold, seed = p->seed;
     const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
     const void *x = p->x, *dy = p->dy;
     float a[TILE], b[TILE], m[TILE], sum[TILE], product[TILE];
-    fill(a, p->scale + p->per_sample * n * channels, channels, length);
-    fill(b, p->shift + p->per_sample * n * channels, channels, length);
-    fill(m, p->centre + p->per_sample * n * channels, channels, length);
+    fill(a, p->scale + row, channels, length);
+    fill(b, p->shift + row, channels, length);
+    for (int64_t g = 0, c = 0; g < p->groups; g++)
+        for (; c < (g + 1) * members; c++)
+            sum[c] = p->mean[n / p->part * p->groups + g];
+    fill(m, sum, channels, length);
     memset(sum, 0, length * sizeof *sum);
     memset(product, 0, length * sizeof *product);
     const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
@@ -184,49 +257,141 @@ INLINE void backward_sums(const Pass *p, int64_t n, int bfloat16, int activation
     fold(p->products + n * channels, product, channels, length);
 }
 
-INLINE void backward_apply(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
+/* The gradient of x is rstd * (weight * g - sum(weight * g) / D - (x - mean) * rstd^2 *
+   sum(weight * g * (x - mean)) / D), with g as above and D the number of values of a group: that is
+   g * scale + x * factor + constant. The latter two for a part. */
+static void find_gradient(const Pass *p, int64_t part) {
+    const int64_t channels = p->channels, members = channels / p->groups;
+    const float count = (float)(p->part * p->pixels * members);
+    double sum[TILE], product[TILE]; /* of channels: summed over the samples */
+    memset(sum, 0, channels * sizeof *sum);
+    memset(product, 0, channels * sizeof *product);
+    for (int64_t n = part * p->part; n < (part + 1) * p->part; n++)
+        for (int64_t c = 0; c < channels; c++) {
+            sum[c] += p->sums[n * channels + c];
+            product[c] += p->products[n * channels + c];
+        }
+    for (int64_t g = 0; g < p->groups; g++) {
+        const int64_t cell = part * p->groups + g, first = g * members;
+        const float rstd = p->rstd[cell];
+        double of_sums = 0, of_products = 0;
+        for (int64_t c = first; c < first + members; c++) {
+            of_sums += p->weight[c] * sum[c];
+            of_products += p->weight[c] * product[c];
+        }
+        const float factor = -(rstd * rstd * rstd) * (float)of_products / count;
+        const float rest = p->centred ? rstd * (float)of_sums / count : 0;
+        for (int64_t c = part * channels + first; c < part * channels + first + members; c++) {
+            p->factor[c] = factor;
+            p->constant[c] = -factor * p->mean[cell] - rest;
+        }
+    }
+}
+
+INLINE void apply_gradients(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
+    const int64_t row = n / p->part * channels;
     const uint32_t threshold = p->threshold, seed = p->seed;
     const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
     const void *x = p->x, *dy = p->dy;
     void *dx = p->out;
-    float a[TILE], b[TILE], q[TILE], r[TILE], s[TILE];
-    fill(a, p->scale + p->per_sample * n * channels, channels, length);
-    fill(b, p->shift + p->per_sample * n * channels, channels, length);
-    fill(q, p->gradient_factor + p->per_sample * n * channels, channels, length);
-    fill(r, p->input_factor + p->per_sample * n * channels, channels, length);
-    fill(s, p->constant + p->per_sample * n * channels, channels, length);
+    float a[TILE], b[TILE], r[TILE], s[TILE];
+    fill(a, p->scale + row, channels, length);
+    fill(b, p->shift + row, channels, length);
+    fill(r, p->factor + row, channels, length);
+    fill(s, p->constant + row, channels, length);
     const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
     for (int64_t base = n * sample_size; base < end; base += length) {
         const int64_t size = end - base < length ? end - base : length;
-#pragma GCC ivdep
+        INDEPENDENT
         for (int64_t j = 0; j < size; j++) {
             float value = load(x, base + j, bfloat16), g = load(dy, base + j, bfloat16);
             if (drop)
                 g *= dropout_factor(base + j, seed, threshold, scale);
             g = activate_backward(value * a[j] + b[j], g, activation);
-            store(dx, base + j, bfloat16, g * q[j] + value * r[j] + s[j]);
+            store(dx, base + j, bfloat16, g * a[j] + value * r[j] + s[j]);
         }
     }
 }
 
-/* A pass over all samples. One loop is compiled for each type, activation, and dropout or none. */
+/* The gradients of weight and bias. */
+static void sum_samples(const Pass *p) {
+    const int64_t channels = p->channels, members = channels / p->groups;
+    double sum[TILE], product[TILE];
+    memset(sum, 0, channels * sizeof *sum);
+    memset(product, 0, channels * sizeof *product);
+    for (int64_t n = 0; n < p->samples; n++)
+        for (int64_t g = 0, c = 0; g < p->groups; g++) {
+            const double rstd = p->rstd[n / p->part * p->groups + g];
+            for (; c < (g + 1) * members; c++) {
+                sum[c] += p->sums[n * channels + c];
+                product[c] += p->products[n * channels + c] * rstd;
+            }
+        }
+    for (int64_t c = 0; c < channels; c++) {
+        p->d_weight[c] = product[c];
+        if (p->d_bias)
+            p->d_bias[c] = sum[c];
+    }
+}
+
+/* A loop over a sample. One is compiled for each type, activation, and dropout or none. */
 #define LOOPS(pass, number, value, gradient)          \
     case number << 2: pass(p, n, 0, number, 0); break;     \
     case number << 2 | 1: pass(p, n, 0, number, 1); break; \
     case number << 2 | 2: pass(p, n, 1, number, 0); break; \
     case number << 2 | 3: pass(p, n, 1, number, 1); break;
 
-#define DEFINE(pass)                                                         \
-    void normlab_##pass(const Pass *p) {                                     \
-        _Pragma("omp parallel for num_threads(p->threads)")                  \
-        for (int64_t n = 0; n < p->samples; n++)                             \
-            switch (p->activation << 2 | p->bfloat16 << 1 | (p->threshold > 0)) { \
-                ACTIVATIONS(LOOPS, pass)                                     \
-            }                                                                \
+#define DEFINE(pass)                                                      \
+    static void pass##_of(const Pass *p, int64_t n) {                     \
+        switch (p->activation << 2 | p->bfloat16 << 1 | (p->threshold > 0)) { \
+            ACTIVATIONS(LOOPS, pass)                                      \
+        }                                                                 \
     }
 
-DEFINE(moments)
 DEFINE(apply)
-DEFINE(backward_sums)
-DEFINE(backward_apply)
+DEFINE(sum_gradients)
+DEFINE(apply_gradients)
+
+/* These go over the samples of one thread. */
+#define EACH(name, ...)                                                          \
+    static void name(const void *pass, int64_t first, int64_t last) {            \
+        const Pass *p = pass;                                                    \
+        for (int64_t n = first; n < last; n++) {                                 \
+            __VA_ARGS__                                                          \
+        }                                                                        \
+    }
+
+EACH(each_moments, moments(p, n);)
+EACH(each_apply, apply_of(p, n);)
+EACH(each_forward, moments(p, n); statistics(p, n); apply_of(p, n);)
+EACH(each_sum, sum_gradients_of(p, n);)
+EACH(each_gradient, apply_gradients_of(p, n);)
+EACH(each_backward, sum_gradients_of(p, n); find_gradient(p, n); apply_gradients_of(p, n);)
+
+void normlab_apply(const Pass *p) {
+    normlab_share(each_apply, p, p->samples, p->threads);
+}
+
+void normlab_forward(const Pass *p) {
+    if (p->part == 1 && !p->running_mean) {
+        normlab_share(each_forward, p, p->samples, p->threads);
+        return;
+    }
+    normlab_share(each_moments, p, p->samples, p->threads);
+    for (int64_t part = 0; part < p->samples / p->part; part++)
+        statistics(p, part);
+    normlab_share(each_apply, p, p->samples, p->threads);
+}
+
+void normlab_backward(const Pass *p) {
+    if (p->part == 1)
+        normlab_share(each_backward, p, p->samples, p->threads);
+    else {
+        normlab_share(each_sum, p, p->samples, p->threads);
+        for (int64_t part = 0; part < p->samples / p->part; part++)
+            find_gradient(p, part);
+        normlab_share(each_gradient, p, p->samples, p->threads);
+    }
+    sum_samples(p);
+}

@@ -31,7 +31,7 @@ INLINE void forward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
             for (int64_t start = 0; start < c; start += block) {
                 const int64_t first = start < c - block ? start : c - block, o = output + first,
                               i = (n * p->height + 2 * h) * row + 2 * w * c + first;
-#pragma GCC ivdep
+                INDEPENDENT
                 for (int64_t j = 0; j < block; j++) {
                     float top = larger(load(x, i + j, bfloat16), load(x, i + c + j, bfloat16));
                     float low = larger(load(x, i + row + j, bfloat16), load(x, i + row + c + j, bfloat16));
@@ -50,7 +50,7 @@ INLINE void backward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
             for (int64_t start = 0; start < c; start += block) {
                 const int64_t first = start < c - block ? start : c - block, o = output + first,
                               i = (n * p->height + 2 * h) * row + 2 * w * c + first;
-#pragma GCC ivdep
+                INDEPENDENT
                 for (int64_t j = 0; j < block; j++) {
                     const float most = load(y, o + j, bfloat16), g = load(dy, o + j, bfloat16);
                     float rest = g; /* what no earlier value has taken */
@@ -69,9 +69,9 @@ INLINE void backward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
 }
 
 #define DEFINE(pass)                                        \
-    void normlab_pool_##pass(const Pool *p) {               \
-        _Pragma("omp parallel for num_threads(p->threads)") \
-        for (int64_t n = 0; n < p->samples; n++)            \
+    static void pass##_samples(const void *arguments, int64_t first, int64_t last) { \
+        const Pool *p = arguments;                          \
+        for (int64_t n = first; n < last; n++)              \
             switch (p->bfloat16 << 2 | (p->channels >= 16) << 1 | (p->channels >= 8)) { \
             case 0: pass(p, n, 0, 1); break;                \
             case 1: pass(p, n, 0, 8); break;                \
@@ -80,6 +80,9 @@ INLINE void backward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
             case 5: pass(p, n, 1, 8); break;                \
             default: pass(p, n, 1, 16);                     \
             }                                               \
+    }                                                       \
+    void normlab_pool_##pass(const Pool *p) {               \
+        normlab_share(pass##_samples, p, p->samples, p->threads); \
     }
 
 DEFINE(forward)

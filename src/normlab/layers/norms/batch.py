@@ -2,10 +2,10 @@
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.layers.activations import Activation
+from normlab.layers.dropout import drop
 from normlab.layers.fused import ChannelAffine, FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
 
@@ -311,7 +311,7 @@ class EvoNormB0(nn.Module):
             of_image = (y.var((2, 3), correction=0, keepdim=True) + EPSILON).sqrt()
             deviation = torch.maximum(deviation, y * self.slope[:, None, None] + of_image)
         y = y / deviation * self.weight[:, None, None] + self.bias[:, None, None]
-        return F.dropout(y.to(x.dtype), self.dropout, self.training)
+        return drop(y.to(x.dtype), self.dropout, self.training)
 
     def as_affine(self) -> ChannelAffine | None:
         """What it is in eval mode without its activation; None with it."""

@@ -1,10 +1,10 @@
 """Dynamic Tanh: values are squashed instead of normalized."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.layers.activations import Activate, Activation
+from normlab.layers.dropout import drop
 from normlab.layers.norms.registry import Shape, register
 
 
@@ -44,4 +44,4 @@ class DynamicTanh(nn.Module):
         y = (x.to(self.weight.dtype) * self.slope).tanh()
         y = y * self.weight[:, None, None] + self.bias[:, None, None]
         y = self.activate(y) if self.activate else y
-        return F.dropout(y.to(x.dtype), self.dropout, self.training)
+        return drop(y.to(x.dtype), self.dropout, self.training)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.layers.activations import Activate, Activation
+from normlab.layers.dropout import drop
 from normlab.layers.fused import ChannelAffine
 from normlab.layers.norms.registry import Shape, register
 
@@ -42,7 +43,7 @@ class Affine(nn.Module):
         """N × C × H × W to the same shape."""
         y = x * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
         y = self.activate(y) if self.activate else y
-        return F.dropout(y, self.dropout, self.training)
+        return drop(y, self.dropout, self.training)
 
     def undo_scale(self, scale: float) -> None:
         """Computes of scale · x what it computed of x."""
@@ -88,7 +89,7 @@ class LocalResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to the same shape."""
         a = self.affine(x)
-        return F.dropout(local_response(a), self.dropout, self.training)
+        return drop(local_response(a), self.dropout, self.training)
 
 
 def local_response(a: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Proxy normalization: activations are normalized by what they would be of normal values."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.layers.activations import Activation, normal_moments
+from normlab.layers.dropout import drop
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
 from normlab.layers.norms.sample import checked_groups
@@ -45,7 +45,7 @@ class ProxyNorm(nn.Module):
         mean, scale = self.proxy()
         y = self.norm(x.to(scale.dtype)) - mean[:, None, None]
         y = (y * scale[:, None, None]).to(x.dtype)
-        return F.dropout(y, self.dropout, self.training)
+        return drop(y, self.dropout, self.training)
 
     def proxy(self) -> tuple[Tensor, Tensor]:
         """Per channel, the proxy's mean and 1 / √(variance + 0.03): of weights alone."""

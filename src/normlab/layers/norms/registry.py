@@ -10,6 +10,7 @@ from torch import nn
 from normlab.config import FULL_NAMES
 from normlab.errors import UsageError
 from normlab.layers.activations import RELU, Activate, Activation
+from normlab.layers.dropout import Dropout
 from normlab.own_code import import_module, one_line
 
 Shape = tuple[int, int, int]
@@ -251,7 +252,7 @@ def _followed_by(
     if activation:
         layers.append(Activate(activation, shape[0]))
     if dropout:
-        layers.append(nn.Dropout(dropout))
+        layers.append(Dropout(dropout))
     return nn.Sequential(*layers) if len(layers) > 1 else layer
 
 

@@ -1,11 +1,12 @@
 """Statistics per image: over groups of channels, all channels, one channel, or one pixel."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.errors import UsageError
 from normlab.layers.activations import Activation
+from normlab.layers.depthwise import convolve
+from normlab.layers.dropout import drop
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
 
@@ -54,7 +55,7 @@ class StandardizedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × C' × H' × W'."""
         if self.groups > 1:
-            return super().forward(x)
+            return convolve(self, x)
         output: Tensor = self._conv_forward(x, self.standardized(), None)
         return output
 
@@ -198,7 +199,7 @@ class FilterResponseNorm(nn.Module):
         y = x * scale + self.bias[:, None, None]
         if self.threshold is not None:
             y = torch.maximum(y, self.threshold[:, None, None])
-        return F.dropout(y.to(x.dtype), self.dropout, self.training)
+        return drop(y.to(x.dtype), self.dropout, self.training)
 
 
 @register(
@@ -240,4 +241,4 @@ class EvoNormS0(nn.Module):
         if self.slope is not None:
             y = y * (y * self.slope[:, None, None]).sigmoid()
         y = y * deviation * self.weight[:, None, None] + self.bias[:, None, None]
-        return F.dropout(y.to(x.dtype), self.dropout, self.training)
+        return drop(y.to(x.dtype), self.dropout, self.training)

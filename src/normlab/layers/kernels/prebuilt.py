@@ -1,0 +1,91 @@
+"""The compiled passes of a wheel, for machines where no compiler is.
+
+`make wheel` builds a library for each kind of processor; a process loads the one that suits it. A
+library's name holds the hash of its sources: one of other sources is never loaded.
+"""
+
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from normlab.layers.kernels import compilers
+
+FOLDER = compilers.FOLDER
+CPUINFO = Path("/proc/cpuinfo")
+Origin = Literal["prebuilt-x86-64-v4", "prebuilt-x86-64-v3", "prebuilt-arm64"]
+
+
+class Target(NamedTuple):
+    """A kind of processor.
+
+    Attributes:
+        machine: What Linux calls its architecture.
+        flags: What it must have of the `flags` in /proc/cpuinfo (x86-64 psABI, section 3.1.1).
+        compiler: The GCC that compiles for it.
+        options: That GCC's flags for it.
+    """
+
+    machine: str
+    flags: frozenset[str]
+    compiler: str
+    options: tuple[str, ...]
+
+
+_V3 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"])
+_V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
+TARGETS: dict[Origin, Target] = {  # the best first
+    "prebuilt-x86-64-v4": Target(
+        "x86_64", _V4, "x86_64-linux-gnu-gcc", ("-march=x86-64-v4", compilers.WIDE)
+    ),
+    "prebuilt-x86-64-v3": Target("x86_64", _V3, "x86_64-linux-gnu-gcc", ("-march=x86-64-v3",)),
+    "prebuilt-arm64": Target("aarch64", frozenset(), "aarch64-linux-gnu-gcc", ("-march=armv8-a",)),
+}
+
+
+def find() -> Iterator[tuple[Origin, Path]]:
+    """The libraries in this package that this machine can run, the best first."""
+    if sys.platform != "linux" or not any(FOLDER.glob("prebuilt-*.so")):
+        return
+    flags = processor_flags()
+    for origin, target in TARGETS.items():
+        path = library_path(origin)
+        if target.machine == platform.machine() and target.flags <= flags and path.exists():
+            yield origin, path
+
+
+def processor_flags() -> set[str]:
+    """What Linux says that the processor and the system can do; nothing where it does not say."""
+    lines = []
+    with suppress(OSError):
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    return {*next((line.split() for line in lines if line.startswith("flags")), [])}
+
+
+def library_path(origin: Origin) -> Path:
+    """Where this package has the library for a kind of processor, if it does."""
+    return FOLDER / f"{origin}-{compilers.hash_sources(*_flags(TARGETS[origin]))}.so"
+
+
+def build(origin: Origin, folder: Path) -> Path:
+    """Compiles the library for a kind of processor into a folder.
+
+    Raises:
+        OSError: There is no GCC for it.
+        NormlabError: It fails.
+    """
+    target = TARGETS[origin]
+    path = folder / library_path(origin).name
+    return compilers.build(target.compiler, _flags(target), path)
+
+
+def build_all(folder: str) -> None:
+    """Compiles the libraries for all kinds of processor into a folder: for `make wheel`."""
+    for origin in TARGETS:
+        build(origin, Path(folder))
+
+
+def _flags(target: Target) -> tuple[str, ...]:
+    return (*compilers.FLAGS, *compilers.GCC_FLAGS, *target.options)
