@@ -196,14 +196,23 @@ def each_once(run, wanted, out, workers, **about):
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), max_tasks_per_child=1
     ) as pool:
+        errors = []
         try:
             for future in as_completed([pool.submit(run, **key) for key in missing]):
+                if future.cancelled():
+                    continue
+                if error := future.exception():  # no new run begins; those in progress count
+                    errors.append(error)
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    continue
                 runs.append({**future.result(), "processor": processor})
                 write_atomically(out, json.dumps({**about, "runs": runs}, indent=1) + "\n")
                 print(runs[-1], flush=True)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # runs that end later would be lost
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
+        if errors:
+            raise errors[0]
     return runs
 
 

@@ -152,19 +152,19 @@ class Watch:
         words = network.layout.split()
         for number, (word, block) in enumerate(zip(words, network.blocks, strict=True), 1):
             for name, layer in block.named_modules():
-                if type(layer) in KINDS:
-                    self._watch(f"{number} {word}", name, layer)
+                kind = next((KINDS[known] for known in KINDS if isinstance(layer, known)), None)
+                if kind is not None:
+                    self._watch(f"{number} {word}", name, layer, kind)
 
     def begin(self, what):
         self.starts.append((what, perf_counter()))
 
-    def _watch(self, block, name, layer):
-        kind = KINDS[type(layer)]
+    def _watch(self, block, name, layer, kind):
         if kind == "convolution" and layer.groups > 1:
             kind = "depthwise"
         forward, backward = (block, name, "forward"), (block, name, "backward")
 
-        def note(layer, inputs, output):
+        def note(layer, inputs, named, output):
             x, gradients = inputs[0], 1 + inputs[0].requires_grad
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 once = 2 * output.numel() * layer.weight[0].numel()
@@ -172,12 +172,13 @@ class Watch:
             else:
                 operations = tuple(count * output.numel() for count in OPERATIONS[kind])
             read, written = x.numel() * self.size, output.numel() * self.size
-            self.passes[forward] = Pass(kind, operations[0], read + written)
+            residual = 0 if named.get("residual") is None else written
+            self.passes[forward] = Pass(kind, operations[0], read + residual + written)
             moved = read + written + (gradients - 1) * read
             self.passes[backward] = Pass(kind, operations[1], moved)
 
         layer.register_forward_pre_hook(lambda *_: self.begin(forward))
-        layer.register_forward_hook(note)
+        layer.register_forward_hook(note, with_kwargs=True)
         layer.register_full_backward_pre_hook(lambda *_: self.begin(backward))
 
 

@@ -106,7 +106,7 @@ def assert_they_compute():
     for dtype in DTYPES:
         for channels in (3, 8, 21):
             assert_pooling(maps((3, channels, 7, 6), dtype, seed=5))
-        for channels in (8, 21, 32):
+        for channels in (16, 21, 32) if dtype == torch.bfloat16 else (8, 21, 32):
             assert_depthwise(maps((3, channels, 5, 6), dtype, seed=5))
 
 

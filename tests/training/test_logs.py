@@ -122,6 +122,26 @@ def test_mlflow_has_the_epochs_of_a_resumed_run(mlflow, tmp_path):
         ]
 
 
+@pytest.mark.slow(6)
+@pytest.mark.parametrize("mlflow", ["files"], indirect=True)
+def test_a_run_that_mlflow_no_longer_has_ends_in_one_line(mlflow, tmp_path, cli):
+    with pytest.raises(OSError, match="enough"):
+        train(CONFIG, tmp_path / "run", callbacks=[Fails(), *log_callbacks(["mlflow"])])
+    text = (tmp_path / "run" / "mlflow.txt").read_text()
+    assert str(tmp_path) not in text  # an address may have a password
+    mlflow.delete_run(sent(mlflow).info.run_id)
+    code, _, errors = cli("train", "--resume", tmp_path / "run", "--log", "mlflow")
+    assert code == 2
+    last = errors.splitlines()[-1]
+    assert last.startswith("normlab: --log mlflow: ")
+    assert last.endswith(f": delete {tmp_path / 'run' / 'mlflow.txt'} to begin another run there")
+    (tmp_path / "run" / "mlflow.txt").unlink()
+    code, _, errors = cli("train", "--resume", tmp_path / "run", "--log", "mlflow")
+    assert code == 0, errors
+    history = mlflow.get_metric_history(sent(mlflow).info.run_id, "loss/train")
+    assert [metric.step for metric in history] == [1, 2, 3]
+
+
 @pytest.mark.slow(4)
 @pytest.mark.parametrize("mlflow", ["files"], indirect=True)
 def test_mlflow_gets_later_what_it_did_not_take(mlflow, tmp_path, capsys):

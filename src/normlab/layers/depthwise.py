@@ -1,5 +1,6 @@
 """Depthwise convolution, by the compiled passes where they can process the maps."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from normlab.layers import kernels
 
-FEWEST_CHANNELS = 8  # a vector of depthwise.c
+# Fewer leave part of a vector of depthwise.c unused; PyTorch's own is faster then.
+FEWEST_CHANNELS = {torch.float32: 8, torch.bfloat16: 16}
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -20,15 +22,18 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """What a depthwise convolution computes from maps, N × C × H × W to N × C × H' × W'."""
-    device = x.device.type
-    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
+    """What a depthwise convolution computes from maps, N × C × H × W to N × C × H' × W'.
+
+    In eval mode with gradients it is PyTorch's own, which can be differentiated twice.
+    """
     output: Tensor
-    if _can_run_compiled(conv, x):
-        output = _Depthwise.apply(x, conv.weight)  # type: ignore[no-untyped-call]
-    else:
-        output = conv._conv_forward(x, conv.weight, conv.bias)
+    if x.device.type == "cpu" and (conv.training or not torch.is_grad_enabled()):
+        autocast = torch.is_autocast_enabled("cpu")
+        maps = x.to(torch.get_autocast_dtype("cpu")) if autocast and x.dtype == torch.float32 else x
+        if (autocast or x.dtype == torch.float32) and _can_run_compiled(conv, maps):
+            output = _Depthwise.apply(maps, conv.weight)  # type: ignore[no-untyped-call]
+            return output
+    output = conv._conv_forward(x, conv.weight, conv.bias)
     return output
 
 
@@ -38,12 +43,11 @@ def _can_run_compiled(conv: nn.Conv2d, x: Tensor) -> bool:
         conv.kernel_size == (3, 3)
         and conv.stride == conv.padding == conv.dilation == (1, 1)
         and conv.groups == conv.in_channels == conv.out_channels == x.shape[1]
-        and conv.groups >= FEWEST_CHANNELS
+        and conv.groups >= FEWEST_CHANNELS.get(x.dtype, math.inf)
         and conv.bias is None
         and conv.padding_mode == "zeros"
         and weight.dtype == torch.float32
         and weight.device == x.device
-        and (x.dtype == torch.float32 or torch.is_autocast_enabled(x.device.type))
         and kernels.usable(x)
     )
 
@@ -62,7 +66,7 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, filters = ctx.saved_tensors
         dx = torch.empty_like(x)
-        d_weight = filters.new_empty(torch.get_num_threads(), *filters.shape)
+        d_weight = torch.empty_like(filters)
         kernels.depthwise(
             "backward",
             x,
@@ -70,5 +74,6 @@ class _Depthwise(torch.autograd.Function):
             out=dx,
             weight=filters,
             d_weight=d_weight,
+            sums=filters.new_empty(torch.get_num_threads(), 2, 9, filters.shape[1] + 16),
         )
-        return dx, d_weight[0].t().reshape(-1, 1, 3, 3)
+        return dx, d_weight.t().reshape(-1, 1, 3, 3)

@@ -91,6 +91,8 @@ class FusedNorm(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be 0 or more and below 1, not {dropout}")
         channels = shape[0]
+        if groups is not None and (groups < 1 or channels % groups):
+            raise ValueError(f"{groups} groups do not divide {channels} channels")
         self.groups, self.centre, self.activation = groups, centre, activation
         self.activate = Activate(activation, channels) if activation else None
         self.dropout, self.momentum, self.eps = dropout, momentum, eps
@@ -110,7 +112,9 @@ class FusedNorm(nn.Module):
         """
         if x.shape[1] != len(self.weight):
             raise ValueError(f"expected maps of {len(self.weight)} channels, got {x.shape[1]}")
-        if self._can_run_compiled(x[:samples]):
+        if samples is not None and (samples < 1 or len(x) % samples):
+            raise ValueError(f"parts of {samples} samples do not divide a batch of {len(x)}")
+        if self._can_run_compiled(x, samples or len(x)):
             if self.activation in kernels.ACTIVATION_NUMBERS:
                 return self._run_compiled(x, residual, samples, self.activation, self.dropout)
             y = self._run_compiled(x, None, samples, None, 0.0)
@@ -134,18 +138,23 @@ class FusedNorm(nn.Module):
         activation = self.activation.name if self.activation else None
         return f"{len(self.weight)}, {kind}, activation={activation}, dropout={self.dropout}"
 
-    def _can_run_compiled(self, x: Tensor) -> bool:
+    def _can_run_compiled(self, x: Tensor, part: int) -> bool:
         if self.groups is None:
-            if x.numel() == x.shape[1]:  # one value per channel: PyTorch raises the error
+            if (
+                part * x.shape[2] * x.shape[3] == 1
+            ):  # one value per channel: PyTorch raises the error
                 return False
             if not self.training and torch.is_grad_enabled():
                 return False
-        float32 = self.weight.dtype == torch.float32 and self.weight.device == x.device
+            if not (self.running_mean.is_contiguous() and self.running_var.is_contiguous()):
+                return False
+        own = (*self.parameters(recurse=False), *self.buffers(recurse=False))
+        float32 = all(each.dtype == torch.float32 and each.device == x.device for each in own)
         return float32 and kernels.usable(x)
 
     def _run_pytorch(self, x: Tensor, samples: int | None = None) -> Tensor:
         """The normalization by PyTorch's own functions."""
-        if samples:
+        if samples is not None:
             return torch.cat([self._run_pytorch(part) for part in torch.split(x, samples)])
         if self.groups is None:
             return F.batch_norm(
@@ -213,6 +222,7 @@ class _Normalize(torch.autograd.Function):
         activation: Activation | None,
         dropout: float,
     ) -> Tensor:
+        weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
         settings: Any = {"centred": norm.centre, "eps": norm.eps, "activation": activation}
         if dropout:
             settings |= draw(dropout)._asdict()

@@ -1,6 +1,7 @@
 """A run's epochs, written where other programs read them: a table, TensorBoard's files, MLflow."""
 
 import csv
+import hashlib
 import io
 import os
 import time
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 CSV = "metrics.csv"
 TENSORBOARD = "tensorboard"  # a folder
-MLFLOW = "mlflow.txt"  # where MLflow has these epochs, and the number of its run
+MLFLOW = "mlflow.txt"  # the hash of where MLflow has these epochs, and the number of its run
 
 
 class CsvLog(Callback):
@@ -115,7 +116,8 @@ class MlflowLog(Callback):
         run, file = state.run, state.run.path / MLFLOW
         try:
             client = MlflowClient()
-            place = client.tracking_uri
+            # Not the address itself: it may have a password.
+            place = hashlib.sha256(client.tracking_uri.encode()).hexdigest()
             text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
             before, _, number = text.strip().partition("\n")
             if before == place:
@@ -128,12 +130,13 @@ class MlflowLog(Callback):
                 experiment = client.get_experiment_by_name(name)
                 number = experiment.experiment_id if experiment else client.create_experiment(name)
                 self._run = client.create_run(number, run_name=run.path.name).info.run_id
-                settings = asdict(run.config) | {"layout": run.layout}
-                parameters = [Param(key, str(value)) for key, value in settings.items()]
-                client.log_batch(self._run, params=parameters)
                 write_atomically(file, f"{place}\n{self._run}\n")
+            settings = asdict(run.config) | {"layout": run.layout}
+            parameters = [Param(key, str(value)) for key, value in settings.items()]
+            client.log_batch(self._run, params=parameters)  # once more changes nothing
         except (MlflowException, OSError) as error:
-            raise UsageError(f"--log mlflow: {_one_line(error)}") from None
+            anew = f": delete {file} to begin another run there" if self._run else ""
+            raise UsageError(f"--log mlflow: {_one_line(error)}{anew}") from None
         self._client = client
 
     def _send(self, state: TrainingState, *, end: bool = False) -> None:

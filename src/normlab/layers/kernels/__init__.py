@@ -49,7 +49,7 @@ class _Depthwise(ctypes.Structure):
     """The struct of depthwise.c, field for field."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "weight", "d_weight")),
+        *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "weight", "d_weight", "sums")),
         *((name, ctypes.c_int64) for name in ("samples", "height", "width", "channels")),
         *((name, ctypes.c_int32) for name in ("bfloat16", "threads")),
     )
@@ -104,6 +104,8 @@ def normalize(
         tensors: The pass's other tensors, by their names in the struct: float32 and contiguous.
     """
     samples, channels, height, width = x.shape
+    assert channels % groups == 0, "groups divide the channels"
+    assert samples % (part or samples) == 0, "a part's samples divide those of the batch"
     arguments = _Normalize(
         samples=samples,
         pixels=height * width,
@@ -147,5 +149,6 @@ def _call(
     arguments.threads = torch.get_num_threads()
     for field, tensor in tensors.items():
         if tensor is not None:
+            assert tensor.dim() == 4 or (tensor.is_contiguous() and tensor.dtype == torch.float32)
             setattr(arguments, field, tensor.data_ptr())
     getattr(compiled, name)(ctypes.byref(arguments))

@@ -16,8 +16,9 @@
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
-/* A pass over its samples from `first` to before `last`; and over all of them, by threads.c. */
-typedef void Samples(const void *pass, int64_t first, int64_t last);
+/* A pass over its samples from `first` to before `last`, on the thread of this number; and over all
+   of them, by threads.c. */
+typedef void Samples(const void *pass, int64_t first, int64_t last, int64_t thread);
 void normlab_share(Samples *samples, const void *pass, int64_t count, int32_t threads);
 
 enum { TILE = 4096 }; /* values; the caller passes no maps of more channels */

@@ -16,13 +16,14 @@ typedef struct {
     const void *x, *dy;
     void *out;           /* y, or the gradient of x */
     const float *weight; /* 9 × C */
-    float *d_weight;     /* 9 × C for each thread; in the end the first has the gradient */
+    float *d_weight;     /* 9 × C */
+    float *sums;         /* for each thread, those of all its samples, and of one: 9 × (C + 16) each */
     int64_t samples, height, width, channels;
     int32_t bfloat16, threads;
 } Depthwise;
 
-/* Vectors of so many float32. A NaN stays one in bfloat16, too: no operand has one whose upper half
-   is infinity's. */
+/* Vectors of so many float32. Rounded to bfloat16, a NaN stays one if its lower half is 0, as that
+   of every NaN that arithmetic makes. */
 #define VECTOR(lanes)                                                                      \
     typedef float float##lanes __attribute__((vector_size(4 * lanes)));                    \
     typedef uint32_t bits##lanes __attribute__((vector_size(4 * lanes)));                  \
@@ -142,13 +143,18 @@ enum { WIDEST = 16 };
 enum { WIDEST = 8 };
 #endif
 
+INLINE int64_t row_of_sums(const Depthwise *p) {
+    return 9 * (p->channels + 16);
+}
+
 /* The first channel of a vector. */
 #define EACH_VECTOR(c)                                                                     \
     for (int64_t block = 0, c = 0; block < blocks;                                         \
          block++, c = (block + 1) * lanes < p->channels ? block * lanes : p->channels - lanes)
 
-static void forward(const void *arguments, int64_t first, int64_t last) {
+static void forward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
     const Depthwise *p = arguments;
+    (void)thread;
     const int64_t lanes = p->channels < WIDEST ? 8 : WIDEST, blocks = (p->channels + lanes - 1) / lanes;
     for (int64_t n = first; n < last; n++)
         for (int64_t h = 0; h < p->height; h += 2)
@@ -161,12 +167,11 @@ static void forward(const void *arguments, int64_t first, int64_t last) {
                 }
 }
 
-static void backward(const void *arguments, int64_t first, int64_t last) {
+static void backward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
     const Depthwise *p = arguments;
     const int64_t lanes = p->channels < WIDEST ? 8 : WIDEST, blocks = (p->channels + lanes - 1) / lanes;
     const int64_t size = 9 * blocks * lanes;
-    float sums[9 * (TILE + 16)], all[9 * (TILE + 16)]; /* of a sample, of the thread's samples */
-    memset(all, 0, size * sizeof *all);
+    float *all = p->sums + 2 * thread * row_of_sums(p), *sums = all + row_of_sums(p);
     for (int64_t n = first; n < last; n++) {
         memset(sums, 0, size * sizeof *sums);
         for (int64_t h = 0; h < p->height; h += strip(p))
@@ -182,13 +187,6 @@ static void backward(const void *arguments, int64_t first, int64_t last) {
         for (int64_t j = 0; j < size; j++)
             all[j] += sums[j];
     }
-    /* No two threads have the same row, and later ones have later rows. */
-    const int64_t thread = (first * p->threads + p->samples - 1) / p->samples;
-    if (first < last)
-        EACH_VECTOR(c)
-            for (int64_t k = 0; k < 9; k++)
-                memcpy(p->d_weight + (thread * 9 + 8 - k) * p->channels + c,
-                       all + (9 * block + k) * lanes, lanes * sizeof *all);
 }
 
 void normlab_depthwise_forward(const Depthwise *p) {
@@ -196,10 +194,15 @@ void normlab_depthwise_forward(const Depthwise *p) {
 }
 
 void normlab_depthwise_backward(const Depthwise *p) {
-    const int64_t size = 9 * p->channels;
-    memset(p->d_weight, 0, p->threads * size * sizeof *p->d_weight);
+    const int64_t lanes = p->channels < WIDEST ? 8 : WIDEST, blocks = (p->channels + lanes - 1) / lanes;
+    const int64_t size = 9 * blocks * lanes;
+    memset(p->sums, 0, 2 * p->threads * row_of_sums(p) * sizeof *p->sums);
     normlab_share(backward, p, p->samples, p->threads);
     for (int64_t thread = 1; thread < p->threads; thread++)
         for (int64_t j = 0; j < size; j++)
-            p->d_weight[j] += p->d_weight[thread * size + j];
+            p->sums[j] += p->sums[2 * thread * row_of_sums(p) + j];
+    EACH_VECTOR(c)
+        for (int64_t k = 0; k < 9; k++)
+            memcpy(p->d_weight + (8 - k) * p->channels + c, p->sums + (9 * block + k) * lanes,
+                   lanes * sizeof *p->sums);
 }

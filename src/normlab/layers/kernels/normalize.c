@@ -192,9 +192,9 @@ static void statistics(const Pass *p, int64_t part) {
             shift[c] = (p->bias ? p->bias[c] : 0) - centre * scale[c];
         }
         if (p->running_mean) { /* the variance there is the unbiased one */
-            p->running_mean[g] += p->momentum * (centre - p->running_mean[g]);
-            p->running_variance[g] +=
-                p->momentum * ((float)(sum / (count - 1)) - p->running_variance[g]);
+            const double newest = p->momentum, rest = 1 - newest; /* 1: nothing of it remains */
+            p->running_mean[g] = rest * p->running_mean[g] + newest * centre;
+            p->running_variance[g] = rest * p->running_variance[g] + newest * (sum / (count - 1));
         }
     }
 }
@@ -355,8 +355,9 @@ DEFINE(apply_gradients)
 
 /* These go over the samples of one thread. */
 #define EACH(name, ...)                                                          \
-    static void name(const void *pass, int64_t first, int64_t last) {            \
+    static void name(const void *pass, int64_t first, int64_t last, int64_t thread) { \
         const Pass *p = pass;                                                    \
+        (void)thread;                                                            \
         for (int64_t n = first; n < last; n++) {                                 \
             __VA_ARGS__                                                          \
         }                                                                        \

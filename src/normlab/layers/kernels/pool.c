@@ -69,8 +69,10 @@ INLINE void backward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
 }
 
 #define DEFINE(pass)                                        \
-    static void pass##_samples(const void *arguments, int64_t first, int64_t last) { \
+    static void pass##_samples(const void *arguments, int64_t first, int64_t last, \
+                               int64_t thread) {            \
         const Pool *p = arguments;                          \
+        (void)thread;                                       \
         for (int64_t n = first; n < last; n++)              \
             switch (p->bfloat16 << 2 | (p->channels >= 16) << 1 | (p->channels >= 8)) { \
             case 0: pass(p, n, 0, 1); break;                \

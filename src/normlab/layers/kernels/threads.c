@@ -20,7 +20,7 @@ struct job {
 static void work(void *data) {
     const struct job *job = data;
     const int64_t threads = normlab_thread_count(), own = normlab_thread_number();
-    job->samples(job->pass, job->count * own / threads, job->count * (own + 1) / threads);
+    job->samples(job->pass, job->count * own / threads, job->count * (own + 1) / threads, own);
 }
 
 void normlab_share(Samples *samples, const void *pass, int64_t count, int32_t threads) {
@@ -28,5 +28,5 @@ void normlab_share(Samples *samples, const void *pass, int64_t count, int32_t th
     if (threads > 1 && normlab_parallel)
         normlab_parallel(work, &job, threads, 0);
     else
-        samples(pass, 0, count);
+        samples(pass, 0, count, 0);
 }
