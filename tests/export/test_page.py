@@ -9,11 +9,11 @@ from math import gcd
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import nn
 
 import made_up
 import normlab

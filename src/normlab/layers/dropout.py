@@ -79,18 +79,18 @@ def _seed() -> Tensor:
     return torch.randint(2**32, (), generator=torch.default_generator, device="cpu")
 
 
-# torch.compile would draw from a generator of its own, but does not look into this operation. That
-# the operation changes a tensor keeps the draws apart and in order.
-_ORDER = torch.zeros(1)
+# torch.compile would draw from a generator of its own. It does not look into this operation. That
+# the operation is said to change a tensor keeps the draws apart, and in order.
+_ORDER = torch.zeros(1, device="cpu")
 
 
-@torch.library.custom_op("normlab::dropout_seed", mutates_args=["order"])
-def _opaque_seed(order: Tensor) -> Tensor:
+@torch.library.custom_op("normlab::dropout_seed", mutates_args=["_order"])
+def _opaque_seed(_order: Tensor) -> Tensor:
     return _seed()
 
 
 @_opaque_seed.register_fake
-def _(order: Tensor) -> Tensor:
+def _(_order: Tensor) -> Tensor:
     return torch.empty((), dtype=torch.int64, device="cpu")
 
 

@@ -1,8 +1,8 @@
 """The compiled passes of a wheel, for machines where no compiler is.
 
 `make wheel` builds a library for each kind of processor; a process loads the one that suits it. A
-library's name holds the hashes of its sources and of its content: one of other sources, or a damaged
-one, is never loaded.
+library's name holds the hashes of its sources and of its content: one of other sources, or a
+damaged one, is never loaded.
 """
 
 import platform
