@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import nn
 
 import made_up
 import normlab
@@ -470,6 +471,19 @@ def test_a_normalization_that_the_page_does_not_know_is_refused(cli, tmp_path, m
     assert "its normalization is mine, and Mine is a layer that the page does not know" in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "model.html").exists()
+
+
+def test_a_registered_normalization_may_have_pytorchs_dropout(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+    entry = {"formula": "", "paper": "", "axes": "all", "parameters": "2·C·H·W"}
+
+    @normlab.register("mine", **entry)
+    def mine(shape):
+        return nn.Sequential(nn.LayerNorm(shape), nn.Dropout(0.1))
+
+    random_run(tmp_path, "C:4 GAP FC", norm="mine")
+    assert cli("export", tmp_path, "--to", "html")[0] == 0
+    assert (tmp_path / "model.html").exists()
 
 
 def test_other_formats_take_one_run_and_a_page_has_no_int8(classroom, cli):

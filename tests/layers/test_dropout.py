@@ -170,20 +170,29 @@ def test_a_network_drops_the_same_with_and_without_the_passes(norm, activation, 
 
 
 COMPILED = """if True:
+    import sys
     import torch
     from normlab.network.model import Network
-    network = Network("C:4 C:4+ P GAP FC", norm="gn", classes=10, dropout=0.3, shape=(3, 12, 12))
+    layout = "C:4 C:4+ C:4/none P C:5/ln-full C:6 GAP FC"
+    network = Network(layout, norm="gn", classes=10, dropout=0.3, shape=(3, 12, 12))
     images = torch.rand(4, 3, 12, 12)
-    outputs = []
-    for run in (network, torch.compile(network)):
-        torch.manual_seed(1)
-        outputs.append(run(images))
-    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    compiled = torch.compile(network, fullgraph=True, backend=sys.argv[1])
+    for seed in range(2):
+        outcomes = []
+        for run in (network, compiled):
+            torch.manual_seed(seed)
+            y = run(images)
+            gradients = torch.autograd.grad(y.square().sum(), [*network.parameters()])
+            outcomes.append((y, *gradients, torch.rand(1)))
+        torch.testing.assert_close(*outcomes, rtol=1e-5, atol=1e-5)
 """
+needs_cpp = pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs g++")
 
 
 @pytest.mark.slow(8)
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-def test_so_does_a_network_that_torch_compiles():
-    """Inductor would draw from generators of its own."""
-    subprocess.run([sys.executable, "-c", COMPILED], check=True)
+@pytest.mark.parametrize(
+    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=needs_cpp)]
+)
+def test_so_does_a_network_that_torch_compiles_in_one_graph(backend):
+    """Its compiler would draw from generators of its own, or take two draws for one."""
+    subprocess.run([sys.executable, "-c", COMPILED, backend], check=True)

@@ -5,6 +5,7 @@ Each library is built once, with its own flags, and compared with PyTorch in flo
 
 import copy
 import ctypes
+import os
 import platform
 import re
 import shutil
@@ -268,7 +269,7 @@ def test_the_best_library_for_the_processor_comes_first(
         (tmp_path / "cpuinfo").write_text(2 * lines)
     assert [*prebuilt.find()] == []
     for origin in prebuilt.TARGETS:
-        prebuilt.library_path(origin).touch()
+        (tmp_path / prebuilt.file_name(origin, b"")).touch()
     assert [origin for origin, _ in prebuilt.find()] == expected
 
 
@@ -283,7 +284,7 @@ def package(tmp_path, monkeypatch):
         pytest.skip("no wheel has a library for this processor")
     if BUILT is None:
         pytest.skip("no compiler here builds the passes")
-    shutil.copy(BUILT, prebuilt.library_path(origin))
+    shutil.copy(BUILT, folder / prebuilt.file_name(origin, Path(BUILT).read_bytes()))
     return folder
 
 
@@ -301,13 +302,42 @@ def test_without_a_compiler_the_wheels_library_is_used_and_the_run_says_so(
     assert f"the compiled passes are the wheel's, {origin} (there is no gcc or clang)" in said
 
 
+def page_of_zeros(content):
+    return content[:8192] + bytes(4096) + content[12288:]
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "another file": lambda content: b"no library",
+    **{f"cut to {k}%": lambda content, k=k: content[: len(content) * k // 100] for k in (30, 97)},
+    "a page of zeros": page_of_zeros,
+    "a byte more": lambda content: content + b"\0",
+}
+LOAD = """if True:
+    import sys
+    from pathlib import Path
+    from normlab.layers.kernels import build, prebuilt
+    prebuilt.FOLDER = Path(sys.argv[1])
+    passes = build.load()
+    print(passes.origin, passes.reason)
+"""
+
+
+@pytest.mark.slow(2)
 @linux
-@pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF\x02\x01\x01" + bytes(500)])
-def test_a_damaged_library_of_the_wheel_is_left_alone(content, fresh, package, monkeypatch):
-    monkeypatch.setenv("PATH", "")
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_library_of_the_wheel_is_left_alone(damage, package):
+    """In a process of its own: loading a library that was cut kills it."""
     (path,) = package.iterdir()
-    path.write_bytes(content)
-    assert build.load() == build.NONE._replace(reason="there is no gcc or clang")
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD, package],
+        env=os.environ | {"PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "torch there is no gcc or clang\n"
 
 
 @linux
@@ -343,11 +373,41 @@ def test_gcc_comes_first_then_clang_and_each_has_its_flags(
     names, version, kind, tmp_path, monkeypatch
 ):
     programs(tmp_path / "bin", monkeypatch, **dict.fromkeys(names, f"echo '{version}'; exit;"))
-    compiler = compilers.find()
-    assert Path(compiler.path).name == names[0]
+    paths = [*compilers.find()]
+    assert [Path(path).name for path in paths] == names
+    compiler = compilers.ask(paths[0])
     assert compiler.kind == kind
     assert any(flag.startswith("--param") for flag in compiler.flags()) == (kind == "gcc")
     assert not any("openmp" in flag for flag in compiler.flags())
+
+
+def test_a_compiler_of_two_names_is_tried_once(tmp_path, monkeypatch):
+    programs(tmp_path / "bin", monkeypatch, gcc="false")
+    (tmp_path / "bin" / "cc").symlink_to("gcc")
+    assert [Path(path).name for path in compilers.find()] == ["gcc"]
+
+
+def failing(text):
+    """A compiler that says its version, and fails to build."""
+    return f"""sh -c '[ "$1" = -v ] && exit; echo "error: {text}"; exit 1' sh"""
+
+
+@needs_passes
+def test_where_one_compiler_cannot_build_the_passes_the_next_does(fresh, tmp_path, monkeypatch):
+    """As GCC 8 cannot, which has no __builtin_convertvector."""
+    copies = f"""sh -c '[ "$1" = -v ] && echo "clang version 19.1.1" && exit
+        while [ "$1" != -o ]; do shift; done; cp {BUILT} "$2"' sh"""
+    programs(tmp_path / "bin", monkeypatch, gcc=failing("no such builtin"), clang=copies)
+    passes = build.load()
+    assert passes.library is not None
+    assert (passes.reason, passes.origin) == ("", "clang")
+
+
+def test_where_none_can_the_reason_is_that_of_each(fresh, tmp_path, monkeypatch):
+    scripts = {"gcc": failing("no such builtin"), "clang": failing("no such flag")}
+    programs(tmp_path / "bin", monkeypatch, **scripts)
+    reason = "gcc fails: error: no such builtin; clang fails: error: no such flag"
+    assert build.load() == build.NONE._replace(reason=reason)
 
 
 # Threads

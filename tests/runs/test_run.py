@@ -61,6 +61,24 @@ def test_an_unknown_field_or_an_invalid_layout_is_damage(copy):
 
 
 @pytest.mark.parametrize(
+    ("kernels", "readable"),
+    [
+        *((name, True) for name in ("gcc", "clang", "torch", "compiled", "gcc, one thread")),
+        *((name, True) for name in ("prebuilt-arm64", "prebuilt-x86-64-v3, one thread")),
+        *((name, False) for name in ("", "gc", "gcc, two threads", "torch, one thread", "gcc\n")),
+    ],
+)
+def test_what_the_compiled_passes_were_is_one_of_few_names(copy, kernels, readable):
+    (machine,) = json.loads((copy / "config.json").read_text())["machines"]
+    rewrite(copy / "config.json", machines=[machine | {"kernels": kernels}])
+    if readable:
+        assert Run.open(copy).machines[0].kernels == kernels
+    else:
+        with pytest.raises(RunError, match=r"config\.json is damaged: no kernels are called"):
+            Run.open(copy)
+
+
+@pytest.mark.parametrize(
     ("part", "field", "value"),
     [
         ("run", "norm", 5),

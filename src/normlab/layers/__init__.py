@@ -1,1 +1,4 @@
-"""The layers of networks: normalizations, activations, pooling, and their compiled passes."""
+"""The layers of networks, and their compiled passes.
+
+They are normalizations, activations, dropout, depthwise convolution and pooling.
+"""

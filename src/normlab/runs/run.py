@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import reprlib
 import shlex
 import sys
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 CLASSES = Range(at_least=1, at_most=2**16)  # a study keeps predictions in 16 bits
+KERNELS = re.compile(r"torch|(gcc|clang|compiled|prebuilt-[a-z0-9-]+)(, one thread)?")
 LARGEST_LOSS = 3.5e38  # a float32's
 Loss = Annotated[float, Range(at_least=0, at_most=LARGEST_LOSS)]
 
@@ -572,7 +574,7 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
             "recipe": recipe,
             "layout": layout,
             "data": data,
-            "machines": tuple(build(Machine, m) for m in entry(content, "machines", list)),
+            "machines": tuple(map(_machine, entry(content, "machines", list))),
             "stopped_after": stopped_after,
             "parameters": parameters,
             "teacher": teacher,
@@ -580,6 +582,13 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
         }
     except notation.LayoutError as error:
         raise MalformedError(error.problem) from None
+
+
+def _machine(content: Any) -> Machine:
+    machine = build(Machine, content)
+    if KERNELS.fullmatch(machine.kernels) is None:
+        raise MalformedError(f"no kernels are called {reprlib.repr(machine.kernels)}")
+    return machine
 
 
 def read_metrics(path: Path) -> tuple[Epoch, ...]:

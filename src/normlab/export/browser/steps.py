@@ -193,6 +193,7 @@ _KNOWN: dict[type[nn.Module], Callable[[Steps, Any], list[Step]]] = {
     nn.AdaptiveAvgPool2d: lambda *_: [{"op": "globalAverage"}],
     nn.Sequential: Steps._in_order,
     Dropout: lambda *_: [],
+    nn.Dropout: lambda *_: [],
     nn.Conv2d: Steps._convolution,
     DepthwiseConv2d: Steps._convolution,
     StandardizedConv2d: Steps._convolution,

@@ -5,8 +5,8 @@ the machine), so that machines can share a home folder, and of its content, so t
 library is built again instead of loaded.
 
 Where the cache cannot be used, or others can write to it, each process builds the library for
-itself. It is never loaded from a folder in which others could have put it. Where no compiler builds
-it, the package may have one that was built elsewhere.
+itself. It is never loaded from a folder in which others could have put it. The compilers are tried
+in turn. Where none builds it, the package may have one that was built elsewhere.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ import torch
 from normlab import programs
 from normlab.errors import NormlabError
 from normlab.layers.kernels import compilers, prebuilt
-from normlab.layers.kernels.compilers import Compiler, output, short_hash
+from normlab.layers.kernels.compilers import Compiler, output
 from normlab.storage.files import locked, user_cache, write_atomically
 
 CPUINFO = prebuilt.CPUINFO
@@ -64,14 +64,19 @@ NONE = Passes(None, "", "torch", threaded=False)
 @cache
 def load() -> Passes:
     """The compiled passes: built here, or else those of the package, or else none."""
-    try:
-        compiler = compilers.find()
-        library, reason = _load_built(compiler)
-        return Passes(library, reason, compiler.kind, give_threads(library))
-    except (NormlabError, OSError) as error:
-        reason = _reason(error)
+    reasons = []
+    for program in compilers.find():
+        try:
+            compiler = compilers.ask(program)
+            library, reason = _load_built(compiler)
+            return Passes(library, reason, compiler.kind, give_threads(library))
+        except (NormlabError, OSError) as error:
+            reasons.append(_reason(error))
+            if isinstance(error, programs.TooSlowError):
+                break
+    reason = "; ".join(dict.fromkeys(reasons)) or "there is no gcc or clang"
     for origin, path in prebuilt.find():
-        with suppress(OSError):  # damaged, or for another system
+        with suppress(OSError):  # for another system
             library = ctypes.CDLL(str(path))
             return Passes(library, reason, origin, give_threads(library))
     return NONE._replace(reason=reason)
@@ -127,7 +132,7 @@ def _load_kept(compiler: Compiler) -> ctypes.CDLL:
                 shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=folder) as building:
             content = compiler.build(building).read_bytes()
-        path = folder / f"{name}-{short_hash(content)}.so"
+        path = folder / compilers.library_name(name, content)
         write_atomically(path, content)
         with suppress(OSError):  # not on every file system
             path.chmod(0o644)  # whatever the umask
@@ -153,7 +158,7 @@ def _find(folder: Path, name: str) -> ctypes.CDLL | None:
     for path in folder.glob(f"{name}-*.so"):
         if not _is_ours(path.lstat()):  # from a time when others could write to the folder
             continue
-        if path.stem == f"{name}-{short_hash(path.read_bytes())}":
+        if path.name == compilers.library_name(name, path.read_bytes()):
             return ctypes.CDLL(str(path))
     return None
 

@@ -64,15 +64,23 @@ class Compiler(NamedTuple):
         return build(self.path, self.flags(), Path(folder) / "kernels.so")
 
 
-def find() -> Compiler:
-    """GCC, else Clang.
+def find() -> Iterator[str]:
+    """The paths of the compilers that are here, each once: GCC first, then Clang."""
+    found = set()
+    for path in filter(None, map(shutil.which, _names())):
+        program = os.path.realpath(path)  # `cc` may be `gcc`
+        if os.name == "posix" and program not in found:
+            found.add(program)
+            yield path
+
+
+def ask(path: str) -> Compiler:
+    """The compiler at a path.
 
     Raises:
-        NormlabError: There is neither, or it does not say its version.
+        OSError: It cannot be started.
+        NormlabError: It does not say its version.
     """
-    path = next(filter(None, map(shutil.which, _names())), None)
-    if path is None or os.name != "posix":
-        raise NormlabError("there is no gcc or clang")
     if sys.platform == "darwin" and Path(path).parent == Path("/usr/bin"):
         output("xcode-select", "-p")  # fails without Apple's tools; clang would ask for them
     return Compiler(path, output(path, "-v"))
@@ -119,6 +127,11 @@ def hash_sources(*others: str) -> str:
     """The hash of the sources and of what else a library depends on."""
     texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, FOLDER / "common.h")]
     return short_hash("\n".join((*texts, *others)).encode())
+
+
+def library_name(name: str, content: bytes) -> str:
+    """The file name of a library, which shows whether it is intact."""
+    return f"{name}-{short_hash(content)}.so"
 
 
 def short_hash(content: bytes) -> str:

@@ -1,7 +1,8 @@
 """The compiled passes of a wheel, for machines where no compiler is.
 
 `make wheel` builds a library for each kind of processor; a process loads the one that suits it. A
-library's name holds the hash of its sources: one of other sources is never loaded.
+library's name holds the hashes of its sources and of its content: one of other sources, or a
+damaged one, is never loaded.
 """
 
 import platform
@@ -46,14 +47,16 @@ TARGETS: dict[Origin, Target] = {  # the best first
 
 
 def find() -> Iterator[tuple[Origin, Path]]:
-    """The libraries in this package that this machine can run, the best first."""
+    """The intact libraries in this package that this machine can run, the best first."""
     if sys.platform != "linux" or not any(FOLDER.glob("prebuilt-*.so")):
         return
     flags = processor_flags()
     for origin, target in TARGETS.items():
-        path = library_path(origin)
-        if target.machine == platform.machine() and target.flags <= flags and path.exists():
-            yield origin, path
+        if target.machine == platform.machine() and target.flags <= flags:
+            for path in FOLDER.glob(f"{origin}-*.so"):
+                with suppress(OSError):  # it cannot be read
+                    if path.name == file_name(origin, path.read_bytes()):
+                        yield origin, path
 
 
 def processor_flags() -> set[str]:
@@ -64,9 +67,10 @@ def processor_flags() -> set[str]:
     return {*next((line.split() for line in lines if line.startswith("flags")), [])}
 
 
-def library_path(origin: Origin) -> Path:
-    """Where this package has the library for a kind of processor, if it does."""
-    return FOLDER / f"{origin}-{compilers.hash_sources(*_flags(TARGETS[origin]))}.so"
+def file_name(origin: Origin, content: bytes) -> str:
+    """What a library for a kind of processor is called in this package."""
+    sources = compilers.hash_sources(*_flags(TARGETS[origin]))
+    return compilers.library_name(f"{origin}-{sources}", content)
 
 
 def build(origin: Origin, folder: Path) -> Path:
@@ -77,8 +81,8 @@ def build(origin: Origin, folder: Path) -> Path:
         NormlabError: It fails.
     """
     target = TARGETS[origin]
-    path = folder / library_path(origin).name
-    return compilers.build(target.compiler, _flags(target), path)
+    path = compilers.build(target.compiler, _flags(target), folder / "kernels.so")
+    return path.rename(folder / file_name(origin, path.read_bytes()))
 
 
 def build_all(folder: str) -> None:
