@@ -114,7 +114,7 @@ class FusedNorm(nn.Module):
             raise ValueError(f"expected maps of {len(self.weight)} channels, got {x.shape[1]}")
         if samples is not None and (samples < 1 or len(x) % samples):
             raise ValueError(f"parts of {samples} samples do not divide a batch of {len(x)}")
-        if self._can_run_compiled(x, samples or len(x)):
+        if self._can_run_compiled(x, samples or x.shape[0]):
             if self.activation in kernels.ACTIVATION_NUMBERS:
                 return self._run_compiled(x, residual, samples, self.activation, self.dropout)
             y = self._run_compiled(x, None, samples, None, 0.0)
