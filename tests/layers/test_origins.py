@@ -420,10 +420,10 @@ ONE_TEAM = """if True:
     y, one = torch.empty_like(x), torch.ones(1, 2)
     torch.set_num_threads(3)
     assert kernels.library() is not None
-    before = len(os.listdir("/proc/self/task"))
+    before = {*os.listdir("/proc/self/task")}
     kernels.normalize("apply", x, out=y, scale=one, shift=one)
     assert torch.equal(y, 2 * x)
-    print(len(os.listdir("/proc/self/task")) - before)
+    print(len({*os.listdir("/proc/self/task")} - before))  # another thread may have ended
     maps = Path("/proc/self/maps").read_text().split()
     print(*sorted({Path(name).name for name in maps if "libgomp" in name or "omp5" in name}))
     print(torch.__file__)
