@@ -260,22 +260,22 @@ def by_kind(rows):
 @plots.styled
 def figure(measured):
     """For each network and precision, a bar of time for each kind of pass, its bound dark."""
-    height = 0.55 * plots.WIDTH * len(measured)
-    drawn = plots.Chart(figsize=(plots.WIDTH, height), layout="constrained")
+    precisions = list(next(iter(measured.values())))
+    size = (1.5 * plots.WIDTH, 0.4 * plots.WIDTH * len(measured))
+    drawn = plots.Chart(figsize=size, layout="constrained")
     paper = Rectangle((0, 0), 1, 1, transform=drawn.transFigure, color=plots.PAPER, zorder=-1)
     drawn.add_artist(paper)  # for readers whose page is dark
-    precisions = list(next(iter(measured.values())))
-    grid = drawn.subplots(len(measured), len(precisions), squeeze=False)
+    grid = drawn.subplots(len(measured), len(precisions), squeeze=False, sharey="row")
     for line, (name, of_network) in zip(grid, measured.items(), strict=True):
+        kinds = [kind for kind, _ in by_kind(next(iter(of_network.values())))][::-1]
         for axes, (precision, rows) in zip(line, of_network.items(), strict=True):
-            sums = by_kind(rows)[::-1]
-            names = [kind for kind, _ in sums]
-            times, bounds = (np.array([both[k] for _, both in sums]) * 1e3 for k in (0, 1))
-            axes.barh(names, times, color=plots.color_of(0), alpha=0.35, label="time")
-            axes.barh(names, bounds, color=plots.color_of(0), label="bound")
+            sums = dict(by_kind(rows))
+            times, bounds = (np.array([sums[kind][k] for kind in kinds]) * 1e3 for k in (0, 1))
+            axes.barh(kinds, times, color=plots.color_of(0), alpha=0.35, label="time")
+            axes.barh(kinds, bounds, color=plots.color_of(0), label="bound")
             share = bounds.sum() / times.sum()
-            axes.set(title=f"{name}, {precision}: {share:.0%} of it bound", xlabel="ms a step")
-            axes.legend(loc="lower right", fontsize=8)
+            axes.set(title=f"{name}, {precision}: {share:.0%} bound", xlabel="ms a step")
+    grid[0][-1].legend(loc="lower right", fontsize=8)
     return drawn
 
 
