@@ -8,18 +8,25 @@ and precision. The first block of each is discarded. A ratio is the median of th
 ratios.
 """
 
-import dataclasses
 from functools import partial
-from time import perf_counter
 from typing import get_args
 
-import numpy as np
-import torch
-from common import Training, Worker, alternate, median_ratio, parser, positive, report, show
+from common import (
+    Training,
+    Worker,
+    alternate,
+    cifar10_part,
+    computes_in_bfloat16,
+    median_ratio,
+    parser,
+    positive,
+    report,
+    seconds_a_step,
+    show_ratios,
+)
 
-from normlab import data, recipes
+from normlab import recipes
 from normlab.config import ActivationName
-from normlab.data import Split
 
 NETWORKS = ("nano", "micro")
 ACTIVATIONS = get_args(ActivationName)
@@ -38,21 +45,10 @@ class Race:
 
     def __call__(self, repetitions, steps):
         contenders = {
-            name: partial(_seconds, training, steps) for name, training in self.trainings.items()
+            name: partial(seconds_a_step, training, steps)
+            for name, training in self.trainings.items()
         }
         return alternate(contenders, repetitions)
-
-
-def _seconds(training, steps):
-    start = perf_counter()
-    training(steps)
-    return (perf_counter() - start) / steps
-
-
-def computes_in_bfloat16():
-    """Whether the processor has instructions for bfloat16 products."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def main():
@@ -65,9 +61,7 @@ def main():
     )
     arguments.add_argument("--norm", default="bn", help="normalization; default bn")
     options = arguments.parse_args()
-    dataset = data.load("cifar10")
-    train = Split(dataset.train.images[:IMAGES], dataset.train.labels[:IMAGES])
-    dataset = dataclasses.replace(dataset, train=train, test=train.take(np.arange(1)))
+    dataset = cifar10_part(IMAGES)
     races = []
     for network in NETWORKS:
         for precision in ("float32", *(["bfloat16"] if computes_in_bfloat16() else [])):
@@ -79,17 +73,8 @@ def main():
             races.append(
                 {"network": network, "precision": precision, "seconds": seconds, "ratios": ratios}
             )
-    show(
-        f"A training step's time over ReLU's, {options.norm}, threads {options.threads}",
-        ("", *ACTIVATIONS),
-        [
-            (
-                f"{race['network']}, {race['precision']}",
-                *(f"{race['ratios'][name]:.2f}" for name in ACTIVATIONS),
-            )
-            for race in races
-        ],
-    )
+    caption = f"A training step's time over ReLU's, {options.norm}, threads {options.threads}"
+    show_ratios(caption, ACTIVATIONS, races)
     report(options.out, steps=options.steps, threads=options.threads, races=races)
 
 

@@ -20,11 +20,11 @@ import sys
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-import numpy as np
 from common import (
     Training,
     Worker,
     alternate,
+    cifar10_part,
     median_ratio,
     medians,
     parser,
@@ -33,8 +33,7 @@ from common import (
     show,
 )
 
-from normlab import data, recipes
-from normlab.data import Dataset
+from normlab import recipes
 from normlab.network import zoo
 
 IMAGES = 12_800  # from the training split
@@ -44,9 +43,7 @@ SPINS = "GOMP_SPINCOUNT"
 
 
 def build(network, threads):
-    loaded = data.load("cifar10")
-    part = loaded.train.take(np.arange(IMAGES))
-    dataset = Dataset("cifar10", loaded.classes, part, part.take(np.arange(10)))
+    dataset = cifar10_part(IMAGES)
     return Training(zoo.find(network), dataset, recipes.find(network), threads)
 
 

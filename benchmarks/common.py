@@ -1,6 +1,7 @@
 """Shared by the benchmarks: contenders in separate processes, normlab's training, the JSON."""
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from normlab import data
 from normlab.config import Execution
 from normlab.data.describe import channel_statistics
 from normlab.network.model import Network
@@ -230,7 +232,39 @@ def _call(*arguments):
     return _contender(*arguments)
 
 
-# --- normlab's training -------------------------------------------------------------------------
+# --- normlab's training, and what it needs --------------------------------------------------------
+
+
+def cifar10_part(images):
+    """The first images of CIFAR-10's training split, with one of them to test on."""
+    loaded = data.load("cifar10")
+    train = loaded.train.take(np.arange(images))
+    return dataclasses.replace(loaded, train=train, test=train.take(np.arange(1)))
+
+
+def computes_in_bfloat16():
+    """Whether the processor has instructions for bfloat16 products."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def seconds_a_step(training, steps):
+    """Trains some steps; the mean seconds of one."""
+    start = perf_counter()
+    training(steps)
+    return (perf_counter() - start) / steps
+
+
+def show_ratios(caption, names, races):
+    """Prints the ratios of each race: a network in a precision, trained with what the names say."""
+    rows = [
+        (
+            f"{race['network']}, {race['precision']}",
+            *(f"{race['ratios'][name]:.2f}" for name in names),
+        )
+        for race in races
+    ]
+    show(caption, ("", *names), rows)
 
 
 class Training:

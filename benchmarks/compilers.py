@@ -15,14 +15,21 @@ import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 
-import numpy as np
-import torch
-from common import Training, alternate, median_ratio, parser, positive, report, show
+from common import (
+    Training,
+    alternate,
+    cifar10_part,
+    computes_in_bfloat16,
+    median_ratio,
+    parser,
+    positive,
+    report,
+    seconds_a_step,
+    show_ratios,
+)
 
-from normlab import data, recipes
-from normlab.data import Split
+from normlab import recipes
 from normlab.layers import kernels
 from normlab.layers.kernels import build, compilers, prebuilt
 
@@ -51,9 +58,7 @@ def libraries(folder):
 def seconds(training, library, steps):
     """Seconds per step with this library."""
     kernels.library = lambda: library
-    start = perf_counter()
-    training(steps)
-    return (perf_counter() - start) / steps
+    return seconds_a_step(training, steps)
 
 
 def main():
@@ -65,12 +70,8 @@ def main():
         "--steps", type=positive, default=5, metavar="N", help="steps per block; default 5"
     )
     options = arguments.parse_args()
-    dataset = data.load("cifar10")
-    train = Split(dataset.train.images[:IMAGES], dataset.train.labels[:IMAGES])
-    dataset = dataclasses.replace(dataset, train=train, test=train.take(np.arange(1)))
-    precisions = ["float32"]
-    if torch.cpu.get_capabilities().get("avx512_bf16"):
-        precisions.append("bfloat16")
+    dataset = cifar10_part(IMAGES)
+    precisions = ("float32", *(["bfloat16"] if computes_in_bfloat16() else []))
     races = []
     with tempfile.TemporaryDirectory() as folder:
         built = libraries(Path(folder))
@@ -88,17 +89,8 @@ def main():
                 races.append(
                     {"network": network, "precision": precision, "seconds": times, "ratios": ratios}
                 )
-    show(
-        f"A training step's time over {next(iter(built))}'s, threads {options.threads}",
-        ("", *built),
-        [
-            (
-                f"{race['network']}, {race['precision']}",
-                *(f"{race['ratios'][name]:.2f}" for name in built),
-            )
-            for race in races
-        ],
-    )
+    caption = f"A training step's time over {next(iter(built))}'s, threads {options.threads}"
+    show_ratios(caption, tuple(built), races)
     report(options.out, steps=options.steps, threads=options.threads, races=races)
 
 

@@ -34,12 +34,11 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from common import Training, parser, positive, report, show
+from common import Training, cifar10_part, parser, positive, report, show
 from matplotlib.patches import Rectangle
 from torch import nn
 
-from normlab import data, recipes
-from normlab.data import Dataset
+from normlab import recipes
 from normlab.layers.fused import FusedNorm
 from normlab.layers.pooling import MaxPool
 from normlab.report import plots
@@ -299,9 +298,7 @@ def main():
         print(f"matrix product, {name}: {speed / 1e9:,.0f} GFLOP/s")
     for size, speed in machine["triads"].items():
         print(f"triad of {size / 1024:,.0f} KiB: {speed / 1e9:,.0f} GB/s")
-    loaded = data.load("cifar10")
-    part = loaded.train.take(np.arange(40 * BATCH))
-    dataset = Dataset("cifar10", loaded.classes, part, part.take(np.arange(10)))
+    dataset = cifar10_part(40 * BATCH)
     measured = {}
     for name in options.networks:
         measured[name] = {}

@@ -50,6 +50,8 @@ from common import (
     Training,
     Worker,
     alternate,
+    cifar10_part,
+    computes_in_bfloat16,
     median_ratio,
     medians,
     parser,
@@ -59,8 +61,7 @@ from common import (
 )
 from torch import nn
 
-from normlab import data, recipes
-from normlab.data import Split
+from normlab import recipes
 from normlab.data.describe import channel_statistics
 
 NETWORK, PARAMETERS = "seed-bn", 48_020
@@ -292,12 +293,6 @@ def race(dataset, dropout, threads, repetitions, steps):
     }
 
 
-def computes_in_bfloat16():
-    """Whether the processor has instructions for bfloat16 products."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
 class Arithmetic:
     """normlab and PyTorch from the same initial weights, on the same batches, without dropout."""
 
@@ -367,9 +362,7 @@ def main():
     options = arguments.parse_args()
     if options.steps > IMAGES // RECIPE.batch_size:
         arguments.error(f"--steps must be at most {IMAGES // RECIPE.batch_size}")
-    dataset = data.load("cifar10")
-    train = Split(dataset.train.images[:IMAGES], dataset.train.labels[:IMAGES])
-    dataset = dataclasses.replace(dataset, train=train, test=train.take(np.arange(1)))
+    dataset = cifar10_part(IMAGES)
 
     races = []
     for dropout in (RECIPE.dropout, 0.0):
