@@ -17,7 +17,7 @@ typedef struct {
     void *out;           /* y, or the gradient of x */
     const float *weight; /* 9 × C */
     float *d_weight;     /* 9 × C */
-    float *sums;         /* for each thread, those of all its samples, and of one: 9 × (C + 16) each */
+    float *sums;         /* for each thread, those of all its samples, and of one; at most 9 × (C + 16) each */
     int64_t samples, height, width, channels;
     int32_t bfloat16, threads;
 } Depthwise;
@@ -143,19 +143,24 @@ enum { WIDEST = 16 };
 enum { WIDEST = 8 };
 #endif
 
-INLINE int64_t row_of_sums(const Depthwise *p) {
-    return 9 * (p->channels + 16);
+INLINE int64_t lanes_of(const Depthwise *p) {
+    return p->channels < WIDEST ? 8 : WIDEST;
 }
 
-/* The first channel of a vector. */
+INLINE int64_t size_of_sums(const Depthwise *p) {
+    const int64_t lanes = lanes_of(p);
+    return 9 * lanes * ((p->channels + lanes - 1) / lanes);
+}
+
+/* The vectors of the channels, each with its first channel. */
 #define EACH_VECTOR(c)                                                                     \
-    for (int64_t block = 0, c = 0; block < blocks;                                         \
+    for (int64_t block = 0, c = 0; block * lanes < p->channels;                            \
          block++, c = (block + 1) * lanes < p->channels ? block * lanes : p->channels - lanes)
 
 static void forward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
     const Depthwise *p = arguments;
     (void)thread;
-    const int64_t lanes = p->channels < WIDEST ? 8 : WIDEST, blocks = (p->channels + lanes - 1) / lanes;
+    const int64_t lanes = lanes_of(p);
     for (int64_t n = first; n < last; n++)
         for (int64_t h = 0; h < p->height; h += 2)
             EACH_VECTOR(c)
@@ -169,9 +174,9 @@ static void forward(const void *arguments, int64_t first, int64_t last, int64_t 
 
 static void backward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
     const Depthwise *p = arguments;
-    const int64_t lanes = p->channels < WIDEST ? 8 : WIDEST, blocks = (p->channels + lanes - 1) / lanes;
-    const int64_t size = 9 * blocks * lanes;
-    float *all = p->sums + 2 * thread * row_of_sums(p), *sums = all + row_of_sums(p);
+    const int64_t lanes = lanes_of(p);
+    const int64_t size = size_of_sums(p);
+    float *all = p->sums + 2 * thread * size, *sums = all + size;
     for (int64_t n = first; n < last; n++) {
         memset(sums, 0, size * sizeof *sums);
         for (int64_t h = 0; h < p->height; h += strip(p))
@@ -194,13 +199,13 @@ void normlab_depthwise_forward(const Depthwise *p) {
 }
 
 void normlab_depthwise_backward(const Depthwise *p) {
-    const int64_t lanes = p->channels < WIDEST ? 8 : WIDEST, blocks = (p->channels + lanes - 1) / lanes;
-    const int64_t size = 9 * blocks * lanes;
-    memset(p->sums, 0, 2 * p->threads * row_of_sums(p) * sizeof *p->sums);
+    const int64_t lanes = lanes_of(p);
+    const int64_t size = size_of_sums(p);
+    memset(p->sums, 0, 2 * p->threads * size * sizeof *p->sums);
     normlab_share(backward, p, p->samples, p->threads);
     for (int64_t thread = 1; thread < p->threads; thread++)
         for (int64_t j = 0; j < size; j++)
-            p->sums[j] += p->sums[2 * thread * row_of_sums(p) + j];
+            p->sums[j] += p->sums[2 * thread * size + j];
     EACH_VECTOR(c)
         for (int64_t k = 0; k < 9; k++)
             memcpy(p->d_weight + (8 - k) * p->channels + c, p->sums + (9 * block + k) * lanes,
