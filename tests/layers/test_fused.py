@@ -817,7 +817,7 @@ def test_an_invalid_dropout_probability_is_refused(dropout):
 def test_parts_divide_the_batch(samples, whole):
     layer = FusedNorm((8, 4, 4), groups=None, activation=None, dropout=0.0, eps=1e-5)
     with pytest.raises(ValueError, match=f"parts of {samples} samples do not divide a batch of"):
-        layer(channels_last_of(whole, 8, 4, 4), samples=samples)
+        layer(maps((whole, 8, 4, 4)), samples=samples)
 
 
 @pytest.mark.parametrize("groups", [3, 16, 0, -1])
@@ -826,15 +826,10 @@ def test_groups_divide_the_channels(groups):
         FusedNorm((8, 4, 4), groups=groups, activation=None, dropout=0.0, eps=1e-5)
 
 
-def channels_last_of(*shape, seed=0):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 @pytest.mark.parametrize("samples", [1, 2, None])
 @pytest.mark.parametrize("strided", [lambda x: x[::2], lambda x: x[:1].expand(4, -1, -1, -1)])
 def test_a_batch_with_gaps_or_repetitions_is_normalized_as_its_copy(samples, strided):
-    x = strided(channels_last_of(8, 8, 4, 4))
+    x = strided(maps((8, 8, 4, 4)))
     results = []
     for batch in (x, x.contiguous(memory_format=torch.channels_last)):
         layer = FusedNorm((8, 4, 4), groups=None, activation=None, dropout=0.0, eps=1e-5)
@@ -846,7 +841,7 @@ def test_a_batch_with_gaps_or_repetitions_is_normalized_as_its_copy(samples, str
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("strided", [torch.ones(1).expand(8), torch.linspace(1, 2, 16)[::2]])
 def test_weights_may_lie_in_any_order(groups, strided):
-    x, dy = channels_last_of(4, 8, 4, 4), channels_last_of(4, 8, 4, 4, seed=1)
+    x, dy = maps((4, 8, 4, 4)), maps((4, 8, 4, 4), seed=1)
     results = []
     for values in (strided, strided.clone(memory_format=torch.contiguous_format)):
         layer = FusedNorm((8, 4, 4), groups=groups, activation=None, dropout=0.0, eps=1e-5)
@@ -862,7 +857,7 @@ def test_with_a_momentum_of_one_nothing_of_earlier_statistics_remains(before):
     layer = FusedNorm((8, 4, 4), groups=None, activation=None, dropout=0.0, eps=1e-5, momentum=1.0)
     layer.running_mean.fill_(before)
     layer.running_var.fill_(before)
-    x = 0.05 * channels_last_of(4, 8, 4, 4)
+    x = 0.05 * maps((4, 8, 4, 4))
     layer(x)
     torch.testing.assert_close(layer.running_mean, x.mean((0, 2, 3)), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(layer.running_var, x.var((0, 2, 3)), rtol=1e-5, atol=0)
