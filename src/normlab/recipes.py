@@ -101,7 +101,7 @@ RECIPES = {
         weight_decay=5e-4,
         label_smoothing=0.1,
         mirror=True,
-        augment=("shift", "scale", "light"),
+        augment=("shift", "light"),
     ),
     # The shortest time to 70%. In one epoch no image is seen twice: augmentation does not help.
     "sprint": Recipe(
