@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from normlab.layers import kernels
 from normlab.layers.depthwise import FEWEST_CHANNELS, DepthwiseConv2d
 from normlab.network.model import Network
+from normlab.training.precision import products_in
 
 compiled = pytest.mark.skipif(
     kernels.library() is None, reason="no compiler here builds the passes"
@@ -31,11 +32,15 @@ def layer(channels, *, stride=1, padding=1, seed=0):
     return DepthwiseConv2d(channels, channels, 3, stride, padding, groups=channels, bias=False)
 
 
+def products_of(dtype):
+    return products_in("bfloat16" if dtype == torch.bfloat16 else "float32", torch.device("cpu"))
+
+
 def computed(conv, x, dy):
     """The maps, and the gradients of x and of the filters, in the precision of x."""
     x = x.clone().requires_grad_()
     conv.weight.grad = None
-    with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+    with products_of(x.dtype):
         y = conv(x)
     y.backward(dy)
     return y.detach(), x.grad, conv.weight.grad
@@ -166,7 +171,7 @@ def test_in_eval_mode_it_can_be_differentiated_twice():
 def test_what_is_not_finite_reaches_its_neighbours_alone(value, dtype):
     conv, x = layer(16), maps((2, 16, 6, 7), seed=0, dtype=dtype)
     x[1, 3, 2, 4] = value
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with products_of(dtype):
         y = conv(x)
     expected = torch.ones_like(y, dtype=torch.bool)
     expected[1, 3, 1:4, 3:6] = False

@@ -27,6 +27,7 @@ from normlab.layers.kernels import build, compilers, prebuilt
 from normlab.layers.pooling import MaxPool
 from normlab.runs import machine
 from normlab.training.loop import train
+from normlab.training.precision import products_in
 
 BUILT = getattr(kernels.library(), "_name", None)
 needs_passes = pytest.mark.skipif(BUILT is None, reason="no compiler here builds the passes")
@@ -126,7 +127,8 @@ def assert_depthwise(x):
     conv = DepthwiseConv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
     exact = copy.deepcopy(conv).double()
     leaf, plain = x.clone().requires_grad_(), x.double().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+    precision = "bfloat16" if x.dtype == torch.bfloat16 else "float32"
+    with products_in(precision, x.device):
         y = conv(leaf)
     expected = exact(plain)
     upstream = maps(y.shape, x.dtype, seed=6)

@@ -23,6 +23,7 @@ from normlab.report.study_page import write_study_report
 from normlab.study import compare as comparing
 from normlab.study.record import Study
 from normlab.training import teachers
+from normlab.training.precision import products_in
 from normlab.training.step import Batches, TrainStep
 from small_study import run_here
 
@@ -158,7 +159,7 @@ def test_a_teacher_trained_in_bfloat16_computes_in_it(tmp_path):
     )
     images = torch.from_numpy(data.train.images)
     for view, seen in enumerate((images, images.flip(3))):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), products_in("bfloat16", CPU):
             expected = own.network()(to_input(seen)).half()
         torch.testing.assert_close(
             torch.from_numpy(found.train.taught[:, view]), expected, rtol=0.02, atol=0.02

@@ -20,6 +20,7 @@ from normlab.seeding import generator
 from normlab.storage.records import MalformedError, entry
 from normlab.training.distributed import process_group
 from normlab.training.optimizers import Optimizer, build_optimizers
+from normlab.training.precision import products_in
 
 
 class Batches:
@@ -215,8 +216,7 @@ class TrainStep:
         images = len(labels)
         inputs, labels = self.processes.shard(inputs), self.processes.shard(labels)
         weights = None if weights is None else self.processes.shard(weights)
-        bfloat16 = self.precision == "bfloat16"
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
+        with products_in(self.precision, inputs.device):
             logits = self.network(inputs)
         smoothing = self.recipe.label_smoothing
         loss = label_loss(logits.float(), labels, smoothing, weights)

@@ -32,6 +32,7 @@ from normlab.runs.run import Run, Teacher
 from normlab.storage.files import write_atomically
 from normlab.storage.reading import read_bytes
 from normlab.storage.records import MalformedError
+from normlab.training.precision import products_in
 
 TABLE = "teacher.npy"  # in the folder of a run, or of a study for all its runs
 LARGEST = 2**32  # bytes
@@ -185,11 +186,10 @@ def find(text: str) -> TeacherNetwork:
 def _from_run(text: str, run: Run) -> TeacherNetwork:
     network = run.network()
     config = run.config
-    bfloat16 = config.precision == "bfloat16"  # as in its training: several times as fast
 
     def logits(images: Tensor, device: torch.device) -> Tensor:
         network.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with products_in(config.precision, device):  # as in its training
             outputs: Tensor = network(to_input(images.to(device)))
         return outputs
 
