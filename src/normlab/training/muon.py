@@ -63,5 +63,6 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     x = x / (matrix.norm() + 1e-7)
     for _ in range(3):
         gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.addmm(x, factor, x, beta=3.4445)
     return x.T if tall else x
