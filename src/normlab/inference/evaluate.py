@@ -196,5 +196,9 @@ def evaluate(
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
-    """uint8 N × C × S × S to float32, 0 to 1, channels last: convolutions are faster on a CPU."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    """uint8 N × C × S × S to float32, 0 to 1, channels last: convolutions are faster on a CPU.
+
+    The three steps are faster one by one than in one call.
+    """
+    scaled = images.to(torch.float32).div_(255)
+    return scaled.contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,6 @@ from torch import Tensor
 from normlab.config import Precision
 from normlab.data import Dataset
 from normlab.data.augment import augment
-from normlab.inference.evaluate import to_input
 from normlab.network.model import Network
 from normlab.recipes import Recipe
 from normlab.seeding import generator
@@ -50,12 +49,14 @@ class Batches:
         """Inputs, float32 N × C × S × S in 0 to 1 and channels last, and labels, int64 N."""
         recipe = self.recipe
         places = self._places(epoch, step)
-        images = self.images[places]
-        if recipe.mirror:  # before they are four times as large
+        images = self.images.index_select(0, places).to(torch.float32).div_(255)
+        if recipe.mirror:  # a row of pixels is turned faster before channels are last
             mirrored = self._mirrored(places, epoch)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         inputs = augment(
-            to_input(images), recipe.augment, generator(self.seed, "augment", epoch, step)
+            images.contiguous(memory_format=torch.channels_last),
+            recipe.augment,
+            generator(self.seed, "augment", epoch, step),
         )
         return inputs.contiguous(memory_format=torch.channels_last), self.labels[places]
 

@@ -21,6 +21,16 @@ INLINE float larger(float a, float b) {
     return a != a ? a : most;
 }
 
+/* Stores a value that came from a map of the same type: nothing is rounded. */
+INLINE void put(void *y, int64_t i, int bfloat16, float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (bfloat16)
+        ((uint16_t *)y)[i] = bits >> 16;
+    else
+        ((float *)y)[i] = value;
+}
+
 INLINE void forward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
     const int64_t c = p->channels, row = p->width * c;
     const void *x = p->x;
@@ -35,7 +45,7 @@ INLINE void forward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
                 for (int64_t j = 0; j < block; j++) {
                     float top = larger(load(x, i + j, bfloat16), load(x, i + c + j, bfloat16));
                     float low = larger(load(x, i + row + j, bfloat16), load(x, i + row + c + j, bfloat16));
-                    store(y, o + j, bfloat16, larger(top, low));
+                    put(y, o + j, bfloat16, larger(top, low));
                 }
             }
 }
@@ -60,10 +70,10 @@ INLINE void backward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
                     rest = load(x, i + c + j, bfloat16) == most ? 0 : rest;
                     const float d = load(x, i + row + j, bfloat16) == most ? rest : 0;
                     rest = load(x, i + row + j, bfloat16) == most ? 0 : rest;
-                    store(dx, i + j, bfloat16, a);
-                    store(dx, i + c + j, bfloat16, b);
-                    store(dx, i + row + j, bfloat16, d);
-                    store(dx, i + row + c + j, bfloat16, rest);
+                    put(dx, i + j, bfloat16, a);
+                    put(dx, i + c + j, bfloat16, b);
+                    put(dx, i + row + j, bfloat16, d);
+                    put(dx, i + row + c + j, bfloat16, rest);
                 }
             }
 }
