@@ -60,9 +60,6 @@ def main():
                     network="nano",
                     dataset=dataset,
                     size=size,
-                    recipe="demo",
-                    epochs=15,
-                    learning_rate=0.1,
                     seed=seed,
                 )
                 run = train(config, root / f"{size}-{seed}", quiet=True)
@@ -75,7 +72,7 @@ def main():
                     }
                 )
     show(
-        "nano, 15 epochs of the recipe demo at a learning rate of 0.1, each seed",
+        "nano with the recipe own, each seed",
         ("pictures", "parameters", "test images", "accuracy", "seconds"),
         [
             (
