@@ -20,7 +20,10 @@ AUDIT := .venv-supply/bin/pip-audit --strict --disable-pip --no-deps --progress-
 # On all cores, eight at most; a worker that has nothing left to do takes tests from another.
 PYTEST := pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo quick test coverage faults fuzz mutants lint format bench firmware firmware-peers bench-seed docs notebook lock locked oldest audit dist wheel clean
+.PHONY: help demo quick test coverage faults fuzz mutants lint format bench firmware firmware-peers bench-seed docs notebook lock locked oldest audit dist wheel clean
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sed 's/\$$\$$/$$/g' | expand -t 16
 
 demo: .venv/installed  ## train three normalizations on the embedded digits and compare them
 	rm -rf $(DEMO)

@@ -183,4 +183,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NormlabError as error:
+        raise SystemExit(str(error)) from None

@@ -105,7 +105,7 @@ def train(
             into RUN/tensorboard, `mlflow` where MLFLOW_TRACKING_URI says. Repeat the flag for more.
         dry_run: Print what would be run and the estimated time, and stop there.
     """
-    from normlab.findings.run import little_learned
+    from normlab.findings.run import little_learned, result
     from normlab.report.run_page import write_report
     from normlab.runs import machine
     from normlab.training.distributed import distributed
@@ -132,6 +132,7 @@ def train(
             run = train_run(config, folder, execution, callbacks=logs, dry_run=dry_run)
     if dry_run or not processes.is_main:
         return
+    show(result(run))
     if remark := little_learned(run):
         show(f"note: {remark}")
     machine.prepare(execution)  # the page is computed with as many threads
@@ -386,6 +387,8 @@ def export(
     opened = [Run.open(folder) for folder in _folders(runs, model)]
     if model is not None and out is None:
         out = Path(formats.file_name(model, to, int8=int8))
+    if to == "c" and not unproved:
+        show("compiling the program, and comparing its results: a minute or two")
     print(
         export_run(
             opened, to, out, int8=int8, float32=float32, unproved=unproved, data_root=data_root

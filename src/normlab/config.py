@@ -395,7 +395,8 @@ class StudyConfig(TrainingConfig):
     """Numbers of parameters to stay below."""
 
     batch_sizes: Annotated[tuple[Positive, ...], default_is("the recipe's")] = ()
-    """Images per step. The learning rate scales with the square root of the batch size."""
+    """Images per step. The learning rate, also that of `--lr`, is for the recipe's batch size: it
+    scales with the square root of the size."""
 
     groups: Annotated[tuple[Positive, ...], default_is("up to 4, what divides")] = ()
     """Numbers of groups to compare for `gn`."""

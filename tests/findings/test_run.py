@@ -103,7 +103,7 @@ def test_there_is_no_warning_if_the_last_epoch_is_the_best():
 @pytest.mark.parametrize(
     ("train", "expected"),
     [
-        (0.7221, "differ by less than the sampling error (±0.97 points): this shows no gap"),
+        (0.7221, "differ by less than the sampling error (±0.97 points): no gap can be shown"),
         (
             0.7441,
             "is 3.00 points above test accuracy, more than the sampling error (±0.96 points): "

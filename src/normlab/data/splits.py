@@ -63,7 +63,10 @@ def dataset_of_splits(
     if test is None:
         drawn = ("test",)
         test, train = _drawn_test_split(name, classes, train, split_seed)
-        notes.append(f"there are no test images: {len(test):,} were drawn for the test split")
+        notes.append(
+            f"the data has no test images: {len(test):,} of its "
+            f"{counted(len(test) + len(train), 'image')} were set aside to test on"
+        )
     return Dataset(name, tuple(classes), train, test, holdout, tuple(notes), drawn=drawn)
 
 

@@ -95,6 +95,17 @@ def images_measured(run: Run) -> int:
     return run.data.holdout or run.data.test
 
 
+def result(run: Run) -> str:
+    """How many images the network classifies correctly after the last epoch, on one line."""
+    images = run.data.train if run.split == "train" else images_measured(run)
+    correct = round(run.last.accuracy * images)
+    return (
+        f"{correct:,} of {images:,} {IMAGES[run.split]} classified correctly "
+        f"({percent(run.last.accuracy, images)}), with "
+        f"{counted(run.summary.parameters, 'parameter')}"
+    )
+
+
 def little_learned(run: Run) -> str | None:
     """A remark about a run that is nearer to guessing than to its task; None for another.
 
@@ -234,7 +245,7 @@ def _gap(run: Run, _: Evaluation) -> str:
     if abs(gap) <= error:
         return (
             f"Training accuracy ({trained}) and {measured} differ by less than the sampling error "
-            f"(±{points(error, images)}): this shows no gap."
+            f"(±{points(error, images)}): no gap can be shown."
         )
     if gap < 0:
         conditions = [

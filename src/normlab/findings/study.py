@@ -38,6 +38,7 @@ GOAL = 0.005  # a difference that a study should be able to detect
 FEW_RIVALS = 3  # rivals with numbers in the headline; the numbers of the others are in the table
 FEW_PAIRS = 10  # pairs with a sentence; the others are in the table
 FEW_FAILURES = 5  # arms with failed runs that are named
+STILL_RISING = 0.02  # a gain in the last epoch that more epochs would go on with
 
 
 def headline(study: Study, groups: Sequence[Group]) -> list[str]:
@@ -61,6 +62,7 @@ def further(study: Study, groups: Sequence[Group]) -> list[str]:
         *_other_pairs(main, study.images),
         *contrasts.further(study, changes(study, groups), pairs),
         *_seeds_needed(main, contrasts.comparisons(study)),
+        *_still_rising(study, main),
         *_first_passed(study, main),
         *searches(study),
         *_failed_runs(study, groups),
@@ -465,6 +467,44 @@ def _seeds_needed(group: Group, comparisons: int) -> list[str]:
         f"of {100 * spread:.2f} points (median pair, {seeds} seeds). Detecting a true difference "
         f"of {100 * GOAL:.1f} points four times in five would take about {needed} seeds ({least} "
         f"to {most} by the 95% interval of that standard deviation)."
+        f"{_seeds_for_the_lead(group, comparisons)}"
+    ]
+
+
+def _seeds_for_the_lead(group: Group, comparisons: int) -> str:
+    """How many seeds would show the best mean's lead over the second, where it is not shown."""
+    best, second = (arm for arm, _ in group.ranked[:2])
+    pair = group.difference(best, second)
+    if pair is None or not pair.planned or pair.shown or pair.mean.value <= 0:
+        return ""
+    seeds = len(pair.differences)
+    if seeds < 3 or np.ptp(pair.differences) == 0:
+        return ""
+    spread = float(np.std(pair.differences, ddof=1))
+    needed = statistics.seeds_needed(pair.mean.value, spread, comparisons)
+    if needed is None or needed <= seeds:
+        return ""
+    return (
+        f" If {best.norm} is as far above {second.norm} as it seems here, about {needed:,} seeds "
+        "would show it."
+    )
+
+
+def _still_rising(study: Study, group: Group) -> list[str]:
+    """Whether training ended while accuracy rose fast: then it ranks how fast networks learn."""
+    gains = {
+        arm.norm: float(np.mean([r.accuracies[-1] - r.accuracies[-2] for r in trained]))
+        for arm in group.arms
+        if (trained := [r for r in group.trained(study, arm) if len(r.accuracies) > 1])
+    }
+    rising = {norm: gain for norm, gain in gains.items() if gain >= STILL_RISING}
+    if not rising:
+        return []
+    fastest = max(rising.values())
+    return [
+        f"In the last epoch the accuracy of {listed([*rising])} still rose by "
+        f"{'up to ' if len(rising) > 1 else ''}{points(fastest, study.images)}: with more epochs "
+        "the order may be another."
     ]
 
 
@@ -545,12 +585,26 @@ def _differing_recipes(study: Study, group: Group) -> list[str]:
             f"The arms differ in their {scaled[0]}: each is its recipe's, scaled to the compared "
             "batch size."
         )
-    if study.config.batch_sizes and "lr" not in study.config.tune:
-        sentences.append(
-            "The learning rate is the recipe's, scaled with the square root of the batch size "
-            "(Hoffer, Hubara & Soudry 2017)."
-        )
+    if "lr" not in study.config.tune:
+        given = study.config.learning_rate
+        if study.config.batch_sizes:
+            rate = "the recipe's" if given is None else f"{given:g} at the recipe's batch size"
+            sentences.append(
+                f"The learning rate is {rate}, scaled with the square root of the batch size "
+                "(Hoffer, Hubara & Soudry 2017)."
+            )
+        if len(group.arms) > 1 and not all(map(_has_own_settings, group.arms)):
+            sentences.append(
+                "One learning rate was tried. Another may suit one normalization better than the "
+                "others: --tune lr searches it for each."
+            )
     return sentences
+
+
+def _has_own_settings(arm: Arm) -> bool:
+    """Whether an arm is trained with the settings that a search found for its normalization."""
+    found = recipes.tuned_settings(arm.config.recipe or "", arm.norm)
+    return found is not None and not arm.config.untuned
 
 
 def _made_with_bn(study: Study, group: Group) -> list[str]:
@@ -570,8 +624,7 @@ def _made_with_bn(study: Study, group: Group) -> list[str]:
     if "bn" not in norms:
         return [f"{text}."]
     text += ": this may favour bn"
-    own = not any(arm.config.untuned for arm in group.arms)
-    if own and all(recipes.tuned_settings(name, norm) is not None for norm in norms):
+    if all(map(_has_own_settings, group.arms)):
         text += " in every setting that was not searched for each normalization"
     elif study.config.tune:
         searched = listed([*dict.fromkeys(tuning.KNOBS[w].label for w in study.config.tune)])

@@ -135,6 +135,14 @@ class Bounds:
         """Whether a network uses this share of one of them, or more."""
         return any(bound.value(cost) >= share * bound.limit for bound in self._bounds)
 
+    def used(self, cost: Cost) -> str:
+        """How much a network uses of each: `4,980 of 5,000 parameters, 9,012 of …`."""
+        return ", ".join(
+            f"{bound.value(cost):,} of {bound.limit:,} {_NOUNS[bound.quantity]}"
+            for bound in self._bounds
+            if bound.quantity != "row"
+        )
+
     def excess(self, cost: Cost, norm: str) -> str:
         """Which of them a network with a normalization exceeds, and by how much."""
         return "; ".join(

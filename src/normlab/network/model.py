@@ -126,7 +126,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images, N × C × H × W with values from 0 to 1, to logits, N × classes."""
         height, width = images.shape[2:]
-        # A value for each pixel, in the images' order in memory: loops over three channels are slow.
+        # A value for each pixel, in the images' order in memory: a loop over channels is slow.
         mean, std = (
             values.expand(height, width, -1).contiguous().permute(2, 0, 1)
             for values in (self.input_mean, self.input_std)

@@ -14,11 +14,12 @@ from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
 from normlab.network import zoo
+from normlab.network.bounds import Bounds, Cost
 from normlab.network.custom import NOT_APPLIED, CustomNetwork, Norm
 from normlab.network.memory import Memory, plan, refuse_wide_rows
 from normlab.network.shapes import INPUT, BlockShape, infer_shapes, shape_text
 from normlab.network.steps import network_steps
-from normlab.network.widths import NO_LIMITS, solve
+from normlab.network.widths import NO_LIMITS, budget_in_force, solve
 from normlab.notation import is_custom
 from normlab.table import Table
 
@@ -56,6 +57,7 @@ class Summary:
         input: Shape (C, H, W) of an image.
         rows: One row per block.
         running_statistics: Number of values that are kept but not learned, so not parameters.
+        used: How much it uses of a budget and of limits; empty without any.
     """
 
     layout: str
@@ -64,6 +66,7 @@ class Summary:
     input: Shape
     rows: tuple[Row, ...]
     running_statistics: int
+    used: str = ""
 
     @property
     def parameters(self) -> int:
@@ -128,10 +131,11 @@ class Summary:
     def note(self) -> str:
         """What the column heads mean, and the number of running statistics."""
         custom = f" {self.layout} {NOT_APPLIED}." if is_custom(self.layout) else ""
+        used = f" It uses {self.used}." if self.used else ""
         return (
             "MACs: multiply-accumulates for one image. Field: receptive field, the side in pixels "
             f"of the patch that an output sees. {self.running_statistics:,} running statistics are "
-            f"kept beside the parameters.{custom}{self._on_a_microcontroller}"
+            f"kept beside the parameters.{custom}{used}{self._on_a_microcontroller}"
         )
 
     @property
@@ -165,8 +169,9 @@ def summarize(
     Arguments as `Network` takes them. Raises what it raises.
     """
     activation = zoo.activation_of(line, activation)
+    asked = notation.parse(zoo.find(line))
     blocks = solve(
-        notation.parse(zoo.find(line)),
+        asked,
         norm=norm,
         classes=classes,
         budget=budget,
@@ -208,6 +213,9 @@ def summarize(
         input=shape,
         rows=tuple(rows),
         running_statistics=sum(block_shape.running_statistics for block_shape in block_shapes),
+        used=Bounds(budget_in_force(asked, budget, limits), limits).used(
+            Cost(blocks, norm=norm, classes=classes, shape=shape, activation=activation)
+        ),
     )
 
 

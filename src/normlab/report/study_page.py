@@ -142,8 +142,10 @@ def _about(study: Study) -> str:
     held = "held-out" if study.config.holdout else "test"
     planned = len(study.results)
     runs = counted(done, "run") if done == planned else f"{done:,} of {counted(planned, 'run')}"
+    sizes = study.config.batch_sizes
+    batches = f"batches of {sizes[0]:,}, " if len(sizes) == 1 else ""
     return (
-        f"{runs} on {study.config.dataset}, "
+        f"{runs} on {study.config.dataset}, {batches}"
         f"{contrasts.seeds_text(study)}, accuracy on "
         f"{study.images:,} {held} images after the last epoch."
     )

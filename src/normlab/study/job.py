@@ -75,8 +75,14 @@ class Job:
 
 def differences(before: object, now: object) -> list[str]:
     """The differences of two dataclasses of one type: `epochs was 2, is 3`."""
+
+    def text(value: object) -> str:
+        if isinstance(value, tuple):
+            return ", ".join(map(str, value)) or "none"
+        return "not given" if value is None else repr(value)
+
     return [
-        f"{spaced(field.name)} was {old!r}, is {new!r}"
+        f"{spaced(field.name)} was {text(old)}, is {text(new)}"
         for field in dataclasses.fields(now)  # type: ignore[arg-type]
         if (old := getattr(before, field.name)) != (new := getattr(now, field.name))
     ]

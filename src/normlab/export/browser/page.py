@@ -31,6 +31,7 @@ from normlab.version import __version__
 from normlab.wording import counted, kilobytes, large_number, listed, percent
 
 EXAMPLES_PER_DIGIT = 2
+NAMED_CLASSES = 20  # of a network, before anything is predicted
 PROGRAM = ("network.js", "pictures.js", "page.js")
 PAGE_MARK = b'<meta name="generator" content="normlab '  # in page.html
 SPLITS = {"train": "training", "holdout": "held-out", "test": "test"}
@@ -61,7 +62,7 @@ class ExportedPage:
         networks = counted(len(self.names), "network")
         return (
             f"{printable(str(self.path))}: {kilobytes(self.size)} with {networks}; open it in a "
-            "browser, where it checks itself against PyTorch"
+            "browser, where its last line says how near its answers are to PyTorch's"
         )
 
 
@@ -106,7 +107,8 @@ def render(runs: Sequence[Run], run_names: Sequence[str]) -> bytes:
         style=_hashed(_source("style.css")),
         script=_hashed('"use strict";\n' + "\n".join(map(_source, PROGRAM))),
         sees=_sees(runs),
-        unfamiliar=_unfamiliar(runs, run_names, digits.classes),
+        familiar=any(_learned(run, digits) for run in runs),
+        unfamiliar=_unfamiliar(runs, run_names, digits),
         examples=[
             {"name": f"a handwritten {label}", "source": _png(picture), "size": len(picture)}
             for picture, label in zip(pictures, labels, strict=True)
@@ -199,17 +201,31 @@ def _pixels(run: Run) -> str:
     return f"{width} × {height} {'grey ' if channels == 1 else ''}pixels"
 
 
-def _unfamiliar(runs: Sequence[Run], run_names: Sequence[str], digits: tuple[str, ...]) -> str:
+def _learned(run: Run, digits: Dataset) -> bool:
+    """Whether a network has learned digits, which the pictures to try are of.
+
+    They are hidden on a page of other networks, where they are needed to check its program.
+    """
+    return {*run.data.classes} == {*digits.classes}
+
+
+def _unfamiliar(runs: Sequence[Run], run_names: Sequence[str], digits: Dataset) -> str:
     """What to know of the pictures to try where a network has not learned digits."""
-    others = [
-        name for name, run in zip(run_names, runs, strict=True) if {*run.data.classes} != {*digits}
-    ]
+    others = [name for name, run in zip(run_names, runs, strict=True) if not _learned(run, digits)]
     if not others:
         return ""
     return (
         f"Handwritten digits. {listed(others)} learned other classes: the answer is one of those "
         "all the same."
     )
+
+
+def _few(classes: Sequence[str]) -> str:
+    """The classes' names, or the first of many and the number of the others."""
+    more = len(classes) - NAMED_CLASSES
+    if more <= 0:
+        return ", ".join(classes)
+    return f"{', '.join(classes[:NAMED_CLASSES])} and {more:,} more"
 
 
 def _facts(name: str, run: Run) -> dict[str, object]:
@@ -224,6 +240,7 @@ def _facts(name: str, run: Run) -> dict[str, object]:
         "shape": run.config.shape,
         "layout": run.layout,
         "facts": "; ".join(filter(None, [run.config.norm, accuracy])),
+        "classes": _few(run.data.classes),
         "about": (
             f"Normalization {run.config.norm}, activation {summary.activation}, "
             f"{summary.parameters:,} parameters, {large_number(summary.macs)} "

@@ -71,8 +71,8 @@ def _plain(text: str) -> str:
     """A name in a list of Markdown: on one line, as code, which has no markup."""
     content = printable(text)
     longest = max((len(run) for run in _runs(content)), default=0)
-    fence = "`" * (longest + 1)
-    return f"{fence} {content} {fence}"
+    fence, room = "`" * (longest + 1), " " * (longest > 0)
+    return f"{fence}{room}{content}{room}{fence}"
 
 
 def _runs(text: str) -> list[str]:
