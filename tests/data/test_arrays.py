@@ -97,7 +97,9 @@ def test_without_test_images_a_fifth_is_drawn_by_seed():
     y = np.arange(40) % 2
     dataset = from_arrays(x, y, size=28)
     assert (len(dataset.train), len(dataset.test)) == (32, 8)
-    assert dataset.notes == ("there are no test images: 8 were drawn for the test split",)
+    assert dataset.notes == (
+        "the data has no test images: 8 of its 40 images were set aside to test on",
+    )
     assert from_arrays(x, y, size=28, split_seed=1).fingerprint != dataset.fingerprint
 
 

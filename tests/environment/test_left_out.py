@@ -38,7 +38,7 @@ def notes(root):
     return load(f"folder:{root}").notes
 
 
-DRAWN = "there are no test images: 2 were drawn for the test split"
+DRAWN = "the data has no test images: 2 of its 12 images were set aside to test on"
 
 
 def test_files_that_are_no_pictures_are_counted_by_kind_and_named(tmp_path):

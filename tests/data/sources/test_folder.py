@@ -92,7 +92,9 @@ def test_without_a_test_folder_a_fifth_is_drawn(tmp_path):
     dataset = load_from(tmp_path, split_seed=1)
     assert np.bincount(dataset.train.labels).tolist() == [8, 16]
     assert np.bincount(dataset.test.labels).tolist() == [2, 4]
-    assert dataset.notes == ("there are no test images: 6 were drawn for the test split",)
+    assert dataset.notes == (
+        "the data has no test images: 6 of its 30 images were set aside to test on",
+    )
     assert load_from(tmp_path, split_seed=1).fingerprint == dataset.fingerprint
     assert load_from(tmp_path, split_seed=2).fingerprint != dataset.fingerprint
     greens = np.concatenate([dataset.train.images, dataset.test.images])[:, :2, 0, 0]
@@ -128,7 +130,7 @@ def test_a_malformed_folder_is_named(tmp_path):
     fill(tmp_path, "train", {"empty": 2})
     (tmp_path / "test").write_text("a file")
     (note, left_out) = load_from(tmp_path).notes
-    assert note == "there are no test images: 2 were drawn for the test split"
+    assert note == "the data has no test images: 2 of its 4 images were set aside to test on"
     assert left_out == "left out: 1 other file (1 without a suffix: test)"
 
 

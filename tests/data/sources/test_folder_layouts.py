@@ -155,7 +155,7 @@ def test_folders_of_classes_alone_are_split_by_seed(tmp_path):
     assert np.bincount(dataset.train.labels).tolist() == [8, 8, 8]
     assert np.bincount(dataset.test.labels).tolist() == [2, 2, 2]
     assert dataset.notes == (
-        "there are no test images: 6 were drawn for the test split",
+        "the data has no test images: 6 of its 30 images were set aside to test on",
         "left out: masks/ (not used)",
     )
     assert load_from(tmp_path, split_seed=1).test.names != dataset.test.names
@@ -269,7 +269,7 @@ def test_a_table_gives_the_labels(tmp_path):
     assert dataset.classes == ("cat", "dog")
     assert sizes(dataset) == (8, 2)
     assert dataset.notes == (
-        "there are no test images: 2 were drawn for the test split",
+        "the data has no test images: 2 of its 10 images were set aside to test on",
         "left out: 1 picture without a label in labels.csv (extra.png)",
     )
 

@@ -98,7 +98,7 @@ def test_the_splits_of_the_hub_are_known(tmp_path):
     assert load(name).notes == (
         USED,
         LOCAL,
-        "there are no test images: 2 were drawn for the test split",
+        "the data has no test images: 2 of its 10 images were set aside to test on",
     )
 
 
@@ -169,7 +169,9 @@ def test_images_without_a_label_are_left_out_and_counted(tmp_path):
     dataset = load(name)
     assert len(dataset.train) + len(dataset.test) == 8
     assert "left out: 6 images without a label" in dataset.notes
-    assert "there are no test images: 2 were drawn for the test split" in dataset.notes
+    assert (
+        "the data has no test images: 2 of its 8 images were set aside to test on" in dataset.notes
+    )
     name = write(tmp_path / "none", train=table(0, 4, labels=[-1] * 4))
     assert "has no training image with a label" in error_of(DataError, name)
 
