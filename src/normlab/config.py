@@ -294,7 +294,8 @@ class TrainingConfig(DataConfig, Limits):
 
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
-    has instructions for it. Weights, their updates and evaluation stay in float32."""
+    has instructions for it; elsewhere values are rounded alike, at about float32's speed. Weights,
+    their updates and evaluation stay in float32."""
 
 
 @field_order(

@@ -20,6 +20,7 @@ import normlab
 from normlab.data import load
 from normlab.errors import RunError, UsageError
 from normlab.inference.pictures import read
+from normlab.inference.predict import find_model
 from normlab.layers.activations import ACTIVATIONS
 from normlab.layers.norms import REGISTRY, registry
 from normlab.layers.norms.none import Affine
@@ -410,10 +411,16 @@ def test_a_page_names_no_folder_of_this_machine(classroom, tmp_path):
     assert str(run.path.parent) not in content
 
 
-def test_a_page_about_other_classes_says_that_digits_are_not_among_them(classroom, cli, tmp_path):
+def test_digits_are_shown_only_if_a_network_has_learned_them(classroom, visit, tmp_path):
+    nano = normlab.Run.open(find_model("nano"))
+    other = visit(normlab.export_run(nano, "html", tmp_path / "other.html").path)
+    assert not other.locator("#examples").is_visible()
+    assert "It knows: airplane, automobile, bird," in other.locator(".run").inner_text()
+    both = [nano, classroom[0][0]]
+    mixed = visit(normlab.export_run(both, "html", tmp_path / "mixed.html").path)
+    assert mixed.locator("#examples").is_visible()
+    assert "nano learned other classes: the answer is one" in mixed.locator("main").inner_text()
     assert "learned other classes" not in classroom[1].path.read_text()
-    assert cli("export", "--model", "nano", "--to", "html", "--out", tmp_path / "a.html")[0] == 0
-    assert "nano learned other classes: the answer is one" in (tmp_path / "a.html").read_text()
 
 
 # What is refused

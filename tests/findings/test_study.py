@@ -533,3 +533,43 @@ def test_one_more_is_not_more_ones(tmp_path):
         for r in study.results
     )
     assert "Runs of 1 more arm failed." in sentences(dataclasses.replace(study, results=results))[1]
+
+
+def test_a_lead_that_is_not_shown_says_how_many_seeds_would_show_it(tmp_path):
+    means = {"bn": 0.78, "gn": 0.777, "ln": 0.72}
+    study = made_up(tmp_path, means=means, seeds=3)
+    (sentence,) = (s for s in sentences(study)[1] if "would show it" in s)
+    words = sentence.rpartition("If ")[2]
+    assert words.startswith("bn is as far above gn as it seems here, about ")
+    assert int(words.split("about ")[1].split()[0].replace(",", "")) > 3
+
+
+def test_a_lead_that_is_shown_needs_no_more_seeds(usual):
+    assert not any("would show it" in sentence for sentence in sentences(usual)[1])
+
+
+def test_accuracy_that_still_rises_is_named(usual):
+    assert not any("still rose" in sentence for sentence in sentences(usual)[1])
+    results = tuple(
+        dataclasses.replace(
+            r, accuracies=(*r.accuracies[:-2], r.accuracies[-1] - 0.06, r.accuracies[-1])
+        )
+        if r.arm == "gn"
+        else r
+        for r in usual.results
+    )
+    (sentence,) = (
+        s for s in sentences(dataclasses.replace(usual, results=results))[1] if "still rose" in s
+    )
+    assert sentence == (
+        "In the last epoch the accuracy of gn still rose by 6.00 points: with more epochs the "
+        "order may be another."
+    )
+
+
+def test_a_single_learning_rate_is_named(tmp_path, usual):
+    study = made_up(tmp_path, recipe="demo", trials=False, batch_sizes=(8,), learning_rate=0.05)
+    text = " ".join(sentences(study)[1])
+    assert "The learning rate is 0.05 at the recipe's batch size, scaled with" in text
+    assert "One learning rate was tried." in text
+    assert "One learning rate was tried." not in " ".join(sentences(usual)[1])

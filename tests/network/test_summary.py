@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normlab import notation
+from normlab.config import Limits
 from normlab.errors import UsageError
 from normlab.layers.activations import ACTIVATIONS
 from normlab.network.model import Network
@@ -180,3 +181,13 @@ def test_an_activation_that_there_is_not_is_refused():
 def test_running_statistics_are_counted_separately():
     assert summarize("C:12 D:9 GAP FC", norm="bn").running_statistics == 2 * (12 + 12 + 9)
     assert summarize("C:12 D:9 GAP FC", norm="gn").running_statistics == 0
+
+
+def test_the_note_says_how_much_a_network_uses_of_its_limits():
+    summary = summarize("assignment", limits=Limits(board="microbit-v2", macs=2_000_000))
+    assert f"It uses {summary.parameters:,} of 50,000 parameters" not in summary.note
+    assert f"{summary.macs:,} of 2,000,000 multiply-accumulates" in summary.note
+    assert f"{summary.memory.arena:,} of 131,072 bytes of RAM" in summary.note
+    below = summarize("assignment", budget=5_000)
+    assert f"It uses {below.parameters:,} of 5,000 parameters." in below.note
+    assert "It uses" not in summarize("nano").note

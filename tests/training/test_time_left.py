@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from normlab.training import time_left
-from normlab.training.time_left import MEASURED, WARM_UP, TimeLeft
+from normlab.training.time_left import MEASURED, MEASURED_EPOCHS, WARM_UP, TimeLeft
 
 
 class Clock:
@@ -65,3 +65,12 @@ def test_a_machine_that_becomes_slower_makes_the_rest_longer(clock):
     clock.steps(60, 2.0)
     assert clock.seconds == pytest.approx(2.0 * (4 * 200 - 160) + 4 * 4.0)
     assert clock.seconds > before
+
+
+def test_epochs_of_one_step_are_measured_as_a_whole(clock):
+    clock.state = SimpleNamespace(**vars(clock.state) | {"epochs": 50, "steps": 1})
+    for _ in range(1 + MEASURED_EPOCHS):  # the first has the imports before it
+        assert clock.seconds is None
+        clock.steps(1, 0.5)
+        clock.end_epoch(0.25)
+    assert clock.seconds == pytest.approx(0.75 * (50 - 1 - MEASURED_EPOCHS))

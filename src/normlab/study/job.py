@@ -78,7 +78,7 @@ def differences(before: object, now: object) -> list[str]:
 
     def text(value: object) -> str:
         if isinstance(value, tuple):
-            return ", ".join(map(str, value)) or "none"
+            return " ".join(map(str, value)) or "none"
         return "not given" if value is None else repr(value)
 
     return [
