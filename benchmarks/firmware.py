@@ -29,6 +29,7 @@ from boards.peers import PEERS, NotAvailableError, classify
 from common import parser, positive, report, show
 
 import normlab
+from normlab.errors import NormlabError
 from normlab.export.exporter import CHECK_IMAGES, sample_of
 from normlab.export.firmware import emit
 from normlab.export.firmware.parameters import parameters_of
