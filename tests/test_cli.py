@@ -84,6 +84,9 @@ def test_train_with_piped_output(tmp_path, cli, monkeypatch):
         r"test loss \d\.\d{4} accuracy \d+\.\d\d%  rate \S+  \d+\.\d s",
         lines[1],
     )
+    accuracy = re.search(r"test loss \S+ accuracy (\S+)%", lines[1])[1]
+    correct = round(float(accuracy) * 3.6)
+    assert f"\n{correct} of 360 test images classified correctly ({accuracy[:-1]}" in done.stdout
     folder = (
         tmp_path
         / re.search(

@@ -38,7 +38,7 @@ GOAL = 0.005  # a difference that a study should be able to detect
 FEW_RIVALS = 3  # rivals with numbers in the headline; the numbers of the others are in the table
 FEW_PAIRS = 10  # pairs with a sentence; the others are in the table
 FEW_FAILURES = 5  # arms with failed runs that are named
-STILL_RISING = 0.02  # a gain in the last epoch that more epochs would go on with
+STILL_RISING = 0.02  # accuracy gained in the last epoch: more epochs would gain more
 
 
 def headline(study: Study, groups: Sequence[Group]) -> list[str]:

@@ -66,5 +66,5 @@ class RoundedProducts(TorchFunctionMode):
 
 
 def _rounded(value: Any) -> Any:
-    """A tensor as float32 with bfloat16's values; what is none stays."""
+    """A tensor rounded to bfloat16, as float32; other values as they are."""
     return value.bfloat16().float() if isinstance(value, Tensor) else value
