@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from normlab.data import Dataset, Split
+from normlab.inference.evaluate import to_input
 from normlab.layers import norms
 from normlab.network.model import Network
 from normlab.recipes import Recipe
@@ -318,3 +319,12 @@ def test_matrices_in_a_custom_normalization_do_not_decay(monkeypatch):
     for name, plain in after[0].items():
         if ".norms." in name:
             assert torch.equal(plain, after[1][name]), name
+
+
+def test_batches_of_one_channel_say_that_channels_are_last():
+    """By their strides: PyTorch's convolutions take others for channels first."""
+    pixels = np.zeros((20, 1, 16, 16), np.uint8)
+    split = Split(pixels, np.arange(20) % 2)
+    grey = Dataset("grey", classes=("a", "b"), train=split, test=split)
+    for inputs in (batches(grey)(0, 0)[0], to_input(torch.from_numpy(pixels))):
+        assert inputs.stride() == (256, 1, 16, 1)

@@ -1,7 +1,7 @@
 """The layer table: output, parameters and cost of each block of a network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -57,7 +57,7 @@ class Summary:
         input: Shape (C, H, W) of an image.
         rows: One row per block.
         running_statistics: Number of values that are kept but not learned, so not parameters.
-        used: How much it uses of a budget and of limits; empty without any.
+        used: How much it uses of its limits, and of a budget beside them; empty without limits.
     """
 
     layout: str
@@ -66,7 +66,7 @@ class Summary:
     input: Shape
     rows: tuple[Row, ...]
     running_statistics: int
-    used: str = ""
+    used: str = field(default="", compare=False, repr=False)
 
     @property
     def parameters(self) -> int:
@@ -181,8 +181,10 @@ def summarize(
     )
     if blocks[0].custom:
         return _summarize_custom(blocks[0].kind, norm, classes, activation, shape)
+    bounds = Bounds(budget_in_force(asked, budget, limits), limits)
+    cost = Cost(blocks, norm=norm, classes=classes, shape=shape, activation=activation)
     rows: list[Row] = []
-    field: int | None = 1
+    seen: int | None = 1  # the receptive field
     jump = 1  # distance, in input pixels, between neighbouring outputs
     block_shapes = infer_shapes(
         blocks, norm=norm, classes=classes, shape=shape, activation=activation
@@ -190,11 +192,11 @@ def summarize(
     for block_shape in block_shapes:
         block = block_shape.block
         if block.kind in ("GAP", "FC"):
-            field = None
-        elif field is not None:
+            seen = None
+        elif seen is not None:
             pooling = block.kind in ("P", "A")
             reach = 1 if pooling else block_shape.kernel - 1
-            field += reach * jump * block.repeat
+            seen += reach * jump * block.repeat
             jump *= 2 if pooling else block.stride
         rows.append(
             Row(
@@ -203,7 +205,7 @@ def summarize(
                 shape=block_shape.output,
                 parameters=block_shape.parameters,
                 macs=block_shape.macs,
-                receptive_field=field,
+                receptive_field=seen,
             )
         )
     return Summary(
@@ -213,9 +215,7 @@ def summarize(
         input=shape,
         rows=tuple(rows),
         running_statistics=sum(block_shape.running_statistics for block_shape in block_shapes),
-        used=Bounds(budget_in_force(asked, budget, limits), limits).used(
-            Cost(blocks, norm=norm, classes=classes, shape=shape, activation=activation)
-        ),
+        used="" if limits == NO_LIMITS else bounds.used(cost),
     )
 
 

@@ -54,7 +54,7 @@ class Batches:
             mirrored = self._mirrored(places, epoch)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         inputs = augment(
-            images.contiguous(memory_format=torch.channels_last),
+            images.clone(memory_format=torch.channels_last),  # as in `to_input`
             recipe.augment,
             generator(self.seed, "augment", epoch, step),
         )

@@ -30,12 +30,12 @@ INLINE float widen(uint16_t value) {
     return wide;
 }
 
-/* Rounds to nearest, ties to even. A NaN stays one if its lower half is 0, as that of every NaN that
-   arithmetic makes. */
+/* Rounds to nearest, ties to even. NaN stays NaN. */
 INLINE uint16_t narrow(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, nan = bits >> 16 | 0x40;
+    return value != value ? nan : rounded;
 }
 
 INLINE float load(const void *x, int64_t i, int bfloat16) {

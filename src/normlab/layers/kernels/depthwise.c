@@ -22,7 +22,8 @@ typedef struct {
     int32_t bfloat16, threads;
 } Depthwise;
 
-/* Vectors of so many float32, rounded to bfloat16 as by `narrow`. */
+/* Vectors of so many float32. Rounded to bfloat16, a NaN stays one if its lower half is 0, as that
+   of every NaN that arithmetic makes. */
 #define VECTOR(lanes)                                                                      \
     typedef float float##lanes __attribute__((vector_size(4 * lanes)));                    \
     typedef uint32_t bits##lanes __attribute__((vector_size(4 * lanes)));                  \
