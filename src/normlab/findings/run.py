@@ -97,7 +97,7 @@ def images_measured(run: Run) -> int:
 
 def result(run: Run) -> str:
     """How many images the network classifies correctly after the last epoch, on one line."""
-    images = run.data.train if run.split == "train" else images_measured(run)
+    images = getattr(run.data, run.split)
     correct = round(run.last.accuracy * images)
     return (
         f"{correct:,} of {images:,} {IMAGES[run.split]} classified correctly "
@@ -113,7 +113,7 @@ def little_learned(run: Run) -> str | None:
     there are classes, to 100%.
     """
     last, chance = run.last, 1 / len(run.data.classes)
-    images = run.data.train if run.split == "train" else images_measured(run)
+    images = getattr(run.data, run.split)
     if max(last.train_accuracy, last.accuracy) >= chance + (1 - chance) / 4:
         return None
     return (

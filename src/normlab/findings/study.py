@@ -449,9 +449,9 @@ def _are(number: int) -> str:
 def _seeds_needed(group: Group, comparisons: int) -> list[str]:
     """How many seeds would show a small difference; nothing where the seeds show no spread."""
     spreads = [
-        (float(np.std(pair.differences, ddof=1)), len(pair.differences))
+        (spread, len(pair.differences))
         for pair in group.differences
-        if len(pair.differences) >= 3 and np.ptp(pair.differences) > 0
+        if (spread := _spread(pair)) is not None
     ]
     if not spreads:
         return []
@@ -471,18 +471,24 @@ def _seeds_needed(group: Group, comparisons: int) -> list[str]:
     ]
 
 
+def _spread(pair: Difference) -> float | None:
+    """The standard deviation of a difference between seeds; None of few seeds, or equal ones."""
+    if len(pair.differences) < 3 or np.ptp(pair.differences) == 0:
+        return None
+    return float(np.std(pair.differences, ddof=1))
+
+
 def _seeds_for_the_lead(group: Group, comparisons: int) -> str:
     """How many seeds would show the best mean's lead over the second, where it is not shown."""
     best, second = (arm for arm, _ in group.ranked[:2])
     pair = group.difference(best, second)
     if pair is None or not pair.planned or pair.shown or pair.mean.value <= 0:
         return ""
-    seeds = len(pair.differences)
-    if seeds < 3 or np.ptp(pair.differences) == 0:
+    spread = _spread(pair)
+    if spread is None:
         return ""
-    spread = float(np.std(pair.differences, ddof=1))
     needed = statistics.seeds_needed(pair.mean.value, spread, comparisons)
-    if needed is None or needed <= seeds:
+    if needed is None or needed <= len(pair.differences):
         return ""
     return (
         f" If {best.norm} is as far above {second.norm} as it seems here, about {needed:,} seeds "

@@ -181,8 +181,10 @@ def summarize(
     )
     if blocks[0].custom:
         return _summarize_custom(blocks[0].kind, norm, classes, activation, shape)
-    bounds = Bounds(budget_in_force(asked, budget, limits), limits)
-    cost = Cost(blocks, norm=norm, classes=classes, shape=shape, activation=activation)
+    used = ""
+    if limits != NO_LIMITS:
+        cost = Cost(blocks, norm=norm, classes=classes, shape=shape, activation=activation)
+        used = Bounds(budget_in_force(asked, budget, limits), limits).used(cost)
     rows: list[Row] = []
     seen: int | None = 1  # the receptive field
     jump = 1  # distance, in input pixels, between neighbouring outputs
@@ -215,7 +217,7 @@ def summarize(
         input=shape,
         rows=tuple(rows),
         running_statistics=sum(block_shape.running_statistics for block_shape in block_shapes),
-        used="" if limits == NO_LIMITS else bounds.used(cost),
+        used=used,
     )
 
 

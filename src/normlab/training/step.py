@@ -13,6 +13,7 @@ from torch import Tensor
 from normlab.config import Precision
 from normlab.data import Dataset
 from normlab.data.augment import augment
+from normlab.inference.evaluate import to_input
 from normlab.network.model import Network
 from normlab.recipes import Recipe
 from normlab.seeding import generator
@@ -49,12 +50,9 @@ class Batches:
         """Inputs, float32 N × C × S × S in 0 to 1 and channels last, and labels, int64 N."""
         recipe = self.recipe
         places = self._places(epoch, step)
-        images = self.images.index_select(0, places).to(torch.float32).div_(255)
-        if recipe.mirror:  # a row of pixels is turned faster before channels are last
-            mirrored = self._mirrored(places, epoch)
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        mirrored = self._mirrored(places, epoch) if recipe.mirror else None
         inputs = augment(
-            images.clone(memory_format=torch.channels_last),  # as in `to_input`
+            to_input(self.images.index_select(0, places), mirrored),
             recipe.augment,
             generator(self.seed, "augment", epoch, step),
         )
