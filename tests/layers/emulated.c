@@ -1,7 +1,7 @@
 /* Runs passes for another processor, under its emulator.
 
    The argument is the library. Calls come on standard input: the pass's name, its struct, and the
-   arrays that the struct points to, each with its place in the struct; every part after its length.
+   arrays that the struct points to, each with its places in the struct; every part after its length.
    The arrays go back to standard output as the pass leaves them. */
 
 #include <dlfcn.h>
@@ -31,17 +31,22 @@ int main(int count, char **arguments) {
         return 1;
     }
     for (;;) {
-        void *arrays[16];
-        int64_t lengths[16];
+        void *arrays[64];
+        int64_t lengths[64], places[8];
         char *name = part(number()), *pass = part(number());
         const int64_t several = number();
-        if (several > 16)
+        if (several > 64)
             return 1;
         for (int64_t i = 0; i < several; i++) {
-            const int64_t place = number();
+            const int64_t count = number();
+            if (count > 8)
+                return 1;
+            for (int64_t k = 0; k < count; k++)
+                places[k] = number();
             lengths[i] = number();
             arrays[i] = part(lengths[i]);
-            memcpy(pass + place, &arrays[i], sizeof arrays[i]);
+            for (int64_t k = 0; k < count; k++)
+                memcpy(pass + places[k], &arrays[i], sizeof arrays[i]);
         }
         void (*run)(const void *);
         *(void **)&run = dlsym(library, name);

@@ -169,16 +169,14 @@ def test_a_compiled_pass_is_exact_to_rounding_wherever_z_is(name):
     ones, zeros = torch.ones(8), torch.zeros(8)
     activation, affine = find(name), {"scale": ones, "shift": zeros}
     y = torch.empty_like(x)
-    kernels.normalize("apply", x, out=y, activation=activation, **affine)
+    kernels.normalize("apply", x, kernels.Settings(activation), out=y, **affine)
     cells = torch.zeros(8, 5_000, 8)
     cells[1:3] = 1
     mean, rstd, scale, shift, sums, products, factor, constant = cells
     kernels.normalize(
         "backward",
         x,
-        activation=activation,
-        groups=8,
-        part=1,
+        kernels.Settings(activation, groups=8, part=1),
         dy=torch.ones_like(x),
         out=torch.empty_like(x),
         weight=ones,
@@ -200,7 +198,7 @@ def test_a_compiled_pass_is_exact_to_rounding_wherever_z_is(name):
     for ours, expected in ((y, value.detach()), (sums[:, :, None, None], exact.grad)):
         torch.testing.assert_close(ours.double(), expected, rtol=2e-6, atol=1e-6)
     nan = torch.full_like(x, torch.nan)
-    kernels.normalize("apply", nan, out=y, activation=activation, **affine)
+    kernels.normalize("apply", nan, kernels.Settings(activation), out=y, **affine)
     assert y.isnan().all()
 
 

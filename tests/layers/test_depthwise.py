@@ -201,7 +201,7 @@ def test_maps_of_another_type_are_refused_as_by_pytorch():
 
 
 @compiled
-@pytest.mark.parametrize("norm", ["bn", "gn-ws", "sws", "none"])
+@pytest.mark.parametrize("norm", ["brn", "gn-ws", "sws", "none"])
 def test_a_networks_depthwise_convolutions_are_compiled(norm, monkeypatch):
     calls = []
     monkeypatch.setattr(

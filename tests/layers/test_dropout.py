@@ -27,7 +27,8 @@ def by_the_passes(shape, probability, *, seed, dtype):
     x = torch.ones(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
     y = torch.empty_like(x)
     one = torch.ones(1, shape[1])
-    kernels.normalize("apply", x, out=y, scale=one, shift=0 * one, **drawn._asdict())
+    settings = kernels.Settings(**drawn._asdict())
+    kernels.normalize("apply", x, settings, out=y, scale=one, shift=0 * one)
     return y
 
 

@@ -228,7 +228,8 @@ def test_of_two_processes_one_builds_and_the_other_waits(fresh, tmp_path, monkey
         from normlab.layers import kernels
         x = torch.ones(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
         y = torch.empty_like(x)
-        kernels.normalize("apply", x, out=y, scale=x[:, :, 0, 0], shift=2 * x[:, :, 0, 0])
+        affine = {"scale": x[:, :, 0, 0], "shift": 2 * x[:, :, 0, 0]}
+        kernels.normalize("apply", x, kernels.Settings(), out=y, **affine)
         print(y.mean().item())
     """
     processes = [
@@ -294,7 +295,8 @@ def c_structs(text):
             kind, names = re.fullmatch(r"(?:const )?(\w+)\s+(.*)", declaration, re.DOTALL).groups()
             for name in names.split(","):
                 pointer = name.strip().startswith("*")
-                c_type = ctypes.c_void_p if pointer else C_TYPES[kind]
+                within = getattr(kernels, f"_{kind}", None)  # a struct in a struct
+                c_type = ctypes.c_void_p if pointer else within or C_TYPES[kind]
                 fields.append((name.strip(" *\n"), c_type))
         yield fields
 

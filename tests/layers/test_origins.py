@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from normlab.layers.activations import ACTIVATIONS, RELU
 from normlab.layers.depthwise import DepthwiseConv2d
 from normlab.layers.kernels import build, compilers, prebuilt
 from normlab.layers.pooling import MaxPool
+from normlab.network.model import Network
 from normlab.runs import machine
 from normlab.training.loop import train
 from normlab.training.precision import products_in
@@ -82,7 +84,7 @@ def outcome(layer, x, residual, upstream):
 
 
 def assert_they_compute():
-    """All passes: all normalizations and activations, pooling, and depthwise convolution."""
+    """All passes: normalizations and activations, pooling, depthwise and separable convolution."""
     with_passes = [a for a in ACTIVATIONS.values() if a.compiled is not None]
     cases = [(name, RELU) for name in ("bn", "gn=3", "ln", "in", "rms")]
     cases += [("gn=3", activation) for activation in (None, *with_passes)]
@@ -110,6 +112,35 @@ def assert_they_compute():
             assert_pooling(maps((3, channels, 7, 6), dtype, seed=5))
         for channels in (16, 21, 32) if dtype == torch.bfloat16 else (8, 21, 32):
             assert_depthwise(maps((3, channels, 5, 6), dtype, seed=5))
+        for norm in ("bn", "ln"):
+            for channels, width in ((16, 24), (21, 21)):
+                assert_separable(norm, maps((3, channels, 5, 6), dtype, seed=5), width)
+
+
+def products(dtype):
+    return products_in("bfloat16" if dtype == torch.bfloat16 else "float32", torch.device("cpu"))
+
+
+def assert_separable(norm, x, width):
+    """The block as one pass is the block as layers; a hook makes it that."""
+    channels = x.shape[1]
+    plus = "+" if channels == width else ""
+    block = Network(f"C:{channels} D:{width}{plus} GAP FC", norm=norm).blocks[1]
+    plain = copy.deepcopy(block)
+    plain.conv.register_forward_hook(lambda *_: None)
+    upstream = maps((len(x), width, *x.shape[2:]), x.dtype, seed=6)
+    results = []
+    for each in (block, plain):
+        leaf = x.clone().requires_grad_()
+        with products(x.dtype):
+            y = each(leaf)
+        y.backward(upstream)
+        gradients = [parameter.grad for parameter in each.parameters()]
+        results.append([y, leaf.grad, *gradients])
+    close = 0.02 if x.dtype == torch.bfloat16 else 1e-5
+    for one, other in zip(*results, strict=True):
+        # Before another BatchNorm, the gradient of a bias is 0 but for rounding.
+        assert (one.double() - other.double()).norm() <= close * (20 + other.double().norm())
 
 
 def assert_pooling(x):
@@ -127,8 +158,7 @@ def assert_depthwise(x):
     conv = DepthwiseConv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
     exact = copy.deepcopy(conv).double()
     leaf, plain = x.clone().requires_grad_(), x.double().requires_grad_()
-    precision = "bfloat16" if x.dtype == torch.bfloat16 else "float32"
-    with products_in(precision, x.device):
+    with products(x.dtype):
         y = conv(leaf)
     expected = exact(plain)
     upstream = maps(y.shape, x.dtype, seed=6)
@@ -189,33 +219,49 @@ def assert_loads_anywhere(path):
 
 @contextmanager
 def emulator(*command):
-    """Runs passes by a program; `emulated.c` says how it is told."""
+    """Runs passes by a program; `emulated.c` says how it is told. Yields what fills and calls."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    fill, given = kernels._filled, {}
 
-    def call(name, arguments, x, tensors):
-        arguments.bfloat16, arguments.threads = int(x.dtype == torch.bfloat16), 1
-        arrays = {
-            getattr(type(arguments), field).offset: tensor
-            for field, tensor in {"x": x, **tensors}.items()
-            if tensor is not None
-        }
+    def filled(arguments, x, tensors):
+        given.update({t.data_ptr(): t for t in (x, *tensors.values()) if t is not None})
+        arguments = fill(arguments, x, tensors)
+        arguments.threads = 1
+        return arguments
+
+    def call(name, arguments):
+        places = defaultdict(list)
+        for place, address in pointers(arguments):
+            places[address].append(place)
         for text in (name.encode(), bytes(arguments)):
             process.stdin.write(struct.pack("<q", len(text)) + text)
-        process.stdin.write(struct.pack("<q", len(arrays)))
-        for place, tensor in arrays.items():
+        process.stdin.write(struct.pack("<q", len(places)))
+        arrays = [given[address] for address in places]
+        for tensor, at in zip(arrays, places.values(), strict=True):
             size = tensor.numel() * tensor.element_size()
-            process.stdin.write(struct.pack("<qq", place, size))
+            process.stdin.write(struct.pack(f"<{len(at) + 2}q", len(at), *at, size))
             process.stdin.write(ctypes.string_at(tensor.data_ptr(), size))
         process.stdin.flush()
-        for tensor in arrays.values():
+        for tensor in arrays:
             size = tensor.numel() * tensor.element_size()
             content = process.stdout.read(size)
             assert len(content) == size, "the program ended"
             ctypes.memmove(tensor.data_ptr(), content, size)
+        given.clear()
 
     with process:
-        yield call
+        yield filled, call
         process.stdin.close()
+
+
+def pointers(arguments, start=0):
+    """The places of a struct's pointers that are not 0, and where they point to."""
+    for name, kind in arguments._fields_:
+        place, value = start + getattr(type(arguments), name).offset, getattr(arguments, name)
+        if issubclass(kind, ctypes.Structure):
+            yield from pointers(value, place)
+        elif kind is ctypes.c_void_p and value:
+            yield place, value
 
 
 @pytest.mark.slow(20)
@@ -230,7 +276,8 @@ def test_the_wheels_for_arm(tmp_path, monkeypatch):
     assert_loads_anywhere(path)
     source = Path(__file__).with_name("emulated.c")
     subprocess.run([target.compiler, "-O1", source, "-o", harness, "-ldl"], check=True)
-    with emulator("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", harness, path) as call:
+    with emulator("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", harness, path) as (filled, call):
+        monkeypatch.setattr(kernels, "_filled", filled)
         monkeypatch.setattr(kernels, "_call", call)
         monkeypatch.setattr(kernels, "library", lambda: path)
         assert_they_compute()
@@ -423,7 +470,7 @@ ONE_TEAM = """if True:
     torch.set_num_threads(3)
     assert kernels.library() is not None
     before = {*os.listdir("/proc/self/task")}
-    kernels.normalize("apply", x, out=y, scale=one, shift=one)
+    kernels.normalize("apply", x, kernels.Settings(), out=y, scale=one, shift=one)
     assert torch.equal(y, 2 * x)
     print(len({*os.listdir("/proc/self/task")} - before))  # another thread may have ended
     maps = Path("/proc/self/maps").read_text().split()

@@ -30,14 +30,15 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if x.device.type == "cpu" and (conv.training or not torch.is_grad_enabled()):
         autocast = torch.is_autocast_enabled("cpu")
         maps = x.to(torch.get_autocast_dtype("cpu")) if autocast and x.dtype == torch.float32 else x
-        if (autocast or x.dtype == torch.float32) and _can_run_compiled(conv, maps):
+        if (autocast or x.dtype == torch.float32) and can_run_compiled(conv, maps):
             output = _Depthwise.apply(maps, conv.weight)  # type: ignore[no-untyped-call]
             return output
     output = conv._conv_forward(x, conv.weight, conv.bias)
     return output
 
 
-def _can_run_compiled(conv: nn.Conv2d, x: Tensor) -> bool:
+def can_run_compiled(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the compiled passes compute what the layer does of these maps."""
     weight = conv.weight
     return (
         conv.kernel_size == (3, 3)
@@ -74,6 +75,11 @@ class _Depthwise(torch.autograd.Function):
             out=dx,
             weight=filters,
             d_weight=d_weight,
-            sums=filters.new_empty(torch.get_num_threads(), 2, 9, filters.shape[1] + 16),
+            sums=room_for_sums(filters),
         )
         return dx, d_weight.t().reshape(-1, 1, 3, 3)
+
+
+def room_for_sums(filters: Tensor) -> Tensor:
+    """The `sums` of depthwise.c, for filters of 9 × C."""
+    return filters.new_empty(torch.get_num_threads(), 2, 9, filters.shape[1] + 16)

@@ -13,6 +13,7 @@ samples and members: BatchNorm has one part and a group for each channel, GroupN
 sample.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -114,10 +115,10 @@ class FusedNorm(nn.Module):
             raise ValueError(f"expected maps of {len(self.weight)} channels, got {x.shape[1]}")
         if samples is not None and (samples < 1 or len(x) % samples):
             raise ValueError(f"parts of {samples} samples do not divide a batch of {len(x)}")
-        if self._can_run_compiled(x, samples or x.shape[0]):
+        if self.can_run_compiled(x, samples):
             if self.activation in kernels.ACTIVATION_NUMBERS:
-                return self._run_compiled(x, residual, samples, self.activation, self.dropout)
-            y = self._run_compiled(x, None, samples, None, 0.0)
+                return self._run_compiled(x, residual, samples, activate=True)
+            y = self._run_compiled(x, None, samples, activate=False)
         else:
             y = self._run_pytorch(x, samples)
         if self.activate is not None:
@@ -132,17 +133,23 @@ class FusedNorm(nn.Module):
         deviation = (self.running_var + self.eps).sqrt()
         return ChannelAffine.of_statistics(self, self.running_mean, deviation, self.activate)
 
+    def running_affine(self) -> dict[str, Tensor]:
+        """BatchNorm's `scale` and `shift` of each channel in eval mode."""
+        assert self.bias is not None
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return {"scale": scale, "shift": self.bias - self.running_mean * scale}
+
     def extra_repr(self) -> str:
         """Channels, kind of statistics, activation and dropout."""
         kind = "batch" if self.groups is None else f"groups={self.groups}"
         activation = self.activation.name if self.activation else None
         return f"{len(self.weight)}, {kind}, activation={activation}, dropout={self.dropout}"
 
-    def _can_run_compiled(self, x: Tensor, part: int) -> bool:
+    def can_run_compiled(self, x: Tensor, samples: int | None = None) -> bool:
+        """Whether the compiled passes can process these maps, but for the activation."""
         if self.groups is None:
-            if (
-                part * x.shape[2] * x.shape[3] == 1
-            ):  # one value per channel: PyTorch raises the error
+            values = (samples or x.shape[0]) * x.shape[2] * x.shape[3]  # of a channel
+            if values == 1:  # PyTorch raises the error
                 return False
             if not self.training and torch.is_grad_enabled():
                 return False
@@ -173,38 +180,22 @@ class FusedNorm(nn.Module):
         return y * self.weight[:, None, None].to(x.dtype)
 
     def _run_compiled(
-        self,
-        x: Tensor,
-        residual: Tensor | None,
-        samples: int | None,
-        activation: Activation | None,
-        dropout: float,
+        self, x: Tensor, residual: Tensor | None, samples: int | None, *, activate: bool
     ) -> Tensor:
-        """The whole layer by the compiled passes, with this activation and dropout."""
+        """The layer by the compiled passes: all of it, or its affine map alone."""
         if residual is not None:
             residual = residual.to(x.dtype).expand_as(x)
             residual = residual.contiguous(memory_format=torch.channels_last)
         if self.groups is None and not self.training:
-            return self._eval_forward(x, residual, activation)
-        if not self.training:
-            dropout = 0.0
+            y = torch.empty_like(x)
+            settings = kernels.Settings(self.activation if activate else None)
+            affine = self.running_affine()
+            kernels.normalize("apply", x, settings, out=y, residual=residual, **affine)
+            return y
         output: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, residual, self, samples, activation, dropout
+            x, self.weight, self.bias, residual, self, samples, activate
         )
         return output
-
-    def _eval_forward(
-        self, x: Tensor, residual: Tensor | None, activation: Activation | None
-    ) -> Tensor:
-        """BatchNorm with its running averages."""
-        assert self.bias is not None
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        y = torch.empty_like(x)
-        kernels.normalize(
-            "apply", x, out=y, scale=scale, shift=shift, residual=residual, activation=activation
-        )
-        return y
 
 
 class _Normalize(torch.autograd.Function):
@@ -219,74 +210,85 @@ class _Normalize(torch.autograd.Function):
         residual: Tensor | None,
         norm: FusedNorm,
         samples: int | None,
-        activation: Activation | None,
-        dropout: float,
+        activate: bool,
     ) -> Tensor:
-        weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
-        settings: Any = {"centred": norm.centre, "eps": norm.eps, "activation": activation}
-        if dropout:
-            settings |= draw(dropout)._asdict()
-        running: Any = {}
-        if norm.groups is None:
-            part = samples or len(x)
-            settings |= {"groups": x.shape[1], "part": part, "momentum": norm.momentum}
-            running = {"running_mean": norm.running_mean, "running_variance": norm.running_var}
-        else:
-            part = 1
-            settings |= {"groups": norm.groups, "part": part}
-        y, parts = torch.empty_like(x), len(x) // part
-        mean, rstd = _empty(parts, settings["groups"])
-        scale, shift = _empty(parts, x.shape[1])
-        sums, products = _empty(*x.shape[:2])
-        kernels.normalize(
-            "forward",
-            x,
-            out=y,
-            residual=residual,
-            weight=weight,
-            bias=bias,
-            mean=mean,
-            rstd=rstd,
-            scale=scale,
-            shift=shift,
-            sums=sums,
-            products=products,
-            **running,
-            **settings,
-        )
-        ctx.save_for_backward(x, weight, bias, mean, rstd, scale, shift)
+        settings, tensors = prepare(norm, x, weight, bias, samples, activate=activate)
+        y = torch.empty_like(x)
+        kernels.normalize("forward", x, settings, out=y, residual=residual, **tensors)
+        ctx.save_for_backward(x, *(tensors[name] for name in KEPT))
         ctx.settings = settings
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd, scale, shift = ctx.saved_tensors
-        dx, d_weight = torch.empty_like(x), torch.empty_like(weight)
-        d_bias = None if bias is None else torch.empty_like(bias)
-        sums, products = _empty(*x.shape[:2])
-        factor, constant = _empty(*scale.shape)
-        dy = dy.contiguous(memory_format=torch.channels_last)
-        kernels.normalize(
-            "backward",
-            x,
-            dy=dy,
-            out=dx,
-            weight=weight,
-            mean=mean,
-            rstd=rstd,
-            scale=scale,
-            shift=shift,
-            d_weight=d_weight,
-            d_bias=d_bias,
-            sums=sums,
-            products=products,
-            factor=factor,
-            constant=constant,
-            **ctx.settings,
-        )
+        x, *kept = ctx.saved_tensors
+        tensors = prepare_backward(x, kept)
+        dx, dy = torch.empty_like(x), dy.contiguous(memory_format=torch.channels_last)
+        kernels.normalize("backward", x, ctx.settings, dy=dy, out=dx, **tensors)
         d_residual = dy if ctx.needs_input_grad[3] else None
-        return dx, d_weight, d_bias, d_residual, None, None, None, None
+        return dx, tensors["d_weight"], tensors["d_bias"], d_residual, None, None, None
+
+
+KEPT = ("weight", "bias", "mean", "rstd", "scale", "shift")
+"""What of `prepare`'s tensors the backward pass needs."""
+
+
+def prepare(
+    norm: FusedNorm,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    samples: int | None = None,
+    *,
+    activate: bool = True,
+) -> tuple[kernels.Settings, dict[str, Tensor | None]]:
+    """What a forward pass takes: its settings, and its tensors beside the maps.
+
+    Draws the seed of its dropout, if it has one. `activate`: with the activation and the dropout.
+    """
+    dropout = norm.dropout if activate and norm.training else 0.0
+    drawn = draw(dropout)._asdict() if dropout else {}
+    batch = norm.groups is None
+    part = (samples or len(x)) if batch else 1
+    groups = norm.groups or x.shape[1]
+    settings = kernels.Settings(
+        activation=norm.activation if activate else None,
+        groups=groups,
+        part=part,
+        centred=norm.centre,
+        eps=norm.eps,
+        momentum=norm.momentum if batch else 0.0,
+        **drawn,
+    )
+    mean, rstd = _empty(len(x) // part, groups)
+    scale, shift = _empty(len(x) // part, x.shape[1])
+    sums, products = _empty(*x.shape[:2])
+    return settings, {
+        "weight": weight.contiguous(),
+        "bias": None if bias is None else bias.contiguous(),
+        "mean": mean,
+        "rstd": rstd,
+        "scale": scale,
+        "shift": shift,
+        "sums": sums,
+        "products": products,
+        "running_mean": norm.running_mean if batch else None,
+        "running_variance": norm.running_var if batch else None,
+    }
+
+
+def prepare_backward(x: Tensor, kept: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
+    """The tensors that a backward pass takes beside the maps, from those of `KEPT`."""
+    tensors = dict(zip(KEPT, kept, strict=True))
+    weight, bias, scale = tensors["weight"], tensors.pop("bias"), tensors["scale"]
+    assert weight is not None
+    assert scale is not None
+    tensors["d_weight"] = torch.empty_like(weight)
+    tensors["d_bias"] = None if bias is None else torch.empty_like(bias)
+    tensors["sums"], tensors["products"] = _empty(*x.shape[:2])
+    tensors["factor"], tensors["constant"] = _empty(*scale.shape)
+    return tensors
 
 
 def _empty(rows: int, columns: int) -> tuple[Tensor, Tensor]:

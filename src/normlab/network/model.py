@@ -10,6 +10,7 @@ from normlab.layers.depthwise import DepthwiseConv2d
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms import Shape
 from normlab.layers.pooling import MaxPool
+from normlab.layers.separable import Separable
 from normlab.network import zoo
 from normlab.network.custom import CustomNetwork
 from normlab.network.shapes import INPUT, BlockShape, infer_shapes
@@ -220,11 +221,16 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × width × H' × W'."""
         for application in range(self.repeat):
+            norm = self.norms[application] if self.norms else None
             y = x
             if self.depthwise is not None:
-                y = self.depthwise_norms[application](self.depthwise(y))
+                between = self.depthwise_norms[application]
+                separable = Separable(self.depthwise, between, self.conv, norm)
+                if self.branch_scales is None and separable.can_run_compiled(x):
+                    x = separable(x, residual=self.residual)
+                    continue
+                y = between(self.depthwise(x))
             y = self.conv(y)
-            norm = self.norms[application] if self.norms else None
             if self.residual and self.branch_scales is None and isinstance(norm, FusedNorm):
                 x = norm(y, residual=x)  # added in the same pass
                 continue

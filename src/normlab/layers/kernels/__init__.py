@@ -5,7 +5,8 @@ slowly, and a run records that.
 """
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +15,22 @@ from normlab.layers.activations import Activation
 from normlab.layers.kernels import build
 from normlab.layers.kernels.compilers import ACTIVATION_NUMBERS
 
-__all__ = ["ACTIVATION_NUMBERS", "depthwise", "library", "normalize", "pool", "usable"]
+__all__ = [
+    "ACTIVATION_NUMBERS",
+    "Settings",
+    "depthwise",
+    "library",
+    "normalize",
+    "pool",
+    "separable",
+    "usable",
+]
 
 MAX_CHANNELS = 4096  # TILE of common.h
 
 
-class _Normalize(ctypes.Structure):
-    """The struct of normalize.c, field for field."""
+class _Normalization(ctypes.Structure):
+    """The struct of normalize.h, field for field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "dy", "residual", "out")),
@@ -32,6 +42,17 @@ class _Normalize(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("bfloat16", "activation", "threads", "centred")),
         *((name, ctypes.c_uint32) for name in ("threshold", "seed")),
         *((name, ctypes.c_float) for name in ("eps", "momentum")),
+    )
+
+
+class _Pointwise(ctypes.Structure):
+    """The struct of pointwise.c, field for field."""
+
+    _anonymous_ = ("norm",)
+    _fields_ = (
+        ("norm", _Normalization),
+        *((name, ctypes.c_void_p) for name in ("filters", "d_filters", "room")),
+        ("outputs", ctypes.c_int64),
     )
 
 
@@ -55,6 +76,21 @@ class _Depthwise(ctypes.Structure):
     )
 
 
+class _Separable(ctypes.Structure):
+    """The struct of separable.c, field for field."""
+
+    _fields_ = (
+        ("depthwise", _Depthwise),
+        ("pointwise", _Pointwise),
+        ("norm", _Normalization),
+        ("known", ctypes.c_int32),
+    )
+
+
+_Pass = _Normalization | _Pointwise | _Pool | _Depthwise | _Separable
+_P = TypeVar("_P", _Normalization, _Pointwise, _Pool, _Depthwise)
+
+
 def library() -> ctypes.CDLL | None:
     """The compiled passes; None if no compiler builds them, and the package has none."""
     return build.load()[0]
@@ -74,25 +110,10 @@ def usable(x: Tensor) -> bool:
     )
 
 
-def normalize(
-    name: str,
-    x: Tensor,
-    *,
-    activation: Activation | None = None,
-    groups: int = 1,
-    part: int | None = None,
-    centred: bool = True,
-    eps: float = 0.0,
-    momentum: float = 0.0,
-    threshold: int = 0,
-    seed: int = 0,
-    **tensors: Tensor | None,
-) -> None:
-    """Runs a pass of normalize.c over x, N × C × H × W.
+class Settings(NamedTuple):
+    """What a normalization is told beside its maps and weights.
 
-    Args:
-        name: The pass.
-        x: float32 or bfloat16, channels last; so are `dy`, `residual` and `out`.
+    Attributes:
         activation: The activation after the affine map, one of `ACTIVATION_NUMBERS`.
         groups: Number of groups of channels.
         part: Number of samples whose statistics are taken together; divides N. None: all.
@@ -101,49 +122,98 @@ def normalize(
         momentum: The weight of the newest part in the running statistics.
         threshold: The dropout probability, in units of 2⁻³².
         seed: The dropout seed, 32 bits.
+    """
+
+    activation: Activation | None = None
+    groups: int = 1
+    part: int | None = None
+    centred: bool = True
+    eps: float = 0.0
+    momentum: float = 0.0
+    threshold: int = 0
+    seed: int = 0
+
+
+def normalize(name: str, x: Tensor, settings: Settings, **tensors: Tensor | None) -> None:
+    """Runs a pass of normalize.c over x, N × C × H × W.
+
+    Args:
+        name: The pass.
+        x: float32 or bfloat16, channels last; so are `dy`, `residual` and `out`.
+        settings: Those of the normalization.
         tensors: The pass's other tensors, by their names in the struct: float32 and contiguous.
     """
-    samples, channels, height, width = x.shape
-    assert channels % groups == 0, "groups divide the channels"
-    assert samples % (part or samples) == 0, "a part's samples divide those of the batch"
-    arguments = _Normalize(
-        samples=samples,
-        pixels=height * width,
-        channels=channels,
-        groups=groups,
-        part=part or samples,
-        activation=ACTIVATION_NUMBERS[activation],
-        centred=centred,
-        threshold=threshold,
-        seed=seed,
-        eps=eps,
-        momentum=momentum,
+    _call(f"normlab_{name}", _filled(_normalization(x, settings), x, tensors))
+
+
+def separable(
+    name: str,
+    x: Tensor,
+    between: Tensor,
+    convolved: Tensor,
+    settings: Sequence[Settings],
+    *,
+    depthwise: Mapping[str, Tensor | None],
+    pointwise: Mapping[str, Tensor | None],
+    norm: Mapping[str, Tensor | None],
+    known: bool = False,
+) -> None:
+    """Runs a pass of separable.c.
+
+    Args:
+        name: The pass.
+        x: The input, float32 or bfloat16, N × C × H × W, channels last; so are all maps.
+        between: What the depthwise convolution computes of it.
+        convolved: What the 1 × 1 convolution computes, N × K × H × W.
+        settings: Those of the normalizations before and after the 1 × 1 convolution.
+        depthwise: The tensors of the depthwise convolution, by their names in the struct.
+        pointwise: Those of the first normalization and of the 1 × 1 convolution.
+        norm: Those of the second normalization.
+        known: Whether both normalizations are given `scale` and `shift`.
+    """
+    first, second = (
+        _normalization(maps, of) for maps, of in zip((between, convolved), settings, strict=True)
     )
-    _call(f"normlab_{name}", arguments, x, tensors)
+    arguments = _Separable(
+        depthwise=_filled(_depthwise(x), x, depthwise),
+        pointwise=_filled(_Pointwise(norm=first, outputs=convolved.shape[1]), between, pointwise),
+        norm=_filled(second, convolved, norm),
+        known=known,
+    )
+    _call(f"normlab_separable_{name}", arguments)
 
 
 def pool(name: str, x: Tensor, **tensors: Tensor) -> None:
     """Runs a pass of pool.c over x, float32 or bfloat16, N × C × H × W, channels last."""
     samples, channels, height, width = x.shape
     arguments = _Pool(samples=samples, height=height, width=width, channels=channels)
-    _call(f"normlab_pool_{name}", arguments, x, tensors)
+    _call(f"normlab_pool_{name}", _filled(arguments, x, tensors))
 
 
 def depthwise(name: str, x: Tensor, **tensors: Tensor) -> None:
     """Runs a pass of depthwise.c over x, as `pool`. Weights are float32 and contiguous."""
+    _call(f"normlab_depthwise_{name}", _filled(_depthwise(x), x, tensors))
+
+
+def _normalization(x: Tensor, settings: Settings) -> _Normalization:
     samples, channels, height, width = x.shape
-    arguments = _Depthwise(samples=samples, height=height, width=width, channels=channels)
-    _call(f"normlab_depthwise_{name}", arguments, x, tensors)
+    part = settings.part or samples
+    assert channels % settings.groups == 0, "groups divide the channels"
+    assert samples % part == 0, "a part's samples divide those of the batch"
+    numbers = settings._asdict() | {
+        "activation": ACTIVATION_NUMBERS[settings.activation],
+        "part": part,
+    }
+    return _Normalization(samples=samples, pixels=height * width, channels=channels, **numbers)
 
 
-def _call(
-    name: str,
-    arguments: _Normalize | _Pool | _Depthwise,
-    x: Tensor,
-    tensors: Mapping[str, Tensor | None],
-) -> None:
-    compiled = library()
-    assert compiled is not None, "call usable() first"
+def _depthwise(x: Tensor) -> _Depthwise:
+    samples, channels, height, width = x.shape
+    return _Depthwise(samples=samples, height=height, width=width, channels=channels)
+
+
+def _filled(arguments: _P, x: Tensor, tensors: Mapping[str, Tensor | None]) -> _P:
+    """The arguments of a pass, with its tensors."""
     arguments.x = x.data_ptr()
     arguments.bfloat16 = int(x.dtype == torch.bfloat16)
     arguments.threads = torch.get_num_threads()
@@ -151,4 +221,10 @@ def _call(
         if tensor is not None:
             assert tensor.dim() == 4 or (tensor.is_contiguous() and tensor.dtype == torch.float32)
             setattr(arguments, field, tensor.data_ptr())
+    return arguments
+
+
+def _call(name: str, arguments: _Pass) -> None:
+    compiled = library()
+    assert compiled is not None, "call usable() first"
     getattr(compiled, name)(ctypes.byref(arguments))

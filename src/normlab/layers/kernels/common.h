@@ -4,6 +4,9 @@
    channels are repeated until they fill whole vectors, so that the inner loops run over plain
    arrays, whatever the number of channels. Arithmetic and sums are in float32. */
 
+#ifndef NORMLAB_COMMON_H
+#define NORMLAB_COMMON_H
+
 #include <stdint.h>
 #include <string.h>
 
@@ -70,3 +73,5 @@ INLINE void fold(float *row, float *tile, int64_t channels, int64_t length) {
             tile[j] += tile[half + j];
     memcpy(row, tile, channels * sizeof *row);
 }
+
+#endif

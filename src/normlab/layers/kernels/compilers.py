@@ -17,7 +17,7 @@ from normlab.errors import NormlabError
 from normlab.layers.activations import ACTIVATIONS, Activation, CompiledPass
 
 FOLDER = Path(__file__).parent
-SOURCES = tuple(sorted(FOLDER.glob("*.c")))
+SOURCES, HEADERS = (tuple(sorted(FOLDER.glob(kind))) for kind in ("*.c", "*.h"))
 _PASSES = {a: a.compiled for a in ACTIVATIONS.values() if a.compiled is not None}
 ACTIVATION_NUMBERS: dict[Activation | None, int] = {
     activation: number for number, activation in enumerate([None, *_PASSES])
@@ -125,7 +125,7 @@ def output(*command: str, temporary: str | None = None) -> str:
 
 def hash_sources(*others: str) -> str:
     """The hash of the sources and of what else a library depends on."""
-    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, FOLDER / "common.h")]
+    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
     return short_hash("\n".join((*texts, *others)).encode())
 
 

@@ -10,45 +10,8 @@
                  dx = sum over (i, j) of w[2 - i][2 - j] * dy there, and
                  dw[2 - i][2 - j] = sum over the pixels of x * dy there */
 
-#include "common.h"
-
-typedef struct {
-    const void *x, *dy;
-    void *out;           /* y, or the gradient of x */
-    const float *weight; /* 9 × C */
-    float *d_weight;     /* 9 × C */
-    float *sums;         /* for each thread, those of all its samples, and of one; at most 9 × (C + 16) each */
-    int64_t samples, height, width, channels;
-    int32_t bfloat16, threads;
-} Depthwise;
-
-/* Vectors of so many float32. Rounded to bfloat16, a NaN stays one if its lower half is 0, as that
-   of every NaN that arithmetic makes. */
-#define VECTOR(lanes)                                                                      \
-    typedef float float##lanes __attribute__((vector_size(4 * lanes)));                    \
-    typedef uint32_t bits##lanes __attribute__((vector_size(4 * lanes)));                  \
-    typedef uint16_t half##lanes __attribute__((vector_size(2 * lanes)));                  \
-    INLINE float##lanes get##lanes(const void *x, int64_t i, int bfloat16) {               \
-        float##lanes value;                                                                \
-        if (bfloat16) {                                                                    \
-            half##lanes half;                                                              \
-            memcpy(&half, (const uint16_t *)x + i, sizeof half);                           \
-            const bits##lanes wide = __builtin_convertvector(half, bits##lanes) << 16;     \
-            memcpy(&value, &wide, sizeof value);                                           \
-        } else                                                                             \
-            memcpy(&value, (const float *)x + i, sizeof value);                            \
-        return value;                                                                      \
-    }                                                                                      \
-    INLINE void put##lanes(void *y, int64_t i, int bfloat16, float##lanes value) {         \
-        if (bfloat16) {                                                                    \
-            bits##lanes bits;                                                              \
-            memcpy(&bits, &value, sizeof bits);                                            \
-            const half##lanes half =                                                       \
-                __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, half##lanes); \
-            memcpy((uint16_t *)y + i, &half, sizeof half);                                 \
-        } else                                                                             \
-            memcpy((float *)y + i, &value, sizeof value);                                  \
-    }
+#include "depthwise.h"
+#include "vectors.h"
 
 #define GET(lanes, v, x, i)                                       \
     if (up) v[0] = get##lanes(x, (i) - row, bfloat16);            \
@@ -131,16 +94,9 @@ INLINE int64_t strip(const Depthwise *p) {
             put##lanes(sums, k * lanes, 0, dw[k]);                                         \
     }
 
-VECTOR(8)
 PASSES(8)
 #ifdef __AVX512F__
-VECTOR(16)
 PASSES(16)
-#define WIDE(pass) pass##16
-enum { WIDEST = 16 };
-#else /* there are too few registers, or they are too narrow, for nine weights of 16 channels */
-#define WIDE(pass) pass##8
-enum { WIDEST = 8 };
 #endif
 
 INLINE int64_t lanes_of(const Depthwise *p) {
@@ -157,52 +113,42 @@ INLINE int64_t size_of_sums(const Depthwise *p) {
     for (int64_t block = 0, c = 0; block * lanes < p->channels;                            \
          block++, c = (block + 1) * lanes < p->channels ? block * lanes : p->channels - lanes)
 
-static void forward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
-    const Depthwise *p = arguments;
-    (void)thread;
+void normlab_depthwise_of(const Depthwise *p, int64_t n) {
     const int64_t lanes = lanes_of(p);
-    for (int64_t n = first; n < last; n++)
-        for (int64_t h = 0; h < p->height; h += 2)
-            EACH_VECTOR(c)
-                switch (p->bfloat16 << 1 | (lanes == WIDEST)) {
-                case 0: forward8(p, n, h, c, 0); break;
-                case 1: WIDE(forward)(p, n, h, c, 0); break;
-                case 2: forward8(p, n, h, c, 1); break;
-                default: WIDE(forward)(p, n, h, c, 1);
-                }
-}
-
-static void backward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
-    const Depthwise *p = arguments;
-    const int64_t lanes = lanes_of(p);
-    const int64_t size = size_of_sums(p);
-    float *all = p->sums + 2 * thread * size, *sums = all + size;
-    for (int64_t n = first; n < last; n++) {
-        memset(sums, 0, size * sizeof *sums);
-        for (int64_t h = 0; h < p->height; h += strip(p))
-            EACH_VECTOR(c) {
-                float *own = sums + 9 * block * lanes;
-                switch (p->bfloat16 << 1 | (lanes == WIDEST)) {
-                case 0: backward8(p, n, h, c, 0, own); break;
-                case 1: WIDE(backward)(p, n, h, c, 0, own); break;
-                case 2: backward8(p, n, h, c, 1, own); break;
-                default: WIDE(backward)(p, n, h, c, 1, own);
-                }
+    for (int64_t h = 0; h < p->height; h += 2)
+        EACH_VECTOR(c)
+            switch (p->bfloat16 << 1 | (lanes == WIDEST)) {
+            case 0: forward8(p, n, h, c, 0); break;
+            case 1: WIDE(forward)(p, n, h, c, 0); break;
+            case 2: forward8(p, n, h, c, 1); break;
+            default: WIDE(forward)(p, n, h, c, 1);
             }
-        for (int64_t j = 0; j < size; j++)
-            all[j] += sums[j];
-    }
 }
 
-void normlab_depthwise_forward(const Depthwise *p) {
-    normlab_share(forward, p, p->samples, p->threads);
+void normlab_depthwise_gradients_of(const Depthwise *p, int64_t n, int64_t thread) {
+    const int64_t lanes = lanes_of(p), size = size_of_sums(p);
+    float *all = p->sums + 2 * thread * size, *sums = all + size;
+    memset(sums, 0, size * sizeof *sums);
+    for (int64_t h = 0; h < p->height; h += strip(p))
+        EACH_VECTOR(c) {
+            float *own = sums + 9 * block * lanes;
+            switch (p->bfloat16 << 1 | (lanes == WIDEST)) {
+            case 0: backward8(p, n, h, c, 0, own); break;
+            case 1: WIDE(backward)(p, n, h, c, 0, own); break;
+            case 2: backward8(p, n, h, c, 1, own); break;
+            default: WIDE(backward)(p, n, h, c, 1, own);
+            }
+        }
+    for (int64_t j = 0; j < size; j++)
+        all[j] += sums[j];
 }
 
-void normlab_depthwise_backward(const Depthwise *p) {
-    const int64_t lanes = lanes_of(p);
-    const int64_t size = size_of_sums(p);
-    memset(p->sums, 0, 2 * p->threads * size * sizeof *p->sums);
-    normlab_share(backward, p, p->samples, p->threads);
+void normlab_depthwise_begin(const Depthwise *p) {
+    memset(p->sums, 0, 2 * p->threads * size_of_sums(p) * sizeof *p->sums);
+}
+
+void normlab_depthwise_end(const Depthwise *p) {
+    const int64_t lanes = lanes_of(p), size = size_of_sums(p);
     for (int64_t thread = 1; thread < p->threads; thread++)
         for (int64_t j = 0; j < size; j++)
             p->sums[j] += p->sums[2 * thread * size + j];
@@ -210,4 +156,25 @@ void normlab_depthwise_backward(const Depthwise *p) {
         for (int64_t k = 0; k < 9; k++)
             memcpy(p->d_weight + (8 - k) * p->channels + c, p->sums + (9 * block + k) * lanes,
                    lanes * sizeof *p->sums);
+}
+
+static void forward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
+    (void)thread;
+    for (int64_t n = first; n < last; n++)
+        normlab_depthwise_of(arguments, n);
+}
+
+static void backward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
+    for (int64_t n = first; n < last; n++)
+        normlab_depthwise_gradients_of(arguments, n, thread);
+}
+
+void normlab_depthwise_forward(const Depthwise *p) {
+    normlab_share(forward, p, p->samples, p->threads);
+}
+
+void normlab_depthwise_backward(const Depthwise *p) {
+    normlab_depthwise_begin(p);
+    normlab_share(backward, p, p->samples, p->threads);
+    normlab_depthwise_end(p);
 }

@@ -14,104 +14,11 @@
    once, while the sample is in the cache.
 
    Sums of several samples are taken in their order, in float64: results do not depend on the number
-   of threads.
+   of threads. */
 
-   The compiler gets the activations of activations.py as a macro, ACTIVATIONS(X, pass). It expands
-   to X(pass, number, value, gradient) for each of them; number 0 is no activation. */
+#include "normalize.h"
 
-#include <math.h>
-
-#include "common.h"
-
-typedef struct {
-    const void *x, *dy, *residual;
-    void *out;                   /* y, or the gradient of x */
-    const float *weight, *bias;  /* of each channel; no bias: 0 */
-    float *mean, *rstd;          /* of each group of each part: rstd is 1 / deviation */
-    float *scale, *shift;        /* of each channel of each part */
-    float *running_mean, *running_variance; /* of each channel: what forward updates, if given */
-    float *d_weight, *d_bias;    /* the gradients of weight and bias */
-    float *sums, *products;      /* of each channel of each sample: what a first loop finds */
-    float *factor, *constant;    /* of each channel of each part, in backward */
-    int64_t samples, pixels, channels, groups, part; /* part: its number of samples */
-    int32_t bfloat16, activation, threads, centred; /* centred: 0 if the mean is taken as 0 */
-    uint32_t threshold, seed; /* dropout: its probability in units of 2^-32, its random seed */
-    float eps, momentum;
-} Pass;
-
-/* 1 / (1 + e^-z), to about 1e-7, or 1e-6 of the value where z is far below 0. Plain arithmetic, so
-   that it becomes vector instructions: e^-z = 2^t = 2^n 2^r with a whole n and |r| <= 1/2, and 2^r
-   is a polynomial with the smallest relative error (7.5e-8). */
-INLINE float logistic(float z) {
-    const float wanted = z * -1.44269504f;
-    const float t = wanted > 126 ? 126 : wanted < -126 ? -126 : wanted;
-    const float round = 0x1.8p23f; /* float32 has no fractions there */
-    const float shifted = t + round, r = t - (shifted - round);
-    float sum = 0.00132764669f;
-    sum = sum * r + 0.00967554129f;
-    sum = sum * r + 0.0555071329f;
-    sum = sum * r + 0.240221197f;
-    sum = sum * r + 0.693146967f;
-    sum = sum * r + 1;
-    uint32_t bits, n;
-    memcpy(&bits, &sum, sizeof bits);
-    memcpy(&n, &shifted, sizeof n);
-    bits += n << 23; /* the last bits of `shifted` are n: this is 2^n times the sum */
-    memcpy(&sum, &bits, sizeof sum);
-    return 1 / (1 + sum);
-}
-
-INLINE float silu_slope(float z) {
-    const float s = logistic(z);
-    return s + s * (1 - s) * z;
-}
-
-INLINE float hard_logistic(float z) {
-    const float s = z * (1.0f / 6) + 0.5f, most = s > 1 ? 1 : s;
-    return most < 0 ? 0 : most;
-}
-
-/* GELU by tanh is z * logistic(gelu_exponent(z)). */
-INLINE float gelu_exponent(float z) {
-    return 1.59576912f * z + 0.0713548163f * z * z * z;
-}
-
-INLINE float gelu_slope(float z) {
-    const float s = logistic(gelu_exponent(z));
-    return s + s * (1 - s) * z * (1.59576912f + 3 * 0.0713548163f * z * z);
-}
-
-#define VALUE(pass, number, value, gradient) \
-    case number: return value;
-#define GRADIENT(pass, number, value, gradient) \
-    case number: return gradient;
-
-INLINE float activate(float z, int activation) {
-    switch (activation) { ACTIVATIONS(VALUE, ) }
-    return z;
-}
-
-/* The gradient of z, from the gradient g of its activation. */
-INLINE float activate_backward(float z, float g, int activation) {
-    switch (activation) { ACTIVATIONS(GRADIENT, ) }
-    return g;
-}
-
-/* The factor by which dropout multiplies a value: 0 or scale. It comes from a hash of the value's
-   index (MurmurHash3's finalizer, Appleby 2011), so the backward pass computes the same factor. */
-INLINE float dropout_factor(uint32_t index, uint32_t seed, uint32_t threshold, float scale) {
-    uint32_t h = index * 0x9e3779b1u + seed;
-    h ^= h >> 16;
-    h *= 0x85ebca6bu;
-    h ^= h >> 13;
-    h *= 0xc2b2ae35u;
-    h ^= h >> 16;
-    return h < threshold ? 0.0f : scale;
-}
-
-/* The mean of each channel of a sample, in `sums`, and its sum of squared deviations from it, in
-   `products`. */
-INLINE void find_moments(const Pass *p, int64_t n, int bfloat16) {
+INLINE void find_moments(const Normalization *p, int64_t n, int bfloat16) {
     const int64_t channels = p->channels, length = tile_length(channels);
     float origin[TILE], sum[TILE], square[TILE];
     /* Deviations are taken from the mean of up to eight pixels, so that little cancels. */
@@ -145,16 +52,14 @@ INLINE void find_moments(const Pass *p, int64_t n, int bfloat16) {
     }
 }
 
-static void moments(const Pass *p, int64_t n) {
+void normlab_moments_of(const Normalization *p, int64_t n) {
     if (p->bfloat16)
         find_moments(p, n, 1);
     else
         find_moments(p, n, 0);
 }
 
-/* The statistics of each group of a part, from the moments of its samples, and the affine map of
-   each channel. */
-static void statistics(const Pass *p, int64_t part) {
+void normlab_statistics(const Normalization *p, int64_t part) {
     const int64_t channels = p->channels, members = channels / p->groups;
     const float *means = p->sums + part * p->part * channels;
     const float *squares = p->products + part * p->part * channels;
@@ -199,7 +104,7 @@ static void statistics(const Pass *p, int64_t part) {
     }
 }
 
-INLINE void apply(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
+INLINE void apply(const Normalization *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
     const int64_t row = n / p->part * channels;
     const uint32_t threshold = p->threshold, seed = p->seed;
@@ -226,7 +131,7 @@ INLINE void apply(const Pass *p, int64_t n, int bfloat16, int activation, int dr
 
 /* With g the gradient of x * scale + shift: the sums over a sample of g and of g * (x - mean), for
    each channel, in `sums` and `products`. */
-INLINE void sum_gradients(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
+INLINE void sum_gradients(const Normalization *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
     const int64_t row = n / p->part * channels, members = channels / p->groups;
     const uint32_t threshold = p->threshold, seed = p->seed;
@@ -260,7 +165,7 @@ INLINE void sum_gradients(const Pass *p, int64_t n, int bfloat16, int activation
 /* The gradient of x is rstd * (weight * g - sum(weight * g) / D - (x - mean) * rstd^2 *
    sum(weight * g * (x - mean)) / D), with g as above and D the number of values of a group: that is
    g * scale + x * factor + constant. The latter two for a part. */
-static void find_gradient(const Pass *p, int64_t part) {
+void normlab_find_gradient(const Normalization *p, int64_t part) {
     const int64_t channels = p->channels, members = channels / p->groups;
     const float count = (float)(p->part * p->pixels * members);
     double sum[TILE], product[TILE]; /* of channels: summed over the samples */
@@ -288,7 +193,7 @@ static void find_gradient(const Pass *p, int64_t part) {
     }
 }
 
-INLINE void apply_gradients(const Pass *p, int64_t n, int bfloat16, int activation, int drop) {
+INLINE void apply_gradients(const Normalization *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
     const int64_t row = n / p->part * channels;
     const uint32_t threshold = p->threshold, seed = p->seed;
@@ -314,8 +219,7 @@ INLINE void apply_gradients(const Pass *p, int64_t n, int bfloat16, int activati
     }
 }
 
-/* The gradients of weight and bias. */
-static void sum_samples(const Pass *p) {
+void normlab_sum_samples(const Normalization *p) {
     const int64_t channels = p->channels, members = channels / p->groups;
     double sum[TILE], product[TILE];
     memset(sum, 0, channels * sizeof *sum);
@@ -342,11 +246,11 @@ static void sum_samples(const Pass *p) {
     case number << 2 | 2: pass(p, n, 1, number, 0); break; \
     case number << 2 | 3: pass(p, n, 1, number, 1); break;
 
-#define DEFINE(pass)                                                      \
-    static void pass##_of(const Pass *p, int64_t n) {                     \
+#define DEFINE(pass)                                                          \
+    void normlab_##pass##_of(const Normalization *p, int64_t n) {             \
         switch (p->activation << 2 | p->bfloat16 << 1 | (p->threshold > 0)) { \
-            ACTIVATIONS(LOOPS, pass)                                      \
-        }                                                                 \
+            ACTIVATIONS(LOOPS, pass)                                          \
+        }                                                                     \
     }
 
 DEFINE(apply)
@@ -356,43 +260,43 @@ DEFINE(apply_gradients)
 /* These go over the samples of one thread. */
 #define EACH(name, ...)                                                          \
     static void name(const void *pass, int64_t first, int64_t last, int64_t thread) { \
-        const Pass *p = pass;                                                    \
+        const Normalization *p = pass;                                                    \
         (void)thread;                                                            \
         for (int64_t n = first; n < last; n++) {                                 \
             __VA_ARGS__                                                          \
         }                                                                        \
     }
 
-EACH(each_moments, moments(p, n);)
-EACH(each_apply, apply_of(p, n);)
-EACH(each_forward, moments(p, n); statistics(p, n); apply_of(p, n);)
-EACH(each_sum, sum_gradients_of(p, n);)
-EACH(each_gradient, apply_gradients_of(p, n);)
-EACH(each_backward, sum_gradients_of(p, n); find_gradient(p, n); apply_gradients_of(p, n);)
+EACH(each_moments, normlab_moments_of(p, n);)
+EACH(each_apply, normlab_apply_of(p, n);)
+EACH(each_forward, normlab_moments_of(p, n); normlab_statistics(p, n); normlab_apply_of(p, n);)
+EACH(each_sum, normlab_sum_gradients_of(p, n);)
+EACH(each_gradient, normlab_apply_gradients_of(p, n);)
+EACH(each_backward, normlab_sum_gradients_of(p, n); normlab_find_gradient(p, n); normlab_apply_gradients_of(p, n);)
 
-void normlab_apply(const Pass *p) {
+void normlab_apply(const Normalization *p) {
     normlab_share(each_apply, p, p->samples, p->threads);
 }
 
-void normlab_forward(const Pass *p) {
+void normlab_forward(const Normalization *p) {
     if (p->part == 1 && !p->running_mean) {
         normlab_share(each_forward, p, p->samples, p->threads);
         return;
     }
     normlab_share(each_moments, p, p->samples, p->threads);
     for (int64_t part = 0; part < p->samples / p->part; part++)
-        statistics(p, part);
+        normlab_statistics(p, part);
     normlab_share(each_apply, p, p->samples, p->threads);
 }
 
-void normlab_backward(const Pass *p) {
+void normlab_backward(const Normalization *p) {
     if (p->part == 1)
         normlab_share(each_backward, p, p->samples, p->threads);
     else {
         normlab_share(each_sum, p, p->samples, p->threads);
         for (int64_t part = 0; part < p->samples / p->part; part++)
-            find_gradient(p, part);
+            normlab_find_gradient(p, part);
         normlab_share(each_gradient, p, p->samples, p->threads);
     }
-    sum_samples(p);
+    normlab_sum_samples(p);
 }

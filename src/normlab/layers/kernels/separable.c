@@ -1,0 +1,142 @@
+/* A depthwise-separable convolution with its normalizations: a depthwise 3 × 3 convolution, a
+   normalization, a 1 × 1 convolution, a normalization, and the input added, if it is residual.
+
+   What follows each other is computed for one sample after the other, while its maps are in the
+   cache. Where statistics are those of one sample, that is everything; else all samples wait for
+   the statistics of their part. */
+
+#include "depthwise.h"
+#include "pointwise.h"
+
+typedef struct {
+    Depthwise depthwise;
+    Pointwise pointwise; /* its normalization is that after the depthwise convolution */
+    Normalization norm;  /* its residual, if there is one, is the input of `depthwise` */
+    int32_t known;       /* each channel has its scale and shift: no statistics are taken */
+} Separable;
+
+/* These go over the samples of one thread. */
+#define EACH(name, ...)                                                              \
+    static void name(const void *all, int64_t first, int64_t last, int64_t thread) { \
+        const Separable *p = all;                                                    \
+        const Normalization *between = &p->pointwise.norm;                           \
+        (void)thread, (void)between;                                                 \
+        for (int64_t n = first; n < last; n++) {                                     \
+            __VA_ARGS__                                                              \
+        }                                                                            \
+    }
+
+EACH(each_known,
+     normlab_depthwise_of(&p->depthwise, n);
+     normlab_product_of(&p->pointwise, n, thread);
+     normlab_apply_of(&p->norm, n);)
+
+EACH(each_forward,
+     normlab_depthwise_of(&p->depthwise, n);
+     normlab_moments_of(between, n);
+     normlab_statistics(between, n);
+     normlab_product_of(&p->pointwise, n, thread);
+     normlab_moments_of(&p->norm, n);
+     normlab_statistics(&p->norm, n);
+     normlab_apply_of(&p->norm, n);)
+
+EACH(each_depthwise, normlab_depthwise_of(&p->depthwise, n); normlab_moments_of(between, n);)
+EACH(each_pointwise, normlab_product_of(&p->pointwise, n, thread); normlab_moments_of(&p->norm, n);)
+EACH(each_apply, normlab_apply_of(&p->norm, n);)
+
+INLINE void add(void *sum, const void *others, int64_t start, int64_t size, int bfloat16) {
+    INDEPENDENT
+    for (int64_t i = start; i < start + size; i++)
+        store(sum, i, bfloat16, load(sum, i, bfloat16) + load(others, i, bfloat16));
+}
+
+/* Adds the gradient of a residual's output to that of its input. */
+static void add_residual(const Separable *p, int64_t n) {
+    const int64_t size = p->norm.pixels * p->norm.channels;
+    if (!p->norm.residual)
+        return;
+    if (p->norm.bfloat16)
+        add(p->depthwise.out, p->norm.dy, n * size, size, 1);
+    else
+        add(p->depthwise.out, p->norm.dy, n * size, size, 0);
+}
+
+/* Where the maps of a gradient would start for sample n to be at the place of a thread. */
+INLINE void *start(const Normalization *p, int64_t n, int64_t thread) {
+    const int64_t size = p->pixels * p->channels * (p->bfloat16 ? 2 : 4);
+    return (void *)((uintptr_t)p->out + (thread - n) * size);
+}
+
+/* The block for sample n, with gradients that are not needed after it at the places of a thread:
+   those of the maps before `norm`; where parts are single samples, also those before `pointwise`. */
+static Separable own(const Separable *p, int64_t n, int64_t thread) {
+    Separable own = *p;
+    own.pointwise.norm.dy = own.norm.out = start(&p->norm, n, thread);
+    if (p->norm.part == 1)
+        own.depthwise.dy = own.pointwise.norm.out = start(&p->pointwise.norm, n, thread);
+    return own;
+}
+
+EACH(each_backward,
+     const Separable here = own(p, n, thread);
+     normlab_sum_gradients_of(&p->norm, n);
+     normlab_find_gradient(&p->norm, n);
+     normlab_apply_gradients_of(&here.norm, n);
+     normlab_product_gradients_of(&here.pointwise, n, thread);
+     normlab_find_gradient(between, n);
+     normlab_finish_gradients_of(&here.pointwise, n);
+     normlab_depthwise_gradients_of(&here.depthwise, n, thread);
+     add_residual(p, n);)
+
+EACH(each_sum, normlab_sum_gradients_of(&p->norm, n);)
+EACH(each_pointwise_gradient,
+     const Separable here = own(p, n, thread);
+     normlab_apply_gradients_of(&here.norm, n);
+     normlab_product_gradients_of(&here.pointwise, n, thread);)
+EACH(each_depthwise_gradient,
+     normlab_finish_gradients_of(&p->pointwise, n);
+     normlab_depthwise_gradients_of(&p->depthwise, n, thread);
+     add_residual(p, n);)
+
+static void share(Samples *samples, const Separable *p) {
+    normlab_share(samples, p, p->norm.samples, p->norm.threads);
+}
+
+static void each_part(void (*step)(const Normalization *p, int64_t part), const Normalization *p) {
+    for (int64_t part = 0; part < p->samples / p->part; part++)
+        step(p, part);
+}
+
+void normlab_separable_forward(const Separable *p) {
+    if (p->known) {
+        share(each_known, p);
+        return;
+    }
+    if (p->norm.part == 1 && !p->norm.running_mean) {
+        share(each_forward, p);
+        return;
+    }
+    share(each_depthwise, p);
+    each_part(normlab_statistics, &p->pointwise.norm);
+    share(each_pointwise, p);
+    each_part(normlab_statistics, &p->norm);
+    share(each_apply, p);
+}
+
+void normlab_separable_backward(const Separable *p) {
+    normlab_depthwise_begin(&p->depthwise);
+    normlab_pointwise_begin(&p->pointwise);
+    if (p->norm.part == 1)
+        share(each_backward, p);
+    else {
+        share(each_sum, p);
+        each_part(normlab_find_gradient, &p->norm);
+        share(each_pointwise_gradient, p);
+        each_part(normlab_find_gradient, &p->pointwise.norm);
+        share(each_depthwise_gradient, p);
+    }
+    normlab_sum_samples(&p->norm);
+    normlab_sum_samples(&p->pointwise.norm);
+    normlab_pointwise_end(&p->pointwise);
+    normlab_depthwise_end(&p->depthwise);
+}
