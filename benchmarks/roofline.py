@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import tempfile
 from collections import defaultdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -39,6 +40,7 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from normlab import recipes
+from normlab.layers import kernels
 from normlab.layers.fused import FusedNorm
 from normlab.layers.pooling import MaxPool
 from normlab.report import plots
@@ -60,6 +62,7 @@ KINDS = {
     nn.AdaptiveAvgPool2d: "pooling",
 }
 OPERATIONS = {"normalization": (7, 15), "pooling": (3, 3)}  # a value, forward and backward
+SEPARABLE = "block D"  # the kind of a block in one pass
 
 
 # --- The machine --------------------------------------------------------------------------------
@@ -143,13 +146,18 @@ class Watch:
 
     def __init__(self, training, bytes_a_value):
         self.passes, self.starts, self.size = {}, [], bytes_a_value
+        self.block, self.forwards = None, []
         network, step = training.network, training.train_step
         network.register_forward_pre_hook(lambda *_: self.begin("input"))
         network.register_forward_hook(lambda *_: self.begin("loss"))
         update = step.update
         step.update = lambda rate: (self.begin("update"), update(rate))
         words = network.layout.split()
+        self._watch_separable()
         for number, (word, block) in enumerate(zip(words, network.blocks, strict=True), 1):
+            if word.startswith("D") and isinstance(block.norms[0], FusedNorm):
+                block.register_forward_pre_hook(partial(self._enter, f"{number} {word}"))
+                continue
             for name, layer in block.named_modules():
                 kind = next((KINDS[known] for known in KINDS if isinstance(layer, known)), None)
                 if kind is not None:
@@ -157,6 +165,29 @@ class Watch:
 
     def begin(self, what):
         self.starts.append((what, perf_counter()))
+
+    def _enter(self, block, *_):
+        self.block = block
+
+    def _watch_separable(self):
+        """Watches the blocks in one pass: their layers are not called, so hooks do not see them."""
+        run = kernels.separable
+
+        def watched(name, x, between, convolved, *arguments, **named):
+            if name == "forward":
+                self.forwards.append(self.block)
+            block = self.block if name == "forward" else self.forwards.pop()
+            self.begin((block, "", name))
+            before, after = x.numel(), convolved.numel()
+            products = 2 * (9 * before + x.shape[1] * after)
+            forward, backward = OPERATIONS["normalization"]
+            others = (before + after) * (forward if name == "forward" else backward)
+            times = 1 if name == "forward" else 2
+            moved = (before + after + (before if name == "backward" else 0)) * self.size
+            self.passes[block, "", name] = Pass(SEPARABLE, times * products + others, moved)
+            run(name, x, between, convolved, *arguments, **named)
+
+        kernels.separable = watched
 
     def _watch(self, block, name, layer, kind):
         if kind == "convolution" and layer.groups > 1:
