@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import tempfile
 from collections import defaultdict
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +44,7 @@ from normlab import recipes
 from normlab.layers import kernels
 from normlab.layers.fused import FusedNorm
 from normlab.layers.pooling import MaxPool
+from normlab.network.model import Convolution
 from normlab.report import plots
 from normlab.storage.files import write_atomically
 
@@ -146,48 +148,60 @@ class Watch:
 
     def __init__(self, training, bytes_a_value):
         self.passes, self.starts, self.size = {}, [], bytes_a_value
-        self.block, self.forwards = None, []
+        self.block, self.by_layers = None, set()
         network, step = training.network, training.train_step
         network.register_forward_pre_hook(lambda *_: self.begin("input"))
         network.register_forward_hook(lambda *_: self.begin("loss"))
         update = step.update
         step.update = lambda rate: (self.begin("update"), update(rate))
         words = network.layout.split()
-        self._watch_separable()
         for number, (word, block) in enumerate(zip(words, network.blocks, strict=True), 1):
-            if word.startswith("D") and isinstance(block.norms[0], FusedNorm):
+            if isinstance(block, Convolution) and block.separable(0) is not None:
                 block.register_forward_pre_hook(partial(self._enter, f"{number} {word}"))
-                continue
-            for name, layer in block.named_modules():
-                kind = next((KINDS[known] for known in KINDS if isinstance(layer, known)), None)
-                if kind is not None:
-                    self._watch(f"{number} {word}", name, layer, kind)
+            else:
+                self._watch_layers(f"{number} {word}", block)
+
+    def _watch_layers(self, name, block):
+        for part, layer in block.named_modules():
+            kind = next((KINDS[known] for known in KINDS if isinstance(layer, known)), None)
+            if kind is not None:
+                self._watch(name, part, layer, kind)
 
     def begin(self, what):
         self.starts.append((what, perf_counter()))
 
-    def _enter(self, block, *_):
-        self.block = block
+    def _enter(self, name, block, inputs):
+        """Hooks on its layers would keep a block from being computed in one pass."""
+        self.block = name
+        compiled = block.separable(0).can_run_compiled(*inputs, residual=block.residual)
+        if not compiled and name not in self.by_layers:
+            self.by_layers.add(name)
+            self._watch_layers(name, block)
 
-    def _watch_separable(self):
-        """Watches the blocks in one pass: their layers are not called, so hooks do not see them."""
+    @contextmanager
+    def separable_watched(self):
+        """Within it, blocks in one pass are watched."""
         run = kernels.separable
+        forwards = []
 
         def watched(name, x, between, convolved, *arguments, **named):
             if name == "forward":
-                self.forwards.append(self.block)
-            block = self.block if name == "forward" else self.forwards.pop()
+                forwards.append(self.block)
+            block = self.block if name == "forward" else forwards.pop()
             self.begin((block, "", name))
             before, after = x.numel(), convolved.numel()
             products = 2 * (9 * before + x.shape[1] * after)
-            forward, backward = OPERATIONS["normalization"]
-            others = (before + after) * (forward if name == "forward" else backward)
+            values = OPERATIONS["normalization"][name == "backward"] * (before + after)
             times = 1 if name == "forward" else 2
             moved = (before + after + (before if name == "backward" else 0)) * self.size
-            self.passes[block, "", name] = Pass(SEPARABLE, times * products + others, moved)
+            self.passes[block, "", name] = Pass(SEPARABLE, times * products + values, moved)
             run(name, x, between, convolved, *arguments, **named)
 
         kernels.separable = watched
+        try:
+            yield
+        finally:
+            kernels.separable = run
 
     def _watch(self, block, name, layer, kind):
         if kind == "convolution" and layer.groups > 1:
@@ -234,7 +248,9 @@ def measure(name, precision, dataset, threads, repetitions, machine):
     training = Training(name, dataset, RECIPE, threads, precision)
     watch = Watch(training, 2 if precision == "bfloat16" else 4)
     rows = []
-    for key, value in seconds(training, watch, repetitions).items():
+    with watch.separable_watched():
+        taken = seconds(training, watch, repetitions)
+    for key, value in taken.items():
         row = {"seconds": value, "bound": 0.0, "kind": "rest", "name": key}
         if key in watch.passes:
             one, (block, part, direction) = watch.passes[key], key

@@ -43,7 +43,8 @@ def can_run_compiled(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
         conv.kernel_size == (3, 3)
         and conv.stride == conv.padding == conv.dilation == (1, 1)
-        and conv.groups == conv.in_channels == conv.out_channels == x.shape[1]
+        and conv.groups == x.shape[1]
+        and weight.shape == (conv.groups, 1, 3, 3)
         and conv.groups >= FEWEST_CHANNELS.get(x.dtype, math.inf)
         and conv.bias is None
         and conv.padding_mode == "zeros"
@@ -75,11 +76,11 @@ class _Depthwise(torch.autograd.Function):
             out=dx,
             weight=filters,
             d_weight=d_weight,
-            sums=room_for_sums(filters),
+            sums=room_for_sums(filters, torch.get_num_threads()),
         )
         return dx, d_weight.t().reshape(-1, 1, 3, 3)
 
 
-def room_for_sums(filters: Tensor) -> Tensor:
-    """The `sums` of depthwise.c, for filters of 9 × C."""
-    return filters.new_empty(torch.get_num_threads(), 2, 9, filters.shape[1] + 16)
+def room_for_sums(filters: Tensor, threads: int) -> Tensor:
+    """The `sums` of depthwise.h, for filters of 9 × C."""
+    return filters.new_empty(threads, 2, 9, filters.shape[1] + 16)

@@ -133,7 +133,7 @@ class FusedNorm(nn.Module):
         deviation = (self.running_var + self.eps).sqrt()
         return ChannelAffine.of_statistics(self, self.running_mean, deviation, self.activate)
 
-    def running_affine(self) -> dict[str, Tensor]:
+    def running_affine(self) -> dict[str, Tensor | None]:
         """BatchNorm's `scale` and `shift` of each channel in eval mode."""
         assert self.bias is not None
         scale = self.weight * (self.running_var + self.eps).rsqrt()

@@ -221,16 +221,15 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × width × H' × W'."""
         for application in range(self.repeat):
-            norm = self.norms[application] if self.norms else None
+            separable = self.separable(application)
+            if separable is not None and separable.can_run_compiled(x, residual=self.residual):
+                x = separable(x, residual=self.residual)
+                continue
             y = x
             if self.depthwise is not None:
-                between = self.depthwise_norms[application]
-                separable = Separable(self.depthwise, between, self.conv, norm)
-                if self.branch_scales is None and separable.can_run_compiled(x):
-                    x = separable(x, residual=self.residual)
-                    continue
-                y = between(self.depthwise(x))
+                y = self.depthwise_norms[application](self.depthwise(y))
             y = self.conv(y)
+            norm = self.norms[application] if self.norms else None
             if self.residual and self.branch_scales is None and isinstance(norm, FusedNorm):
                 x = norm(y, residual=x)  # added in the same pass
                 continue
@@ -240,3 +239,10 @@ class Convolution(nn.Module):
                 y = y * self.branch_scales[application]
             x = x + y if self.residual else y
         return x
+
+    def separable(self, application: int) -> Separable | None:
+        """The layers of an application of `D`; None for others, or if its branch is scaled."""
+        if self.depthwise is None or not self.norms or self.branch_scales is not None:
+            return None
+        between, norm = self.depthwise_norms[application], self.norms[application]
+        return Separable(self.depthwise, between, self.conv, norm)

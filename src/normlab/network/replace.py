@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from normlab.errors import UsageError
 from normlab.layers import norms
+from normlab.layers.hooks import has_hooks
 from normlab.layers.norms import Shape
 from normlab.network.shapes import shape_text
 from normlab.wording import counted, listed
@@ -134,16 +135,6 @@ def _is_norm(layer: nn.Module) -> bool:
     return bool(_BY_NAME.search(kind.__name__)) and not (parametrizes or layer._modules)
 
 
-def _is_hooked(layer: nn.Module) -> bool:
-    hooks = (
-        layer._forward_pre_hooks,
-        layer._forward_hooks,
-        layer._backward_pre_hooks,
-        layer._backward_hooks,
-    )
-    return any(hooks) or is_parametrized(layer)
-
-
 def _apply(module: nn.Module, example: Tensor, found: Iterable[_Found]) -> None:
     """Applies the module to the example in eval mode, and leaves it as it was."""
     modes = [(layer, layer.training) for layer in module.modules()]
@@ -165,7 +156,7 @@ def _replacement(one: _Found, norm: str) -> nn.Module:
         raise UsageError("only BatchNorm2d, GroupNorm, LayerNorm and InstanceNorm2d can be")
     if type(old).forward not in (kind.forward for kind in _OF_MAPS):
         raise UsageError("its class may compute something else than torch.nn's")
-    if _is_hooked(old):
+    if has_hooks(old) or is_parametrized(old):
         raise UsageError("it has hooks or parametrizations, which would be lost")
     if not one.shapes:
         raise UsageError("the example does not reach it")

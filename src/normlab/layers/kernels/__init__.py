@@ -46,7 +46,7 @@ class _Normalization(ctypes.Structure):
 
 
 class _Pointwise(ctypes.Structure):
-    """The struct of pointwise.c, field for field."""
+    """The struct of pointwise.h, field for field."""
 
     _anonymous_ = ("norm",)
     _fields_ = (
@@ -67,7 +67,7 @@ class _Pool(ctypes.Structure):
 
 
 class _Depthwise(ctypes.Structure):
-    """The struct of depthwise.c, field for field."""
+    """The struct of depthwise.h, field for field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "dy", "out", "weight", "d_weight", "sums")),
@@ -83,7 +83,7 @@ class _Separable(ctypes.Structure):
         ("depthwise", _Depthwise),
         ("pointwise", _Pointwise),
         ("norm", _Normalization),
-        ("known", ctypes.c_int32),
+        ("given", ctypes.c_int32),
     )
 
 
@@ -156,7 +156,8 @@ def separable(
     depthwise: Mapping[str, Tensor | None],
     pointwise: Mapping[str, Tensor | None],
     norm: Mapping[str, Tensor | None],
-    known: bool = False,
+    threads: int,
+    given: bool = False,
 ) -> None:
     """Runs a pass of separable.c.
 
@@ -169,16 +170,18 @@ def separable(
         depthwise: The tensors of the depthwise convolution, by their names in the struct.
         pointwise: Those of the first normalization and of the 1 × 1 convolution.
         norm: Those of the second normalization.
-        known: Whether both normalizations are given `scale` and `shift`.
+        threads: Number of threads; the tensors of a pass have room for each.
+        given: Whether both normalizations are given `scale` and `shift`.
     """
     first, second = (
         _normalization(maps, of) for maps, of in zip((between, convolved), settings, strict=True)
     )
+    product = _Pointwise(norm=first, outputs=convolved.shape[1])
     arguments = _Separable(
-        depthwise=_filled(_depthwise(x), x, depthwise),
-        pointwise=_filled(_Pointwise(norm=first, outputs=convolved.shape[1]), between, pointwise),
-        norm=_filled(second, convolved, norm),
-        known=known,
+        depthwise=_filled(_depthwise(x), x, depthwise, threads),
+        pointwise=_filled(product, between, pointwise, threads),
+        norm=_filled(second, convolved, norm, threads),
+        given=given,
     )
     _call(f"normlab_separable_{name}", arguments)
 
@@ -212,11 +215,13 @@ def _depthwise(x: Tensor) -> _Depthwise:
     return _Depthwise(samples=samples, height=height, width=width, channels=channels)
 
 
-def _filled(arguments: _P, x: Tensor, tensors: Mapping[str, Tensor | None]) -> _P:
+def _filled(
+    arguments: _P, x: Tensor, tensors: Mapping[str, Tensor | None], threads: int | None = None
+) -> _P:
     """The arguments of a pass, with its tensors."""
     arguments.x = x.data_ptr()
     arguments.bfloat16 = int(x.dtype == torch.bfloat16)
-    arguments.threads = torch.get_num_threads()
+    arguments.threads = threads or torch.get_num_threads()
     for field, tensor in tensors.items():
         if tensor is not None:
             assert tensor.dim() == 4 or (tensor.is_contiguous() and tensor.dtype == torch.float32)

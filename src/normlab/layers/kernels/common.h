@@ -61,7 +61,7 @@ INLINE int64_t tile_length(int64_t channels) {
 
 /* Repeats a row: the tile has a power of two of them. */
 INLINE void fill(float *tile, const float *row, int64_t channels, int64_t length) {
-    memcpy(tile, row, channels * sizeof *row);
+    memmove(tile, row, channels * sizeof *row);
     for (int64_t filled = channels; filled < length; filled *= 2)
         memcpy(tile + filled, tile, filled * sizeof *tile);
 }

@@ -99,22 +99,17 @@ PASSES(8)
 PASSES(16)
 #endif
 
-INLINE int64_t lanes_of(const Depthwise *p) {
-    return p->channels < WIDEST ? 8 : WIDEST;
-}
-
 INLINE int64_t size_of_sums(const Depthwise *p) {
-    const int64_t lanes = lanes_of(p);
-    return 9 * lanes * ((p->channels + lanes - 1) / lanes);
+    return 9 * lanes_of(p->channels) * vectors_of(p->channels);
 }
 
 /* The vectors of the channels, each with its first channel. */
 #define EACH_VECTOR(c)                                                                     \
-    for (int64_t block = 0, c = 0; block * lanes < p->channels;                            \
-         block++, c = (block + 1) * lanes < p->channels ? block * lanes : p->channels - lanes)
+    for (int64_t block = 0, c = 0; block < vectors_of(p->channels) &&                      \
+         (c = start_of(block, lanes, p->channels), 1); block++)
 
 void normlab_depthwise_of(const Depthwise *p, int64_t n) {
-    const int64_t lanes = lanes_of(p);
+    const int64_t lanes = lanes_of(p->channels);
     for (int64_t h = 0; h < p->height; h += 2)
         EACH_VECTOR(c)
             switch (p->bfloat16 << 1 | (lanes == WIDEST)) {
@@ -126,7 +121,7 @@ void normlab_depthwise_of(const Depthwise *p, int64_t n) {
 }
 
 void normlab_depthwise_gradients_of(const Depthwise *p, int64_t n, int64_t thread) {
-    const int64_t lanes = lanes_of(p), size = size_of_sums(p);
+    const int64_t lanes = lanes_of(p->channels), size = size_of_sums(p);
     float *all = p->sums + 2 * thread * size, *sums = all + size;
     memset(sums, 0, size * sizeof *sums);
     for (int64_t h = 0; h < p->height; h += strip(p))
@@ -148,7 +143,7 @@ void normlab_depthwise_begin(const Depthwise *p) {
 }
 
 void normlab_depthwise_end(const Depthwise *p) {
-    const int64_t lanes = lanes_of(p), size = size_of_sums(p);
+    const int64_t lanes = lanes_of(p->channels), size = size_of_sums(p);
     for (int64_t thread = 1; thread < p->threads; thread++)
         for (int64_t j = 0; j < size; j++)
             p->sums[j] += p->sums[2 * thread * size + j];

@@ -10,7 +10,7 @@ typedef struct {
     void *out;           /* y, or the gradient of x */
     const float *weight; /* 9 × C */
     float *d_weight;     /* 9 × C */
-    float *sums;         /* for each thread, those of all its samples, and of one; at most 9 × (C + 16) each */
+    float *sums;         /* of each thread: those of its samples, and of one; at most 9 × (C + 16) each */
     int64_t samples, height, width, channels;
     int32_t bfloat16, threads;
 } Depthwise;

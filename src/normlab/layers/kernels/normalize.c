@@ -133,17 +133,15 @@ INLINE void apply(const Normalization *p, int64_t n, int bfloat16, int activatio
    each channel, in `sums` and `products`. */
 INLINE void sum_gradients(const Normalization *p, int64_t n, int bfloat16, int activation, int drop) {
     const int64_t channels = p->channels, length = tile_length(channels);
-    const int64_t row = n / p->part * channels, members = channels / p->groups;
+    const int64_t row = n / p->part * channels;
     const uint32_t threshold = p->threshold, seed = p->seed;
     const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
     const void *x = p->x, *dy = p->dy;
     float a[TILE], b[TILE], m[TILE], sum[TILE], product[TILE];
     fill(a, p->scale + row, channels, length);
     fill(b, p->shift + row, channels, length);
-    for (int64_t g = 0, c = 0; g < p->groups; g++)
-        for (; c < (g + 1) * members; c++)
-            sum[c] = p->mean[n / p->part * p->groups + g];
-    fill(m, sum, channels, length);
+    spread_means(p, n, m);
+    fill(m, m, channels, length);
     memset(sum, 0, length * sizeof *sum);
     memset(product, 0, length * sizeof *product);
     const int64_t sample_size = p->pixels * channels, end = (n + 1) * sample_size;
@@ -239,32 +237,29 @@ void normlab_sum_samples(const Normalization *p) {
     }
 }
 
-/* A loop over a sample. One is compiled for each type, activation, and dropout or none. */
-#define LOOPS(pass, number, value, gradient)          \
-    case number << 2: pass(p, n, 0, number, 0); break;     \
-    case number << 2 | 1: pass(p, n, 0, number, 1); break; \
-    case number << 2 | 2: pass(p, n, 1, number, 0); break; \
-    case number << 2 | 3: pass(p, n, 1, number, 1); break;
+void normlab_apply_of(const Normalization *p, int64_t n) {
+#define APPLY(...) apply(p, n, __VA_ARGS__)
+    EACH_KIND(p, APPLY)
+}
 
-#define DEFINE(pass)                                                          \
-    void normlab_##pass##_of(const Normalization *p, int64_t n) {             \
-        switch (p->activation << 2 | p->bfloat16 << 1 | (p->threshold > 0)) { \
-            ACTIVATIONS(LOOPS, pass)                                          \
-        }                                                                     \
-    }
+void normlab_sum_gradients_of(const Normalization *p, int64_t n) {
+#define SUM_GRADIENTS(...) sum_gradients(p, n, __VA_ARGS__)
+    EACH_KIND(p, SUM_GRADIENTS)
+}
 
-DEFINE(apply)
-DEFINE(sum_gradients)
-DEFINE(apply_gradients)
+void normlab_apply_gradients_of(const Normalization *p, int64_t n) {
+#define APPLY_GRADIENTS(...) apply_gradients(p, n, __VA_ARGS__)
+    EACH_KIND(p, APPLY_GRADIENTS)
+}
 
 /* These go over the samples of one thread. */
-#define EACH(name, ...)                                                          \
+#define EACH(name, ...)                                                               \
     static void name(const void *pass, int64_t first, int64_t last, int64_t thread) { \
-        const Normalization *p = pass;                                                    \
-        (void)thread;                                                            \
-        for (int64_t n = first; n < last; n++) {                                 \
-            __VA_ARGS__                                                          \
-        }                                                                        \
+        const Normalization *p = pass;                                                \
+        (void)thread;                                                                 \
+        for (int64_t n = first; n < last; n++) {                                      \
+            __VA_ARGS__                                                               \
+        }                                                                             \
     }
 
 EACH(each_moments, normlab_moments_of(p, n);)
@@ -272,7 +267,10 @@ EACH(each_apply, normlab_apply_of(p, n);)
 EACH(each_forward, normlab_moments_of(p, n); normlab_statistics(p, n); normlab_apply_of(p, n);)
 EACH(each_sum, normlab_sum_gradients_of(p, n);)
 EACH(each_gradient, normlab_apply_gradients_of(p, n);)
-EACH(each_backward, normlab_sum_gradients_of(p, n); normlab_find_gradient(p, n); normlab_apply_gradients_of(p, n);)
+EACH(each_backward,
+     normlab_sum_gradients_of(p, n);
+     normlab_find_gradient(p, n);
+     normlab_apply_gradients_of(p, n);)
 
 void normlab_apply(const Normalization *p) {
     normlab_share(each_apply, p, p->samples, p->threads);

@@ -97,6 +97,26 @@ INLINE float dropout_factor(uint32_t index, uint32_t seed, uint32_t threshold, f
     return h < threshold ? 0.0f : scale;
 }
 
+/* pass(bfloat16, activation, drop) with constants, so that it is compiled for each type, activation,
+   and dropout or none. */
+#define LOOPS(pass, number, value, gradient)         \
+    case number << 2: pass(0, number, 0); break;     \
+    case number << 2 | 1: pass(0, number, 1); break; \
+    case number << 2 | 2: pass(1, number, 0); break; \
+    case number << 2 | 3: pass(1, number, 1); break;
+#define EACH_KIND(p, pass)                                                       \
+    switch ((p)->activation << 2 | (p)->bfloat16 << 1 | ((p)->threshold > 0)) { \
+        ACTIVATIONS(LOOPS, pass)                                                 \
+    }
+
+/* The means of sample n's groups, for each channel. */
+INLINE void spread_means(const Normalization *p, int64_t n, float *row) {
+    const int64_t members = p->channels / p->groups;
+    for (int64_t g = 0, c = 0; g < p->groups; g++)
+        for (; c < (g + 1) * members; c++)
+            row[c] = p->mean[n / p->part * p->groups + g];
+}
+
 /* Of sample n: the mean of each channel, in `sums`, and its sum of squared deviations from it, in
    `products`. */
 void normlab_moments_of(const Normalization *p, int64_t n);

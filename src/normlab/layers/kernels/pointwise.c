@@ -25,19 +25,6 @@ struct coefficients {
     float scale[TILE], shift[TILE], mean[TILE], factor[TILE], constant[TILE];
 };
 
-INLINE int64_t lanes_of(int64_t channels) {
-    return channels < WIDEST ? 8 : WIDEST;
-}
-
-INLINE int64_t vectors_of(int64_t channels) {
-    return (channels + lanes_of(channels) - 1) / lanes_of(channels);
-}
-
-/* The first of some channels that are taken at once: the last ones overlap those before. */
-INLINE int64_t start_of(int64_t number, int64_t size, int64_t channels) {
-    return (number + 1) * size < channels ? number * size : channels - size;
-}
-
 /* --- Products --- */
 
 /* y of ROWS pixels and `count` vectors of channels, from a of `inner` channels. The pixels from
@@ -205,16 +192,6 @@ INLINE void sum_strip(const Normalization *p, const struct coefficients *of, int
     }
 }
 
-#define LOOPS(pass, number, value, gradient)   \
-    case number << 2: pass(0, number, 0); break;     \
-    case number << 2 | 1: pass(0, number, 1); break; \
-    case number << 2 | 2: pass(1, number, 0); break; \
-    case number << 2 | 3: pass(1, number, 1); break;
-#define EACH_KIND(p, pass)                                                       \
-    switch ((p)->activation << 2 | (p)->bfloat16 << 1 | ((p)->threshold > 0)) { \
-        ACTIVATIONS(LOOPS, pass)                                                 \
-    }
-
 static void activate_some(const Normalization *p, const struct coefficients *of, int64_t start,
                           int64_t size, float *h) {
 #define ACTIVATE(...) activate_strip(p, of, start, size, h, __VA_ARGS__)
@@ -232,6 +209,11 @@ INLINE void load_strip(const Normalization *p, int64_t start, int64_t size, floa
     INDEPENDENT
     for (int64_t j = 0; j < size; j++)
         dy[j] = load(from, start + j, bfloat16);
+}
+
+/* Products are taken of ROWS pixels: those after the last one are 0. */
+INLINE void clear_tail(float *strip, int64_t rows, int64_t width) {
+    memset(strip + rows * width, 0, (ROWS - 1 - (rows - 1) % ROWS) * width * sizeof *strip);
 }
 
 /* --- Samples --- */
@@ -253,6 +235,7 @@ void normlab_product_of(const Pointwise *p, int64_t n, int64_t thread) {
         const int64_t rows = norm->pixels - first < STRIP ? norm->pixels - first : STRIP;
         const int64_t pixel = n * norm->pixels + first;
         activate_some(norm, &of, pixel * channels, rows * channels, h);
+        clear_tail(h, rows, channels);
         multiply(h, channels, p->filters, p->outputs, norm->out, pixel * p->outputs, rows,
                  norm->bfloat16);
     }
@@ -261,16 +244,13 @@ void normlab_product_of(const Pointwise *p, int64_t n, int64_t thread) {
 void normlab_product_gradients_of(const Pointwise *p, int64_t n, int64_t thread) {
     const Normalization *norm = &p->norm;
     const int64_t channels = norm->channels, outputs = p->outputs, size = size_of_sums(p);
-    const int64_t members = channels / norm->groups;
     float *all = p->room + thread * size_of_room(p), *of_sample = all + size;
     float *h = of_sample + size, *dh = h + STRIP * channels, *dy = dh + STRIP * channels;
     float sum[TILE], product[TILE];
     struct coefficients of;
     find_coefficients(norm, n, &of);
-    for (int64_t g = 0, c = 0; g < norm->groups; g++)
-        for (; c < (g + 1) * members; c++)
-            sum[c] = norm->mean[n / norm->part * norm->groups + g];
-    fill(of.mean, sum, channels, of.length);
+    spread_means(norm, n, of.mean);
+    fill(of.mean, of.mean, channels, of.length);
     memset(sum, 0, of.length * sizeof *sum);
     memset(product, 0, of.length * sizeof *product);
     memset(of_sample, 0, size * sizeof *of_sample);
@@ -282,7 +262,9 @@ void normlab_product_gradients_of(const Pointwise *p, int64_t n, int64_t thread)
             load_strip(norm, pixel * outputs, rows * outputs, dy, 1);
         else
             load_strip(norm, pixel * outputs, rows * outputs, dy, 0);
-        outer(h, channels, dy, outputs, rows, of_sample);
+        if (p->d_filters)
+            outer(h, channels, dy, outputs, rows, of_sample);
+        clear_tail(dy, rows, outputs);
         multiply(dy, outputs, p->filters, channels, dh, 0, rows, 0);
         sum_some(norm, &of, pixel * channels, rows * channels, dh, sum, product);
     }
@@ -325,6 +307,8 @@ void normlab_pointwise_begin(const Pointwise *p) {
 
 void normlab_pointwise_end(const Pointwise *p) {
     const int64_t channels = p->norm.channels, outputs = p->outputs;
+    if (!p->d_filters)
+        return;
     const int64_t size = size_of_sums(p), lanes = lanes_of(outputs);
     for (int64_t thread = 1; thread < p->norm.threads; thread++)
         for (int64_t j = 0; j < size; j++)

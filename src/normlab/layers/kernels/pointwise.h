@@ -9,7 +9,7 @@
 typedef struct {
     Normalization norm;   /* its `out` is y, or the gradient of x; its `dy` that of y */
     const float *filters; /* C × K forward, K × C backward */
-    float *d_filters;     /* C × K */
+    float *d_filters;     /* C × K; 0: not needed */
     float *room;          /* size_of_room() values of each thread: its sums, those of a sample, strips */
     int64_t outputs;      /* K */
 } Pointwise;

@@ -12,7 +12,7 @@ typedef struct {
     Depthwise depthwise;
     Pointwise pointwise; /* its normalization is that after the depthwise convolution */
     Normalization norm;  /* its residual, if there is one, is the input of `depthwise` */
-    int32_t known;       /* each channel has its scale and shift: no statistics are taken */
+    int32_t given;       /* each channel has its scale and shift: no statistics are taken */
 } Separable;
 
 /* These go over the samples of one thread. */
@@ -26,7 +26,7 @@ typedef struct {
         }                                                                            \
     }
 
-EACH(each_known,
+EACH(each_given,
      normlab_depthwise_of(&p->depthwise, n);
      normlab_product_of(&p->pointwise, n, thread);
      normlab_apply_of(&p->norm, n);)
@@ -61,24 +61,24 @@ static void add_residual(const Separable *p, int64_t n) {
         add(p->depthwise.out, p->norm.dy, n * size, size, 0);
 }
 
-/* Where the maps of a gradient would start for sample n to be at the place of a thread. */
-INLINE void *start(const Normalization *p, int64_t n, int64_t thread) {
+/* A gradient's address for sample n, so that n's maps are at the place of a thread. */
+INLINE void *at_place(const Normalization *p, int64_t n, int64_t thread) {
     const int64_t size = p->pixels * p->channels * (p->bfloat16 ? 2 : 4);
     return (void *)((uintptr_t)p->out + (thread - n) * size);
 }
 
-/* The block for sample n, with gradients that are not needed after it at the places of a thread:
-   those of the maps before `norm`; where parts are single samples, also those before `pointwise`. */
-static Separable own(const Separable *p, int64_t n, int64_t thread) {
-    Separable own = *p;
-    own.pointwise.norm.dy = own.norm.out = start(&p->norm, n, thread);
+/* The block for sample n. Gradients that are not needed after it are at the place of a thread: those
+   of the maps before `norm`; where parts are single samples, also those before `pointwise`. */
+static Separable at_thread(const Separable *p, int64_t n, int64_t thread) {
+    Separable block = *p;
+    block.pointwise.norm.dy = block.norm.out = at_place(&p->norm, n, thread);
     if (p->norm.part == 1)
-        own.depthwise.dy = own.pointwise.norm.out = start(&p->pointwise.norm, n, thread);
-    return own;
+        block.depthwise.dy = block.pointwise.norm.out = at_place(&p->pointwise.norm, n, thread);
+    return block;
 }
 
 EACH(each_backward,
-     const Separable here = own(p, n, thread);
+     const Separable here = at_thread(p, n, thread);
      normlab_sum_gradients_of(&p->norm, n);
      normlab_find_gradient(&p->norm, n);
      normlab_apply_gradients_of(&here.norm, n);
@@ -90,7 +90,7 @@ EACH(each_backward,
 
 EACH(each_sum, normlab_sum_gradients_of(&p->norm, n);)
 EACH(each_pointwise_gradient,
-     const Separable here = own(p, n, thread);
+     const Separable here = at_thread(p, n, thread);
      normlab_apply_gradients_of(&here.norm, n);
      normlab_product_gradients_of(&here.pointwise, n, thread);)
 EACH(each_depthwise_gradient,
@@ -108,8 +108,8 @@ static void each_part(void (*step)(const Normalization *p, int64_t part), const 
 }
 
 void normlab_separable_forward(const Separable *p) {
-    if (p->known) {
-        share(each_known, p);
+    if (p->given) {
+        share(each_given, p);
         return;
     }
     if (p->norm.part == 1 && !p->norm.running_mean) {

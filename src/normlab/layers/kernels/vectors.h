@@ -43,4 +43,17 @@ enum { WIDEST = 16 };
 enum { WIDEST = 8 };
 #endif
 
+INLINE int64_t lanes_of(int64_t channels) {
+    return channels < WIDEST ? 8 : WIDEST;
+}
+
+INLINE int64_t vectors_of(int64_t channels) {
+    return (channels + lanes_of(channels) - 1) / lanes_of(channels);
+}
+
+/* The first of some channels that are taken at once: the last ones overlap those before. */
+INLINE int64_t start_of(int64_t number, int64_t size, int64_t channels) {
+    return (number + 1) * size < channels ? number * size : channels - size;
+}
+
 #endif
