@@ -128,13 +128,15 @@ def _best(group: Group) -> str:
     undecided = [
         norm if found == "undecided" else f"{norm} ({found})"
         for norm, found in standing.items()
-        if found not in kinds
+        if found not in kinds and not (norm in leaders and found == "undecided")
     ]
     if below:
         is_best = f"{'are' if len(leaders) > 1 else 'is'} best{ranked}"
         texts = [f"{listed(leaders)} {is_best}: shown to be above {listed(below)}"]
     else:
         texts = [f"{listed(leaders)} {has} the highest mean accuracy{ranked}"]
+    if "undecided" in (standing[norm] for norm in leaders[1:]):
+        texts.append("their means are equal")
     if undecided:
         texts.append(f"against {listed(undecided)} nothing is shown")
     if apart:
