@@ -223,7 +223,7 @@ def emulator(*command):
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     fill, given = kernels._filled, {}
 
-    def filled(arguments, x, tensors):
+    def filled(arguments, x, tensors, threads=None):
         given.update({t.data_ptr(): t for t in (x, *tensors.values()) if t is not None})
         arguments = fill(arguments, x, tensors)
         arguments.threads = 1
