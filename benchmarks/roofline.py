@@ -307,11 +307,14 @@ def by_kind(rows):
 def figure(measured):
     """For each network and precision, a bar of time for each kind of pass, its bound dark."""
     precisions = list(next(iter(measured.values())))
-    size = (1.5 * plots.WIDTH, 0.4 * plots.WIDTH * len(measured))
+    counts = [len(by_kind(next(iter(of_network.values())))) for of_network in measured.values()]
+    size = (1.5 * plots.WIDTH, sum(1.1 + 0.24 * count for count in counts))
     drawn = plots.Chart(figsize=size, layout="constrained")
     paper = Rectangle((0, 0), 1, 1, transform=drawn.transFigure, color=plots.PAPER, zorder=-1)
     drawn.add_artist(paper)  # for readers whose page is dark
-    grid = drawn.subplots(len(measured), len(precisions), squeeze=False, sharey="row")
+    grid = drawn.subplots(
+        len(measured), len(precisions), squeeze=False, sharey="row", height_ratios=counts
+    )
     for line, (name, of_network) in zip(grid, measured.items(), strict=True):
         kinds = [kind for kind, _ in by_kind(next(iter(of_network.values())))][::-1]
         for axes, (precision, rows) in zip(line, of_network.items(), strict=True):
