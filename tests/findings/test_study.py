@@ -459,7 +459,9 @@ def test_the_first_sentence_has_no_number(usual, data):
 def test_a_study_whose_runs_all_end_at_chance_has_findings(usual):
     every = [(r.arm, r.seed) for r in usual.results]
     (best, _), _ = sentences(at_chance(usual, *every))
-    assert best.startswith("bn, gn and ln have the highest mean accuracy; their means are equal; no ")
+    assert best.startswith(
+        "bn, gn and ln have the highest mean accuracy; their means are equal; no run "
+    )
     assert "; no run of the study is above chance. Their mean accuracy is 10.00% over 5 s" in best
 
 
