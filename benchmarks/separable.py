@@ -69,9 +69,9 @@ def contenders(channels, outputs, side, norm, precision):
 def hold_to_avx2():
     """From now on, the passes and oneDNN use nothing beyond AVX2."""
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # read at the first convolution
-    folder = Path(tempfile.mkdtemp())
     flags = (*compilers.FLAGS, *compilers.GCC_FLAGS, "-march=x86-64-v3")
-    library = ctypes.CDLL(str(compilers.build("gcc", flags, folder / "kernels.so")))
+    with tempfile.TemporaryDirectory() as folder:  # once it is loaded, the file is not needed
+        library = ctypes.CDLL(str(compilers.build("gcc", flags, Path(folder) / "kernels.so")))
     build.give_threads(library)
     kernels.library = lambda: library
 

@@ -24,6 +24,16 @@
 typedef void Samples(const void *pass, int64_t first, int64_t last, int64_t thread);
 void normlab_share(Samples *samples, const void *pass, int64_t count, int32_t threads);
 
+/* A function of the type Samples that does the same with each sample n of a pass p. */
+#define EACH(Pass, name, ...)                                                         \
+    static void name(const void *pass, int64_t first, int64_t last, int64_t thread) { \
+        const Pass *p = pass;                                                         \
+        (void)thread;                                                                 \
+        for (int64_t n = first; n < last; n++) {                                      \
+            __VA_ARGS__                                                               \
+        }                                                                             \
+    }
+
 enum { TILE = 4096 }; /* values; the caller passes no maps of more channels */
 
 INLINE float widen(uint16_t value) {

@@ -153,23 +153,15 @@ void normlab_depthwise_end(const Depthwise *p) {
                    lanes * sizeof *p->sums);
 }
 
-static void forward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
-    (void)thread;
-    for (int64_t n = first; n < last; n++)
-        normlab_depthwise_of(arguments, n);
-}
-
-static void backward(const void *arguments, int64_t first, int64_t last, int64_t thread) {
-    for (int64_t n = first; n < last; n++)
-        normlab_depthwise_gradients_of(arguments, n, thread);
-}
+EACH(Depthwise, each_forward, normlab_depthwise_of(p, n);)
+EACH(Depthwise, each_backward, normlab_depthwise_gradients_of(p, n, thread);)
 
 void normlab_depthwise_forward(const Depthwise *p) {
-    normlab_share(forward, p, p->samples, p->threads);
+    normlab_share(each_forward, p, p->samples, p->threads);
 }
 
 void normlab_depthwise_backward(const Depthwise *p) {
     normlab_depthwise_begin(p);
-    normlab_share(backward, p, p->samples, p->threads);
+    normlab_share(each_backward, p, p->samples, p->threads);
     normlab_depthwise_end(p);
 }

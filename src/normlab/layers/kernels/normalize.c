@@ -252,22 +252,12 @@ void normlab_apply_gradients_of(const Normalization *p, int64_t n) {
     EACH_KIND(p, APPLY_GRADIENTS)
 }
 
-/* These go over the samples of one thread. */
-#define EACH(name, ...)                                                               \
-    static void name(const void *pass, int64_t first, int64_t last, int64_t thread) { \
-        const Normalization *p = pass;                                                \
-        (void)thread;                                                                 \
-        for (int64_t n = first; n < last; n++) {                                      \
-            __VA_ARGS__                                                               \
-        }                                                                             \
-    }
-
-EACH(each_moments, normlab_moments_of(p, n);)
-EACH(each_apply, normlab_apply_of(p, n);)
-EACH(each_forward, normlab_moments_of(p, n); normlab_statistics(p, n); normlab_apply_of(p, n);)
-EACH(each_sum, normlab_sum_gradients_of(p, n);)
-EACH(each_gradient, normlab_apply_gradients_of(p, n);)
-EACH(each_backward,
+EACH(Normalization, each_moments, normlab_moments_of(p, n);)
+EACH(Normalization, each_apply, normlab_apply_of(p, n);)
+EACH(Normalization, each_forward, normlab_moments_of(p, n); normlab_statistics(p, n); normlab_apply_of(p, n);)
+EACH(Normalization, each_sum, normlab_sum_gradients_of(p, n);)
+EACH(Normalization, each_gradient, normlab_apply_gradients_of(p, n);)
+EACH(Normalization, each_backward,
      normlab_sum_gradients_of(p, n);
      normlab_find_gradient(p, n);
      normlab_apply_gradients_of(p, n);)

@@ -15,34 +15,27 @@ typedef struct {
     int32_t given;       /* each channel has its scale and shift: no statistics are taken */
 } Separable;
 
-/* These go over the samples of one thread. */
-#define EACH(name, ...)                                                              \
-    static void name(const void *all, int64_t first, int64_t last, int64_t thread) { \
-        const Separable *p = all;                                                    \
-        const Normalization *between = &p->pointwise.norm;                           \
-        (void)thread, (void)between;                                                 \
-        for (int64_t n = first; n < last; n++) {                                     \
-            __VA_ARGS__                                                              \
-        }                                                                            \
-    }
-
-EACH(each_given,
+EACH(Separable, each_given,
      normlab_depthwise_of(&p->depthwise, n);
      normlab_product_of(&p->pointwise, n, thread);
      normlab_apply_of(&p->norm, n);)
 
-EACH(each_forward,
+EACH(Separable, each_forward,
      normlab_depthwise_of(&p->depthwise, n);
-     normlab_moments_of(between, n);
-     normlab_statistics(between, n);
+     normlab_moments_of(&p->pointwise.norm, n);
+     normlab_statistics(&p->pointwise.norm, n);
      normlab_product_of(&p->pointwise, n, thread);
      normlab_moments_of(&p->norm, n);
      normlab_statistics(&p->norm, n);
      normlab_apply_of(&p->norm, n);)
 
-EACH(each_depthwise, normlab_depthwise_of(&p->depthwise, n); normlab_moments_of(between, n);)
-EACH(each_pointwise, normlab_product_of(&p->pointwise, n, thread); normlab_moments_of(&p->norm, n);)
-EACH(each_apply, normlab_apply_of(&p->norm, n);)
+EACH(Separable, each_depthwise,
+     normlab_depthwise_of(&p->depthwise, n);
+     normlab_moments_of(&p->pointwise.norm, n);)
+EACH(Separable, each_pointwise,
+     normlab_product_of(&p->pointwise, n, thread);
+     normlab_moments_of(&p->norm, n);)
+EACH(Separable, each_apply, normlab_apply_of(&p->norm, n);)
 
 INLINE void add(void *sum, const void *others, int64_t start, int64_t size, int bfloat16) {
     INDEPENDENT
@@ -77,23 +70,23 @@ static Separable at_thread(const Separable *p, int64_t n, int64_t thread) {
     return block;
 }
 
-EACH(each_backward,
+EACH(Separable, each_backward,
      const Separable here = at_thread(p, n, thread);
      normlab_sum_gradients_of(&p->norm, n);
      normlab_find_gradient(&p->norm, n);
      normlab_apply_gradients_of(&here.norm, n);
      normlab_product_gradients_of(&here.pointwise, n, thread);
-     normlab_find_gradient(between, n);
+     normlab_find_gradient(&p->pointwise.norm, n);
      normlab_finish_gradients_of(&here.pointwise, n);
      normlab_depthwise_gradients_of(&here.depthwise, n, thread);
      add_residual(p, n);)
 
-EACH(each_sum, normlab_sum_gradients_of(&p->norm, n);)
-EACH(each_pointwise_gradient,
+EACH(Separable, each_sum, normlab_sum_gradients_of(&p->norm, n);)
+EACH(Separable, each_pointwise_gradient,
      const Separable here = at_thread(p, n, thread);
      normlab_apply_gradients_of(&here.norm, n);
      normlab_product_gradients_of(&here.pointwise, n, thread);)
-EACH(each_depthwise_gradient,
+EACH(Separable, each_depthwise_gradient,
      normlab_finish_gradients_of(&p->pointwise, n);
      normlab_depthwise_gradients_of(&p->depthwise, n, thread);
      add_residual(p, n);)
