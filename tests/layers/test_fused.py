@@ -27,7 +27,8 @@ from normlab.training.step import Batches
 EPSILON = 1e-5
 U = 2.0**-23
 BF16 = 2.0**-8  # the relative rounding error of a result stored in bfloat16
-NAMES = ("bn", "gn=3", "ln", "in", "rms")
+BATCH = ("bn", "ebn")
+NAMES = (*BATCH, "gn=3", "ln", "in", "rms")
 DTYPES = (torch.float32, torch.bfloat16)
 SHAPE = (6, 4, 5)
 compiled = pytest.mark.skipif(
@@ -48,11 +49,15 @@ class Reference(NamedTuple):
 
 def reference(name, x, weight, bias):
     count = name.partition("=")[2]
-    groups = {"bn": None, "ln": 1, "rms": 1, "in": x.shape[1]}.get(name, int(count or 0))
+    groups = {"bn": None, "ebn": None, "ln": 1, "rms": 1, "in": x.shape[1]}.get(
+        name, int(count or 0)
+    )
     grouped = x if groups is None else x.unflatten(1, (groups, -1))
     axes = (0, 2, 3) if groups is None else (2, 3, 4)
     mean = grouped.mean(axes, keepdim=True) * (name != "rms")
     variance = (grouped - mean).square().mean(axes, keepdim=True)
+    if name == "ebn":
+        variance = variance.mean(1, keepdim=True)
     normal = ((grouped - mean) / torch.sqrt(variance + EPSILON)).reshape(x.shape)
     y = normal * weight[:, None, None]
     y = y if bias is None else y + bias[:, None, None]
@@ -135,7 +140,7 @@ def check(layer, name, x, *, lost=1.0):
             grad = getattr(layer, key).grad
             room = u * (g.abs() * each).sum((0, 2, 3)) * lost + 1e-30
             assert_within(grad, p64[key].grad, room, f"gradient of {key}")
-    if name == "bn":
+    if name in BATCH:
         count = x.numel() // x.shape[1]
         mean, variance = ref.mean.detach()[0, :, 0, 0], ref.variance.detach()[0, :, 0, 0]
         spread = (variance + EPSILON).sqrt()
@@ -153,10 +158,10 @@ def cases(draw, fewest=1, means=(0.0, -1.0, 30.0), dtypes=DTYPES):
     # Groups of one value are refused.
     values = channels * height * width
     divisors = [k for k in range(1, channels + 1) if channels % k == 0 and k < values]
-    kinds = ["bn", "ln", "rms", *([f"gn={draw(st.sampled_from(divisors))}"] if divisors else [])]
+    kinds = [*BATCH, "ln", "rms", *([f"gn={draw(st.sampled_from(divisors))}"] if divisors else [])]
     kinds += ["in"] if height * width > 1 else []
     name = draw(st.sampled_from(kinds))
-    if name == "bn" and height * width == 1:
+    if name in BATCH and height * width == 1:
         fewest = 2
     x = maps(
         (draw(st.integers(fewest, 6)), channels, height, width),
@@ -319,7 +324,8 @@ def test_non_finite_values_stay_non_finite(name, dtype, activate, value, place):
     leaf = x.clone().requires_grad_()
     y = layer(leaf)
     spoilt = torch.zeros(x.shape, dtype=torch.bool)
-    where = {"bn": (slice(None), 2), "gn=3": (1, slice(2, 4)), "in": (1, 2)}.get(name, (1,))
+    rows = {"bn": (slice(None), 2), "ebn": (slice(None),), "gn=3": (1, slice(2, 4)), "in": (1, 2)}
+    where = rows.get(name, (1,))
     spoilt[where] = True
     if name == "rms" and value != value:
         assert y.isnan()[spoilt].all()
@@ -331,8 +337,9 @@ def test_non_finite_values_stay_non_finite(name, dtype, activate, value, place):
     y.sum().backward()
     assert not layer.weight.grad.isfinite().all()
     assert not leaf.grad[where].isfinite().all()
-    if name == "bn":
-        assert layer.running_var.isfinite().tolist() == [k != 2 for k in range(6)]
+    if name in BATCH:
+        others = [] if name == "ebn" else [0, 1, 3, 4, 5]
+        assert layer.running_var.isfinite().nonzero().flatten().tolist() == others
         assert not layer.running_mean[2].isfinite()
 
 
@@ -520,7 +527,7 @@ def test_in_eval_mode_it_computes_the_same_with_and_without_gradients(name, dtyp
     rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2 * BF16, 1e-5)
     torch.testing.assert_close(layer(x), y, rtol=rtol, atol=atol)
     assert y.dtype == dtype
-    if name == "bn":
+    if name in BATCH:
         p = {k: v.detach()[:, None, None].double() for k, v in layer.state_dict().items()}
         scale = p["weight"] / (p["running_var"] + EPSILON).sqrt()
         expected = ((x.double() - p["running_mean"]) * scale + p["bias"]).clamp(min=0)
@@ -535,7 +542,7 @@ def test_gradients_flow_in_eval_mode(name):
     layer, x = used(name), maps((5, *SHAPE)).requires_grad_()
     p64 = {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()}
     x64 = x.detach().double().requires_grad_()
-    if name == "bn":
+    if name in BATCH:
         mean, variance = (t[:, None, None].double() for t in layer.buffers())
         normal = (x64 - mean) / (variance + EPSILON).sqrt()
         y64 = normal * p64["weight"][:, None, None] + p64["bias"][:, None, None]
@@ -568,8 +575,9 @@ def test_other_kinds_of_maps_are_left_to_pytorch_and_agree(name, training):
         torch.testing.assert_close(got.float(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_single_value_per_channel_is_refused_as_in_pytorch():
-    layer = build("bn", (4, 1, 1))
+@pytest.mark.parametrize("name", BATCH)
+def test_a_single_value_per_channel_is_refused_as_in_pytorch(name):
+    layer = build(name, (4, 1, 1))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         layer(maps((1, 4, 1, 1)))
     assert layer.eval()(maps((1, 4, 1, 1))).shape == (1, 4, 1, 1)
@@ -713,7 +721,7 @@ def test_several_normalizations_in_a_row_share_no_memory(name):
 def test_its_repr_names_statistics_and_dropout(name):
     text = repr(norms.build(name, SHAPE, activate=True, dropout=0.25))
     assert "6, " in text
-    assert ("batch" if name == "bn" else "groups=") in text
+    assert ("batch" if name in BATCH else "groups=") in text
     assert "dropout=0.25" in text
 
 
@@ -726,7 +734,7 @@ def test_its_repr_names_statistics_and_dropout(name):
     [
         ("bn", torch.bfloat16, False),
         ("bn", torch.float64, False),
-        *((name, torch.float64, training) for name in NAMES[1:] for training in (False, True)),
+        *((name, torch.float64, training) for name in NAMES[2:] for training in (False, True)),
     ],
 )
 def test_parameters_of_another_type_are_used_or_refused(name, dtype, training):

@@ -381,7 +381,7 @@ def test_its_room_is_what_the_source_needs():
         assert max(in_c) == getattr(separable, name)
 
 
-@pytest.mark.parametrize("norm", ["bn", "gn=4", "ln", "in", "rms"])
+@pytest.mark.parametrize("norm", ["bn", "ebn", "gn=4", "ln", "in", "rms"])
 def test_networks_train_with_it(monkeypatch, norm):
     network = Network("C:16 D:16 D:16+ D:24*1 P D:24 GAP FC", norm=norm)
     called, run = [], kernels.separable

@@ -1,12 +1,13 @@
 """Normalization, activation and dropout in one layer, on the passes of normalize.c.
 
-It computes bn, gn, ln, in and rms. They all take their statistics over groups of cells, where a
-cell is one channel of one sample:
+It computes bn, ebn, gn, ln, in and rms. They all take their statistics over groups of cells, where
+a cell is one channel of one sample:
 
-    BatchNorm       a channel's cells of all samples, or of a part of them
-    GroupNorm       the cells of a group of channels of one sample (LayerNorm: of all channels,
-                    InstanceNorm: of one)
-    RMSNorm         as LayerNorm, with the mean taken as 0
+    BatchNorm           a channel's cells of all samples, or of a part of them
+    Extended BatchNorm  as BatchNorm, but all channels have the mean of their variances
+    GroupNorm           the cells of a group of channels of one sample (LayerNorm: of all channels,
+                        InstanceNorm: of one)
+    RMSNorm             as LayerNorm, with the mean taken as 0
 
 So the cells are laid out as parts × samples × groups × members, and the statistics are taken over
 samples and members: BatchNorm has one part and a group for each channel, GroupNorm a part for each
@@ -65,6 +66,7 @@ class FusedNorm(nn.Module):
             None: BatchNorm, whose E and Var are taken per channel over the batch and, in eval mode,
             are running averages of them.
         centre: Whether the mean is subtracted and a bias learned; RMSNorm does neither.
+        pooled: BatchNorm: whether all channels have one variance, the mean of theirs.
         activation: The activation that follows; None for none.
         dropout: Probability of the dropout after that, below 1.
         momentum: BatchNorm: the weight of the newest batch in the running averages.
@@ -83,6 +85,7 @@ class FusedNorm(nn.Module):
         *,
         groups: int | None,
         centre: bool = True,
+        pooled: bool = False,
         activation: Activation | None,
         dropout: float,
         momentum: float = 0.1,
@@ -94,14 +97,14 @@ class FusedNorm(nn.Module):
         channels = shape[0]
         if groups is not None and (groups < 1 or channels % groups):
             raise ValueError(f"{groups} groups do not divide {channels} channels")
-        self.groups, self.centre, self.activation = groups, centre, activation
+        self.groups, self.centre, self.pooled, self.activation = groups, centre, pooled, activation
         self.activate = Activate(activation, channels) if activation else None
         self.dropout, self.momentum, self.eps = dropout, momentum, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels)) if centre else None
         if groups is None:
             self.register_buffer("running_mean", torch.zeros(channels))
-            self.register_buffer("running_var", torch.ones(channels))
+            self.register_buffer("running_var", torch.ones(1 if pooled else channels))
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, samples: int | None = None
@@ -135,13 +138,13 @@ class FusedNorm(nn.Module):
 
     def running_affine(self) -> dict[str, Tensor | None]:
         """BatchNorm's `scale` and `shift` of each channel in eval mode."""
-        assert self.bias is not None
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return {"scale": scale, "shift": self.bias - self.running_mean * scale}
+        scale, shift = self._affine(self.running_mean, self.running_var)
+        return {"scale": scale, "shift": shift}
 
     def extra_repr(self) -> str:
         """Channels, kind of statistics, activation and dropout."""
         kind = "batch" if self.groups is None else f"groups={self.groups}"
+        kind += ", one variance" if self.pooled else ""
         activation = self.activation.name if self.activation else None
         return f"{len(self.weight)}, {kind}, activation={activation}, dropout={self.dropout}"
 
@@ -163,6 +166,8 @@ class FusedNorm(nn.Module):
         """The normalization by PyTorch's own functions."""
         if samples is not None:
             return torch.cat([self._run_pytorch(part) for part in torch.split(x, samples)])
+        if self.pooled:
+            return self._run_pooled(x)
         if self.groups is None:
             return F.batch_norm(
                 x,
@@ -178,6 +183,28 @@ class FusedNorm(nn.Module):
             return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         y = F.rms_norm(x, x.shape[1:], eps=self.eps)
         return y * self.weight[:, None, None].to(x.dtype)
+
+    def _run_pooled(self, x: Tensor) -> Tensor:
+        """BatchNorm with one variance."""
+        y = x.to(self.weight.dtype)
+        mean, variance = self.running_mean, self.running_var
+        if self.training:
+            count = x.numel() // x.shape[1]
+            if count == 1:
+                raise ValueError("Expected more than 1 value per channel when training")
+            mean = y.mean((0, 2, 3))
+            variance = (y - mean[:, None, None]).square().mean().reshape(1)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale, shift = (each[:, None, None] for each in self._affine(mean, variance))
+        return (y * scale + shift).to(x.dtype)
+
+    def _affine(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale and the shift of each channel in BatchNorm with these statistics."""
+        assert self.bias is not None
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return scale, self.bias - mean * scale
 
     def _run_compiled(
         self, x: Tensor, residual: Tensor | None, samples: int | None, *, activate: bool
@@ -257,6 +284,7 @@ def prepare(
         groups=groups,
         part=part,
         centred=norm.centre,
+        pooled=norm.pooled,
         eps=norm.eps,
         momentum=norm.momentum if batch else 0.0,
         **drawn,

@@ -40,6 +40,7 @@ class _Normalization(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("factor", "constant")),
         *((name, ctypes.c_int64) for name in ("samples", "pixels", "channels", "groups", "part")),
         *((name, ctypes.c_int32) for name in ("bfloat16", "activation", "threads", "centred")),
+        ("pooled", ctypes.c_int32),
         *((name, ctypes.c_uint32) for name in ("threshold", "seed")),
         *((name, ctypes.c_float) for name in ("eps", "momentum")),
     )
@@ -118,6 +119,7 @@ class Settings(NamedTuple):
         groups: Number of groups of channels.
         part: Number of samples whose statistics are taken together; divides N. None: all.
         centred: Whether the mean is subtracted.
+        pooled: Whether the groups have one variance, the mean of theirs.
         eps: Is added to the variance.
         momentum: The weight of the newest part in the running statistics.
         threshold: The dropout probability, in units of 2⁻³².
@@ -128,6 +130,7 @@ class Settings(NamedTuple):
     groups: int = 1
     part: int | None = None
     centred: bool = True
+    pooled: bool = False
     eps: float = 0.0
     momentum: float = 0.0
     threshold: int = 0

@@ -4,6 +4,7 @@
    the samples in parts of so many. A group of a part has one mean and one variance, so that every
    normalization of the form (x - mean) / deviation * weight + bias is one affine map per sample and
    channel: BatchNorm has a group for each channel and one part, GroupNorm a part for each sample.
+   Extended BatchNorm has the groups of BatchNorm; their variances are pooled.
 
        forward   y = dropout(f(x * scale + shift)) + residual, if there is a residual
        backward  the gradients of x, weight and bias
@@ -59,6 +60,17 @@ void normlab_moments_of(const Normalization *p, int64_t n) {
         find_moments(p, n, 0);
 }
 
+/* What belongs to variances, for each channel: pooled, all channels have the mean. */
+INLINE void pool_variances(const Normalization *p, double *values) {
+    double sum = 0;
+    if (!p->pooled)
+        return;
+    for (int64_t c = 0; c < p->channels; c++)
+        sum += values[c];
+    for (int64_t c = 0; c < p->channels; c++)
+        values[c] = sum / p->channels;
+}
+
 void normlab_statistics(const Normalization *p, int64_t part) {
     const int64_t channels = p->channels, members = channels / p->groups;
     const float *means = p->sums + part * p->part * channels;
@@ -84,6 +96,7 @@ void normlab_statistics(const Normalization *p, int64_t part) {
             square[c] += squares[n * channels + c] + d * d * p->pixels;
         }
     const double count = (double)p->part * members * p->pixels;
+    pool_variances(p, square);
     for (int64_t g = 0, c = 0; g < p->groups; g++) {
         const int64_t cell = part * p->groups + g;
         double sum = 0;
@@ -99,7 +112,8 @@ void normlab_statistics(const Normalization *p, int64_t part) {
         if (p->running_mean) { /* the variance there is the unbiased one */
             const double newest = p->momentum, rest = 1 - newest; /* 1: nothing of it remains */
             p->running_mean[g] = rest * p->running_mean[g] + newest * centre;
-            p->running_variance[g] = rest * p->running_variance[g] + newest * (sum / (count - 1));
+            if (!p->pooled || g == 0)
+                p->running_variance[g] = rest * p->running_variance[g] + newest * (sum / (count - 1));
         }
     }
 }
@@ -161,8 +175,9 @@ INLINE void sum_gradients(const Normalization *p, int64_t n, int bfloat16, int a
 }
 
 /* The gradient of x is rstd * (weight * g - sum(weight * g) / D - (x - mean) * rstd^2 *
-   sum(weight * g * (x - mean)) / D), with g as above and D the number of values of a group: that is
-   g * scale + x * factor + constant. The latter two for a part. */
+   sum(weight * g * (x - mean)) / D), with g as above and D the number of values of a group; where
+   variances are pooled, the last sum is the mean of the groups'. That is g * scale + x * factor +
+   constant. The latter two for a part. */
 void normlab_find_gradient(const Normalization *p, int64_t part) {
     const int64_t channels = p->channels, members = channels / p->groups;
     const float count = (float)(p->part * p->pixels * members);
@@ -174,13 +189,16 @@ void normlab_find_gradient(const Normalization *p, int64_t part) {
             sum[c] += p->sums[n * channels + c];
             product[c] += p->products[n * channels + c];
         }
+    for (int64_t c = 0; c < channels; c++)
+        product[c] *= p->weight[c];
+    pool_variances(p, product);
     for (int64_t g = 0; g < p->groups; g++) {
         const int64_t cell = part * p->groups + g, first = g * members;
         const float rstd = p->rstd[cell];
         double of_sums = 0, of_products = 0;
         for (int64_t c = first; c < first + members; c++) {
             of_sums += p->weight[c] * sum[c];
-            of_products += p->weight[c] * product[c];
+            of_products += product[c];
         }
         const float factor = -(rstd * rstd * rstd) * (float)of_products / count;
         const float rest = p->centred ? rstd * (float)of_sums / count : 0;

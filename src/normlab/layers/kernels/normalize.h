@@ -17,12 +17,13 @@ typedef struct {
     const float *weight, *bias;  /* of each channel; no bias: 0 */
     float *mean, *rstd;          /* of each group of each part: rstd is 1 / deviation */
     float *scale, *shift;        /* of each channel of each part */
-    float *running_mean, *running_variance; /* of each channel: what forward updates, if given */
+    float *running_mean, *running_variance; /* of each group: what forward updates, if given */
     float *d_weight, *d_bias;    /* the gradients of weight and bias */
     float *sums, *products;      /* of each channel of each sample: what a first loop finds */
     float *factor, *constant;    /* of each channel of each part, in backward */
     int64_t samples, pixels, channels, groups, part; /* part: its number of samples */
     int32_t bfloat16, activation, threads, centred; /* centred: 0 if the mean is taken as 0 */
+    int32_t pooled; /* 1 if the groups have one variance, the mean of theirs */
     uint32_t threshold, seed; /* dropout: its probability in units of 2^-32, its random seed */
     float eps, momentum;
 } Normalization;

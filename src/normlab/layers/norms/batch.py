@@ -144,52 +144,6 @@ class BatchRenorm(nn.Module):
         return r, d
 
 
-class _OwnStatistics(nn.Module):
-    """Batch normalization by the mean and the variance that a derived class takes.
-
-    Args:
-        shape: (C, H, W) of its input.
-        variances: Number of variances: C, or 1 for all channels.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, shape: Shape, *, variances: int) -> None:
-        super().__init__()
-        channels, self.momentum = shape[0], 0.1
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(variances))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N × C × H × W to the same shape."""
-        y = x.to(self.weight.dtype)
-        if self.training:
-            mean, variance = self._statistics(y)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        scale = self.weight * (variance + EPSILON).rsqrt()
-        shift = self.bias - mean * scale
-        return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
-
-    def as_affine(self) -> ChannelAffine:
-        """What it is in eval mode."""
-        deviation = (self.running_var + EPSILON).sqrt()
-        return ChannelAffine.of_statistics(self, self.running_mean, deviation)
-
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of a training batch. Updates the running statistics."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, variance: Tensor, count: Tensor | int) -> None:
-        """Updates the running averages of the mean and of the unbiased variance."""
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-
-
 class _SumOfAll(torch.autograd.Function):
     """The sum of a tensor over all processes; its gradient is summed over them too."""
 
@@ -214,15 +168,35 @@ class _SumOfAll(torch.autograd.Function):
     parameters="2·C",
     scale_invariant=True,
 )
-class SyncBatchNorm(_OwnStatistics):
+class SyncBatchNorm(nn.Module):
     """Batch normalization over the batches of all processes together."""
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, shape: Shape) -> None:
-        super().__init__(shape, variances=shape[0])
+        super().__init__()
+        channels, self.momentum = shape[0], 0.1
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to the same shape."""
+        y = x.to(self.weight.dtype)
+        if self.training:
+            mean, variance = self._statistics(y)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * (variance + EPSILON).rsqrt()
+        shift = self.bias - mean * scale
+        return (y * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
     def as_affine(self) -> ChannelAffine:
-        """What it is in eval mode. Exports do not fold what a class inherits."""
-        return super().as_affine()
+        """What it is in eval mode."""
+        deviation = (self.running_var + EPSILON).sqrt()
+        return ChannelAffine.of_statistics(self, self.running_mean, deviation)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over all processes. Updates the running statistics."""
@@ -233,7 +207,9 @@ class SyncBatchNorm(_OwnStatistics):
         mean = self._sum(x.sum((0, 2, 3))) / count
         deviation = x - mean[:, None, None]
         variance = self._sum(deviation.square().sum((0, 2, 3))) / count
-        self._update(mean, variance, count)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         return mean, variance
 
     @staticmethod
@@ -251,25 +227,16 @@ class SyncBatchNorm(_OwnStatistics):
     paper="Luo et al. 2020, Extended Batch Normalization, arXiv:2003.05569, section 3",
     axes="N, H, W for E; N, C, H, W for Var",
     parameters="2·C",
+    takes_activation=True,
     scale_invariant=True,
 )
-class ExtendedBatchNorm(_OwnStatistics):
+def extended_batch_norm(
+    shape: Shape, *, activation: Activation | None, dropout: float
+) -> nn.Module:
     """Batch normalization with a mean per channel and a variance over all channels."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape, variances=1)
-
-    def as_affine(self) -> ChannelAffine:
-        """What it is in eval mode. Exports do not fold what a class inherits."""
-        return super().as_affine()
-
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The channels' means, and the one variance. Updates the running statistics."""
-        _check_count(x)
-        mean = x.mean((0, 2, 3))
-        variance = (x - mean[:, None, None]).square().mean().reshape(1)
-        self._update(mean, variance, x.numel() // x.shape[1])
-        return mean, variance
+    return FusedNorm(
+        shape, groups=None, pooled=True, activation=activation, dropout=dropout, eps=EPSILON
+    )
 
 
 @register(
