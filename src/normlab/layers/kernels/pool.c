@@ -4,10 +4,13 @@
        forward   y = the largest of the four values; NaN counts as larger than any number
        backward  dx: dy goes to the first of the four values that equals y
 
-   The channels of a pixel are processed in blocks of one vector's length. The last block ends at
-   the last channel, so it may process some channels a second time. */
+   The channels of a pixel are processed as vectors. The last one ends at the last channel, so it may
+   process some channels a second time. */
 
-#include "common.h"
+#include "vectors.h"
+
+VECTOR(1)
+VECTOR(4)
 
 typedef struct {
     const void *x, *y, *dy;
@@ -16,85 +19,82 @@ typedef struct {
     int32_t bfloat16, threads;
 } Pool;
 
-INLINE float larger(float a, float b) {
-    float most = a > b ? a : b;
-    return a != a ? a : most;
-}
+#define FOR_EACH_VECTOR(lanes)                                                             \
+    const int64_t c = p->channels, row = p->width * c;                                     \
+    int64_t o = n * (p->height / 2) * (p->width / 2) * c;                                  \
+    for (int64_t h = 0; h < p->height / 2; h++)                                            \
+        for (int64_t w = 0; w < p->width / 2; w++, o += c)                                 \
+            for (int64_t v = 0; v * lanes < c; v++)
 
-/* Stores a value that came from a map of the same type: nothing is rounded. */
-INLINE void put(void *y, int64_t i, int bfloat16, float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if (bfloat16)
-        ((uint16_t *)y)[i] = bits >> 16;
-    else
-        ((float *)y)[i] = value;
-}
+#define POOL(lanes)                                                                        \
+    INLINE float##lanes either##lanes(bits##lanes mask, float##lanes a, float##lanes b) {  \
+        return (float##lanes)((mask & (bits##lanes)a) | (~mask & (bits##lanes)b));         \
+    }                                                                                      \
+    INLINE float##lanes larger##lanes(float##lanes a, float##lanes b) {                    \
+        return either##lanes((bits##lanes)((a > b) | (a != a)), a, b);                     \
+    }                                                                                      \
+    /* Stores values that came from a map of the same type: nothing is rounded. */         \
+    INLINE void copy##lanes(void *y, int64_t i, int bfloat16, float##lanes value) {        \
+        const half##lanes half = __builtin_convertvector((bits##lanes)value >> 16, half##lanes); \
+        if (bfloat16)                                                                      \
+            memcpy((uint16_t *)y + i, &half, sizeof half);                                 \
+        else                                                                               \
+            put##lanes(y, i, 0, value);                                                    \
+    }                                                                                      \
+    INLINE void forward##lanes(const Pool *p, int64_t n, int bfloat16) {                   \
+        FOR_EACH_VECTOR(lanes) {                                                           \
+            const int64_t first = start_of(v, lanes, c);                                   \
+            const int64_t i = (n * p->height + 2 * h) * row + 2 * w * c + first;           \
+            const float##lanes top = larger##lanes(get##lanes(p->x, i, bfloat16),          \
+                                                   get##lanes(p->x, i + c, bfloat16)),     \
+                               low = larger##lanes(get##lanes(p->x, i + row, bfloat16),    \
+                                                   get##lanes(p->x, i + row + c, bfloat16)); \
+            copy##lanes(p->out, o + first, bfloat16, larger##lanes(top, low));             \
+        }                                                                                  \
+    }                                                                                      \
+    INLINE void backward##lanes(const Pool *p, int64_t n, int bfloat16) {                  \
+        FOR_EACH_VECTOR(lanes) {                                                           \
+            const int64_t first = start_of(v, lanes, c);                                   \
+            const int64_t i = (n * p->height + 2 * h) * row + 2 * w * c + first;           \
+            const int64_t places[] = {i, i + c, i + row};                                  \
+            const float##lanes most = get##lanes(p->y, o + first, bfloat16), zero = {0};   \
+            float##lanes rest = get##lanes(p->dy, o + first, bfloat16); /* not taken yet */ \
+            for (int k = 0; k < 3; k++) {                                                  \
+                const bits##lanes equal =                                                  \
+                    (bits##lanes)(get##lanes(p->x, places[k], bfloat16) == most);          \
+                copy##lanes(p->out, places[k], bfloat16, either##lanes(equal, rest, zero)); \
+                rest = either##lanes(equal, zero, rest);                                   \
+            }                                                                              \
+            copy##lanes(p->out, i + row + c, bfloat16, rest);                              \
+        }                                                                                  \
+    }
 
-INLINE void forward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
-    const int64_t c = p->channels, row = p->width * c;
-    const void *x = p->x;
-    void *y = p->out;
-    int64_t output = n * (p->height / 2) * (p->width / 2) * c;
-    for (int64_t h = 0; h < p->height / 2; h++)
-        for (int64_t w = 0; w < p->width / 2; w++, output += c)
-            for (int64_t start = 0; start < c; start += block) {
-                const int64_t first = start < c - block ? start : c - block, o = output + first,
-                              i = (n * p->height + 2 * h) * row + 2 * w * c + first;
-                INDEPENDENT
-                for (int64_t j = 0; j < block; j++) {
-                    float top = larger(load(x, i + j, bfloat16), load(x, i + c + j, bfloat16));
-                    float low = larger(load(x, i + row + j, bfloat16), load(x, i + row + c + j, bfloat16));
-                    put(y, o + j, bfloat16, larger(top, low));
-                }
-            }
-}
+POOL(1)
+POOL(4)
+POOL(8)
+#ifdef __AVX512F__
+POOL(16)
+#endif
 
-INLINE void backward(const Pool *p, int64_t n, int bfloat16, int64_t block) {
-    const int64_t c = p->channels, row = p->width * c;
-    const void *x = p->x, *y = p->y, *dy = p->dy;
-    void *dx = p->out;
-    int64_t output = n * (p->height / 2) * (p->width / 2) * c;
-    for (int64_t h = 0; h < p->height / 2; h++)
-        for (int64_t w = 0; w < p->width / 2; w++, output += c)
-            for (int64_t start = 0; start < c; start += block) {
-                const int64_t first = start < c - block ? start : c - block, o = output + first,
-                              i = (n * p->height + 2 * h) * row + 2 * w * c + first;
-                INDEPENDENT
-                for (int64_t j = 0; j < block; j++) {
-                    const float most = load(y, o + j, bfloat16), g = load(dy, o + j, bfloat16);
-                    float rest = g; /* what no earlier value has taken */
-                    const float a = load(x, i + j, bfloat16) == most ? rest : 0;
-                    rest = load(x, i + j, bfloat16) == most ? 0 : rest;
-                    const float b = load(x, i + c + j, bfloat16) == most ? rest : 0;
-                    rest = load(x, i + c + j, bfloat16) == most ? 0 : rest;
-                    const float d = load(x, i + row + j, bfloat16) == most ? rest : 0;
-                    rest = load(x, i + row + j, bfloat16) == most ? 0 : rest;
-                    put(dx, i + j, bfloat16, a);
-                    put(dx, i + c + j, bfloat16, b);
-                    put(dx, i + row + j, bfloat16, d);
-                    put(dx, i + row + c + j, bfloat16, rest);
-                }
-            }
-}
-
-#define DEFINE(pass)                                        \
-    static void pass##_samples(const void *arguments, int64_t first, int64_t last, \
-                               int64_t thread) {            \
-        const Pool *p = arguments;                          \
-        (void)thread;                                       \
-        for (int64_t n = first; n < last; n++)              \
-            switch (p->bfloat16 << 2 | (p->channels >= 16) << 1 | (p->channels >= 8)) { \
-            case 0: pass(p, n, 0, 1); break;                \
-            case 1: pass(p, n, 0, 8); break;                \
-            case 3: pass(p, n, 0, 16); break;               \
-            case 4: pass(p, n, 1, 1); break;                \
-            case 5: pass(p, n, 1, 8); break;                \
-            default: pass(p, n, 1, 16);                     \
-            }                                               \
-    }                                                       \
-    void normlab_pool_##pass(const Pool *p) {               \
-        normlab_share(pass##_samples, p, p->samples, p->threads); \
+#define DEFINE(pass)                                                                       \
+    static void pass##_samples(const void *arguments, int64_t first, int64_t last,         \
+                               int64_t thread) {                                           \
+        const Pool *p = arguments;                                                         \
+        (void)thread;                                                                      \
+        for (int64_t n = first; n < last; n++)                                             \
+            switch (p->bfloat16 << 2 | (p->channels >= 4) + (p->channels >= 8) + (p->channels >= WIDEST)) { \
+            case 0: pass##1(p, n, 0); break;                                               \
+            case 1: pass##4(p, n, 0); break;                                               \
+            case 2: pass##8(p, n, 0); break;                                               \
+            case 3: WIDE(pass)(p, n, 0); break;                                            \
+            case 4: pass##1(p, n, 1); break;                                               \
+            case 5: pass##4(p, n, 1); break;                                               \
+            case 6: pass##8(p, n, 1); break;                                               \
+            default: WIDE(pass)(p, n, 1);                                                  \
+            }                                                                              \
+    }                                                                                      \
+    void normlab_pool_##pass(const Pool *p) {                                              \
+        normlab_share(pass##_samples, p, p->samples, p->threads);                          \
     }
 
 DEFINE(forward)
