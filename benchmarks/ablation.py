@@ -30,7 +30,8 @@ from normlab.layers.norms.sample import StandardizedConv2d
 from normlab.layers.pooling import MaxPool
 from normlab.recipes import Recipe
 from normlab.seeding import generator
-from normlab.training.step import Batches, TrainStep
+from normlab.training.batches import Batches
+from normlab.training.step import TrainStep
 
 BASE = "C:16s2 D:20 D:20+ P D:24 D:24+ P D:36 GAP FC"
 SHARED = "C:16s2 D:20 D:20+*2 P D:24 D:24+*2 P D:32 GAP FC"  # narrower, to stay under 5,000

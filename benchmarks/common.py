@@ -27,8 +27,9 @@ from normlab.runs import machine
 from normlab.seeding import seed_for
 from normlab.storage.files import write_atomically
 from normlab.table import Table
+from normlab.training.batches import Batches
 from normlab.training.first_weights import start_at_muons_norm
-from normlab.training.step import Batches, TrainStep
+from normlab.training.step import TrainStep
 
 LOAD_BEFORE = os.getloadavg()[0]  # what else ran in the last minute
 

@@ -22,7 +22,7 @@ from normlab.layers import kernels, norms
 from normlab.layers.fused import FusedNorm
 from normlab.network.model import Network
 from normlab.recipes import RECIPES
-from normlab.training.step import Batches
+from normlab.training.batches import Batches
 
 EPSILON = 1e-5
 U = 2.0**-23

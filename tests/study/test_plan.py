@@ -16,7 +16,7 @@ from normlab.network.summary import summarize
 from normlab.network.zoo import ZOO
 from normlab.study import plan as plan_module
 from normlab.study.plan import Axis, Setting, plan, settings, varying, warnings
-from normlab.training.step import Batches
+from normlab.training.batches import Batches
 
 LINE = "C:4 P C:4 P GAP FC"
 

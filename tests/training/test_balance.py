@@ -13,7 +13,8 @@ from normlab.config import RunConfig
 from normlab.data import from_arrays
 from normlab.errors import InterruptedRunError
 from normlab.network.model import Network
-from normlab.training.step import Batches, TrainStep, class_weights
+from normlab.training.batches import Batches, class_weights
+from normlab.training.step import TrainStep
 
 LINE = "C:4 P C:6 P GAP FC"
 CONFIG = RunConfig(network=LINE, recipe="demo", epochs=2, batch_size=8)

@@ -73,7 +73,8 @@ from normlab import recipes
 from normlab.data import load
 from normlab.network.model import Network
 from normlab.training.distributed import distributed
-from normlab.training.step import Batches, TrainStep
+from normlab.training.batches import Batches
+from normlab.training.step import TrainStep
 
 out, *names = sys.argv[1:]
 torch.set_num_threads(1)

@@ -23,8 +23,9 @@ from normlab.report.study_page import write_study_report
 from normlab.study import compare as comparing
 from normlab.study.record import Study
 from normlab.training import teachers
+from normlab.training.batches import Batches
 from normlab.training.precision import products_in
-from normlab.training.step import Batches, TrainStep
+from normlab.training.step import TrainStep
 from small_study import run_here
 
 LINE = "C:4 P C:6 P GAP FC"

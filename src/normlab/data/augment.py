@@ -63,10 +63,21 @@ def shift(images: Tensor, generator: Generator) -> Tensor:
     That is up to 2 pixels of 32, and of 28.
     """
     count, side = len(images), images.shape[2]
-    reach = round(side / 16)
+    reach = furthest_shift(side)
     windows = F.pad(images, (reach,) * 4).unfold(2, side, 1).unfold(3, side, 1)
-    down, right = torch.randint(0, 2 * reach + 1, (2, count), generator=generator).to(images.device)
+    down, right = (draw_shifts(count, side, generator) + reach).to(images.device)
     return windows[torch.arange(count, device=images.device), :, down, right]
+
+
+def furthest_shift(side: int) -> int:
+    """How many pixels `shift` moves an image of this side at most."""
+    return round(side / 16)
+
+
+def draw_shifts(count: int, side: int, generator: Generator) -> Tensor:
+    """How far `shift` moves its window down and right for each image, in pixels, int64 2 × N."""
+    reach = furthest_shift(side)
+    return torch.randint(0, 2 * reach + 1, (2, count), generator=generator) - reach
 
 
 def scale(images: Tensor, generator: Generator) -> Tensor:

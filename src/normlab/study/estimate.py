@@ -11,7 +11,8 @@ from normlab.network.model import Network
 from normlab.runs import machine
 from normlab.runs.isolation import repeatable
 from normlab.study.plan import Arm
-from normlab.training.step import Batches, TrainStep
+from normlab.training.batches import Batches
+from normlab.training.step import TrainStep
 
 WARM_UP, STEPS = 2, 4
 START = 6.0  # seconds to start a process, import torch, and write the run's files

@@ -33,6 +33,7 @@ from normlab.runs.run import Run, custom_networks
 from normlab.seeding import seed_for, seed_layers
 from normlab.storage.records import check_settings
 from normlab.training import starts, teachers
+from normlab.training.batches import Batches
 from normlab.training.branches import add_branches
 from normlab.training.callbacks import Callback, Checkpointing, Evaluation
 from normlab.training.distributed import process_group
@@ -47,7 +48,6 @@ from normlab.training.setup import (
     restore_state,
 )
 from normlab.training.state import TrainingState
-from normlab.training.step import Batches
 from normlab.training.stopping import StopRequests
 from normlab.training.time_left import TimeLeft
 

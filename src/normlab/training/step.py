@@ -4,109 +4,17 @@ import math
 import reprlib
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from normlab.config import Precision
-from normlab.data import Dataset
-from normlab.data.augment import augment
-from normlab.inference.evaluate import to_input
 from normlab.network.model import Network
 from normlab.recipes import Recipe
-from normlab.seeding import generator
 from normlab.storage.records import MalformedError, entry
 from normlab.training.distributed import process_group
 from normlab.training.optimizers import Optimizer, build_optimizers
 from normlab.training.precision import products_in
-
-
-class Batches:
-    """The augmented batches of a run. Each depends on (seed, epoch, step) alone.
-
-    Args:
-        dataset: Its training split is moved to the device and stays uint8 there.
-        recipe: Batch size and augmentation.
-        seed: The run's seed.
-        device: Device of the batches.
-    """
-
-    def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
-        self.images = torch.from_numpy(dataset.train.images).to(device)
-        self.labels = torch.from_numpy(dataset.train.labels).to(device)
-        taught = dataset.train.taught
-        self.logits = None if taught is None else torch.from_numpy(taught).to(device)
-        weights = class_weights(dataset.train.labels)
-        self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
-        self.recipe, self.seed = recipe, seed
-        self.steps = math.ceil(len(self.labels) / recipe.batch_size)
-        coin = torch.rand(len(self.labels), generator=generator(seed, "mirror"))
-        self.starts_mirrored = (coin < 0.5).to(device)
-        self.ordered_epoch = -1
-
-    def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs, float32 N × C × S × S in 0 to 1 and channels last, and labels, int64 N."""
-        recipe = self.recipe
-        places = self._places(epoch, step)
-        mirrored = self._mirrored(places, epoch) if recipe.mirror else None
-        inputs = augment(
-            to_input(self.images.index_select(0, places), mirrored),
-            recipe.augment,
-            generator(self.seed, "augment", epoch, step),
-        )
-        return inputs.contiguous(memory_format=torch.channels_last), self.labels[places]
-
-    def taught(self, epoch: int, step: int) -> Tensor:
-        """The teacher's logits for a batch, float32 N × classes.
-
-        They are those of each image, or of its mirror image where the batch has that; the other
-        steps of augmentation are left out. TypeError if the data has no teacher's logits.
-        """
-        if self.logits is None:
-            raise TypeError("the training split has no teacher's logits")
-        places = self._places(epoch, step)
-        if self.recipe.mirror:
-            return self.logits[places, self._mirrored(places, epoch).long()].float()
-        return self.logits[places, 0].float()
-
-    def weights(self, labels: Tensor) -> Tensor | None:
-        """What each image of a batch counts in a balanced loss, float32 N; None: all the same."""
-        return None if self.class_weights is None else self.class_weights[labels]
-
-    def _places(self, epoch: int, step: int) -> Tensor:
-        """Which images a batch has."""
-        if epoch != self.ordered_epoch:
-            order = torch.randperm(len(self.labels), generator=generator(self.seed, "order", epoch))
-            self.order, self.ordered_epoch = order.to(self.images.device), epoch
-        size = self.recipe.batch_size
-        return self.order[step * size : (step + 1) * size]
-
-    def _mirrored(self, places: Tensor, epoch: int) -> Tensor:
-        """Which of these images the epoch mirrors."""
-        return self.starts_mirrored[places] ^ bool(epoch % 2)
-
-
-def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32] | None:
-    """What an image of each class counts in a balanced loss: N / (K n).
-
-    N images have K classes, this one n images. So each class counts as much as each other, and the
-    images 1 in the mean.
-
-    Args:
-        labels: The labels of the training images.
-
-    Returns:
-        float32, by class, 0 for a class without images; None if all have equally many.
-    """
-    counts = np.bincount(labels)
-    present = counts[counts > 0]
-    if present.min() == present.max():
-        return None
-    weights = np.zeros(len(counts), np.float32)
-    weights[counts > 0] = len(labels) / (len(present) * present)
-    return weights
 
 
 def distillation_loss(

@@ -18,6 +18,7 @@ from normlab.layers.kernels.compilers import ACTIVATION_NUMBERS
 __all__ = [
     "ACTIVATION_NUMBERS",
     "Settings",
+    "batch",
     "depthwise",
     "library",
     "normalize",
@@ -67,6 +68,17 @@ class _Pool(ctypes.Structure):
     )
 
 
+class _Batch(ctypes.Structure):
+    """The struct of batch.c, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("images", "out", "places", "down", "right")),
+        ("mirrored", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("samples", "channels", "height", "width")),
+        ("threads", ctypes.c_int32),
+    )
+
+
 class _Depthwise(ctypes.Structure):
     """The struct of depthwise.h, field for field."""
 
@@ -88,7 +100,7 @@ class _Separable(ctypes.Structure):
     )
 
 
-_Pass = _Normalization | _Pointwise | _Pool | _Depthwise | _Separable
+_Pass = _Batch | _Normalization | _Pointwise | _Pool | _Depthwise | _Separable
 _P = TypeVar("_P", _Normalization, _Pointwise, _Pool, _Depthwise)
 
 
@@ -187,6 +199,39 @@ def separable(
         given=given,
     )
     _call(f"normlab_separable_{name}", arguments)
+
+
+def batch(images: Tensor, places: Tensor, moved: Tensor, mirrored: Tensor | None) -> Tensor:
+    """Runs the pass of batch.c.
+
+    Args:
+        images: All images, uint8 M × C × H × W, contiguous, on the CPU.
+        places: Which of them the batch has, int64 N.
+        moved: How far the window of each lies below the image, and how far right of it, in pixels,
+            int64 2 × N. What is outside of the image is 0.
+        mirrored: Which of them are mirrored first, bool N. None: no image.
+
+    Returns:
+        float32 N × C × H × W, 0 to 1, channels last.
+    """
+    _, channels, height, width = images.shape
+    out = torch.empty(
+        (len(places), channels, height, width),
+        dtype=torch.float32,
+        device="cpu",
+        memory_format=torch.channels_last,
+    )
+    down, right = moved.contiguous()
+    places = places.contiguous()
+    arguments = _Batch(samples=len(places), channels=channels, height=height, width=width)
+    arguments.threads = torch.get_num_threads()
+    given = {"images": images, "out": out, "places": places, "down": down, "right": right}
+    for field, tensor in given.items():
+        setattr(arguments, field, tensor.data_ptr())
+    if mirrored is not None:
+        arguments.mirrored = mirrored.data_ptr()
+    _call("normlab_batch", arguments)
+    return out
 
 
 def pool(name: str, x: Tensor, **tensors: Tensor) -> None:
