@@ -229,7 +229,7 @@ def evaluate(
         raise UsageError(f"{run} held no images out: leave out --split holdout")
     device = machine.prepare(execution)
     network = opened.network().to(device)
-    dataset = opened.dataset(execution.data_root)
+    dataset = opened.dataset(execution.data_root, any_copy=True)
     evaluation = evaluate_network(network, dataset, split, tta=tta)
     console = Console()
     for fact in dataset.notes:

@@ -59,6 +59,8 @@ class Dataset:
         teacher: If the training split has a teacher's logits: the teacher's name, and the SHA-256
             of its weights.
         drawn: The splits that were drawn from the training images by the split seed.
+        in_order: Whether it is a copy of a published data set, with the training images in their
+            order. Such copies have the same pictures in their splits, up to some pixels.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Dataset:
     fingerprint: str = field(default="")
     teacher: tuple[str, str] | None = None
     drawn: tuple[SplitName, ...] = ()
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         if not self.fingerprint:

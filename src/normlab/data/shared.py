@@ -66,7 +66,10 @@ def read(folder: Path) -> Dataset:
             fingerprint=rest["fingerprint"],
             teacher=rest["teacher"] and tuple(rest["teacher"]),
             drawn=tuple(rest["drawn"]),
-            **splits,
+            in_order=rest["in_order"],
+            train=splits["train"],
+            test=splits["test"],
+            holdout=splits.get("holdout"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no data set that can be read: {error}") from None

@@ -168,7 +168,7 @@ def export_run(
         refuse_foreign(path, b"normlab")  # a key of the metadata, in both formats near the end
     _require_libraries(to, export_format)
     network = run.network()
-    dataset = run.dataset(data_root)
+    dataset = run.dataset(data_root, any_copy=True)
     metadata = metadata_of(run)
     sample = sample_of(dataset.test, CHECK_IMAGES).images
     expected = predict_in_batches(eager(network), sample)

@@ -26,6 +26,7 @@ from normlab.config import UNSTATED, RunConfig, TrainingConfig, recorded
 from normlab.data import apply_splits, load_recorded
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
+from normlab.notes import note_once
 from normlab.ranges import Count, Positive, Range, Seconds, Share
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import append, write_atomically
@@ -425,12 +426,18 @@ class Run:
                 f"the layout's parameters take {self.summary.parameters:,}"
             )
 
-    def dataset(self, data_root: Path | None = None) -> Dataset:
+    def has_pictures_of(self, dataset: Dataset) -> bool:
+        """Whether a data set is the run's own, or another copy of CIFAR-10 if that is the run's."""
+        is_own = dataset.fingerprint == self.data.fingerprint
+        return is_own or (dataset.in_order and dataset.name == self.config.dataset)
+
+    def dataset(self, data_root: Path | None = None, *, any_copy: bool = False) -> Dataset:
         """The data set that the run was trained on, with the same splits.
 
         Args:
             data_root: The folder that holds CIFAR-10, as in `Execution`; for a run on a folder of
                 pictures that has moved, the folder's new place.
+            any_copy: Whether another copy of CIFAR-10 will do. A note says that it is one.
 
         Raises:
             DataError: The data is missing.
@@ -438,7 +445,13 @@ class Run:
         """
         config = self.config
         dataset = load_recorded(config, data_root)
-        if dataset.fingerprint != self.data.fingerprint:
+        is_other = dataset.fingerprint != self.data.fingerprint
+        if is_other and any_copy and self.has_pictures_of(dataset):
+            note_once(
+                f"{config.dataset} is another copy than the one that {self.path} was trained on: "
+                "some pixels differ"
+            )
+        elif is_other:
             raise RunError(
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "
                 f"{self.path} was trained on {self.data.fingerprint[:12]}…: give its own data"

@@ -29,7 +29,7 @@ def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | st
     if source is not None and data_root is None and source.needs_download():
         return f"{run.config.dataset} is not on this machine; give its folder with --data-root."
     try:
-        dataset = run.dataset(data_root)
+        dataset = run.dataset(data_root, any_copy=True)
     except (DataError, RunError) as error:
         if data_root is not None:
             raise

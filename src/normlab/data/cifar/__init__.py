@@ -11,7 +11,7 @@ from pathlib import Path
 
 from normlab.data.cifar import download
 from normlab.data.cifar.files import find, read
-from normlab.data.cifar.layouts import Published
+from normlab.data.cifar.layouts import Published, labels_digest
 from normlab.data.dataset import Dataset
 from normlab.data.sources import Request
 from normlab.errors import DataError
@@ -23,7 +23,8 @@ def load(data: Published, request: Request) -> Dataset:
 
     The data root is the only folder that is searched. The default is $NORMLAB_DATA (likewise),
     else the user's cache folder, else a download into that. The user's own files are accepted if
-    they are well-formed; if they are not the published ones, the notes say so.
+    they are well-formed; if they are not the published ones, the notes say so. Copies that others
+    made differ in the pixels of a few images, and are known by the order of their labels.
 
     Raises:
         DataError: It is missing, malformed, or could not be downloaded.
@@ -42,7 +43,8 @@ def load(data: Published, request: Request) -> Dataset:
     except OSError as error:
         name = error.filename or root or data.title
         raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
-    return Dataset(data.name, data.classes, train, test, notes=files.notes)
+    in_order = labels_digest(train.labels) == data.labels
+    return Dataset(data.name, data.classes, train, test, notes=files.notes, in_order=in_order)
 
 
 def needs_download(data: Published) -> bool:

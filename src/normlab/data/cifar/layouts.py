@@ -4,6 +4,7 @@ A decoder maps a file's bytes to pixels (uint8, count × PIXELS) and labels (int
 ValueError if they are malformed.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,8 @@ class Published:
         classes: The classes' names.
         binary: Its layout in binary files.
         python: Its layout in pickles.
+        labels: SHA-256 of the training labels in the files' order, as `labels_digest` has it; empty
+            if it is not known.
     """
 
     title: str
@@ -52,6 +55,12 @@ class Published:
     classes: tuple[str, ...]
     binary: Layout
     python: Layout
+    labels: str = ""
+
+
+def labels_digest(labels: NDArray[np.int64]) -> str:
+    """SHA-256 (hex) of labels, as little-endian int64."""
+    return hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").data).hexdigest()
 
 
 def decode_binary(
@@ -130,6 +139,7 @@ CIFAR10 = Published(
         partial(decode_binary, labels=1, label=0),
         partial(decode_python, key=b"labels"),
     ),
+    labels="f5cfe00b0f00968c0cc5ff3b1d2de51b10e33efa277c2986f4e0fa63e58c9f4f",
 )
 
 

@@ -107,7 +107,7 @@ def export_program(
         )
     memory = memory_of(run, float32=float32)
     network = run.network()
-    dataset = run.dataset(data_root)
+    dataset = run.dataset(data_root, any_copy=True)
     test = dataset.test if len(dataset.test) else dataset.train
     sample = sample_of(test, CHECK_IMAGES)
     firmware = firmware_of(run, name, memory, dataset)
