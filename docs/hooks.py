@@ -1,9 +1,10 @@
-"""What `make docs` adds to the pages in this folder: the commands, the Python names, other files.
+"""What `make docs` adds to the pages in this folder: generated pages, and other files.
 
 Pages link to files of the repository outside this folder. Such a file is copied into the site. A
 link to a folder becomes plain text.
 """
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -16,6 +17,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import normlab
+from normlab import recipes
+from normlab.network import zoo
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs"
@@ -24,7 +27,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)#]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the page of commands, the page of Python names, and the files that pages link to."""
+    """Adds the generated pages, and the files that pages link to."""
     waiting = list(files.documentation_pages())
     for name, text in GENERATED.items():
         files.append(File.generated(config, name, content=text()))
@@ -91,6 +94,46 @@ def _run_help(*command: str) -> str:
     ).stdout
 
 
+def _networks() -> str:
+    """The named networks, and the settings of each recipe."""
+    settings = [field.name for field in dataclasses.fields(recipes.Recipe)]
+    text = [
+        "# Networks and recipes",
+        "",
+        "`normlab zoo` lists the networks that have a name:",
+        "",
+        *_row("network", "what it is", "layout"),
+        *_row("---", "---", "---"),
+    ]
+    for name, entry in zoo.ZOO.items():
+        text += _row(f"`{name}`", entry.about, f"`{entry.layout}`")
+    text += [
+        "",
+        "A network has the recipe of its name if there is one, else `seed`; pictures of your own",
+        "have `own`. `--recipe` names another.",
+        "",
+        *_row("recipe", *(name.replace("_", " ") for name in settings)),
+        *_row(*["---"] * (1 + len(settings))),
+    ]
+    for name, recipe in recipes.RECIPES.items():
+        text += _row(f"`{name}`", *(_value(getattr(recipe, setting)) for setting in settings))
+    text += ["", "What a search found for one normalization:", ""]
+    for (name, norm), found in recipes.TUNED.items():
+        changes = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in found.items()]
+        text += [f"- `{name}` with `{norm}`: {', '.join(changes) or 'the same'}"]
+    return "\n".join(text)
+
+
+def _row(*cells: str) -> list[str]:
+    return [f"| {' | '.join(cells)} |"]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value}"
+
+
 def _names() -> str:
     """A section for every public name."""
     text = [
@@ -103,4 +146,4 @@ def _names() -> str:
     return "\n".join(text)
 
 
-GENERATED = {"cli.md": _commands, "api.md": _names}
+GENERATED = {"cli.md": _commands, "api.md": _names, "networks.md": _networks}
