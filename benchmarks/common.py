@@ -24,7 +24,7 @@ from normlab.config import Execution
 from normlab.data.describe import channel_statistics
 from normlab.network.model import Network
 from normlab.runs import machine
-from normlab.seeding import seed_for
+from normlab.seeding import seed_for, seed_layers
 from normlab.storage.files import write_atomically
 from normlab.table import Table
 from normlab.training.batches import Batches
@@ -318,7 +318,7 @@ class Training:
             epoch, step = divmod(done, self.batches.steps)
             rate = self.recipe.learning_rate_at(done, self.batches.steps)
             inputs, labels = self.batches(epoch, step)
-            torch.manual_seed(seed_for(self.seed, "dropout", epoch, step))
+            seed_layers(torch.device("cpu"), seed_for(self.seed, "dropout", epoch, step))
             self.train_step.step(rate, inputs, labels)
             images += len(labels)
         self.done += steps

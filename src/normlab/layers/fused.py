@@ -158,7 +158,8 @@ class FusedNorm(nn.Module):
                 return False
             if not (self.running_mean.is_contiguous() and self.running_var.is_contiguous()):
                 return False
-        own = (*self.parameters(recurse=False), *self.buffers(recurse=False))
+        own: list[Tensor] = [self.weight] if self.bias is None else [self.weight, self.bias]
+        own += [self.running_mean, self.running_var] if self.groups is None else []
         float32 = all(each.dtype == torch.float32 and each.device == x.device for each in own)
         return float32 and kernels.usable(x)
 

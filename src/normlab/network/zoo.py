@@ -71,7 +71,7 @@ ZOO = {
     ),
     "sprint": Entry(
         "C:32s2 C:32+ P C:48 P C:48 GAP FC",
-        "reaches about 70% on CIFAR-10 after one epoch of its recipe: for a quick look, or a first lesson",
+        "reaches about 70% on CIFAR-10 after one epoch of its recipe: for a first look or lesson",
         chosen_with="bn",
     ),
 }

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 
 class Muon:
@@ -47,7 +48,7 @@ class Muon:
 
 def to_its_norm(weight: Tensor) -> Tensor:
     """The factor that scales a weight to the norm that Muon keeps."""
-    factor: Tensor = len(weight) ** 0.5 / weight.norm()
+    factor: Tensor = len(weight) ** 0.5 / vector_norm(weight)
     return factor
 
 
@@ -60,7 +61,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if tall else matrix
-    x = x / (matrix.norm() + 1e-7)
+    x = x / (vector_norm(matrix) + 1e-7)
     for _ in range(3):
         gram = x @ x.T
         factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)

@@ -135,11 +135,17 @@ class TrainStep:
         correct = (logits.argmax(dim=1) == labels).sum()
         sums = self.processes.sum(torch.stack((loss.detach(), correct.float()))).tolist()
         if math.isfinite(sums[0]):
-            self.network.zero_grad()
+            self._clear_gradients()
             loss.backward()  # type: ignore[no-untyped-call]
             self._all_reduce_gradients()
             self.update(rate)
         return sums[0], int(sums[1])
+
+    def _clear_gradients(self) -> None:
+        """As the network's `zero_grad`, which searches all its modules for their parameters."""
+        for scaled in self.optimizers:
+            for weight in scaled.optimizer.weights:
+                weight.grad = None
 
     def _all_reduce_gradients(self) -> None:
         """Adds the gradients of all processes up, in one message: the networks are small."""
