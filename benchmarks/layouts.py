@@ -3,8 +3,8 @@
     python benchmarks/layouts.py {line,line-5k,micro,nano} [--count 12] [--seed 0]
 
 Prints the command that trains them and the named network itself, each with bn, gn and ln alike, on
-held-out images. Its page ranks them. Draws depend on the seed alone. A layout that `normlab` cannot
-build, or that cannot come near the budget, is drawn again.
+held-out images. Its page ranks them. Draws depend on the seed alone. A layout that does not
+come near the budget is drawn again.
 
 `line` and `line-5k` keep the assignment's line, and draw its widths and which of its blocks are
 residual. `micro` and `nano` draw the number of blocks `D` in each of three stages, their widths,
@@ -17,7 +17,6 @@ import shlex
 
 from common import positive
 
-from normlab.errors import NormlabError
 from normlab.network import zoo
 from normlab.network.summary import summarize
 
@@ -73,14 +72,11 @@ def draw_separable(draws):
 
 
 def draw(network, draws):
-    """A layout near the budget; None if no scale brings one there."""
+    """A layout near the budget, of widths from `SCALES`; None if none of them is."""
     at = (draw_line if network.startswith("line") else draw_separable)(draws)
     budget, best = BUDGETS[network], None
     for scale in SCALES:
-        try:
-            parameters = summarize(at(scale), norm="bn").parameters
-        except NormlabError:
-            return None
+        parameters = summarize(at(scale), norm="bn").parameters
         if parameters >= budget:
             break
         best = at(scale) if parameters >= SHARE * budget else None
@@ -94,11 +90,12 @@ def main():
     arguments.add_argument("--seed", type=int, default=0, metavar="N")
     options = arguments.parse_args()
     draws = random.Random(options.seed)
-    layouts = {}  # by layout: those drawn once
-    while len(layouts) < options.count:
-        if (layout := draw(options.network, draws)) is not None:
-            layouts[layout] = None
     named = zoo.find(options.network)
+    layouts = {}  # each once
+    while len(layouts) < options.count:
+        layout = draw(options.network, draws)
+        if layout not in (None, named):
+            layouts[layout] = None
     command = ["normlab", "compare", named, "--layouts", *layouts]
     command += ["--norms", "bn", "gn", "ln", "--recipe", options.network, "--untuned"]
     command += ["--holdout", "5000", "--seeds", "1", "--epochs", "5", "--precision", "bfloat16"]

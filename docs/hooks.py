@@ -110,7 +110,7 @@ def _networks() -> str:
     text += [
         "",
         "A network has the recipe of its name if there is one, else `seed`; pictures of your own",
-        "have `own`. `--recipe` names another.",
+        "have `own`, with 20 to 200 epochs, the fewer images the more. `--recipe` names another.",
         "",
         *_row("recipe", *(name.replace("_", " ") for name in settings)),
         *_row(*["---"] * (1 + len(settings))),

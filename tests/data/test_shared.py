@@ -1,5 +1,7 @@
 """A data set that several processes read from disk."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,10 @@ def test_a_written_data_set_is_read_back_unchanged(holdout, tmp_path):
     again = shared.read(tmp_path / "shared")
     assert (again.name, again.classes, again.notes) == (digits.name, digits.classes, digits.notes)
     assert again.fingerprint == digits.fingerprint
+    assert again.in_order is digits.in_order is False
+    in_order = dataclasses.replace(digits, in_order=True)
+    shared.write(in_order, tmp_path / "in-order")
+    assert shared.read(tmp_path / "in-order").in_order
     assert (again.holdout is None) == (not holdout)
     for name in ("train", "test", *(["holdout"] if holdout else [])):
         assert np.array_equal(again.split(name).images, digits.split(name).images)

@@ -32,12 +32,7 @@ from normlab.inference.evaluate import to_input
 from normlab.layers.activations import ACTIVATIONS
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms import REGISTRY
-from normlab.layers.norms.batch import (
-    BatchRenorm,
-    ExtendedBatchNorm,
-    GhostBatchNorm,
-    SyncBatchNorm,
-)
+from normlab.layers.norms.batch import BatchRenorm, GhostBatchNorm, SyncBatchNorm
 from normlab.layers.norms.none import Affine
 from normlab.network.model import Network
 from normlab.runs.checkpoint import load_weights, save_weights
@@ -52,7 +47,7 @@ FIXED = (
     "sync-bn",
     "ebn",
 )  # in eval mode, a weight and a bias per channel
-BATCH_NORMS = (FusedNorm, GhostBatchNorm, BatchRenorm, SyncBatchNorm, ExtendedBatchNorm)
+BATCH_NORMS = (FusedNorm, GhostBatchNorm, BatchRenorm, SyncBatchNorm)
 EVERY_NORM = "C:8 P " + " ".join(f"C:8/{name}+" for name in REGISTRY) + " P P FC"
 EVERY_BLOCK = "C:8v C:8s2 C:8+*2 C:8/none+*2 c:6 P D:12v D:12+*2 A D:12s2 c:12*2 FC:16 FC"
 NORMLAB = [sys.executable, "-m", "normlab"]

@@ -32,7 +32,9 @@ COMPILED = [None, *(activation for activation in ACTIVATIONS.values() if activat
 CPU = torch.device("cpu")
 
 
-def block(channels, outputs, *, groups=None, centre=True, activation=RELU, dropout=0.0):
+def block(
+    channels, outputs, *, groups=None, centre=True, pooled=False, activation=RELU, dropout=0.0
+):
     """Its layers, with random weights."""
     torch.manual_seed(0)
 
@@ -41,6 +43,7 @@ def block(channels, outputs, *, groups=None, centre=True, activation=RELU, dropo
             (channels, 1, 1),
             groups=groups,
             centre=centre,
+            pooled=pooled,
             activation=activation,
             dropout=dropout,
             eps=1e-5,
@@ -78,7 +81,11 @@ def reference(layers, x, residual):
     """The block by PyTorch's own functions, in the precision of x."""
 
     def normalized(norm, x):
-        if norm.groups is None:
+        if norm.pooled:
+            mean = x.mean((0, 2, 3), keepdim=True)
+            z = (x - mean) / ((x - mean).square().mean() + norm.eps).sqrt()
+            z = z * norm.weight[:, None, None] + norm.bias[:, None, None]
+        elif norm.groups is None:
             z = F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.1, norm.eps)
         elif norm.centre:
             z = F.group_norm(x, norm.groups, norm.weight, norm.bias, norm.eps)
@@ -107,7 +114,7 @@ def with_gradients(function, layers, x, dy, residual=False):
     samples=st.integers(1, 4),
     height=st.integers(1, 12),
     width=st.integers(1, 12),
-    groups=st.sampled_from([None, "one", "two"]),
+    groups=st.sampled_from([None, "pooled", "one", "two"]),
     channels=st.integers(8, 48),
     outputs=st.integers(8, 48),
     residual=st.booleans(),
@@ -116,6 +123,7 @@ def with_gradients(function, layers, x, dy, residual=False):
     dropout=st.sampled_from([0.0, 0.3]),
 )
 @example(2, 8, 8, None, 104, 104, True, True, RELU, 0.0)
+@example(3, 8, 8, "pooled", 24, 40, False, True, RELU, 0.3)
 @example(3, 9, 9, "two", 64, 104, False, True, RELU, 0.1)
 @example(5, 5, 13, "one", 25, 9, False, False, RELU, 0.0)
 @example(2, 6, 6, None, 111, 8, False, True, RELU, 0.0)
@@ -127,7 +135,8 @@ def test_values_and_gradients_are_those_of_float64(
     outputs = channels if residual else outputs
     if groups == "two":
         channels, outputs = (count // 2 * 2 for count in (channels, outputs))
-    groups = {None: None, "one": 1, "two": 2}[groups]
+    pooled = groups == "pooled"
+    groups = {None: None, "pooled": None, "one": 1, "two": 2}[groups]
     if samples * height * width < 3:
         return  # hardly a variance
     layers = block(
@@ -135,6 +144,7 @@ def test_values_and_gradients_are_those_of_float64(
         outputs,
         groups=groups,
         centre=centre or groups != 1,
+        pooled=pooled,
         activation=activation,
         dropout=dropout,
     )

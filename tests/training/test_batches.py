@@ -140,10 +140,15 @@ def test_the_compiled_pass_makes_the_batches_that_pytorch_makes(
     channels, side, mirror, augment, threads
 ):
     drawn = batches(dataset(21, channels, side), mirror=mirror, augment=augment)
-    before = torch.get_num_threads()
+    before, run, made = torch.get_num_threads(), kernels.batch, []
     torch.set_num_threads(threads)
-    compiled = [drawn(epoch, step) for epoch in range(2) for step in range(2)]
-    torch.set_num_threads(before)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernels, "batch", lambda *given: (made.append(given), run(*given))[1])
+            compiled = [drawn(epoch, step) for epoch in range(2) for step in range(2)]
+    finally:
+        torch.set_num_threads(before)
+    assert len(made) == 4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "library", lambda: None)
         expected = [drawn(epoch, step) for epoch in range(2) for step in range(2)]

@@ -57,6 +57,12 @@ class ChannelAffine(NamedTuple):
         return cls(weight, norm.bias - mean * weight, activate)
 
 
+def refuse_single_values(count: int) -> None:
+    """Raises what PyTorch's BatchNorm raises for one value per channel."""
+    if count == 1:
+        raise ValueError("Expected more than 1 value per channel when training")
+
+
 class FusedNorm(nn.Module):
     """(x − E) / √(Var + ε) · weight + bias, then an activation and dropout.
 
@@ -73,7 +79,8 @@ class FusedNorm(nn.Module):
         eps: ε.
 
     Raises:
-        ValueError: `dropout` is negative, or 1 or more.
+        ValueError: `dropout` is negative, or 1 or more; groups do not divide the channels, or have
+            a pooled variance.
     """
 
     running_mean: Tensor
@@ -94,6 +101,8 @@ class FusedNorm(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be 0 or more and below 1, not {dropout}")
+        if pooled and groups is not None:
+            raise ValueError("only BatchNorm has a pooled variance: leave out groups")
         channels = shape[0]
         if groups is not None and (groups < 1 or channels % groups):
             raise ValueError(f"{groups} groups do not divide {channels} channels")
@@ -190,9 +199,7 @@ class FusedNorm(nn.Module):
         y = x.to(self.weight.dtype)
         mean, variance = self.running_mean, self.running_var
         if self.training:
-            count = x.numel() // x.shape[1]
-            if count == 1:
-                raise ValueError("Expected more than 1 value per channel when training")
+            refuse_single_values(count := x.numel() // x.shape[1])
             mean = y.mean((0, 2, 3))
             variance = (y - mean[:, None, None]).square().mean().reshape(1)
             with torch.no_grad():

@@ -26,7 +26,7 @@ from normlab.config import UNSTATED, RunConfig, TrainingConfig, recorded
 from normlab.data import apply_splits, load_recorded
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
-from normlab.notes import note_once
+from normlab.notes import note
 from normlab.ranges import Count, Positive, Range, Seconds, Share
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import append, write_atomically
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 CLASSES = Range(at_least=1, at_most=2**16)  # a study keeps predictions in 16 bits
 KERNELS = re.compile(r"torch|(gcc|clang|compiled|prebuilt-[a-z0-9-]+)(, one thread)?")
+# Copies of CIFAR-10 in its order, of runs that did not record that yet.
+COPIES_IN_ORDER = {"c15e494b489960635fdca678140d000bf6ce4452f684494a4369b351d71b5b5a"}
 LARGEST_LOSS = 3.5e38  # a float32's
 Loss = Annotated[float, Range(at_least=0, at_most=LARGEST_LOSS)]
 
@@ -91,6 +93,7 @@ class DataCard:
             its input with it.
         std: Standard deviation of each channel, likewise.
         notes: The data set's notes.
+        in_order: Whether it is a copy of a published data set with the images in their order.
     """
 
     fingerprint: str
@@ -101,6 +104,7 @@ class DataCard:
     mean: tuple[Share, ...]
     std: Annotated[tuple[float, ...], Range(above=0, at_most=1)]
     notes: tuple[str, ...] = ()
+    in_order: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -427,9 +431,15 @@ class Run:
             )
 
     def has_pictures_of(self, dataset: Dataset) -> bool:
-        """Whether a data set is the run's own, or another copy of CIFAR-10 if that is the run's."""
+        """Whether a data set is the run's own, or both are copies of CIFAR-10.
+
+        Their training images have the same labels in the same order, so splits of one seed have
+        the same pictures. Some pixels may differ, and the order of the test images.
+        """
+        in_order = self.data.in_order or self.data.fingerprint in COPIES_IN_ORDER
+        same_name = dataset.name == self.config.dataset
         is_own = dataset.fingerprint == self.data.fingerprint
-        return is_own or (dataset.in_order and dataset.name == self.config.dataset)
+        return is_own or (same_name and in_order and dataset.in_order)
 
     def dataset(self, data_root: Path | None = None, *, any_copy: bool = False) -> Dataset:
         """The data set that the run was trained on, with the same splits.
@@ -437,21 +447,17 @@ class Run:
         Args:
             data_root: The folder that holds CIFAR-10, as in `Execution`; for a run on a folder of
                 pictures that has moved, the folder's new place.
-            any_copy: Whether another copy of CIFAR-10 will do. A note says that it is one.
+            any_copy: Whether another copy of CIFAR-10 will do (`has_pictures_of`). A note on the
+                standard error says that it is one.
 
         Raises:
             DataError: The data is missing.
-            RunError: The data found has another fingerprint.
+            RunError: The data found is not the run's, by its fingerprint, and no copy that will do.
         """
         config = self.config
         dataset = load_recorded(config, data_root)
-        is_other = dataset.fingerprint != self.data.fingerprint
-        if is_other and any_copy and self.has_pictures_of(dataset):
-            note_once(
-                f"{config.dataset} is another copy than the one that {self.path} was trained on: "
-                "some pixels differ"
-            )
-        elif is_other:
+        is_own = dataset.fingerprint == self.data.fingerprint
+        if not (is_own or (any_copy and self.has_pictures_of(dataset))):
             raise RunError(
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "
                 f"{self.path} was trained on {self.data.fingerprint[:12]}…: give its own data"
@@ -469,7 +475,17 @@ class Run:
                 f"{self.path / 'config.json'} is damaged: it states {len(self.data.classes):,} "
                 f"classes, {config.dataset} has {len(dataset.classes):,}"
             )
+        if not is_own:
+            note(another_copy(config.dataset, self.path))
         return dataset
+
+
+def another_copy(dataset: str, trained: object) -> str:
+    """What is said of a copy that is not the one that something was trained on."""
+    return (
+        f"this copy of {dataset} is not the one that {trained} was trained on: the training labels "
+        "are the same, but pixels or the order of the test images differ"
+    )
 
 
 def _refuse_other_metrics(run: Run, file: Path) -> None:

@@ -89,6 +89,7 @@ def data_card(dataset: Dataset, *, holdout: int) -> DataCard:
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         notes=dataset.notes,
+        in_order=dataset.in_order,
     )
 
 

@@ -27,8 +27,9 @@ from normlab.errors import RunError, UsageError, printable
 from normlab.inference.evaluate import to_input
 from normlab.inference.predict import MODELS, named_run
 from normlab.network import zoo
+from normlab.notes import note_once
 from normlab.own_code import import_module, one_line
-from normlab.runs.run import Run, Teacher
+from normlab.runs.run import Run, Teacher, another_copy
 from normlab.storage.files import write_atomically
 from normlab.storage.reading import read_bytes
 from normlab.storage.records import MalformedError
@@ -93,6 +94,8 @@ class TeacherNetwork:
                 f"{data.fingerprint[:12]}…, {dataset.name} has {dataset.fingerprint[:12]}…): "
                 "choose a teacher trained on the same data"
             )
+        if data.fingerprint != dataset.fingerprint:
+            note_once(another_copy(dataset.name, f"the teacher {self.text}"))
         if held_out and (data.holdout, self.run.config.split_seed) != (held_out, split_seed):
             seed = f" --split-seed {split_seed}" if split_seed else ""
             raise UsageError(

@@ -214,6 +214,10 @@ def batch(images: Tensor, places: Tensor, moved: Tensor, mirrored: Tensor | None
     Returns:
         float32 N × C × H × W, 0 to 1, channels last.
     """
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous()
+    assert images.device.type == "cpu"
+    assert places.dtype == moved.dtype == torch.int64
     _, channels, height, width = images.shape
     out = torch.empty(
         (len(places), channels, height, width),
@@ -229,6 +233,8 @@ def batch(images: Tensor, places: Tensor, moved: Tensor, mirrored: Tensor | None
     for field, tensor in given.items():
         setattr(arguments, field, tensor.data_ptr())
     if mirrored is not None:
+        assert mirrored.dtype == torch.bool
+        assert mirrored.is_contiguous()
         arguments.mirrored = mirrored.data_ptr()
     _call("normlab_batch", arguments)
     return out

@@ -17,7 +17,7 @@ typedef struct {
     const float *weight, *bias;  /* of each channel; no bias: 0 */
     float *mean, *rstd;          /* of each group of each part: rstd is 1 / deviation */
     float *scale, *shift;        /* of each channel of each part */
-    float *running_mean, *running_variance; /* of each group: what forward updates, if given */
+    float *running_mean, *running_variance; /* of each group (one variance if pooled): what forward updates */
     float *d_weight, *d_bias;    /* the gradients of weight and bias */
     float *sums, *products;      /* of each channel of each sample: what a first loop finds */
     float *factor, *constant;    /* of each channel of each part, in backward */

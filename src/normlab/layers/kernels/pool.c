@@ -81,8 +81,9 @@ POOL(16)
                                int64_t thread) {                                           \
         const Pool *p = arguments;                                                         \
         (void)thread;                                                                      \
+        const int size = (p->channels >= 4) + (p->channels >= 8) + (p->channels >= WIDEST); \
         for (int64_t n = first; n < last; n++)                                             \
-            switch (p->bfloat16 << 2 | (p->channels >= 4) + (p->channels >= 8) + (p->channels >= WIDEST)) { \
+            switch (p->bfloat16 << 2 | size) {                                             \
             case 0: pass##1(p, n, 0); break;                                               \
             case 1: pass##4(p, n, 0); break;                                               \
             case 2: pass##8(p, n, 0); break;                                               \

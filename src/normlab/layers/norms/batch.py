@@ -6,14 +6,8 @@ from torch import Tensor, nn
 
 from normlab.layers.activations import Activation
 from normlab.layers.dropout import drop
-from normlab.layers.fused import ChannelAffine, FusedNorm
+from normlab.layers.fused import ChannelAffine, FusedNorm, refuse_single_values
 from normlab.layers.norms.registry import EPSILON, Shape, register
-
-
-def _check_count(x: Tensor) -> None:
-    """Raises what PyTorch's BatchNorm raises for one value per channel."""
-    if x.numel() == x.shape[1]:
-        raise ValueError("Expected more than 1 value per channel when training")
 
 
 @register(
@@ -112,7 +106,7 @@ class BatchRenorm(nn.Module):
         """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
         if self.training:
-            _check_count(x)
+            refuse_single_values(x.numel() // x.shape[1])
             mean = y.mean((0, 2, 3))
             std = (y.var((0, 2, 3), correction=0) + EPSILON).sqrt()
             r, d = self._correction(mean.detach(), std.detach())
@@ -268,7 +262,7 @@ class EvoNormB0(nn.Module):
         """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
         if self.training:
-            _check_count(x)
+            refuse_single_values(x.numel() // x.shape[1])
             variance = y.var((0, 2, 3), correction=0)
             self._update_running_variance(variance, x.numel() // x.shape[1])
         else:
