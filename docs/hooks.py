@@ -96,7 +96,6 @@ def _run_help(*command: str) -> str:
 
 def _networks() -> str:
     """The named networks, and the settings of each recipe."""
-    settings = [field.name for field in dataclasses.fields(recipes.Recipe)]
     text = [
         "# Networks and recipes",
         "",
@@ -112,15 +111,15 @@ def _networks() -> str:
         "A network has the recipe of its name if there is one, else `seed`; pictures of your own",
         "have `own`, with 20 to 200 epochs, the fewer images the more. `--recipe` names another.",
         "",
-        *_row("recipe", *(name.replace("_", " ") for name in settings)),
-        *_row(*["---"] * (1 + len(settings))),
+        *_row("recipe", "its settings"),
+        *_row("---", "---"),
     ]
     for name, recipe in recipes.RECIPES.items():
-        text += _row(f"`{name}`", *(_value(getattr(recipe, setting)) for setting in settings))
+        used = {key: value for key, value in dataclasses.asdict(recipe).items() if value}
+        text += _row(f"`{name}`", _settings(used))
     text += ["", "What a search found for one normalization:", ""]
     for (name, norm), found in recipes.TUNED.items():
-        changes = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in found.items()]
-        text += [f"- `{name}` with `{norm}`: {', '.join(changes) or 'the same'}"]
+        text += [f"- `{name}` with `{norm}`: {_settings(found) or 'the same'}"]
     return "\n".join(text)
 
 
@@ -128,10 +127,14 @@ def _row(*cells: str) -> list[str]:
     return [f"| {' | '.join(cells)} |"]
 
 
-def _value(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(value) or "none"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value}"
+def _settings(settings: dict[str, object]) -> str:
+    """As a list: `batch size 64, nesterov, augment shift and light`."""
+    text = []
+    for key, value in settings.items():
+        if isinstance(value, tuple):
+            value = " and ".join(value) or "nothing"
+        text.append(key.replace("_", " ") + ("" if value is True else f" {value}"))
+    return ", ".join(text)
 
 
 def _names() -> str:
