@@ -66,7 +66,7 @@ def read(folder: Path) -> Dataset:
             fingerprint=rest["fingerprint"],
             teacher=rest["teacher"] and tuple(rest["teacher"]),
             drawn=tuple(rest["drawn"]),
-            in_order=rest["in_order"],
+            in_order=rest.get("in_order", False),
             train=splits["train"],
             test=splits["test"],
             holdout=splits.get("holdout"),

@@ -54,10 +54,10 @@ class Evaluation(Callback):
         if run.config.recalibrate and state.epoch == state.epochs:
             images, seed = torch.from_numpy(self.dataset.train.images), run.config.seed
             order = torch.randperm(len(images), generator=generator(seed, "recalibration"))
-            recalibrate(state.network, images, order)
+            changed = recalibrate(state.network, images, order)
             if split != "train":
                 without = accuracy
-                loss, accuracy = self._measure(state)
+                loss, accuracy = self._measure(state) if changed else (loss, accuracy)
         state.check_finite()
         if not math.isfinite(loss):
             raise state.diverged(loss)

@@ -15,7 +15,7 @@ from normlab.inference.evaluate import BATCH, to_input
 
 
 @torch.no_grad()
-def recalibrate(network: nn.Module, images: Tensor, order: Tensor) -> None:
+def recalibrate(network: nn.Module, images: Tensor, order: Tensor) -> bool:
     """Sets running statistics to their means over batches of at most 500 images, unaugmented.
 
     Every normalization sees whole batches, `ghost-bn` too, and nothing is dropped out. A network
@@ -25,12 +25,17 @@ def recalibrate(network: nn.Module, images: Tensor, order: Tensor) -> None:
         network: Its layers with running statistics have a `momentum`, as PyTorch's BatchNorm has.
         images: uint8 N × C × S × S.
         order: int64 N: a random order, because images may be sorted by class.
+
+    Returns:
+        Whether there are running statistics. Without them no image is looked at.
     """
     layers = [
-        layer for layer in network.modules() if isinstance(getattr(layer, "momentum", None), float)
+        layer
+        for layer in network.modules()
+        if isinstance(getattr(layer, "momentum", None), float) and [*layer.buffers(recurse=False)]
     ]
     if not layers:
-        return
+        return False
     modes = {module: module.training for module in network.modules()}
     before = [(layer.momentum, getattr(layer, "dropout", None)) for layer in layers]
     network.eval()
@@ -51,3 +56,4 @@ def recalibrate(network: nn.Module, images: Tensor, order: Tensor) -> None:
             layer.dropout = dropout
     for module, mode in modes.items():
         module.training = mode
+    return True
