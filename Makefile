@@ -76,11 +76,15 @@ bench: .venv/installed-bench  ## measure speed and memory, into runs/bench; CIFA
 	    $(BIN)/python benchmarks/$$benchmark.py --out $(BENCH)/$$benchmark.json || exit; \
 	done
 
-firmware: .venv/installed-bench  ## run the C programs of nano and micro on emulated Cortex-M boards: needs qemu and gcc for Arm
+firmware: .venv/installed-bench  ## run C programs on emulated Cortex-M boards (RUN=FOLDER: that of a run; else nano, micro): needs qemu and gcc for Arm
+ifdef RUN
+	$(BIN)/python benchmarks/firmware.py $(RUN)
+else
 	$(BIN)/python benchmarks/firmware.py src/normlab/models/nano results/nano/runs/gn-0 results/nano/runs/ln-0 \
 	    src/normlab/models/micro --norms in rms ln-channel ln-full frn lrn dyt proxy-gn proxy-ln evonorm-s0 evonorm-b0 \
 	    --out $(BENCH)/firmware.json
 	$(BIN)/python benchmarks/firmware.py src/normlab/models/nano --float --out $(BENCH)/firmware-float.json
+endif
 
 firmware-peers: .venv-peers/installed  ## the same for nano, beside what emx-onnx-cgen and bakenn make of it
 	.venv-peers/bin/python benchmarks/firmware.py src/normlab/models/nano --peers --out $(BENCH)/firmware-peers.json
