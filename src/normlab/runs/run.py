@@ -260,12 +260,15 @@ class Run:
     @property
     def _settings(self) -> dict[str, Any]:
         """The part of config.json that decides the numbers; the digest depends on its order."""
+        data = dataclasses.asdict(self.data)
+        if not self.data.in_order:
+            del data["in_order"]  # older runs lack it
         return {
             "schema": SCHEMA,
             "run": recorded(self.config),
             "recipe": dataclasses.asdict(self.recipe),
             "layout": self.layout,
-            "data": dataclasses.asdict(self.data),
+            "data": data,
             **({} if self.parameters is None else {"parameters": self.parameters}),
             **({"teacher": dataclasses.asdict(self.teacher)} if self.teacher else {}),
             **({"start": dataclasses.asdict(self.start)} if self.start else {}),
