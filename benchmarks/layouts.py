@@ -19,9 +19,9 @@ from common import positive
 
 from normlab.network import zoo
 from normlab.network.summary import summarize
+from normlab.network.widths import ENOUGH
 
 BUDGETS = {"line": 50_000, "line-5k": 5_000, "micro": 50_000, "nano": 5_000}
-SHARE = 0.97  # of the budget, at least
 SCALES = [k / 16 for k in range(8, 400)]  # of the drawn widths
 EVEN = 2  # widths are multiples, so that gn has groups
 
@@ -30,11 +30,15 @@ def even(width):
     return max(EVEN, round(width / EVEN) * EVEN)
 
 
+def draw_ratios(draws, most):
+    """The widths of three stages, as multiples of the first; each up to `most` of that before."""
+    second, third = draws.uniform(1.0, most), draws.uniform(1.0, most)
+    return [1.0, second, second * third]
+
+
 def draw_line(draws):
     """A function from a scale to a layout of the assignment's line."""
-    ratios = [1.0]
-    for _ in range(2):
-        ratios.append(ratios[-1] * draws.uniform(1.0, 1.8))
+    ratios = draw_ratios(draws, 1.8)
     first, squeeze = draws.uniform(0.5, 1.0), draws.uniform(0.5, 0.9)
     residual = [draws.random() < 0.7 for _ in range(4)]
 
@@ -53,9 +57,7 @@ def draw_line(draws):
 def draw_separable(draws):
     """The same for a stem and three stages of `D`."""
     stages = [draws.randint(1, 4) for _ in range(3)]
-    ratios = [1.0]
-    for _ in range(2):
-        ratios.append(ratios[-1] * draws.uniform(1.0, 2.0))
+    ratios = draw_ratios(draws, 2.0)
     stem = draws.choice(["", "", "s2"])
     first = draws.uniform(0.4, 1.0)
     between = draws.choice(["", "", "a"])
@@ -76,10 +78,11 @@ def draw(network, draws):
     at = (draw_line if network.startswith("line") else draw_separable)(draws)
     budget, best = BUDGETS[network], None
     for scale in SCALES:
-        parameters = summarize(at(scale), norm="bn").parameters
+        layout = at(scale)
+        parameters = summarize(layout, norm="bn").parameters
         if parameters >= budget:
             break
-        best = at(scale) if parameters >= SHARE * budget else None
+        best = layout if parameters >= ENOUGH * budget else None
     return best
 
 

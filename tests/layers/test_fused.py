@@ -869,3 +869,8 @@ def test_with_a_momentum_of_one_nothing_of_earlier_statistics_remains(before):
     layer(x)
     torch.testing.assert_close(layer.running_mean, x.mean((0, 2, 3)), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(layer.running_var, x.var((0, 2, 3)), rtol=1e-5, atol=0)
+
+
+def test_groups_of_one_sample_have_no_pooled_variance():
+    with pytest.raises(ValueError, match="only BatchNorm has a pooled variance"):
+        FusedNorm(SHAPE, groups=2, pooled=True, activation=None, dropout=0.0, eps=EPSILON)

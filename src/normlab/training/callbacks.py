@@ -57,7 +57,8 @@ class Evaluation(Callback):
             changed = recalibrate(state.network, images, order)
             if split != "train":
                 without = accuracy
-                loss, accuracy = self._measure(state) if changed else (loss, accuracy)
+                if changed:
+                    loss, accuracy = self._measure(state)
         state.check_finite()
         if not math.isfinite(loss):
             raise state.diverged(loss)
