@@ -1,17 +1,18 @@
 """Training on busy cores: one thread or two, and how long a thread that waits keeps its core.
 
-    python benchmarks/busy_cores.py [--networks nano micro] [--busy 2] [--spins 0 1000 10000]
+    python benchmarks/busy_cores.py [--networks nano micro] [--busy 2] [--spins 0 5000]
         [--repetitions 5] [--out OUT.json]
 
 A training step has hundreds of parallel loops, and between them OpenMP's threads wait. By default
 libgomp's wait by spinning (for milliseconds, unless there are more threads than cores), which keeps
 a core busy that another process needs. GOMP_SPINCOUNT says how often a thread looks before it
-sleeps; it then has to be woken, which takes microseconds.
+sleeps; it then has to be woken, which takes microseconds. The command `normlab` sets 5000.
 
 Contenders are one thread, two threads with libgomp's default, and two threads with each of the
-counts, on the quiet machine and beside `--busy` processes that only compute. Each trains the
-network with its recipe on CIFAR-10 images from $NORMLAB_DATA in a separate process, in alternating
-turns of some steps; the first turn of each is discarded. Ratios are the median over turns.
+counts, on the quiet machine and beside `--busy` processes that only compute, each in a session of
+its own, like programs in other terminals. Each contender trains the network with its recipe on
+CIFAR-10 images from $NORMLAB_DATA in a separate process, in alternating turns of some steps; the
+first turn of each is discarded. Ratios are the median over turns.
 """
 
 import os
@@ -37,7 +38,7 @@ from normlab import recipes
 from normlab.network import zoo
 
 IMAGES = 12_800  # from the training split
-STEPS = 20
+STEPS = 8
 BUSY = (sys.executable, "-c", "while True: pass")
 SPINS = "GOMP_SPINCOUNT"
 
@@ -65,7 +66,7 @@ def load(processes):
     """Processes that compute, as long as the context lasts."""
     with ExitStack() as stack:
         for _ in range(processes):
-            process = stack.enter_context(subprocess.Popen(BUSY))
+            process = stack.enter_context(subprocess.Popen(BUSY, start_new_session=True))
             stack.callback(process.kill)
         yield
 
@@ -89,7 +90,7 @@ def main():
     arguments = parser(__doc__, repetitions=5)
     arguments.add_argument("--networks", nargs="+", default=["nano", "micro"], metavar="NAME")
     arguments.add_argument("--busy", type=positive, default=2, metavar="N", help="busy processes")
-    arguments.add_argument("--spins", type=int, nargs="*", default=[0, 1_000, 10_000])
+    arguments.add_argument("--spins", type=int, nargs="*", default=[0, 5_000])
     options = arguments.parse_args()
     measured = {}
     for network in options.networks:

@@ -39,6 +39,11 @@ try:
     os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
+    # Threads that wait for others keep their cores, by default for milliseconds, and slow down
+    # whatever else runs there. libgomp reads this when torch is imported (benchmarks/busy_cores.py).
+    if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        os.environ["GOMP_SPINCOUNT"] = "5000"
+
     from normlab.cli import main
 except KeyboardInterrupt:  # during the imports, which take a moment
     print("normlab: interrupted", file=sys.stderr)

@@ -85,3 +85,20 @@ def test_what_other_launchers_leave_changes_nothing(size, rank, tmp_path):
     process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, **variables)
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has another OpenMP library")
+@pytest.mark.slow(3)
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_threads_that_wait_give_up_their_core_soon_unless_the_user_says_how(
+    variables, count, tmp_path, monkeypatch
+):
+    """As libgomp itself reports it when it is loaded."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    process = normlab("summary", "line", cwd=tmp_path, OMP_DISPLAY_ENV="verbose", **variables)
+    assert process.returncode == 0, process.stderr
+    assert f"GOMP_SPINCOUNT = '{count}'" in process.stderr
