@@ -195,8 +195,7 @@ class SyncBatchNorm(nn.Module):
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over all processes. Updates the running statistics."""
         count = self._sum(x.new_tensor([x.numel() / x.shape[1]]))
-        if count <= 1:
-            raise ValueError("Expected more than 1 value per channel when training")
+        refuse_single_values(int(count))
         # The mean first, then the deviations from it: E[x²] − E[x]² would cancel.
         mean = self._sum(x.sum((0, 2, 3))) / count
         deviation = x - mean[:, None, None]
@@ -262,9 +261,10 @@ class EvoNormB0(nn.Module):
         """N × C × H × W to the same shape."""
         y = x.to(self.weight.dtype)
         if self.training:
-            refuse_single_values(x.numel() // x.shape[1])
+            refuse_single_values(count := x.numel() // x.shape[1])
             variance = y.var((0, 2, 3), correction=0)
-            self._update_running_variance(variance, x.numel() // x.shape[1])
+            with torch.no_grad():
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         else:
             variance = self.running_var
         deviation = (variance + EPSILON).sqrt()[:, None, None]
@@ -280,8 +280,3 @@ class EvoNormB0(nn.Module):
             return None
         deviation = (self.running_var + EPSILON).sqrt()
         return ChannelAffine.of_statistics(self, torch.zeros_like(deviation), deviation)
-
-    @torch.no_grad()
-    def _update_running_variance(self, variance: Tensor, count: int) -> None:
-        """Updates the running average of the unbiased variance."""
-        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
