@@ -106,7 +106,7 @@ _P = TypeVar("_P", _Normalization, _Pointwise, _Pool, _Depthwise)
 
 def library() -> ctypes.CDLL | None:
     """The compiled passes; None if no compiler builds them, and the package has none."""
-    return build.load()[0]
+    return build.load().library
 
 
 def usable(x: Tensor) -> bool:

@@ -4,8 +4,8 @@ Notation: x is N × C × H × W. The mean E and the variance Var (biased) are ta
 an entry names. w and b are learned, and ε is 1e-5. `normlab norms` prints the registry.
 
 A custom normalization is a `torch.nn.Module` class. Its constructor takes the shape (C, H, W) of
-its input, and its `forward` maps N × C × H × W to the same shape. The network's
-activation follows it. Pass it as `module:Class` on the command line, or register it in Python:
+its input, and its `forward` maps N × C × H × W to the same shape. The network's activation follows
+it. Pass it as `module:Class` on the command line, or register it in Python:
 
     @register("l1", formula="x / E|x| · w", paper="ours", axes="C, H, W", parameters="C")
     class L1Norm(nn.Module): ...

@@ -7,7 +7,7 @@ from normlab.layers.activations import Activation, normal_moments
 from normlab.layers.dropout import drop
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
-from normlab.layers.norms.sample import checked_groups
+from normlab.layers.norms.sample import GROUPS, checked_groups
 
 _FORMULA = (
     "(f(y) − E[f(z)]) / √(Var[f(z)] + 0.03) with y = (x − E) / √(Var + ε) · w + b, f the "
@@ -72,7 +72,7 @@ def _build(shape: Shape, groups: int, activation: Activation | None, dropout: fl
     paper=_PAPER,
     axes="H, W and a group of channels",
     parameters="4·C",
-    argument="number of groups (default: the largest divisor of C that is at most 4)",
+    argument=GROUPS,
     divides=True,
     takes_activation=True,
     scale_invariant=True,

@@ -10,6 +10,8 @@ from normlab.layers.dropout import drop
 from normlab.layers.fused import FusedNorm
 from normlab.layers.norms.registry import EPSILON, Shape, register
 
+GROUPS = "number of groups (default: the largest divisor of C that is at most 4)"
+
 
 def default_groups(channels: int) -> int:
     """The largest divisor of the channels that is at most 4."""
@@ -33,7 +35,7 @@ def checked_groups(name: str, shape: Shape, groups: int | None) -> int:
     paper="Wu & He 2018, Group Normalization, arXiv:1803.08494, equations 1, 2 and 7",
     axes="H, W and a group of channels",
     parameters="2·C",
-    argument="number of groups (default: the largest divisor of C that is at most 4)",
+    argument=GROUPS,
     divides=True,
     takes_activation=True,
     scale_invariant=True,
@@ -74,7 +76,7 @@ register(
     "Standardization, arXiv:1903.10520, equations 9 to 11",
     axes="H, W and a group of channels",
     parameters="2·C",
-    argument="number of groups (default: the largest divisor of C that is at most 4)",
+    argument=GROUPS,
     divides=True,
     takes_activation=True,
     convolution=StandardizedConv2d,
@@ -209,7 +211,7 @@ class FilterResponseNorm(nn.Module):
     paper="Liu et al. 2020, Evolving Normalization-Activation Layers, arXiv:2004.02967, table 2",
     axes="H, W and a group of channels",
     parameters="3·C",
-    argument="number of groups (default: the largest divisor of C that is at most 4)",
+    argument=GROUPS,
     divides=True,
     activates=True,
     by_activation=True,
