@@ -39,8 +39,8 @@ try:
     os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
-    # Threads that wait for others keep their cores, by default for milliseconds, and slow down
-    # whatever else runs there. libgomp reads this when torch is imported (benchmarks/busy_cores.py).
+    # Threads that wait for others keep their cores, by default for milliseconds, and slow down what
+    # else runs there: benchmarks/busy_cores.py. libgomp reads this when torch is imported.
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         os.environ["GOMP_SPINCOUNT"] = "5000"
 
