@@ -14,7 +14,7 @@ from sklearn.utils import assert_all_finite, check_consistent_length, column_or_
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from normlab.config import Execution, RunConfig
+from normlab.config import IMAGE_SIZES, Execution, RunConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.data.images import to_grey
 from normlab.data.shape import with_shape
@@ -25,6 +25,7 @@ from normlab.network.custom import in_colour_if_untold
 from normlab.runs.isolation import isolated
 from normlab.storage.records import MalformedError, build
 from normlab.training.loop import train
+from normlab.wording import shape_text
 
 Pictures = Sequence[Picture] | NDArray[np.uint8]
 
@@ -216,7 +217,7 @@ def _pictures(given: Pictures) -> Pictures:
             raise ValueError("X is empty: at least one image is needed")
         return given
     X: NDArray[Any] = np.asarray(given)  # noqa: N806
-    actual = f"X is {X.dtype}, {' × '.join(map(str, X.shape)) or 'not an array'}"
+    actual = f"X is {X.dtype}, {shape_text(X.shape) or 'not an array'}"
     if X.ndim == 1 and X.size:
         paths: list[Picture] = X.tolist()
         return paths
@@ -236,7 +237,7 @@ def _pictures(given: Pictures) -> Pictures:
 def _size_of(pictures: Pictures) -> int:
     """The shorter side of an array's images; 32 for a list, or where that is out of range."""
     smallest = min(pictures.shape[1:3]) if isinstance(pictures, np.ndarray) else 32
-    return smallest if 16 <= smallest <= 128 else 32
+    return smallest if smallest in IMAGE_SIZES else 32
 
 
 def _pixels(pictures: Pictures, size: int) -> NDArray[np.uint8]:

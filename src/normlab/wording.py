@@ -133,6 +133,11 @@ def large_number(number: int) -> str:
     return f"{number:,}"
 
 
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape: `12 × 32 × 32`."""
+    return " × ".join(map(str, shape))
+
+
 def kilobytes(size: int) -> str:
     """A number of bytes in decimal kilobytes: `73.6 kB`."""
     return f"{size / 1000:,.1f} kB"

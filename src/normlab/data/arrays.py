@@ -13,7 +13,7 @@ from normlab.data.finishing import finished
 from normlab.data.splits import dataset_of_splits
 from normlab.errors import DataError
 from normlab.storage.records import check_settings
-from normlab.wording import counted
+from normlab.wording import counted, shape_text
 
 
 class Labeled(NamedTuple):
@@ -94,8 +94,9 @@ def dataset_of(
     for split, arrays in given.items():
         if (found := images[split].shape[1:]) != shape:
             raise DataError(
-                f"{arrays.image_name} has images of {_by(found)}, {given['train'].image_name} of "
-                f"{_by(shape)} (channels × height × width): give all splits one shape"
+                f"{arrays.image_name} has images of {shape_text(found)}, "
+                f"{given['train'].image_name} of {shape_text(shape)} (channels × height × width): "
+                "give all splits one shape"
             )
     values = np.unique(labels["train"]) if classes is None else np.arange(len(classes))
     for split, arrays in given.items():
@@ -118,7 +119,7 @@ def dataset_of(
 def _images(name: str, given: ArrayLike) -> NDArray[np.uint8]:
     """Images as N × C × H × W."""
     array: NDArray[Any] = np.asarray(given)
-    came = f"{name} is {array.dtype}, {_by(array.shape) or 'a single value'}"
+    came = f"{name} is {array.dtype}, {shape_text(array.shape) or 'a single value'}"
     if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):
         raise DataError(f"{came}, channels first: put them last, {name}.transpose(0, 2, 3, 1)")
     if array.ndim == 4 and array.shape[3] == 4:
@@ -143,7 +144,7 @@ def _labels(arrays: Labeled, images: int, classes: Sequence[str] | None) -> NDAr
     """Labels as one-dimensional integers or text."""
     _, _, name, given = arrays
     array: NDArray[Any] = np.asarray(given)
-    came = f"{name} is {array.dtype}, {_by(array.shape) or 'a single value'}"
+    came = f"{name} is {array.dtype}, {shape_text(array.shape) or 'a single value'}"
     if array.ndim == 2 and array.shape[1] > 1:
         raise DataError(
             f"{came}: expected one label for each image (from one column for each class: "
@@ -166,7 +167,3 @@ def _labels(arrays: Labeled, images: int, classes: Sequence[str] | None) -> NDAr
     if array.dtype.kind == "U":
         return np.array([class_name(label, name) for label in array.tolist()])
     return array.astype(np.int64)
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))

@@ -12,6 +12,7 @@ from rich.text import Text
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import printable
 from normlab.table import Table
+from normlab.wording import shape_text
 
 CHANNELS = {3: ("red", "green", "blue"), 1: ("grey",)}  # by their number
 
@@ -72,10 +73,7 @@ class Description:
             _table(
                 "Splits",
                 ("split", "images", "shape", "dtype"),
-                [
-                    (s.name, f"{s.shape[0]:,}", " × ".join(map(str, s.shape)), s.dtype)
-                    for s in self.splits
-                ],
+                [(s.name, f"{s.shape[0]:,}", shape_text(s.shape), s.dtype) for s in self.splits],
             ),
             _table(
                 "Pixels of the training images, on a scale from 0 to 1",

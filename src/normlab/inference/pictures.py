@@ -11,6 +11,7 @@ from PIL import Image
 
 from normlab.data.images import peculiarities, read_limited, read_picture, to_pixels
 from normlab.errors import DataError
+from normlab.wording import shape_text
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
@@ -87,6 +88,6 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     ):
         raise TypeError(
             f"expected uint8, H × W, H × W × 3 or H × W × 4, got {array.dtype}, "
-            f"{' × '.join(map(str, array.shape))}"
+            f"{shape_text(array.shape)}"
         )
     return Image.fromarray(array[..., 0] if channels == (1,) else array)

@@ -9,9 +9,10 @@ from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
 from normlab.network.custom import CustomNetwork
-from normlab.network.shapes import infer_shapes, shape_text
+from normlab.network.shapes import infer_shapes
 from normlab.notation import Block
 from normlab.own_code import one_line
+from normlab.wording import shape_text
 
 SMALL_BATCH = 8
 MAX_PARAMETERS = 500_000_000  # each takes 8 bytes of a checkpoint, which may have 4 GiB

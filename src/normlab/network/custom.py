@@ -11,7 +11,7 @@ in colour. The module maps N × C × H × W to N × classes.
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from normlab.layers.activations import Activation
 from normlab.layers.norms import Shape
 from normlab.notation import is_custom
 from normlab.own_code import import_module, one_line
+from normlab.wording import shape_text
 
 NOT_APPLIED = (
     "is your own network: the parameter budget, open widths, compiled blocks, the recipe's dropout "
@@ -58,7 +59,7 @@ class Norm(nn.Module):
             if x.ndim != 4 or x.shape[1] != self.channels:
                 raise ValueError(
                     f"norm({self.channels}) expects N × {self.channels} × H × W, "
-                    f"not {_text(x.shape)}"
+                    f"not {shape_text(x.shape)}"
                 )
             channels, height, width = x.shape[1:]
             self.shape = (channels, height, width)
@@ -166,7 +167,7 @@ class CustomNetwork(nn.Module):
         images = torch.randn(2, *shape)
         module.eval()
         told = "" if takes_shape or shape == (3, 32, 32) else ", which takes no shape"
-        applied = f"{called}{told}, applied to two images of {_text(shape)},"
+        applied = f"{called}{told}, applied to two images of {shape_text(shape)},"
         with _explained(applied), torch.no_grad():
             output = trace.run(images)
         self._check(called, norm, classes, shape, output)
@@ -183,7 +184,7 @@ class CustomNetwork(nn.Module):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         if found != (2, classes):
             raise UsageError(
-                f"{called} must map N × {_text(shape)} to N × {classes}, the number "
+                f"{called} must map N × {shape_text(shape)} to N × {classes}, the number "
                 f"of classes: two images gave {found}"
             )
         for name, part in self.module.named_modules():
@@ -269,10 +270,6 @@ def _takes_shape(make: Callable[..., Any]) -> bool:
         return "shape" in inspect.signature(make).parameters
     except (TypeError, ValueError):  # a callable without a signature
         return False
-
-
-def _text(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))
 
 
 class _Trace:

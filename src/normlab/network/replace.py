@@ -14,8 +14,7 @@ from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.hooks import has_hooks
 from normlab.layers.norms import Shape
-from normlab.network.shapes import shape_text
-from normlab.wording import counted, listed
+from normlab.wording import counted, listed, shape_text
 
 _OF_MAPS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 _BY_NAME = re.compile(r"norm(\dd)?$", re.IGNORECASE)
@@ -164,8 +163,7 @@ def _replacement(one: _Found, norm: str) -> nn.Module:
     built: dict[Shape, nn.Module] = {}
     for size in one.shapes:
         if len(size) != 4:
-            of_one = " × ".join(map(str, size[1:]))
-            raise UsageError(f"its input is N × {of_one}, not N × C × H × W")
+            raise UsageError(f"its input is N × {shape_text(size[1:])}, not N × C × H × W")
         a, b, c = size[1:]
         shape = (c, a, b) if last else (a, b, c)
         built[shape] = norms.build(norm, shape, activate=False)

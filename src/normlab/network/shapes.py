@@ -14,6 +14,7 @@ from normlab.layers.activations import Activation
 from normlab.layers.norms import Normalization, Shape
 from normlab.network.custom import CustomNetwork
 from normlab.notation import Block
+from normlab.wording import shape_text
 
 INPUT: Shape = (3, 32, 32)  # of a network that is built without data
 
@@ -220,7 +221,7 @@ def _misplacement(
 def _output(block: Block, shape: Shape, *, bare: bool) -> Shape:
     channels, height, width = shape
     channels = block.width if block.width is not None else channels
-    if block.kind == "GAP" or block.kind == "FC":
+    if block.kind in ("GAP", "FC"):
         return (channels, 1, 1)
     if block.kind in ("P", "A"):
         return (channels, height // 2, width // 2)
@@ -274,7 +275,7 @@ def _custom_shape(
         norm,
         activation,
         norm_parameters=sum(layer.parameters for layer in network.layers),
-        running_statistics=sum(b.numel() for b in network.buffers() if b.is_floating_point()),
+        running_statistics=count_statistics(network),
         counted_macs=sum(layer.macs for layer in network.layers),
         normalizes=tuple(dict.fromkeys(seen)),
     )
@@ -291,14 +292,14 @@ def _norm_counts(
     with torch.random.fork_rng(devices=[]):  # building may draw random weights
         module = entry.build(shape, number, activation, 0.0)
     parameters = sum(p.numel() for p in module.parameters())
-    return parameters, sum(b.numel() for b in module.buffers() if b.is_floating_point())
+    return parameters, count_statistics(module)
+
+
+def count_statistics(module: nn.Module) -> int:
+    """The values that a module keeps from training but does not learn; a count of steps is none."""
+    return sum(buffer.numel() for buffer in module.buffers() if buffer.is_floating_point())
 
 
 def norms_of(blocks: Sequence[Block], norm: str) -> list[str]:
     """The names of the normalizations in a layout, without repetition."""
     return list(dict.fromkeys(b.norm or norm for b in blocks if b.kind in ("C", "D") or b.custom))
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """A shape as text: `12 × 32 × 32`."""
-    return " × ".join(map(str, shape))

@@ -17,11 +17,12 @@ from normlab.network import zoo
 from normlab.network.bounds import Bounds, Cost
 from normlab.network.custom import NOT_APPLIED, CustomNetwork, Norm
 from normlab.network.memory import Memory, plan, refuse_wide_rows
-from normlab.network.shapes import INPUT, BlockShape, infer_shapes, shape_text
+from normlab.network.shapes import INPUT, BlockShape, count_statistics, infer_shapes
 from normlab.network.steps import network_steps
 from normlab.network.widths import NO_LIMITS, budget_in_force, solve
 from normlab.notation import is_custom
 from normlab.table import Table
+from normlab.wording import shape_text
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _summarize_custom(
         activation=activation,
         input=shape,
         rows=tuple(rows),
-        running_statistics=sum(b.numel() for b in network.buffers() if b.is_floating_point()),
+        running_statistics=count_statistics(network),
     )
 
 

@@ -11,13 +11,12 @@ from normlab.data.augment import PREVIEW, STEPS, Step, augment
 from normlab.data.dataset import Dataset
 from normlab.data.describe import CHANNELS, Description, describe
 from normlab.errors import UsageError
-from normlab.network.shapes import shape_text
 from normlab.report import plots
 from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.runs.isolation import isolated
 from normlab.storage.files import refuse_foreign, write_atomically
-from normlab.wording import listed
+from normlab.wording import listed, shape_text
 
 EXAMPLES = 40
 STRIP = 6  # images per row: on a phone each is still wider than 32 pixels

@@ -34,6 +34,7 @@ from normlab.storage.files import write_atomically
 from normlab.storage.reading import read_bytes
 from normlab.storage.records import MalformedError
 from normlab.training.precision import products_in
+from normlab.wording import shape_text
 
 TABLE = "teacher.npy"  # in the folder of a run, or of a study for all its runs
 LARGEST = 2**32  # bytes
@@ -83,10 +84,9 @@ class TeacherNetwork:
                 "choose a teacher trained on the same data"
             )
         if shape != dataset.shape:
-            sees, has = (" × ".join(map(str, each)) for each in (shape, dataset.shape))
             raise UsageError(
-                f"--teacher {self.text} sees images of {sees}, the student of {has}: give both the "
-                "same --size and --channels"
+                f"--teacher {self.text} sees images of {shape_text(shape)}, the student of "
+                f"{shape_text(dataset.shape)}: give both the same --size and --channels"
             )
         if not self.run.has_pictures_of(dataset):
             raise UsageError(
