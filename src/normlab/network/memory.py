@@ -157,14 +157,8 @@ def plan(steps: Sequence[Step], *, item: int = 1) -> Memory:
         key=lambda offsets: _extent(offsets, rows),
     )
     placed = [
-        Rows(
-            offset=offsets.get(host, 0),
-            count=r.count,
-            width=r.width,
-            padding=r.padding,
-            item=item,
-        )
-        for host, r in zip(timing.hosts, rows, strict=True)
+        replace(own, offset=offsets.get(host, 0))
+        for host, own in zip(timing.hosts, rows, strict=True)
     ]
     return Memory(steps=tuple(steps), rows=tuple(placed), size=_extent(offsets, rows), item=item)
 

@@ -92,7 +92,7 @@ def solve(
     units = [
         unit
         for unit in dict.fromkeys((math.lcm(2, multiple), multiple))
-        if _widest(blocks, 1, unit, channels) <= MAX_WIDTH
+        if _widest(widen(blocks, 1, unit, channels)) <= MAX_WIDTH
     ]
     if not units:
         raise UsageError(
@@ -152,7 +152,7 @@ def _largest_step(
 
     def allowed(k: int) -> bool:
         filled = widen(blocks, k, unit, channels)
-        return max(block.width or 0 for block in filled) <= MAX_WIDTH and fits(filled)
+        return _widest(filled) <= MAX_WIDTH and fits(filled)
 
     step, limit = 1, 2
     # Beyond this limit a width that depends on k would be too wide, so none does.
@@ -164,8 +164,8 @@ def _largest_step(
     return step
 
 
-def _widest(blocks: Sequence[Block], k: int, unit: int, channels: int) -> int:
-    return max(block.width or 0 for block in widen(blocks, k, unit, channels))
+def _widest(filled: Sequence[Block]) -> int:
+    return max(block.width or 0 for block in filled)
 
 
 def _fill(
