@@ -70,30 +70,21 @@ def load(
         size=size,
         channels=channels,
     )
-    check_settings(settings)
-    source = refuse_unknown(name)
-    if skip_unreadable and not source.HAS_IMAGE_FILES:
-        raise UsageError(f"{name} has no image files to skip: leave out --skip-unreadable")
-    if (image_column or label_column) and not source.HAS_COLUMNS:
-        raise UsageError(f"{name} has no columns: leave out --image-column and --label-column")
-    request = sources.Request(
-        name=name,
-        path=name.partition(":")[2],
-        data_root=data_root,
-        split_seed=split_seed,
-        skip_unreadable=skip_unreadable,
-        image_column=image_column,
-        label_column=label_column,
-        size=size,
-        channels=channels,
-    )
-    return finished(source.load(request), size, channels)
+    return load_for(settings, data_root)
 
 
 def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
     """The whole data set that a configuration names. Raises what `load` raises."""
-    return load(
-        config.dataset,
+    check_settings(config)
+    name = config.dataset
+    source = refuse_unknown(name)
+    if config.skip_unreadable and not source.HAS_IMAGE_FILES:
+        raise UsageError(f"{name} has no image files to skip: leave out --skip-unreadable")
+    if (config.image_column or config.label_column) and not source.HAS_COLUMNS:
+        raise UsageError(f"{name} has no columns: leave out --image-column and --label-column")
+    request = sources.Request(
+        name=name,
+        path=name.partition(":")[2],
         data_root=data_root,
         split_seed=config.split_seed,
         skip_unreadable=config.skip_unreadable,
@@ -102,6 +93,7 @@ def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
         size=config.size,
         channels=config.channels,
     )
+    return finished(source.load(request), config.size, config.channels)
 
 
 def load_recorded(config: DataConfig, data_root: Path | None) -> Dataset:

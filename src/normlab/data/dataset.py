@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -69,7 +69,7 @@ class Dataset:
     test: Split
     holdout: Split | None = None
     notes: tuple[str, ...] = ()
-    fingerprint: str = field(default="")
+    fingerprint: str = ""
     teacher: tuple[str, str] | None = None
     drawn: tuple[SplitName, ...] = ()
     in_order: bool = False
