@@ -275,7 +275,7 @@ class Run:
         }
 
     @property
-    def _network_settings(self) -> dict[str, Any]:
+    def network_settings(self) -> dict[str, Any]:
         """What makes its layout a network."""
         return {
             "norm": self.config.norm,
@@ -362,7 +362,7 @@ class Run:
         from normlab.network.summary import summarize
 
         try:
-            table = summarize(self.layout, **self._network_settings)
+            table = summarize(self.layout, **self.network_settings)
         except UsageError as error:
             problem = error.problem if isinstance(error, notation.LayoutError) else error
             raise RunError(f"{self.path / 'config.json'} makes no network: {problem}") from None
@@ -390,7 +390,7 @@ class Run:
         weights = self.path / "model.safetensors"
         with isolated():
             self._refuse_other_shapes(weights)
-            network = Network(self.layout, **self._network_settings)
+            network = Network(self.layout, **self.network_settings)
             load_weights(weights, network)
         if not (network.input_std > 0).all():  # the input is divided by it
             raise RunError(f"{weights} is damaged: input_std has a value that is not above 0")
@@ -417,7 +417,7 @@ class Run:
             norms.find(name)[0].layer.startswith("normlab.") for name in used
         ):
             with torch.device("meta"):  # shapes only; code that is not ours may need values
-                shapes = Network(self.layout, **self._network_settings)
+                shapes = Network(self.layout, **self.network_settings)
             refuse_another(weights, tensors, shapes)
 
     def _refuse_fewer_numbers(self, file: Path, tensors: "dict[str, Tensor]") -> None:

@@ -188,14 +188,7 @@ def resume(
         file = run.path / "checkpoint.pt"
         refuse_smaller(file, run.summary)  # before memory is allocated for the network
         device = machine.prepare(execution)
-        network = Network(
-            run.layout,
-            norm=run.config.norm,
-            activation=run.config.activation,
-            classes=len(run.data.classes),
-            dropout=run.recipe.dropout,
-            shape=run.config.shape,
-        )
+        network = Network(run.layout, dropout=run.recipe.dropout, **run.network_settings)
         add_branches(network, run.config.branches, muon=run.recipe.muon, seed=run.config.seed)
         checkpoint, note = load_latest(file, run.digest, largest_size(network))
         if note and process_group().is_main:
