@@ -433,16 +433,14 @@ class Run:
                 f"the layout's parameters take {self.summary.parameters:,}"
             )
 
-    def has_pictures_of(self, dataset: Dataset) -> bool:
-        """Whether a data set is the run's own, or both are copies of CIFAR-10.
+    def trained_on_copy_of(self, dataset: Dataset) -> bool:
+        """Whether a data set and the run's own are copies of CIFAR-10.
 
         Their training images have the same labels in the same order, so splits of one seed have
         the same pictures. Some pixels may differ, and the order of the test images.
         """
         in_order = self.data.in_order or self.data.fingerprint in COPIES_IN_ORDER
-        same_name = dataset.name == self.config.dataset
-        is_own = dataset.fingerprint == self.data.fingerprint
-        return is_own or (same_name and in_order and dataset.in_order)
+        return dataset.name == self.config.dataset and in_order and dataset.in_order
 
     def dataset(self, data_root: Path | None = None, *, any_copy: bool = False) -> Dataset:
         """The data set that the run was trained on, with the same splits.
@@ -450,7 +448,7 @@ class Run:
         Args:
             data_root: The folder that holds CIFAR-10, as in `Execution`; for a run on a folder of
                 pictures that has moved, the folder's new place.
-            any_copy: Whether another copy of CIFAR-10 will do (`has_pictures_of`). A note on the
+            any_copy: Whether another copy of CIFAR-10 will do (`trained_on_copy_of`). A note on the
                 standard error says that it is one.
 
         Raises:
@@ -460,7 +458,7 @@ class Run:
         config = self.config
         dataset = load_recorded(config, data_root)
         is_own = dataset.fingerprint == self.data.fingerprint
-        if not (is_own or (any_copy and self.has_pictures_of(dataset))):
+        if not (is_own or (any_copy and self.trained_on_copy_of(dataset))):
             raise RunError(
                 f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "
                 f"{self.path} was trained on {self.data.fingerprint[:12]}…: give its own data"

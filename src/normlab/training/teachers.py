@@ -88,13 +88,13 @@ class TeacherNetwork:
                 f"--teacher {self.text} sees images of {shape_text(shape)}, the student of "
                 f"{shape_text(dataset.shape)}: give both the same --size and --channels"
             )
-        if not self.run.has_pictures_of(dataset):
-            raise UsageError(
-                f"--teacher {self.text} was trained on other data (fingerprint "
-                f"{data.fingerprint[:12]}…, {dataset.name} has {dataset.fingerprint[:12]}…): "
-                "choose a teacher trained on the same data"
-            )
         if data.fingerprint != dataset.fingerprint:
+            if not self.run.trained_on_copy_of(dataset):
+                raise UsageError(
+                    f"--teacher {self.text} was trained on other data (fingerprint "
+                    f"{data.fingerprint[:12]}…, {dataset.name} has {dataset.fingerprint[:12]}…): "
+                    "choose a teacher trained on the same data"
+                )
             note_once(another_copy(dataset.name, f"the teacher {self.text}"))
         if held_out and (data.holdout, self.run.config.split_seed) != (held_out, split_seed):
             seed = f" --split-seed {split_seed}" if split_seed else ""
