@@ -28,6 +28,12 @@ ANNEALED = 0.05  # of the highest learning rate; below, it has fallen to 0
 IMAGES = {"train": "training images", "holdout": "held-out images", "test": "test images"}
 ACCURACY = {"train": "training accuracy", "holdout": "held-out accuracy", "test": "test accuracy"}
 
+_CONFIGURED = (  # what runs may differ in beside their recipes, in the order it is told
+    *("activation", "budget", "ram", "flash", "macs", "board"),
+    *("holdout", "split_seed", "train_images", "label_noise"),
+    *("precision", "recalibrate", "branches", "balance"),
+    *("start_from", "teacher", "teacher_weight", "teacher_temperature"),
+)
 _Z = NormalDist().inv_cdf(0.975)  # of 95% intervals
 
 
@@ -399,20 +405,7 @@ def _differing_settings(runs: Sequence[Run]) -> str:
         differing.append(f"the layout ({parameters} parameters)")
     settings = [
         *(("recipe", field.name) for field in dataclasses.fields(runs[0].recipe)),
-        ("config", "activation"),
-        *(("config", name) for name in ("budget", "ram", "flash", "macs", "board")),
-        ("config", "holdout"),
-        ("config", "split_seed"),
-        ("config", "train_images"),
-        ("config", "label_noise"),
-        ("config", "precision"),
-        ("config", "recalibrate"),
-        ("config", "branches"),
-        ("config", "balance"),
-        ("config", "start_from"),
-        ("config", "teacher"),
-        ("config", "teacher_weight"),
-        ("config", "teacher_temperature"),
+        *(("config", name) for name in _CONFIGURED),
     ]
     for where, name in settings:
         values = list(dict.fromkeys(getattr(getattr(run, where), name) for run in runs))
