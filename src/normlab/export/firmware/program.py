@@ -37,7 +37,6 @@ class Firmware:
         source: Its text.
         memory: Where its rows lie.
         score: The C type of a score.
-        logit: The C type of a logit.
         logits: From pixels, uint8 N × C × H × W, to logits, N × classes.
         scores: From logits to scores.
     """
@@ -45,7 +44,6 @@ class Firmware:
     source: emit.Source
     memory: Memory
     score: Literal["int8_t", "float"]
-    logit: Literal["int32_t", "float"]
     logits: Callable[[NDArray[np.uint8]], NDArray[Any]]
     scores: Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -64,7 +62,6 @@ def in_integers(
         ),
         memory=memory,
         score="int8_t",
-        logit="int32_t",
         logits=partial(reference.logits, network),
         scores=partial(reference.scores, network),
     )
@@ -83,7 +80,6 @@ def in_floats(origin: Origin, memory: Memory, parameters: Sequence[Parameters]) 
         ),
         memory=memory,
         score="float",
-        logit="float",
         logits=partial(float32.logits, memory.steps, parameters),
         scores=lambda logits: logits,
     )

@@ -88,7 +88,6 @@ def run(
         "size": str(pixels[0].size),
         "classes": str(classes),
         "score": firmware.score,
-        "logit": firmware.logit,
     }
     files = {
         f"{name}.h": firmware.source.header,

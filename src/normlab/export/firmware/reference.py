@@ -160,18 +160,17 @@ def _bounded_norm(own: Integers, x: Array) -> Array:
     deviation = np.sqrt(variance + np.float32(own.epsilon))
     values = x.astype(np.float32)
     divisor = np.maximum(slope * values + deviation, bound)
-    values = values * weight / divisor + bias
-    return _rounded(np.clip(values, np.float32(-1000), np.float32(1000)))
+    return _rounded(values * weight / divisor + bias)
 
 
 def _fixed(values: Array, limit: int) -> Array:
-    """Floats times 2^16 as integers, rounded to the nearest, within a limit."""
-    values = values * np.float32(2**FIXED)
+    """Floats times 2^16 as integers, within a limit."""
+    return _rounded(values * np.float32(2**FIXED), limit)
+
+
+def _rounded(values: Array, limit: int = 1000) -> Array:
+    """Floats as integers, rounded to the nearest, within a limit: by default beyond any byte."""
     values = np.clip(values, np.float32(-limit), np.float32(limit))
-    return _rounded(values)
-
-
-def _rounded(values: Array) -> Array:
     half = np.where(values < 0, np.float32(-0.5), np.float32(0.5))
     whole: Array = np.trunc(values + half).astype(np.int32)
     return whole
@@ -186,8 +185,7 @@ def _pixel_norm(own: Integers, x: Array) -> Array:
     spread = channels * (x * x).sum(3, keepdims=True).astype(np.int64) - sums.astype(np.int64) ** 2
     variance = spread.astype(np.float32) * (per_count * per_count)
     factor = per_count * (ONE / np.sqrt(variance + np.float32(own.epsilon)))
-    values = (x * channels - sums).astype(np.float32) * factor * weight + bias
-    return _rounded(np.clip(values, np.float32(-1000), np.float32(1000)))
+    return _rounded((x * channels - sums).astype(np.float32) * factor * weight + bias)
 
 
 def _local_response(own: Integers, x: Array) -> Array:
@@ -195,5 +193,4 @@ def _local_response(own: Integers, x: Array) -> Array:
     squares = np.pad(x * x, ((0, 0), (0, 0), (0, 0), (2, 2)))
     sums: Array = np.sum([squares[..., k : k + channels] for k in range(5)], 0)
     root = np.sqrt(np.float32(2) + own.floats["scale"][0] * sums.astype(np.float32))
-    values = x.astype(np.float32) * (own.floats["weight"][0] / (root * np.sqrt(root)))
-    return _rounded(np.clip(values, np.float32(-1000), np.float32(1000)))
+    return _rounded(x.astype(np.float32) * (own.floats["weight"][0] / (root * np.sqrt(root))))
