@@ -155,13 +155,12 @@ def export_run(
     if len(runs) != 1:
         raise UsageError(f"expected one run's folder, or --model NAME, got {len(runs)}")
     run = runs[0]
+    path = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
     if isinstance(export_format, formats.FolderFormat):
-        folder = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
         return export_format.write(
-            run, folder, float32=float32, unproved=unproved, data_root=data_root
+            run, path, float32=float32, unproved=unproved, data_root=data_root
         )
     quantize = export_format.quantize if int8 else None
-    path = Path(out) if out else run.path / formats.file_name("model", to, int8=int8)
     if path.suffix.lower() != export_format.suffix:  # protects the run's own files
         raise UsageError(f"--out {path}: end its name with {export_format.suffix}")
     if out:

@@ -1,10 +1,9 @@
 """The export formats: each file in this folder is one, and its name is the format's.
 
 A format's file defines `FORMAT`: a `Format`, a `FolderFormat` if it is several files, or a
-`PageFormat` if it takes several runs. Nothing
-else has to be changed to add one: the command line lists the files' names, and imports a format
-(and torch) only when it is used. A format's own libraries are imported in its functions, which are
-called once `libraries` has been checked.
+`PageFormat` if it takes several runs. Nothing else has to be changed to add one: the command line
+lists the files' names, and imports a format (and torch) only when it is used. A format's own
+libraries are imported in its functions, which are called once `libraries` has been checked.
 """
 
 import importlib
