@@ -16,6 +16,7 @@ from normlab.data.images import GREY, to_grey
 from normlab.errors import DataError, RunError, UsageError
 from normlab.inference.evaluate import to_input
 from normlab.inference.pictures import LoadedPicture, Picture, read
+from normlab.network import zoo
 from normlab.network.model import Network
 from normlab.runs import machine
 from normlab.runs.isolation import isolated
@@ -207,10 +208,16 @@ def named_run(text: str, flag: str) -> Run | None:
         The run; None if there is neither.
 
     Raises:
+        UsageError: It is another network of `normlab zoo`.
         RunError: The folder is not a run's, or the run is not finished or damaged.
     """
     folder = find_model(text) if text in MODELS else Path(text)
     if not folder.is_dir():
+        if text in zoo.ZOO:
+            raise UsageError(
+                f"{flag} {text}: it does not come with normlab: train it with normlab train "
+                f"{text}, and name its run's folder"
+            )
         return None
     run = Run.open(folder)
     if not run.finished:

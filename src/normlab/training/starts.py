@@ -39,11 +39,6 @@ def find(config: TrainingConfig) -> Run | None:
         )
     if (run := named_run(text, "--start-from")) is not None:
         return run
-    if text in zoo.ZOO:
-        raise UsageError(
-            f"--start-from {text}: it does not come with normlab: train it with normlab train "
-            f"{text}, and name its run's folder"
-        )
     raise UsageError(
         f"--start-from {text}: there is no such folder; expected that of a finished run, or "
         f"{' or '.join(MODELS)}"

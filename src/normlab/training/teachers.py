@@ -175,11 +175,6 @@ def find(text: str) -> TeacherNetwork:
         return _from_run(text, run)
     if ":" in text:
         return _from_function(text)
-    if text in zoo.ZOO:
-        raise UsageError(
-            f"--teacher {text}: it does not come with normlab: train it with normlab train {text}, "
-            "and name its run's folder"
-        )
     raise UsageError(
         f"--teacher {text}: there is no such folder; expected that of a finished run, "
         f"{', '.join(MODELS)} or module:function"
