@@ -264,7 +264,7 @@ def _table(
 def _measured(study: Study, group: Group, arm: Arm) -> tuple[str, ...]:
     """The cells of an arm that trained."""
     mean, results = group.mean(arm), group.trained(study, arm)
-    costs = [study.costs[f"{r.arm}-{r.seed}"] for r in results]
+    costs = [study.costs[r.name] for r in results]
     epoch_seconds = [
         cost.seconds / len(result.accuracies) for result, cost in zip(results, costs, strict=True)
     ]
@@ -412,7 +412,7 @@ def _runs(data: StudyData) -> Table | None:
     }
     rows = []
     for result in study.results:
-        costs = study.costs.get(f"{result.arm}-{result.seed}")
+        costs = study.costs.get(result.name)
         rows.append(
             (
                 result.arm,

@@ -65,6 +65,11 @@ class Result:
     parameters: Annotated[int, Range(at_least=0, below=2**63)] = 0
     without_recalibration: Share | None = None
 
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return f"{self.arm}-{self.seed}"
+
     def recorded(self) -> dict[str, Any]:
         """Its fields as files have them: older files lack the last."""
         content = dataclasses.asdict(self)
@@ -181,7 +186,7 @@ class Study:
                 raise MalformedError(f"{reprlib.repr(name)} is not the name of a folder")
         if len(epochs) < len(self.arms):
             raise MalformedError("two of its arms have one name")
-        runs = {f"{result.arm}-{result.seed}": result for result in self.results}
+        runs = {result.name: result for result in self.results}
         expected = ((name, seed) for name in epochs for seed in range(self.config.seeds))
         if not len(runs) == len(self.results) == len(epochs) * self.config.seeds or any(
             (result.arm, result.seed) != run
@@ -271,7 +276,7 @@ class Study:
 
     def folder(self, result: Result) -> Path:
         """The run's folder."""
-        return self.path / "runs" / f"{result.arm}-{result.seed}"
+        return self.path / "runs" / result.name
 
     def run(self, result: Result) -> Run:
         """A finished run.
@@ -304,10 +309,9 @@ class Study:
         results = tuple(
             result if (r.arm, r.seed) == (result.arm, result.seed) else r for r in self.results
         )
-        name = f"{result.arm}-{result.seed}"
-        known = self.costs if costs is None else self.costs | {name: costs}
+        known = self.costs if costs is None else self.costs | {result.name: costs}
         # In the order of the runs, not in the order in which they ended.
-        order = [f"{r.arm}-{r.seed}" for r in results]
+        order = [r.name for r in results]
         return dataclasses.replace(
             self, results=results, costs={name: known[name] for name in order if name in known}
         )
@@ -323,7 +327,7 @@ class Study:
             *(["without_recalibration"] if self.config.recalibrate else []),
         ]
         for result in self.results:
-            arm, costs = self.arm(result.arm), self.costs.get(f"{result.arm}-{result.seed}")
+            arm, costs = self.arm(result.arm), self.costs.get(result.name)
             measured = result.accuracies
             yield [
                 *(arm.name, arm.norm, *(getattr(arm.setting, name) for name in settings)),
