@@ -23,6 +23,7 @@ from normlab.layers.activations import (
     normal_moments,
 )
 from normlab.network.model import Network
+from passes import by_dtype, compiled, maps
 
 SHAPE = (6, 4, 5)
 SQUARED_RELU = Activation(
@@ -31,12 +32,6 @@ SQUARED_RELU = Activation(
 WITH_THEIR_OWN = ("frn", "evonorm-s0", "evonorm-b0")
 LATER = ("lrn", "proxy-gn", "proxy-ln")  # they compute something after the activation
 FOLLOWED = [name for name in norms.REGISTRY if name not in (*WITH_THEIR_OWN, *LATER)]
-
-
-def channels_last(*shape, seed=0):
-    draws = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=draws)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), SQUARED_RELU])
@@ -68,7 +63,7 @@ def test_proxy_normalization_takes_the_moments_of_any_activation(name):
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.uniform_(-0.5, 1.5)
-    x = channels_last(5, *SHAPE)
+    x = maps((5, *SHAPE))
     p = {key: values.detach().double() for key, values in parameters(layer).items()}
     y = FORMULAS[name](x.double(), p, None)
     expected = by_proxy(y, p, SQUARED_RELU.formula)
@@ -83,7 +78,7 @@ def test_proxy_normalization_takes_the_moments_with_the_learned_slopes(name):
             parameter.uniform_(-0.5, 1.5)
         (slope,) = (p for key, p in layer.named_parameters() if key.endswith("slope"))
         slope.fill_(0.6)
-    x = channels_last(5, *SHAPE).double()
+    x = maps((5, *SHAPE)).double()
     p = {key: values.detach() for key, values in parameters(layer).items()}
     y = FORMULAS[name](x, p, None)
     expected = by_proxy(y, p, lambda z: torch.where(z > 0, z, 0.6 * z))
@@ -101,18 +96,18 @@ def test_every_activation_is_listed_by_its_name():
     assert set(kernels.ACTIVATION_NUMBERS) == {None, *with_a_pass}
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no compiler here builds the passes")
+@compiled
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS.values() if a.compiled])
 def test_a_compiled_pass_computes_the_formula_and_its_gradient(activation):
     """Compared with the same activation without a pass, which PyTorch computes."""
     results = []
-    for compiled in (activation.compiled, None):
-        one = replace(activation, compiled=compiled)
-        assert (one in kernels.ACTIVATION_NUMBERS) == (compiled is not None)
+    for its_pass in (activation.compiled, None):
+        one = replace(activation, compiled=its_pass)
+        assert (one in kernels.ACTIVATION_NUMBERS) == (its_pass is not None)
         layer = norms.build("gn", SHAPE, activate=True, activation=one)
-        x = channels_last(5, *SHAPE).requires_grad_()
+        x = maps((5, *SHAPE)).requires_grad_()
         y = layer(x)
-        y.backward(channels_last(5, *SHAPE, seed=1))
+        y.backward(maps((5, *SHAPE), seed=1))
         results.append((y, x.grad, *(p.grad for p in layer.parameters())))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -128,7 +123,7 @@ OF_ACTIVATIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@by_dtype
 @pytest.mark.parametrize("norm", ["bn", "gn=3", "ln"])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_computes_its_formula_and_gradient_in_float64(name, norm, dtype):
@@ -139,28 +134,28 @@ def test_an_activation_computes_its_formula_and_gradient_in_float64(name, norm, 
         layer.bias.copy_(torch.linspace(-2, 2, 6))
     plain = norms.build(norm, SHAPE, activate=False).double()
     plain.load_state_dict(layer.state_dict(), strict=False)
-    x = channels_last(9, *SHAPE).to(dtype)
-    upstream = channels_last(9, *SHAPE, seed=1).to(dtype)
+    x = maps((9, *SHAPE), dtype=dtype)
+    upstream = maps((9, *SHAPE), seed=1, dtype=dtype)
     leaf, leaf64 = (x.detach().to(kind).requires_grad_() for kind in (dtype, torch.float64))
     y, y64 = layer(leaf), OF_ACTIVATIONS[name](plain(leaf64))
     assert y.dtype == dtype
     y.backward(upstream)
     y64.backward(upstream.double())
-    compiled = kernels.library() is not None and find(name).compiled is not None
+    in_a_pass = kernels.library() is not None and find(name).compiled is not None
     rounding = 2**-22 if dtype == torch.float32 else 2**-8
     for one, exact in ((y, y64), (leaf.grad, leaf64.grad)):
         # Without a pass, the affine map and the activation are rounded one after the other.
-        room = rounding * (1 if compiled else 4)
+        room = rounding * (1 if in_a_pass else 4)
         largest = float(exact.detach().abs().max())
         torch.testing.assert_close(one.double(), exact, rtol=8 * room, atol=room * largest)
-    rounding = 2**-22 if compiled else 4 * rounding  # the passes' sums are in float32
+    rounding = 2**-22 if in_a_pass else 4 * rounding  # the passes' sums are in float32
     for each in ("weight", "bias"):  # sums of values, which may cancel
         one, exact = getattr(layer, each).grad, getattr(plain, each).grad
         room = rounding * float(upstream.double().abs().sum()) / SHAPE[0]
         torch.testing.assert_close(one.double(), exact, rtol=8 * rounding, atol=room)
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no compiler here builds the passes")
+@compiled
 @pytest.mark.parametrize("name", [a.name for a in ACTIVATIONS.values() if a.compiled])
 def test_a_compiled_pass_is_exact_to_rounding_wherever_z_is(name):
     """Value and gradient of the pass alone, for 40,000 values from -120 to 120."""
@@ -214,7 +209,7 @@ def test_prelu_learns_a_slope_for_each_channel(norm):
     )
     with torch.no_grad():
         slope.copy_(torch.linspace(-1, 1, 6))
-    x, upstream = channels_last(9, *SHAPE), channels_last(9, *SHAPE, seed=1)
+    x, upstream = maps((9, *SHAPE)), maps((9, *SHAPE), seed=1)
     z = plain(x).detach()
     y = layer(x)
     y.backward(upstream)
@@ -251,8 +246,8 @@ def test_an_activation_without_a_pass_follows_every_normalization(name, training
     plain = norms.build(name, SHAPE, activate=False).train(training)
     if name in ("none", "sws", "dyt"):  # its first weights depend on the activation
         plain.load_state_dict(layer.state_dict())
-    upstream = channels_last(5, *SHAPE, seed=1)
-    x = channels_last(5, *SHAPE).contiguous(memory_format=memory_format)
+    upstream = maps((5, *SHAPE), seed=1)
+    x = maps((5, *SHAPE)).contiguous(memory_format=memory_format)
     results = []
     for compute in (layer, lambda x: plain(x).relu().square()):
         leaf = x.clone().requires_grad_()
@@ -270,7 +265,7 @@ def test_an_activation_without_a_pass_follows_every_normalization(name, training
 @pytest.mark.parametrize("name", ["bn", "gn", "rms"])
 def test_dropout_and_the_residual_come_after_an_activation_without_a_pass(name):
     layer = norms.build(name, SHAPE, activate=True, activation=SQUARED_RELU, dropout=0.5)
-    x, residual = channels_last(9, *SHAPE), channels_last(9, *SHAPE, seed=1)
+    x, residual = maps((9, *SHAPE)), maps((9, *SHAPE), seed=1)
     whole = norms.build(name, SHAPE, activate=True, activation=SQUARED_RELU)(x)
     change = layer(x, residual) - residual
     dropped = change == 0

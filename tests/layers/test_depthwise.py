@@ -13,27 +13,12 @@ from hypothesis import strategies as st
 from normlab.layers import kernels
 from normlab.layers.depthwise import FEWEST_CHANNELS, DepthwiseConv2d
 from normlab.network.model import Network
-from normlab.training.precision import products_in
-
-compiled = pytest.mark.skipif(
-    kernels.library() is None, reason="no compiler here builds the passes"
-)
-
-
-def maps(shape, *, seed, dtype=torch.float32):
-    draws = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(shape, generator=draws).to(dtype).contiguous(memory_format=torch.channels_last)
-    )
+from passes import compiled, maps, products_of
 
 
 def layer(channels, *, stride=1, padding=1, seed=0):
     torch.manual_seed(seed)
     return DepthwiseConv2d(channels, channels, 3, stride, padding, groups=channels, bias=False)
-
-
-def products_of(dtype):
-    return products_in("bfloat16" if dtype == torch.bfloat16 else "float32", torch.device("cpu"))
 
 
 def computed(conv, x, dy):

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from normlab.layers import kernels, norms
 from normlab.layers.dropout import Dropout, draw, drop
 from normlab.network.model import Network
+from passes import compiled
 
-compiled = pytest.mark.skipif(
-    kernels.library() is None, reason="no compiler here builds the passes"
-)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 

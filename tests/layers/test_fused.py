@@ -23,19 +23,15 @@ from normlab.layers.fused import FusedNorm
 from normlab.network.model import Network
 from normlab.recipes import RECIPES
 from normlab.training.batches import Batches
+from passes import DTYPES, by_dtype, compiled, maps
 
 EPSILON = 1e-5
 U = 2.0**-23
 BF16 = 2.0**-8  # the relative rounding error of a result stored in bfloat16
 BATCH = ("bn", "ebn")
 NAMES = (*BATCH, "gn=3", "ln", "in", "rms")
-DTYPES = (torch.float32, torch.bfloat16)
 SHAPE = (6, 4, 5)
-compiled = pytest.mark.skipif(
-    kernels.library() is None, reason="no compiler here builds the passes"
-)
 by_name = pytest.mark.parametrize("name", NAMES)
-by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 
 
 class Reference(NamedTuple):
@@ -63,13 +59,6 @@ def reference(name, x, weight, bias):
     y = y if bias is None else y + bias[:, None, None]
     mean, variance = (t.expand_as(grouped).reshape(x.shape) for t in (mean, variance))
     return Reference(y, normal, mean, variance)
-
-
-def maps(shape, *, seed=0, dtype=torch.float32, mean=0.0, deviation=1.0):
-    """N × C × H × W, channels last."""
-    generator = torch.Generator().manual_seed(seed)
-    x = (torch.randn(shape, generator=generator) + mean) * deviation
-    return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def build(name, shape, *, activate=False, dropout=0.0, seed=1):

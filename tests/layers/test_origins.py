@@ -29,12 +29,10 @@ from normlab.layers.pooling import MaxPool
 from normlab.network.model import Network
 from normlab.runs import machine
 from normlab.training.loop import train
-from normlab.training.precision import products_in
+from passes import DTYPES, compiled, products_of
 
 BUILT = getattr(kernels.library(), "_name", None)
-needs_passes = pytest.mark.skipif(BUILT is None, reason="no compiler here builds the passes")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="wheels have passes for Linux alone")
-DTYPES = (torch.float32, torch.bfloat16)
 SHORT = RunConfig(
     network="C:4 P P C:4 GAP FC", dataset="digits", recipe="demo", epochs=1, train_images=64
 )
@@ -117,10 +115,6 @@ def assert_they_compute():
                 assert_separable(norm, maps((3, channels, 5, 6), dtype, seed=5), width)
 
 
-def products(dtype):
-    return products_in("bfloat16" if dtype == torch.bfloat16 else "float32", torch.device("cpu"))
-
-
 def assert_separable(norm, x, width):
     """The block as one pass is the block as layers; a hook makes it that."""
     channels = x.shape[1]
@@ -132,7 +126,7 @@ def assert_separable(norm, x, width):
     results = []
     for each in (block, plain):
         leaf = x.clone().requires_grad_()
-        with products(x.dtype):
+        with products_of(x.dtype):
             y = each(leaf)
         y.backward(upstream)
         gradients = [parameter.grad for parameter in each.parameters()]
@@ -158,7 +152,7 @@ def assert_depthwise(x):
     conv = DepthwiseConv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
     exact = copy.deepcopy(conv).double()
     leaf, plain = x.clone().requires_grad_(), x.double().requires_grad_()
-    with products(x.dtype):
+    with products_of(x.dtype):
         y = conv(leaf)
     expected = exact(plain)
     upstream = maps(y.shape, x.dtype, seed=6)
@@ -170,7 +164,7 @@ def assert_depthwise(x):
         torch.testing.assert_close(actual.double(), wanted, rtol=bf16 + 2e-5, atol=2e-5)
 
 
-@needs_passes
+@compiled
 def test_gccs():
     """The library that all other tests use: these checks are right."""
     assert_they_compute()
@@ -441,7 +435,7 @@ def failing(text):
     return f"""sh -c '[ "$1" = -v ] && exit; echo "error: {text}"; exit 1' sh"""
 
 
-@needs_passes
+@compiled
 def test_where_one_compiler_cannot_build_the_passes_the_next_does(fresh, tmp_path, monkeypatch):
     """As GCC 8 cannot, which has no __builtin_convertvector."""
     copies = f"""sh -c '[ "$1" = -v ] && echo "clang version 19.1.1" && exit
@@ -481,7 +475,7 @@ ONE_TEAM = """if True:
 
 @pytest.mark.slow(2)
 @linux
-@needs_passes
+@compiled
 def test_the_threads_are_those_of_torchs_own_openmp():
     """A second OpenMP library in the process would have threads of its own, which wait for work."""
     result = subprocess.run(

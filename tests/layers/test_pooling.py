@@ -7,11 +7,7 @@ from hypothesis import strategies as st
 
 from normlab.layers import kernels
 from normlab.layers.pooling import MaxPool
-
-DTYPES = (torch.float32, torch.bfloat16)
-compiled = pytest.mark.skipif(
-    kernels.library() is None, reason="no compiler here builds the passes"
-)
+from passes import DTYPES, by_dtype, compiled
 
 
 def reference(x, dy):
@@ -64,7 +60,7 @@ def test_maximum_and_gradient_are_exact(shape, dtype, kinds, seed):
 
 
 @compiled
-@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+@by_dtype
 @pytest.mark.parametrize("shape", [(3, 12, 8, 8), (3, 20, 7, 5)])
 def test_it_agrees_with_pytorch(shape, dtype):
     """All values of a channel differ, because PyTorch may choose another of equal ones."""
@@ -80,7 +76,7 @@ def test_it_agrees_with_pytorch(shape, dtype):
 
 
 @compiled
-@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+@by_dtype
 def test_a_nan_is_the_largest_wherever_it_is(dtype):
     for place in range(4):
         x = torch.full((1, 16, 2, 2), float("inf"), dtype=dtype)
@@ -97,7 +93,7 @@ def test_a_gradient_may_have_another_memory_layout():
 
 
 @compiled
-@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+@by_dtype
 def test_results_are_bit_equal_for_any_number_of_threads(dtype):
     x = maps((5, 10, 7, 8), seed=0, dtype=dtype)
     before, results = torch.get_num_threads(), []

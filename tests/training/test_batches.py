@@ -11,6 +11,7 @@ from normlab.inference.evaluate import to_input
 from normlab.layers import kernels
 from normlab.recipes import Recipe
 from normlab.training.batches import Batches
+from passes import compiled
 
 
 def dataset(count, channels=3, side=32):
@@ -125,7 +126,7 @@ def test_without_mirroring_no_image_is_mirrored():
     assert not any(mirrored(data, batches(data), epoch).any() for epoch in range(3))
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no compiler here builds the passes")
+@compiled
 @settings(max_examples=40)
 @given(
     channels=st.sampled_from([1, 3]),
@@ -145,14 +146,14 @@ def test_the_compiled_pass_makes_the_batches_that_pytorch_makes(
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kernels, "batch", lambda *given: (made.append(given), run(*given))[1])
-            compiled = [drawn(epoch, step) for epoch in range(2) for step in range(2)]
+            by_a_pass = [drawn(epoch, step) for epoch in range(2) for step in range(2)]
     finally:
         torch.set_num_threads(before)
     assert len(made) == 4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "library", lambda: None)
         expected = [drawn(epoch, step) for epoch in range(2) for step in range(2)]
-    for (inputs, labels), (others, others_labels) in zip(compiled, expected, strict=True):
+    for (inputs, labels), (others, others_labels) in zip(by_a_pass, expected, strict=True):
         assert torch.equal(inputs, others)
         assert inputs.stride() == others.stride()
         assert torch.equal(labels, others_labels)
