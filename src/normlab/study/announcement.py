@@ -15,7 +15,7 @@ from normlab.study import estimate, tuning
 from normlab.study.plan import Arm, settings, varying, warnings
 from normlab.study.record import Study
 from normlab.table import Table
-from normlab.training.progress import recipe_advice
+from normlab.training.progress import print_line, recipe_advice
 from normlab.wording import counted, estimated_duration, listed
 
 
@@ -43,10 +43,10 @@ def announce(
         console: Where to print.
     """
     for warning in warnings(arms):
-        console.print(f"warning: {warning}", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"warning: {warning}", console)
     first = arms[0]
     if advice := recipe_advice(study.config.dataset, first.config.recipe, first.recipe):
-        console.print(f"note: {advice}", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"note: {advice}", console)
     by_setting = settings(arms)
     axes = varying(by_setting)
     previous = ""
@@ -54,10 +54,9 @@ def announce(
         config = compared[0].config
         line = zoo.find(config.network)
         if line != previous:
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
+            print_line(line, console)
             if is_custom(line):
-                note = f"note: {line} {NOT_APPLIED}"
-                console.print(note, soft_wrap=True, highlight=False, markup=False)
+                print_line(f"note: {line} {NOT_APPLIED}", console)
         previous = line
         caption = [study.config.dataset, f"recipe {config.recipe}"]
         caption += [setting.text(axes)] if axes else []
@@ -77,25 +76,20 @@ def announce(
             )
         )
     for start, names in _by_start(starts).items():
-        console.print(
-            f"{listed(names)}: {start.kept:,} parameters of {start.name} ({start.note})",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
+        print_line(
+            f"{listed(names)}: {start.kept:,} parameters of {start.name} ({start.note})", console
         )
     if study.earlier_seeds:
-        console.print(
+        print_line(
             f"note: {study.config.seeds} seeds, planned with {study.earlier_seeds[0]}: the page "
             f"says so, and tests are over {study.tested_seeds}",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
+            console,
         )
     console.print(_total(study, arms, estimated_seconds, workers, ray), highlight=False)
     for note in _notes(study, arms, estimated_seconds):
-        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"note: {note}", console)
     if console.is_terminal and ray is None and (hint := busy()):
-        console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"note: {hint}", console)
 
 
 def _by_start(starts: Mapping[str, Start]) -> dict[Start, list[str]]:

@@ -8,11 +8,12 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from normlab.errors import RunError, printable
+from normlab.errors import RunError
 from normlab.runs.run import Epoch, read_metrics
 from normlab.study.job import Job
 from normlab.study.local import Outcome, Progress
 from normlab.table import Table
+from normlab.training.progress import print_line
 from normlab.wording import estimated_duration, percent
 
 SHOWN = 3  # rows for finished runs (the last ones), and for waiting runs (the next ones)
@@ -62,8 +63,7 @@ class StudyDisplay:
         for job, outcome in progress.ended.items():
             self.ended[job] = outcome
             if self.console is not None:
-                line = self._line(job, outcome)
-                self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
+                print_line(self._line(job, outcome), self.console)
         if self.live.is_started:
             self.live.update(self._table(progress))
 

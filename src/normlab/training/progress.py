@@ -51,16 +51,21 @@ def announce(run: Run, class_weights: Tensor | None, console: Console) -> None:
         f"{machine.device}, {counted(machine.threads, 'thread')}, into {run.path}",
     )
     for line in lines:
-        console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
+        print_line(line, console)
     if console.is_terminal and (hint := busy()):  # a log that is compared does not depend on it
-        console.print(f"note: {hint}", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"note: {hint}", console)
 
 
 def announce_time(seconds: float, epochs: int, console: Console | None) -> None:
     """Prints how long so many epochs will take: `about 14 min for 19 epochs`."""
     if console is not None:
-        text = f"about {estimated_duration(max(seconds, 1))} for {counted(epochs, 'epoch')}"
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        time = estimated_duration(max(seconds, 1))
+        print_line(f"about {time} for {counted(epochs, 'epoch')}", console)
+
+
+def print_line(text: str, console: Console) -> None:
+    """Prints a line as it is, however long; what foreign names may hide becomes visible."""
+    console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
 
 def _balance(run: Run, weights: Tensor | None) -> str:
