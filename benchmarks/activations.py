@@ -19,7 +19,6 @@ from common import (
     computes_in_bfloat16,
     median_ratio,
     parser,
-    positive,
     report,
     seconds_a_step,
     show_ratios,
@@ -52,13 +51,7 @@ class Race:
 
 
 def main():
-    arguments = parser(__doc__, repetitions=21)
-    arguments.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="torch's threads; default 1"
-    )
-    arguments.add_argument(
-        "--steps", type=positive, default=5, metavar="N", help="steps per block; default 5"
-    )
+    arguments = parser(__doc__, repetitions=21, threads=1, steps=5)
     arguments.add_argument("--norm", default="bn", help="normalization; default bn")
     options = arguments.parse_args()
     dataset = cifar10_part(IMAGES)

@@ -20,7 +20,7 @@ from functools import partial
 from time import perf_counter
 
 import torch
-from common import Training, alternate, medians, parser, positive, report, show
+from common import Training, alternate, medians, parser, report, show
 
 from normlab import data, recipes
 from normlab.inference.evaluate import evaluate
@@ -59,13 +59,7 @@ def evaluation(network, dataset):
 
 
 def main():
-    arguments = parser(__doc__, repetitions=5)
-    arguments.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
-    )
-    arguments.add_argument(
-        "--steps", type=positive, default=20, metavar="N", help="steps per turn; default 20"
-    )
+    arguments = parser(__doc__, repetitions=5, threads=2, steps=20)
     options = arguments.parse_args()
     dataset = data.load("cifar10")
 

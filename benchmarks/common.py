@@ -42,16 +42,18 @@ def positive(text):
     return number
 
 
-def parser(doc, *, repetitions):
-    """A parser with the arguments that every benchmark takes."""
+def parser(doc, *, repetitions, threads=None, steps=None):
+    """A parser with the arguments that benchmarks share; one without a default is left out."""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
-    parser.add_argument(
-        "--repetitions",
-        type=positive,
-        default=repetitions,
-        metavar="N",
-        help=f"measured turns; default {repetitions}",
+    numbers = (
+        ("--repetitions", repetitions, "measured turns"),
+        ("--threads", threads, "torch's threads"),
+        ("--steps", steps, "steps per turn"),
     )
+    for flag, default, what in numbers:
+        if default is not None:
+            explained = f"{what}; default {default}"
+            parser.add_argument(flag, type=positive, default=default, metavar="N", help=explained)
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
     return parser
 

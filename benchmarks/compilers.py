@@ -23,7 +23,6 @@ from common import (
     computes_in_bfloat16,
     median_ratio,
     parser,
-    positive,
     report,
     seconds_a_step,
     show_ratios,
@@ -62,13 +61,7 @@ def seconds(training, library, steps):
 
 
 def main():
-    arguments = parser(__doc__, repetitions=21)
-    arguments.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="torch's threads; default 1"
-    )
-    arguments.add_argument(
-        "--steps", type=positive, default=5, metavar="N", help="steps per block; default 5"
-    )
+    arguments = parser(__doc__, repetitions=21, threads=1, steps=5)
     options = arguments.parse_args()
     dataset = cifar10_part(IMAGES)
     precisions = ("float32", *(["bfloat16"] if computes_in_bfloat16() else []))

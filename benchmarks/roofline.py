@@ -36,7 +36,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from common import Training, cifar10_part, parser, positive, report, show
+from common import Training, cifar10_part, parser, report, show
 from matplotlib.patches import Rectangle
 from torch import nn
 
@@ -329,10 +329,7 @@ def figure(measured):
 
 
 def main():
-    arguments = parser(__doc__, repetitions=15)
-    arguments.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
-    )
+    arguments = parser(__doc__, repetitions=15, threads=2)
     arguments.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
     arguments.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, metavar="NAME"

@@ -27,7 +27,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from common import Training, Worker, alternate, parser, positive, report, show
+from common import Training, Worker, alternate, parser, report, show
 
 from normlab import data, recipes
 from normlab.data import Dataset, Split
@@ -126,10 +126,7 @@ def measure(name, values, folder, threads, repetitions):
 
 
 def main():
-    arguments = parser(__doc__, repetitions=3)
-    arguments.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
-    )
+    arguments = parser(__doc__, repetitions=3, threads=2)
     arguments.add_argument(
         "--only",
         choices=SERIES,

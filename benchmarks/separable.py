@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from common import alternate, median_ratio, medians, parser, positive, report, show
+from common import alternate, median_ratio, medians, parser, report, show
 from torch import nn
 
 from normlab.layers import kernels
@@ -77,10 +77,7 @@ def hold_to_avx2():
 
 
 def main():
-    arguments = parser(__doc__, repetitions=15)
-    arguments.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
-    )
+    arguments = parser(__doc__, repetitions=15, threads=2)
     arguments.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=[*PRECISIONS], metavar="NAME"
     )

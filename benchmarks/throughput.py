@@ -55,7 +55,6 @@ from common import (
     median_ratio,
     medians,
     parser,
-    positive,
     report,
     show,
 )
@@ -352,13 +351,7 @@ def differences(losses, other):
 
 
 def main():
-    arguments = parser(__doc__, repetitions=7)
-    arguments.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
-    )
-    arguments.add_argument(
-        "--steps", type=positive, default=20, metavar="N", help="steps per block; default 20"
-    )
+    arguments = parser(__doc__, repetitions=7, threads=2, steps=20)
     options = arguments.parse_args()
     if options.steps > IMAGES // RECIPE.batch_size:
         arguments.error(f"--steps must be at most {IMAGES // RECIPE.batch_size}")

@@ -15,7 +15,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from common import alternate, median_ratio, medians, parser, positive, report, show
+from common import alternate, median_ratio, medians, parser, report, show
 
 CASES = [
     f"{network}:{norm}:{precision}"
@@ -71,13 +71,10 @@ class Version:
 
 
 def main():
-    arguments = parser(__doc__, repetitions=7)
+    arguments = parser(__doc__, repetitions=7, threads=2)
     arguments.add_argument("before", type=Path, metavar="BEFORE")
     arguments.add_argument("after", type=Path, metavar="AFTER")
     arguments.add_argument("--cases", nargs="+", default=CASES, metavar="NETWORK:NORM:PRECISION")
-    arguments.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="torch's threads; default 2"
-    )
     options = arguments.parse_args()
     versions = {
         name: Version(checkout, options.threads)
