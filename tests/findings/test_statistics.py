@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 
 from normlab.findings import statistics
 
@@ -248,6 +248,20 @@ def test_a_run_that_is_not_finished_is_no_loss():
     assert pair.wins == alone.wins
 
 
+def test_failures_with_added_seeds_count_and_their_accuracies_are_not_tested():
+    arms = {"bn": [80.0, 81.1, 82.0, FAILED, 85.0], "gn": [70.0, 70.9, 72.0, 71.0, 71.0]}
+    ((pair,),) = statistics.differences(arms, tested=3)
+    assert pair.differences == pytest.approx([10.0, 10.2, 10.0])
+    assert pair.added == pytest.approx([14.0])
+    assert pair.wins.value == 4 / 5
+    assert pair.swapped.wins.value == 1 / 5
+    assert math.isnan(pair.p)
+    trained = {name: [*values[:3], values[4]] for name, values in arms.items()}
+    ((pair,),) = statistics.differences(trained, tested=3)
+    ((alone,),) = statistics.differences({name: values[:3] for name, values in arms.items()})
+    assert (pair.p, pair.wins, pair.mean) == (alone.p, alone.wins, alone.mean)
+
+
 def test_a_pair_without_a_test_counts_as_a_comparison():
     arms = {"bn": [*ACCURACIES, 85.0], "gn": [*OTHERS, 84.0], "ln": [*OTHERS[::-1], FAILED]}
     (pairs,) = statistics.differences(arms)
@@ -262,7 +276,7 @@ def test_a_pair_without_a_test_counts_as_a_comparison():
         (1_070, 10_000, 10, False),  # the smallest that is above chance: 1,071
         (1_071, 10_000, 10, True),
         (0, 10_000, 10, False),  # worse than guessing
-        (5, 5, 2, False),  # five images cannot tell
+        (12, 20, 2, False),
         (10, 10, 1, False),
     ],
 )
@@ -270,6 +284,13 @@ def test_chance_is_told_by_the_binomial_test(correct, images, classes, above):
     assert statistics.above_chance(correct, images, classes) is above
     test = stats.binomtest(correct, images, 1 / classes, alternative="greater")
     assert above == (test.pvalue < statistics.CHANCE)
+
+
+@pytest.mark.parametrize(("correct", "images"), [(9, 10), (15, 20), (5, 5), (33, 50)])
+def test_few_images_make_no_failure_of_a_good_network(correct, images):
+    """Of two classes: the test alone would find each of these not above chance."""
+    assert stats.binomtest(correct, images, 0.5, alternative="greater").pvalue > statistics.CHANCE
+    assert statistics.above_chance(correct, images, 2)
 
 
 def test_arms_of_different_seeds_are_refused():
@@ -468,6 +489,37 @@ def test_the_probability_of_winning_is_that_of_normal_differences():
     one = statistics.probability_above_zero([1.0])
     assert math.isnan(one.value)
     assert (one.low, one.high) == (0, 1)
+
+
+@given(
+    st.sampled_from([1, 2, 4, 9, 40]),
+    st.floats(-30, 30),
+    st.sampled_from([1, 10, 300, 1000]),
+)
+def test_the_interval_of_winning_is_the_exact_one_in_any_family(degrees, t, comparisons):
+    """P(T ≤ t) at both ends, by integration over S in small steps."""
+    seeds = degrees + 1
+    shape = np.linspace(-1, 1, seeds)
+    differences = shape / shape.std(ddof=1) + t / math.sqrt(seeds)
+    interval = statistics.probability_above_zero(differences, comparisons)
+    tail = 0.025 / comparisons
+    s = np.linspace(1e-9, math.sqrt(stats.chi2.isf(1e-12, degrees) / degrees), 200_001)
+    density = 2 * degrees * s * stats.chi2.pdf(degrees * s**2, degrees)
+    for end, share in ((interval.low, 1 - tail), (interval.high, tail)):
+        if 1e-12 < end < 1 - 1e-12:  # beyond, a float has no digits left
+            shift = stats.norm.ppf(end) * math.sqrt(seeds)
+            found = integrate.simpson(density * stats.norm.cdf(t * s - shift), x=s)
+            assert min(found, 1 - found) == pytest.approx(tail, rel=0.02)
+            assert (found > 0.5) == (share > 0.5)
+    assert (interval.low > 0.5) == (stats.t.sf(t, degrees) < tail) or t == pytest.approx(
+        stats.t.isf(tail, degrees), rel=1e-6
+    )
+
+
+def test_nearly_equal_differences_have_an_interval():
+    interval = statistics.probability_above_zero([0.6, 0.600001])
+    assert interval.low > 0.999
+    assert interval.high == 1
 
 
 def test_drawn_sign_patterns_include_the_observed_one_and_are_reproducible():

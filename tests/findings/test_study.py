@@ -394,7 +394,7 @@ def test_an_arm_that_failed_with_two_seeds_is_neither_first_nor_shown_to_be_abov
     assert (
         "; gn trained with 5 of 5 seeds, bn with 3 of 5: over the 3 seeds with which both" in best
     )
-    assert "bn is 1.73 points above gn (95% interval " in best
+    assert "both trained, bn is 1.73 points above gn." in best  # no interval: no random sample
     assert not any("bn is shown" in s or "above bn" in s for s in [best, *further])
     assert "corrected" not in best.partition("; gn trained with")[2]
     assert certainty == (
@@ -404,6 +404,72 @@ def test_an_arm_that_failed_with_two_seeds_is_neither_first_nor_shown_to_be_abov
     assert any("the seeds that are left are no random sample" in s for s in further)
     assert any(s.startswith("ln trained with 5 of 5 seeds, bn with 3 of 5: ") for s in further)
     assert "bn with 3 of 5 seeds" in next(s for s in further if "first passed 70%" in s)
+
+
+def with_accuracies(study, accuracies, *, earlier_seeds=()):
+    """A study whose runs end at these accuracies; None has failed."""
+    results = tuple(
+        Result(arm=result.arm, seed=result.seed, state="failed", problem="its loss is not finite")
+        if accuracies[result.arm][result.seed] is None
+        else dataclasses.replace(result, accuracies=(0.3, accuracies[result.arm][result.seed]))
+        for result in study.results
+    )
+    return dataclasses.replace(study, results=results, earlier_seeds=earlier_seeds)
+
+
+def test_a_tie_claims_no_more_for_one_than_is_shown_of_it(tmp_path):
+    study = made_up(tmp_path, seeds=3, norms=("bn", "gn", "ln"))
+    values = {"bn": (0.8, 0.81, 0.82), "gn": (0.86, 0.75, 0.82), "ln": (0.6, 0.612, 0.622)}
+    assert in_words(with_accuracies(study, values)) == (
+        "bn and gn have the highest mean accuracy; their means are equal; bn is shown to be above "
+        "ln."
+    )
+    values["gn"] = (0.82, 0.8, 0.81)
+    assert in_words(with_accuracies(study, values)) == (
+        "bn and gn are best: shown to be above ln; their means are equal."
+    )
+
+
+def test_a_failure_with_an_added_seed_counts_everywhere(usual):
+    values = {
+        "bn": (0.8, 0.81, 0.82, None, None),
+        "gn": (0.7, 0.711, 0.72, 0.71, 0.71),
+        "ln": (0.6, 0.612, 0.622, 0.61, None),
+    }
+    study = with_accuracies(usual, values, earlier_seeds=(3,))
+    (best, certainty), further = sentences(study)
+    assert "there is no test, because their failures differ" in best
+    assert certainty == (
+        "With a new seed, gn would be above bn with a probability of 40% (95% interval 3% to 90%), "
+        "where a failed run counts as a loss."
+    ) or certainty.startswith("With a new seed, bn would be above gn with a probability of 60% (")
+    assert "bn is 9.97 points above gn" in " ".join([best, *further])
+    assert any("over the 4 seeds with which both trained, gn is" in s for s in [best, *further])
+    (group,) = group_by_setting(study)
+    assert not any(pair.shown for pair in group.differences)
+
+
+def test_what_is_shown_of_arms_that_lost_the_same_seeds_is_said_to_hold_for_the_others(usual):
+    values = {
+        "bn": (0.8, 0.81, 0.82, 0.8, None),
+        "gn": (0.7, 0.7101, 0.7203, 0.7, None),
+        "ln": (0.6, 0.612, 0.622, 0.6, None),
+    }
+    (best, _), further = sentences(with_accuracies(usual, values))
+    assert best.startswith("bn is best: shown to be above gn and ln.")
+    assert any("holds for seeds with which both train" in s for s in further)
+    values = {norm: (*accuracies[:4], accuracies[0]) for norm, accuracies in values.items()}
+    _, further = sentences(with_accuracies(usual, values))
+    assert not any("holds for seeds with which both train" in s for s in further)
+
+
+def test_a_pair_that_was_not_planned_has_no_interval(tmp_path):
+    study = made_up(tmp_path, contrasts=("gn,ln",))
+    (best, certainty), _ = sentences(study)
+    assert "the study did not plan to test it against gn" in best
+    assert certainty.startswith("With a new seed, bn would be above gn with a probability of ")
+    assert certainty.endswith("; the study did not plan to test them, so there is no interval.")
+    assert "interval " not in certainty.partition("; ")[0]
 
 
 def test_a_run_that_ended_at_chance_is_named_like_one_that_diverged(usual):

@@ -112,6 +112,23 @@ def of(kinds, module):
     return [name for name, layer in module.named_modules() if isinstance(layer, kinds)]
 
 
+@pytest.mark.parametrize("norm", ALONE)
+def test_a_branch_that_starts_at_zero_still_does(norm):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    nn.init.zeros_(network[1].weight)
+    normalized = normlab.replace_norms(network, norm, example=IMAGES).eval()
+    assert not normalized(IMAGES).any()
+    assert not normalized.train()(IMAGES).any()
+
+
+def test_weights_of_channels_become_those_of_their_values():
+    network = scrambled(nn.Sequential(nn.BatchNorm2d(3)))
+    weight, bias = network[0].weight.detach(), network[0].bias.detach()
+    normlab.replace_norms(network, "ln-full", example=IMAGES)
+    expected = F.layer_norm(IMAGES, IMAGES.shape[1:]) * weight[:, None, None] + bias[:, None, None]
+    torch.testing.assert_close(network(IMAGES), expected)
+
+
 @pytest.mark.parametrize("norm", [*ALONE, "gn=2", "ghost-bn=4"])
 def test_every_normalization_of_a_residual_network_is_replaced(norm):
     network = ResNet()
@@ -275,13 +292,10 @@ def test_each_layer_has_the_device_of_the_old_one():
 
 
 def test_first_weights_that_keep_the_scale_of_features_are_kept():
-    """Those of `none` and `dyt` are not 1; a weight of 0, which starts a branch at 0, is taken."""
-    for norm, first in (("none", 3**0.5), ("dyt", 2 * 3**0.5)):
+    """Those of `none` and `dyt` are not 1."""
+    for norm, first in (("none", 3**0.5), ("dyt", 2 * 3**0.5), ("gn", 1)):
         network = normlab.replace_norms(ResNet(), norm, example=IMAGES)
-        assert network.layers[0][0].bn2.weight.tolist() == pytest.approx([first] * 8)
-    network = normlab.replace_norms(ResNet(), "gn", example=IMAGES)
-    assert not network.layers[0][0].bn2.weight.any()
-    assert network.layers[0][0].bn1.weight.tolist() == [1] * 8
+        assert network.layers[0][0].bn1.weight.tolist() == pytest.approx([first] * 8)
 
 
 def test_a_lazy_layer_and_one_called_by_keyword():

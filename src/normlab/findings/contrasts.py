@@ -72,7 +72,7 @@ def changes(study: Study, accuracies: Accuracies, failed: Set[str]) -> list[Chan
     Args:
         study: The study.
         accuracies: Of the runs that trained.
-        failed: The names of the arms that failed with a seed that is tested.
+        failed: The names of the arms that failed with a seed.
     """
     number = comparisons(study)
     found = []

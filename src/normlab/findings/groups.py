@@ -117,19 +117,20 @@ def group_by_setting(study: Study) -> list[Group]:
     ]
     if not groups:
         raise RunError(f"{study.path} has no finished run yet: give the command that made it again")
-    seeds, planned = range(study.tested_seeds), contrasts.planned_pairs(study)
+    planned = contrasts.planned_pairs(study)
     compared = statistics.differences(
         *(
             {
                 name: [
                     -math.inf if seed in group.failed[name] else by_seed.get(seed, math.nan)
-                    for seed in seeds
+                    for seed in range(study.config.seeds)
                 ]
                 for name, by_seed in group.accuracies.items()
             }
             for group in groups
         ),
         comparisons=contrasts.comparisons(study),
+        tested=study.tested_seeds,
     )
     return [
         dataclasses.replace(
@@ -180,12 +181,7 @@ def _group(
 def changes(study: Study, groups: Sequence[Group]) -> list[contrasts.Change]:
     """The planned changes of differences from one setting to another."""
     accuracies = {name: seeds for group in groups for name, seeds in group.accuracies.items()}
-    failed = {
-        name
-        for group in groups
-        for name, seeds in group.failed.items()
-        if any(seed < study.tested_seeds for seed in seeds)
-    }
+    failed = {name for group in groups for name, seeds in group.failed.items() if seeds}
     return contrasts.changes(study, accuracies, failed)
 
 

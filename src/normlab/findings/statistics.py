@@ -24,8 +24,8 @@ A test that compares two arms is a column of the study page's table of pairs: se
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from itertools import combinations
 
 import numpy as np
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 POWER = 0.8
 CHANCE = 0.01  # how often a network that guesses is taken for one that was trained
+NEAR_CHANCE = 1.2  # × 1/classes: above it an accuracy is not that of chance, however few the images
 SIGN_FLIPS = 100_000  # at most, in a permutation test: all of them up to 16 differences
 
 
@@ -59,11 +60,12 @@ class Difference:
 
     Attributes:
         first, second: The names of the arms.
-        differences: float64, one value for each seed that both arms have, in the order of seeds.
+        differences: float64, one value for each tested seed that both arms have, in order.
         comparisons: The number of comparisons that test and intervals are corrected for.
         planned: Whether the study meant to test it. What it did not is never shown.
+        added: The same for the seeds that were added later, which are not tested.
         only_first, only_second, neither: With how many other seeds only the first arm trained, only
-            the second, or none of them.
+            the second, or none of them; added seeds count.
     """
 
     first: str
@@ -71,6 +73,7 @@ class Difference:
     differences: NDArray[np.float64]
     comparisons: int = 1
     planned: bool = True
+    added: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     only_first: int = 0
     only_second: int = 0
     neither: int = 0
@@ -83,6 +86,7 @@ class Difference:
             first=self.second,
             second=self.first,
             differences=-self.differences,
+            added=-self.added,
             only_first=self.only_second,
             only_second=self.only_first,
         )
@@ -91,6 +95,11 @@ class Difference:
     def same_failures(self) -> bool:
         """Whether both arms failed with the same seeds, or with none."""
         return not (self.only_first or self.only_second)
+
+    @property
+    def failed(self) -> int:
+        """With how many seeds an arm failed, or both."""
+        return self.only_first + self.only_second + self.neither
 
     @cached_property
     def mean(self) -> Estimate:
@@ -117,13 +126,14 @@ class Difference:
     def wins(self) -> Estimate:
         """The probability that `first` is above `second` with a new seed.
 
-        If a run failed, wins are counted: a normal distribution does not describe failures.
+        If a run failed, wins are counted, with all seeds: a normal distribution does not describe
+        failures.
         """
-        failed = self.only_first + self.only_second + self.neither
-        if not failed:
+        if not self.failed:
             return probability_above_zero(self.differences, self.comparisons)
-        won = int((self.differences > 0).sum()) + self.only_first
-        return share_of_wins(won, len(self.differences) + failed, self.comparisons)
+        trained = np.concatenate((self.differences, self.added))
+        won = int((trained > 0).sum()) + self.only_first
+        return share_of_wins(won, len(trained) + self.failed, self.comparisons)
 
     @property
     def shown(self) -> bool:
@@ -182,7 +192,9 @@ def mean(values: Sequence[float] | NDArray[np.float64], comparisons: int = 1) ->
 
 
 def differences(
-    *groups: Mapping[str, Sequence[float]], comparisons: int | None = None
+    *groups: Mapping[str, Sequence[float]],
+    comparisons: int | None = None,
+    tested: int | None = None,
 ) -> list[list[Difference]]:
     """Compares all pairs of arms in each group, seed by seed, and corrects all together.
 
@@ -190,8 +202,9 @@ def differences(
         groups: The arms of each group by name, each with one value (an accuracy) per seed. All arms
             have the same order of seeds; NaN means that a seed has no value yet, −inf that its run
             failed. A pair is compared over the seeds that both arms have; a pair without a common
-            seed is left out.
+            tested seed is left out.
         comparisons: The number of comparisons to correct for; None: the number of pairs.
+        tested: The number of seeds that are tested, the first ones; None: all.
 
     Returns:
         For each group its pairs.
@@ -205,7 +218,7 @@ def differences(
         if len({values.shape for values in by_name.values()}) > 1:
             raise ValueError("the arms must have the same seeds")
         for first, second in combinations(by_name, 2):
-            pair = _pair(first, by_name[first], second, by_name[second])
+            pair = _pair(first, by_name[first], second, by_name[second], tested)
             if len(pair.differences):
                 pairs.append((k, pair))
     compared: list[list[Difference]] = [[] for _ in groups]
@@ -214,21 +227,35 @@ def differences(
     return compared
 
 
-def _pair(first: str, a: NDArray[np.float64], second: str, b: NDArray[np.float64]) -> Difference:
+def _pair(
+    first: str,
+    a: NDArray[np.float64],
+    second: str,
+    b: NDArray[np.float64],
+    tested: int | None,
+) -> Difference:
     """Two arms, seed by seed, not corrected for other comparisons yet."""
     ended = ~(np.isnan(a) | np.isnan(b))
-    failed_a, failed_b = np.isneginf(a[ended]), np.isneginf(b[ended])
-    both = ~failed_a & ~failed_b
-    paired = a[ended][both] - b[ended][both]
+    failed_a, failed_b = ended & np.isneginf(a), ended & np.isneginf(b)
+    both = ended & ~failed_a & ~failed_b
+    is_tested = np.arange(len(a)) < (len(a) if tested is None else tested)
     return Difference(
         first,
         second,
-        # Rounded: values that differ in the last bit only are equal.
-        np.round(_finite(paired), 12) if len(paired) else paired,
-        only_first=int((~failed_a & failed_b).sum()),
-        only_second=int((failed_a & ~failed_b).sum()),
+        _subtracted(a, b, both & is_tested),
+        added=_subtracted(a, b, both & ~is_tested),
+        only_first=int((ended & ~failed_a & failed_b).sum()),
+        only_second=int((ended & failed_a & ~failed_b).sum()),
         neither=int((failed_a & failed_b).sum()),
     )
+
+
+def _subtracted(
+    a: NDArray[np.float64], b: NDArray[np.float64], where: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The differences of some seeds. Rounded: values that differ in the last bit are equal."""
+    found = a[where] - b[where]
+    return np.round(_finite(found), 12) if len(found) else found
 
 
 def paired_t(differences: Sequence[float] | NDArray[np.float64]) -> float:
@@ -307,13 +334,66 @@ def probability_above_zero(
         value = 0.5 if center == 0 else float(center > 0)
         return Estimate(value, 0.0, 1.0)  # no spread was seen: a new seed may give anything
     root = math.sqrt(len(array))
-    t, tail = root * center / spread, (1 - LEVEL) / 2 / comparisons
-    low, high = (scipy.special.nctdtrinc(len(array) - 1, share, t) for share in (1 - tail, tail))
+    tail = (1 - LEVEL) / 2 / comparisons
+    ends = [
+        _noncentrality(abs(root * center / spread), len(array) - 1, share)
+        for share in (1 - tail, tail)
+    ]
+    low, high = ends if center >= 0 else (-ends[1], -ends[0])
     return Estimate(
-        float(scipy.stats.norm.cdf(center / spread)),
-        float(scipy.stats.norm.cdf(low / root)),
-        float(scipy.stats.norm.cdf(high / root)),
+        float(scipy.special.ndtr(center / spread)),
+        float(scipy.special.ndtr(low / root)),
+        float(scipy.special.ndtr(high / root)),
     )
+
+
+def _noncentrality(t: float, degrees: int, share: float) -> float:
+    """The noncentrality with which a noncentral t value is at most `t`, from 0, with a probability.
+
+    By integration: scipy's own inverse is wrong where the probability is near 0 or 1, as it is
+    where many comparisons are corrected for.
+    """
+    farthest = math.sqrt(scipy.special.chdtri(degrees, 1e-16) / degrees)
+    return float(
+        scipy.optimize.brentq(
+            lambda shift: _at_most(t, degrees, shift) - share, -10.0, 10.0 + t * farthest
+        )
+    )
+
+
+def _at_most(t: float, degrees: int, shift: float) -> float:
+    """The probability that (Z + shift) / S is at most `t`, for a normal Z and S = χ / √degrees.
+
+    The integral is over Z where S decides, and over S elsewhere: there its step is not steep.
+    """
+    if t > 10:
+        z, weights = _normal()
+        above = scipy.special.chdtrc(degrees, degrees * np.maximum((z + shift) / t, 0) ** 2)
+        return float(weights @ above)
+    s, weights = _chi(degrees)
+    return float(weights @ scipy.special.ndtr(t * s - shift))
+
+
+@cache
+def _normal() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values of a normal variable, and their weights in an integral."""
+    z, weights = _gauss_legendre(-9.0, 9.0)
+    return z, weights * scipy.stats.norm.pdf(z)
+
+
+@cache
+def _chi(degrees: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values of χ / √degrees, and their weights in an integral."""
+    s, weights = _gauss_legendre(
+        *np.sqrt(scipy.special.chdtri(degrees, [1 - 1e-15, 1e-16]) / degrees)
+    )
+    return s, weights * 2 * degrees * s * scipy.stats.chi2.pdf(degrees * s**2, degrees)
+
+
+def _gauss_legendre(low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes between two limits, and their weights."""
+    nodes, weights = np.polynomial.legendre.leggauss(300)
+    return (low + high) / 2 + (high - low) / 2 * nodes, (high - low) / 2 * weights
 
 
 def share_of_wins(won: int, seeds: int, comparisons: int = 1) -> Estimate:
@@ -436,10 +516,11 @@ def proportion_interval(correct: int, images: int) -> tuple[float, float]:
 def above_chance(correct: int, images: int, classes: int) -> bool:
     """Whether a network classifies more images correctly than one that guesses.
 
-    The exact one-sided binomial test of a share of 1/classes, at the level `CHANCE`.
+    The exact one-sided binomial test of a share of 1/classes, at the level `CHANCE`. With few
+    images it shows little: more than `NEAR_CHANCE` times 1/classes is not chance either.
     """
     p = scipy.stats.binom.sf(correct - 1, images, 1 / classes)
-    return bool(p < CHANCE)
+    return bool(p < CHANCE) or correct * classes > NEAR_CHANCE * images
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -122,9 +122,13 @@ def _best(group: Group) -> str:
         )
     standing = {arm.norm: _standing(group, best, arm) for arm, _ in group.ranked[1:]}
     kinds = ("below", "above", "failures differ", "untested")
-    below, above, apart, untested = (
+    shown, above, apart, untested = (
         [norm for norm, found in standing.items() if found == kind] for kind in kinds
     )
+    tied = [arm for arm, _ in group.ranked[1:] if arm.norm in leaders]
+    arms = {arm.norm: arm for arm in group.arms}
+    below = [n for n in shown if all(_standing(group, t, arms[n]) == "below" for t in tied)]
+    below_one = [norm for norm in shown if norm not in below]
     undecided = [
         norm if found == "undecided" else f"{norm} ({found})"
         for norm, found in standing.items()
@@ -137,6 +141,8 @@ def _best(group: Group) -> str:
         texts = [f"{listed(leaders)} {has} the highest mean accuracy{ranked}"]
     if "undecided" in (standing[norm] for norm in leaders[1:]):
         texts.append("their means are equal")
+    if below_one:
+        texts.append(f"{best.norm} is shown to be above {listed(below_one)}")
     if undecided:
         texts.append(f"against {listed(undecided)} nothing is shown")
     if apart:
@@ -229,17 +235,17 @@ def _unequal(group: Group, one: Arm, other: Arm, images: int | None) -> str:
         f"{counted(group.ended(one), 'seed')}, {other.norm} with "
         f"{len(group.accuracies[other.name])} of {group.ended(other)}"
     )
-    pair = group.better_first(one, other)
-    if pair is None:
+    values, others = group.accuracies[one.name], group.accuracies[other.name]
+    common = values.keys() & others.keys()
+    if not common:
         return f"{text}, but never both with the same one"
     if images is None:
         return text
-    norms = {one.name: one.norm, other.name: other.norm}
-    seeds = len(pair.differences)
+    lead = float(np.mean([values[seed] - others[seed] for seed in common]))
+    above, below = (one, other) if lead >= 0 else (other, one)
     return (
-        f"{text}: over the {f'{seeds} seeds' if seeds > 1 else 'one seed'} with which both "
-        f"trained, {norms[pair.first]} is {points(pair.mean.value, images)} above "
-        f"{norms[pair.second]}{f' ({interval})' if (interval := _interval(pair, images)) else ''}"
+        f"{text}: over the {f'{len(common)} seeds' if len(common) > 1 else 'one seed'} with which "
+        f"both trained, {above.norm} is {points(abs(lead), images)} above {below.norm}"
     )
 
 
@@ -392,16 +398,18 @@ def _certainty(group: Group) -> str:
     second, pair = min(pairs, key=lambda rival: rival[1].wins.value if rival[1] else math.inf)
     if pair is not None and pair.wins.value < pair.swapped.wins.value:
         best, second, pair = second, best, pair.swapped
-    failed = pair is not None and (pair.only_first or pair.only_second or pair.neither)
     # One seed, or seeds without a spread, say nothing. Failures are counted, and do.
-    if pair is None or (math.isinf(pair.mean.high) and not failed):
+    if pair is None or (math.isinf(pair.mean.high) and not pair.failed):
         return f"More seeds would show whether {best.norm} is above {second.norm}."
     value, low, high = map(probability, (pair.wins.value, pair.wins.low, pair.wins.high))
     text = (
         f"With a new seed, {best.norm} would be above {second.norm} with a probability of {value}"
     )
-    if failed:
-        return f"{text} (95% interval {low} to {high}), where a failed run counts as a loss."
+    lost = ", where a failed run counts as a loss" if pair.failed else ""
+    if not pair.planned:
+        return f"{text}{lost}; the study did not plan to test them, so there is no interval."
+    if pair.failed:
+        return f"{text} (95% interval {low} to {high}){lost}."
     if low == high:
         return f"{text}, assuming normally distributed differences."
     return f"{text} (95% interval {low} to {high})."
@@ -661,6 +669,11 @@ def _assumptions(group: Group) -> list[str]:
             "that are left are no random sample. Wins are counted for them, with the exact "
             "binomial interval."
         )
+    if any(pair.neither and math.isfinite(pair.p) for pair in group.differences):
+        sentences.append(
+            "Normalizations that failed with the same seeds are tested over the others: what is "
+            "shown of them holds for seeds with which both train."
+        )
     return sentences
 
 
@@ -673,9 +686,10 @@ def _about_tests(group: Group) -> str:
         f"same convolutions and {see}. Intervals and p-values are Student's for these paired "
         "differences, and assume that they are normally distributed"
     )
-    if group.seeds < 6:
+    seeds = max(len(pair.differences) for pair in group.differences)
+    if seeds < 6:
         text += (
-            f". With {group.seeds} seeds a permutation test, which needs no normal distribution, "
+            f". With {seeds} seeds a permutation test, which needs no normal distribution, "
             "cannot reach 5%, so none is given"
         )
     return f"{text}."

@@ -193,14 +193,19 @@ def _averages(layer: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def _take_over(old: nn.Module, new: nn.Module) -> None:
     """Copies what both layers have, and whether it is trained."""
-    learned = dict(old.named_parameters())
+    learned: dict[str, Tensor] = dict(old.named_parameters())
     frozen = bool(learned) and not any(values.requires_grad for values in learned.values())
     for path, values in new.named_parameters():
         name = path.rpartition(".")[2]
         before = learned.get(name)
         values.requires_grad_(not frozen if before is None else before.requires_grad)
+        if before is None:
+            continue
+        if values.ndim == before.ndim + 2:  # of each value of the maps, not of each channel
+            before = before[..., None, None].expand_as(values)
         first = torch.full_like(values, 1.0 if name == "weight" else 0.0)
-        if before is not None and before.shape == first.shape and torch.equal(values, first):
+        starts_at_zero = name == "weight" and not before.any()  # a residual branch
+        if before.shape == first.shape and (starts_at_zero or torch.equal(values, first)):
             values.copy_(before)
     before_averages, averages = _averages(old), _averages(new)
     if {k: v.shape for k, v in before_averages.items()} == {

@@ -12,7 +12,7 @@ from normlab.study.plan import Arm
 from normlab.study.record import Result, Study, collect
 from normlab.study.resources import Resources
 from normlab.study.tuning import Round, Trial, Tried
-from normlab.wording import rounded_setting
+from normlab.wording import counted, rounded_setting
 
 
 def search(study: Study, planned: Sequence[Arm], holdout: int, resources: Resources) -> Study:
@@ -198,8 +198,8 @@ def _run_trials(
 def _diverged(of: Round, measured: Mapping[str, Sequence[Trial]]) -> dict[str, str]:
     """By the arm's name, why its search failed if no trial of a rung could be trained."""
     return {
-        name: f"its loss was not finite with any {of.label} that was tried: leave it out, or "
-        "choose another recipe"
+        name: f"its loss was not finite with any {of.label} that was tried for "
+        f"{counted(trials[0].epochs, 'epoch')}: leave it out, or choose another recipe"
         for name, trials in measured.items()
         if trials and all(trial.accuracy is None for trial in trials)
     }
