@@ -463,13 +463,40 @@ def test_what_is_shown_of_arms_that_lost_the_same_seeds_is_said_to_hold_for_the_
     assert not any("holds for seeds with which both train" in s for s in further)
 
 
-def test_a_pair_that_was_not_planned_has_no_interval(tmp_path):
+def test_a_pair_that_was_not_planned_has_no_probability(tmp_path):
     study = made_up(tmp_path, contrasts=("gn,ln",))
     (best, certainty), _ = sentences(study)
     assert "the study did not plan to test it against gn" in best
-    assert certainty.startswith("With a new seed, bn would be above gn with a probability of ")
-    assert certainty.endswith("; the study did not plan to test them, so there is no interval.")
-    assert "interval " not in certainty.partition("; ")[0]
+    assert certainty == (
+        "The study did not plan to test bn against gn: it does not say which would be above with a "
+        "new seed."
+    )
+
+
+def test_arms_that_failed_with_different_ones_of_two_seeds_have_no_seed_in_common(tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=("bn", "gn"))
+    (best, certainty), further = sentences(
+        with_accuracies(study, {"bn": (0.8, None), "gn": (None, 0.7)})
+    )
+    assert best.startswith(
+        "bn has the highest mean accuracy if failed runs count as zero; against gn there is no "
+        "test, because their failures differ."
+    ) or best.startswith(
+        "bn has the highest mean accuracy; against gn there is no test, because their failures "
+        "differ."
+    )
+    assert "but never both with the same one" in best
+    assert certainty == "bn and gn never trained with the same seed."
+    assert "It could not be tested: runs failed, are not finished, or are equal." in further
+
+
+def test_numbers_over_the_planned_seeds_say_so_beside_means_over_all(usual):
+    values = {"bn": (0.8, 0.81, 0.82, 0.9, 0.9), "gn": (0.7, 0.711, 0.72, 0.6, 0.6)}
+    values["ln"] = (0.5, 0.511, 0.519, 0.5, 0.5)
+    (best, _), _ = sentences(with_accuracies(usual, values, earlier_seeds=(3,)))
+    assert "84.60% over 5 seeds; it is 9.97 points above gn (over the 3 planned seeds, 95%" in best
+    (best, _), _ = sentences(with_accuracies(usual, values))
+    assert "planned" not in best
 
 
 def test_a_run_that_ended_at_chance_is_named_like_one_that_diverged(usual):

@@ -227,7 +227,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     config = dataclasses.replace(CONFIG, tune=tune, tune_seeds=seeds, epochs=epochs, batch_sizes=())
     compare(config, tmp_path / "study", dry_run=True, workers=3)
     output = capsys.readouterr().out
-    assert f"4 runs, after a search of {trials} more, 3 at a time: about " in output
+    assert f"4 runs, after {trials} of a search, 3 at a time: about " in output
     assert ("searched" in output) == (tune != ("augment",))
     assert ("beyond it, 3 times at most" in output) == (more is not None)
     assert more is None or f": each time {more} runs more, about " in output
@@ -405,7 +405,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path):
 
 
 @pytest.mark.slow(20)
-def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
+def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(local, "run_jobs", run_here)
     monkeypatch.setattr(tuning, "FACTORS", (0.5, 1.0, 2.0, 4.0))
     rate = {"learning_rate": 0.004}  # too low
@@ -459,6 +459,9 @@ def test_a_resumed_search_gives_the_same_result(tmp_path, monkeypatch):
         begun = tuple(Result(arm=r.arm, seed=r.seed) for r in record.results)
         arms = tuple(plan(config, classes=10, images=1437, shape=(3, 32, 32)))
         dataclasses.replace(record, results=begun, arms=arms, trials=known, costs={}).write()
+        if len(known) == 5:  # of two seeds of two arms: 4 + 2 rates, 2 augmentations
+            compare(config, part, dry_run=True)
+            assert "2 runs, after 27 of a search" in capsys.readouterr().out
         compare(config, part, quiet=True, workers=1)
         assert content(part) == content(whole.path)
         if {trial.name for trial in known} <= {folder.name for folder in folders}:

@@ -117,6 +117,7 @@ def headline(study: Study, found: Sequence[Change]) -> list[str]:
         if not along:
             continue
         planned = sum(c.reference is not None and _axes(c) == axes for c in study.family)
+        untested = planned - sum(not change.failures for change in along)
         label = listed([AXES[axis].label for axis in axes])
         shown = [change for change in along if change.shown]
         if shown:
@@ -132,7 +133,8 @@ def headline(study: Study, found: Sequence[Change]) -> list[str]:
         else:
             sentences.append(
                 f"It is not shown that a difference between normalizations depends on the {label} "
-                f"({counted(planned, 'planned change')})."
+                f"({counted(planned, 'planned change')}"
+                f"{f', {untested} of them not tested' if untested else ''})."
             )
     return sentences
 
@@ -145,9 +147,14 @@ def further(study: Study, found: Sequence[Change], pairs: Sequence[Difference]) 
         found: Its changes.
         pairs: Its differences in one setting.
     """
-    if not any(len(d.differences) > 1 for d in (*pairs, *(c.change for c in found))):
+    if study.tested_seeds == 1 or not study.family:
         return []
-    return [*_equal(study, found, pairs), tested(study), *_looks(study)]
+    return [
+        *_equal(study, found, pairs),
+        tested(study),
+        *_untested(study, found, pairs),
+        *_looks(study),
+    ]
 
 
 def tested(study: Study) -> str:
@@ -251,6 +258,17 @@ def _equal(study: Study, found: Sequence[Change], pairs: Sequence[Difference]) -
             "shown, there may still be one."
         ]
     return []
+
+
+def _untested(study: Study, found: Sequence[Change], pairs: Sequence[Difference]) -> list[str]:
+    """How many of the planned contrasts could not be tested."""
+    number = sum(math.isfinite(pair.p) for pair in pairs)
+    number += sum(math.isfinite(c.change.p) and not c.failures for c in found)
+    left = len(study.family) - number
+    if not left:
+        return []
+    which = "It" if len(study.family) == 1 else f"{left} of them"
+    return [f"{which} could not be tested: runs failed, are not finished, or are equal."]
 
 
 def _looks(study: Study) -> list[str]:

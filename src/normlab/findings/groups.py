@@ -49,6 +49,11 @@ class Group:
         """The number of seeds of the arm that has the most."""
         return max(map(len, self.accuracies.values()))
 
+    @cached_property
+    def tried(self) -> int:
+        """The number of seeds with which the arm that has the most trained or failed."""
+        return max(map(self.ended, self.arms))
+
     def mean(self, arm: Arm) -> Estimate:
         """The mean accuracy of an arm over the seeds with which it trained."""
         return self._means[arm.name]

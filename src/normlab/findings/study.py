@@ -58,7 +58,7 @@ def further(study: Study, groups: Sequence[Group]) -> list[str]:
     pairs = [pair for group in groups for pair in group.differences if pair.planned]
     return [
         # Without a varying axis it is in the headline.
-        *([_certainty(main)] if varying(settings(study.arms)) and main.seeds > 1 else []),
+        *([_certainty(main)] if varying(settings(study.arms)) and main.tried > 1 else []),
         *_other_pairs(main, study.images),
         *contrasts.further(study, changes(study, groups), pairs),
         *_seeds_needed(main, contrasts.comparisons(study)),
@@ -115,7 +115,7 @@ def _best(group: Group) -> str:
     if_counted = " if failed runs count as zero"
     ranked = "" if math.isclose(highest, group.mean(best).value) else if_counted
     has, it = ("have", best.norm) if len(leaders) > 1 else ("has", "it")
-    if group.seeds == 1:
+    if group.tried == 1:
         return (
             f"{listed(leaders)} {has} the highest accuracy{ranked}; one seed cannot show a "
             "difference between normalizations."
@@ -193,7 +193,7 @@ def _by_how_much(group: Group, images: int) -> str:
     differences, unequal = [], []
     for place, (arm, _) in enumerate(others):
         standing = _standing(group, best, arm)
-        if standing == "failures differ" and group.seeds > 1:
+        if standing == "failures differ" and group.tried > 1:
             unequal.append(_unequal(group, best, arm, images if place < FEW_RIVALS else None))
             named |= {best.name, arm.name}
         elif standing in ("below", "above", "undecided") and place < FEW_RIVALS:
@@ -263,6 +263,8 @@ def _numbers(pair: Difference, images: int) -> str:
 def _tested(pair: Difference, images: int) -> list[str]:
     """The interval and the p-value of a difference, as far as they are known."""
     texts = [_interval(pair, images) or "no interval, because the seeds show no spread"]
+    if len(pair.added):
+        texts.insert(0, f"over the {counted(len(pair.differences), 'planned seed')}")
     if not math.isnan(pair.p_corrected):
         texts.append(f"corrected {p_value(pair.p_corrected)}")
     return texts
@@ -398,6 +400,13 @@ def _certainty(group: Group) -> str:
     second, pair = min(pairs, key=lambda rival: rival[1].wins.value if rival[1] else math.inf)
     if pair is not None and pair.wins.value < pair.swapped.wins.value:
         best, second, pair = second, best, pair.swapped
+    if pair is None and group.failed[best.name] != group.failed[second.name]:
+        return f"{best.norm} and {second.norm} never trained with the same seed."
+    if pair is not None and not pair.planned:
+        return (
+            f"The study did not plan to test {best.norm} against {second.norm}: it does not say "
+            "which would be above with a new seed."
+        )
     # One seed, or seeds without a spread, say nothing. Failures are counted, and do.
     if pair is None or (math.isinf(pair.mean.high) and not pair.failed):
         return f"More seeds would show whether {best.norm} is above {second.norm}."
@@ -405,11 +414,8 @@ def _certainty(group: Group) -> str:
     text = (
         f"With a new seed, {best.norm} would be above {second.norm} with a probability of {value}"
     )
-    lost = ", where a failed run counts as a loss" if pair.failed else ""
-    if not pair.planned:
-        return f"{text}{lost}; the study did not plan to test them, so there is no interval."
     if pair.failed:
-        return f"{text} (95% interval {low} to {high}){lost}."
+        return f"{text} (95% interval {low} to {high}), where a failed run counts as a loss."
     if low == high:
         return f"{text}, assuming normally distributed differences."
     return f"{text} (95% interval {low} to {high})."
@@ -420,7 +426,7 @@ def _certainty(group: Group) -> str:
 
 def _other_pairs(group: Group, images: int) -> list[str]:
     """The pairs of normalizations without the best one, which the headline compares."""
-    if group.seeds < 2:
+    if group.tried < 2:
         return []
     ranked = [arm for arm, _ in group.ranked]
     pairs = [

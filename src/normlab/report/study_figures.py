@@ -390,6 +390,8 @@ def _pairs_table(
             f"Corrected for all {corrected:,} contrasts of the study: the intervals and "
             f"{listed(with_correction)}; not corrected: {listed(without)}."
         )
+    if any(len(pair.added) for pair in pairs):
+        notes.append("Over the planned seeds, not those that were added later.")
     notes.append(
         "Wins: the probability that the first is above the second with a new seed (Bouthillier et "
         "al. 2021)."

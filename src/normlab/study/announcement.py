@@ -140,7 +140,7 @@ def _total(
     trials = [
         seconds
         for arm in _to_search(study, arms)
-        for seconds in _trial_seconds(study.config, arm, estimated_seconds[arm.name])
+        for seconds in _trial_seconds(study, arm, estimated_seconds[arm.name])
     ]
     if ray in (None, "local"):
         where = f"{workers} at a time"
@@ -149,7 +149,7 @@ def _total(
         where, time = "on Ray", f"{estimated_duration(sum([*trials, *remaining]))} of one core"
     return (
         f"{runs}{f', {done} of them done' if done else ''}"
-        f"{f', after a search of {len(trials)} more' if trials else ''}, {where}: about {time}"
+        f"{f', after {len(trials)} of a search' if trials else ''}, {where}: about {time}"
     )
 
 
@@ -158,9 +158,10 @@ def _to_search(study: Study, arms: Sequence[Arm]) -> list[Arm]:
     return [a for a in arms if not tuning.is_searched(study.trials, a.name, study.config)]
 
 
-def _trial_seconds(config: StudyConfig, arm: Arm, whole_run: float) -> list[float]:
-    """The time of each trial of an arm's search, without extensions."""
-    epochs = arm.recipe.epochs
+def _trial_seconds(study: Study, arm: Arm, whole_run: float) -> list[float]:
+    """The time of each trial that an arm's search still needs, without extensions."""
+    config, epochs = study.config, arm.recipe.epochs
+    done = {(t.what, t.turn, t.value, t.epochs, t.seed) for t in study.trials if t.arm == arm.name}
     seconds = []
     for of in tuning.rounds(config):
         values = len(tuning.grid(of, config, arm))
@@ -170,7 +171,7 @@ def _trial_seconds(config: StudyConfig, arm: Arm, whole_run: float) -> list[floa
                 number = tuning.kept(values, rung) if place else values
                 each = estimate.part(whole_run, length, epochs)
                 seconds += [each] * number * config.tune_seeds
-    return seconds
+    return seconds[len(done) :]
 
 
 def _notes(
