@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness import EXECUTION, TINY, StopAt
 from holding import held, holding, release
 from normlab import __version__
 from normlab.cli import _COMMANDS, _default_out, _default_study, main
 from normlab.config import RunConfig, StudyConfig
 from normlab.data.cifar import layouts
-from normlab.errors import UsageError
+from normlab.errors import InterruptedRunError, UsageError
 from normlab.inference.evaluate import evaluate
 from normlab.network import zoo
 from normlab.network.zoo import ZOO
 from normlab.runs.run import Run
+from normlab.training.loop import train
 
 NORMLAB = [sys.executable, "-m", "normlab"]
 TRAIN = [
@@ -548,6 +550,23 @@ def test_a_stopped_run_says_which_custom_module_to_trust(tmp_path, cli, monkeypa
     code, _, errors = cli(*command.split()[2:])
     del sys.modules["own_slow"]
     assert code == 0, errors
+
+
+def test_a_stopped_run_gets_the_command_that_resumes_it(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InterruptedRunError):
+        train(TINY, "r u", EXECUTION, callbacks=[StopAt(0, 1)], quiet=True)
+    code, _, errors = cli(*TRAIN, "--out", "r u")
+    command = "normlab train --resume 'r u'"
+    assert code == 1
+    assert errors == f"normlab: r u holds a run that can be resumed: {command} --threads 1\n"
+    for words in (["evaluate"], ["predict", "a.png"], ["export", "--to", "onnx"], ["report"]):
+        code, _, errors = cli(words[0], "r u", *words[1:])
+        assert code == 1
+        assert errors == f"normlab: r u is not finished: resume it with {command}\n"
+    code, _, errors = cli(*TRAIN, "--teacher", "r u", "--out", "other")
+    assert code == 1
+    assert errors == f"normlab: --teacher r u is not finished: resume it with {command}\n"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from normlab.network import zoo
 from normlab.network.model import Network
 from normlab.runs import machine
 from normlab.runs.isolation import isolated
-from normlab.runs.run import Run
+from normlab.runs.run import Run, resume_command
 
 BATCH = 256
 MODELS = ("micro", "nano")  # in the folder `models`: bn, seed 0, trained on CIFAR-10
@@ -222,7 +222,7 @@ def named_run(text: str, flag: str) -> Run | None:
     run = Run.open(folder)
     if not run.finished:
         raise RunError(
-            f"{flag} {text} is not finished: resume it with normlab train --resume {folder}"
+            f"{flag} {text} is not finished: resume it with {run.trusting}{resume_command(folder)}"
         )
     return run
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from normlab import notation, recipes
-from normlab.config import UNSTATED, RunConfig, TrainingConfig, recorded
+from normlab.config import UNSTATED, Execution, RunConfig, TrainingConfig, recorded
 from normlab.data import apply_splits, load_recorded
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
@@ -388,6 +388,11 @@ class Run:
         from normlab.runs.isolation import isolated
 
         weights = self.path / "model.safetensors"
+        if not self.finished and (self.path / "checkpoint.pt").exists():
+            raise RunError(
+                f"{self.path} is not finished: resume it with {self.trusting}"
+                f"{resume_command(self.path)}"
+            )
         with isolated():
             self._refuse_other_shapes(weights)
             network = Network(self.layout, **self.network_settings)
@@ -479,6 +484,21 @@ class Run:
         if not is_own:
             note(another_copy(config.dataset, self.path))
         return dataset
+
+
+def resume_command(
+    folder: Path,
+    execution: Execution = Execution(),  # noqa: B008 — it is frozen
+) -> str:
+    """The command that resumes the run in a folder where, and how, it is computed."""
+    command = ["normlab", "train", "--resume", str(folder)]
+    if execution.data_root is not None:
+        command += ["--data-root", str(execution.data_root)]
+    if execution.device != "auto":
+        command += ["--device", execution.device]
+    if execution.threads is not None:
+        command += ["--threads", str(execution.threads)]
+    return shlex.join(command)
 
 
 def another_copy(dataset: str, trained: object) -> str:

@@ -108,7 +108,7 @@ def train(
     start = start if config.start_from and start else starts.find(config)
     device = machine.prepare(execution)
     if not dry_run:
-        refuse_existing_run(out)
+        refuse_existing_run(out, execution)
     if dataset is None:
         dataset = load_for(config, execution.data_root)
         config = with_own_holdout(config, dataset)
@@ -146,7 +146,7 @@ def train(
     if dry_run:
         return _measure(run, network, checkpoint, dataset, device, quiet=quiet)
     with locked_run(out):
-        refuse_existing_run(out)  # another process may have started one meanwhile
+        refuse_existing_run(out, execution)  # another process may have started one meanwhile
         if process_group().is_main:
             checkpoint.save(out / "checkpoint.pt")  # first: it marks the folder as a run's
             if table_is_own:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from normlab import notation
-from normlab.config import RunConfig
+from normlab.config import Execution, RunConfig
 from normlab.data import Dataset
 from normlab.data.describe import channel_statistics
 from normlab.errors import RunError, UsageError
@@ -21,7 +21,7 @@ from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
 from normlab.runs.checkpoint import Checkpoint, is_checkpoint
-from normlab.runs.run import LARGEST_LOSS, DataCard, Run, Start
+from normlab.runs.run import LARGEST_LOSS, DataCard, Run, Start, resume_command
 from normlab.storage.files import exists, locked, remove_leftovers
 from normlab.storage.records import MalformedError
 from normlab.training import starts
@@ -40,10 +40,10 @@ _OWN = (
 )
 
 
-def refuse_existing_run(out: Path) -> None:
+def refuse_existing_run(out: Path, execution: Execution) -> None:
     """Raises RunError if a folder holds a run, or files of others that have a run's names.
 
-    Only the main process checks it.
+    Only the main process checks it. The command that resumes the run says where to compute it.
     """
     if not process_group().is_main:
         return
@@ -53,7 +53,7 @@ def refuse_existing_run(out: Path) -> None:
             "To train another, choose another --out or --seed"
         )
     if exists(out / "config.json"):
-        raise RunError(f"{out} holds a run that can be resumed: normlab train --resume {out}")
+        raise RunError(f"{out} holds a run that can be resumed: {resume_command(out, execution)}")
     if is_checkpoint(out / "checkpoint.pt"):  # a run's that was killed before it had settings
         return
     for name in _OWN:

@@ -12,7 +12,7 @@ import torch
 
 from normlab.config import Execution
 from normlab.errors import InterruptedRunError
-from normlab.runs.run import Run
+from normlab.runs.run import resume_command
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
 from normlab.training.state import TrainingState
@@ -91,17 +91,5 @@ class StopRequests(Callback):
             checkpoint.save(state.run.path / "checkpoint.pt")
         raise InterruptedRunError(
             f"stopped in epoch {state.epoch + 1} after step {state.step}. "
-            f"To resume: {_resume_command(state.run, self.execution)}"
+            f"To resume: {state.run.trusting}{resume_command(state.run.path, self.execution)}"
         )
-
-
-def _resume_command(run: Run, execution: Execution) -> str:
-    """The command that resumes a run where, and how, it was computed."""
-    command = ["normlab", "train", "--resume", str(run.path)]
-    if execution.data_root is not None:
-        command += ["--data-root", str(execution.data_root)]
-    if execution.device != "auto":
-        command += ["--device", execution.device]
-    if execution.threads is not None:
-        command += ["--threads", str(execution.threads)]
-    return run.trusting + shlex.join(command)
