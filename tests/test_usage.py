@@ -1,6 +1,7 @@
 """What people type instead of what a command takes: each gets one line that says what to do."""
 
 import re
+import shlex
 
 import pytest
 
@@ -126,6 +127,32 @@ def test_the_flags_are_those_of_the_help(cli):
 )  # fmt: skip
 def test_a_misspelt_value(arguments, line, refused):
     assert refused(*arguments) == line
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--norms bn,gn", "--norms bn gn"),
+        ("--norms bn gn,ln", "--norms gn ln"),
+        ("--norms=bn,gn", "--norms bn gn"),
+        ("--norms 'bn, gn'", "--norms bn gn"),
+        ("--norms bn, gn", "--norms bn"),
+        ("--tune lr,wd", "--tune lr wd"),
+        ("--layouts nano,micro", "--layouts nano micro"),
+        ("--batch_sizes 4,8", "--batch-sizes 4 8"),
+    ],
+)
+def test_values_separated_by_commas(typed, meant, refused):
+    line = refused("compare", "nano", *shlex.split(typed))
+    assert line.endswith(f": separate them with spaces: {meant}")
+
+
+def test_values_that_have_commas_or_of_which_there_is_one(refused):
+    one = "--to takes one of c, html, onnx or pt2 at a time, not 'c,onnx'"
+    assert refused("export", "--model", "nano", "--to", "c,onnx") == one
+    number = "--batch-sizes must be a whole number, not '1,000'"
+    assert refused("compare", "nano", "--batch-sizes", "1,000") == number
+    assert "spaces" not in refused("compare", "nano", "--contrasts", "bn,rms")
 
 
 @pytest.mark.parametrize(

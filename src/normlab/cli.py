@@ -810,6 +810,7 @@ def _call(name: str, arguments: list[str]) -> None:
     asks_for_help = _asks_for_help(arguments)
     if not asks_for_help:
         usage.refuse_misplaced_values(name, command, arguments)
+        usage.refuse_commas(command, arguments)
 
     @functools.wraps(command)
     def with_arguments(*given: Any, **named: Any) -> Callable[[], None]:

@@ -6,6 +6,8 @@ The words that it takes are tyro's: a command's parameters, and the fields of th
 import dataclasses
 import difflib
 import inspect
+import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -27,6 +29,7 @@ _OTHER_VALUES = {
     "weight-decay": "wd",
     "swish": "silu",
 }
+_HAVE_COMMAS = {"--classes", "--contrasts"}  # flags whose values may have some of their own
 _COMMON = 4  # letters at the begin of two words that are near: `normalization`, `norms`
 
 
@@ -88,6 +91,32 @@ def refuse_misplaced_values(command: str, function: Command, arguments: Sequence
             )
         if takes == "none" and equals:
             raise UsageError(f"{flag} takes no value: leave out ={value}")
+
+
+def refuse_commas(function: Command, arguments: Sequence[str]) -> None:
+    """Raises UsageError for the first flag whose values are separated by commas.
+
+    Args:
+        function: The command's function.
+        arguments: What follows its name.
+    """
+    several = {
+        name for p in _parameters(function) if p.takes in ("some", "any") for name in p.names
+    }
+    flag = ""
+    for argument in arguments:
+        if argument == "--":
+            return
+        value = argument
+        if argument.startswith("--"):
+            flag, _, value = argument.partition("=")
+            flag = flag.replace("_", "-")
+        if "," not in value or flag not in several - _HAVE_COMMAS:
+            continue
+        if re.fullmatch(r"\d{1,3}(,\d{3})+", value):  # one number: its reader refuses it
+            continue
+        values = [part.strip() for part in value.split(",") if part.strip()]
+        raise UsageError(f"{flag} {value}: separate them with spaces: {flag} {shlex.join(values)}")
 
 
 def missing(command: str, function: Command, arguments: Sequence[str]) -> UsageError:
@@ -227,6 +256,9 @@ def readers(arguments: Sequence[str]) -> ConstructorRegistry:
     def _choice(text: str, choices: Sequence[str]) -> str:
         if text in choices:
             return text
+        if "," in text:
+            one = listed(choices, "or")
+            raise UsageError(f"{_flag(text)} takes one of {one} at a time, not {text!r}")
         hint = _did_you_mean(text, choices)
         choose = "Choose" if hint else "choose"
         raise UsageError(f"no {_flag(text)} {text!r}: {hint}{choose} {listed(choices, 'or')}")
