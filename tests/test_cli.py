@@ -53,6 +53,28 @@ def test_names_with_control_characters_leave_the_terminal_alone(cli, tmp_path):
     assert errors.splitlines()[1:] == ["  C:8 P\ufffd[31m GAP", "       ^"]
 
 
+def test_what_is_no_runs_folder_is_told_apart(cli, trained, tmp_path):
+    study = tmp_path / "study"
+    for run in (tmp_path / "runs/a-0", tmp_path / "runs/b-0", study / "runs/bn-0"):
+        run.mkdir(parents=True)
+        shutil.copy(trained.path / "config.json", run)
+    (study / "study.json").write_text("{}")
+    (tmp_path / "a.txt").touch()
+    for path, instead in (
+        ("nowhere", "there is nothing of this name"),
+        ("runs", f"give those that it holds, such as {tmp_path}/runs/a-0"),
+        ("runs/a-0/config.json", f"it is a file: give {tmp_path}/runs/a-0"),
+        ("a.txt", "it is a file"),
+        (
+            "study",
+            f"it is a study's, which `normlab report` takes alone; its runs are in {study}/runs",
+        ),
+    ):
+        code, _, errors = cli("report", trained.path, tmp_path / path)
+        assert code == 1
+        assert errors == f"normlab: {tmp_path / path} is not a run's folder: {instead}\n"
+
+
 def test_help_lists_the_commands_and_each_has_help_with_an_example(cli):
     code, out, _ = cli("--help")
     assert code == 0

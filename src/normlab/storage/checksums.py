@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import reprlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def read_json(file: Path, schema: int, kind: str) -> dict[str, Any]:
         content: dict[str, Any] = parse(read_text(file))
         written = entry(content, "schema", object)
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{file.parent} is not a {kind}'s folder: it has no {file.name}") from None
+        raise RunError(f"{file.parent} is not a {kind}'s folder: {_instead(file)}") from None
     except OSError as error:
         raise RunError(f"{file} cannot be read: {error.strerror}") from None
     except (MalformedError, UnicodeDecodeError) as error:
@@ -34,6 +36,23 @@ def read_json(file: Path, schema: int, kind: str) -> dict[str, Any]:
             "open it with the normlab that wrote it"
         )
     return content
+
+
+def _instead(file: Path) -> str:
+    """What a folder is that lacks this file, and what to give in its place."""
+    folder = file.parent
+    with suppress(OSError):  # what cannot be looked into has no such file
+        if not os.path.lexists(folder):
+            return "there is nothing of this name"
+        if not folder.is_dir():
+            owner = folder.parent
+            return f"it is a file: give {owner}" if (owner / file.name).exists() else "it is a file"
+        if (folder / "study.json").exists():
+            runs = folder / "runs"
+            return f"it is a study's, which `normlab report` takes alone; its runs are in {runs}"
+        if held := sorted(path.parent for path in folder.glob(f"*/{file.name}")):
+            return f"give those that it holds, such as {held[0]}"
+    return f"it has no {file.name}"
 
 
 def add_checksum(content: dict[str, Any]) -> dict[str, Any]:
