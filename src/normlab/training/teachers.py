@@ -78,10 +78,11 @@ class TeacherNetwork:
             return
         data, shape = self.run.data, self.run.config.shape
         if data.classes != dataset.classes:
-            counts = f"{len(data.classes)} and {len(dataset.classes)}"
+            theirs = _some_missing(data.classes, dataset.classes)
+            own = _some_missing(dataset.classes, data.classes)
             raise UsageError(
-                f"--teacher {self.text} has other classes than {dataset.name} ({counts}): "
-                "choose a teacher trained on the same data"
+                f"--teacher {self.text} has other classes than {dataset.name} ({theirs}, "
+                f"not {own}): choose a teacher trained on the same data"
             )
         if shape != dataset.shape:
             raise UsageError(
@@ -149,6 +150,12 @@ class TeacherNetwork:
                 "expected logits"
             )
         return logits
+
+
+def _some_missing(classes: Sequence[str], others: Sequence[str]) -> str:
+    """The first classes that others lack; the first of all if only their order differs."""
+    names = [name for name in classes if name not in others] or classes
+    return ", ".join(shorten(name, 30) for name in names[:3]) + " …" * (len(names) > 3)
 
 
 def check_settings(config: TrainingConfig) -> None:
