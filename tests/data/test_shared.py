@@ -1,6 +1,7 @@
 """A data set that several processes read from disk."""
 
 import dataclasses
+import resource
 
 import numpy as np
 import pytest
@@ -51,6 +52,16 @@ def test_a_damaged_folder_is_refused_on_one_line(damage, tmp_path):
         (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(DataError, match=r"^[^\n]*holds no data set that can be read[^\n]*$"):
         shared.read(tmp_path)
+
+
+def test_why_a_part_could_not_be_written_is_said(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(NormlabError, match=r"cannot be written: File too large$"):
+            shared.write(load("digits"), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

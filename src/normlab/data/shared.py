@@ -3,8 +3,10 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normlab.data.dataset import Dataset, Split
 from normlab.errors import DataError, NormlabError
@@ -24,10 +26,10 @@ def write(dataset: Dataset, folder: Path) -> None:
         for name in _SPLITS:
             split: Split | None = getattr(dataset, name)
             if split is not None:
-                np.save(folder / f"{name}-images.npy", np.ascontiguousarray(split.images))
-                np.save(folder / f"{name}-labels.npy", split.labels)
+                _save(folder / f"{name}-images.npy", split.images)
+                _save(folder / f"{name}-labels.npy", split.labels)
                 if split.taught is not None:
-                    np.save(folder / f"{name}-taught.npy", split.taught)
+                    _save(folder / f"{name}-taught.npy", split.taught)
     except OSError as error:
         raise NormlabError(f"{folder} cannot be written: {error.strerror or error}") from error
     rest = {
@@ -36,6 +38,15 @@ def write(dataset: Dataset, folder: Path) -> None:
         if field.name not in _SPLITS
     }
     write_atomically(folder / "dataset.json", json.dumps(rest))
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """Writes an array. `np.save` does too, but its error does not say why it wrote only a part."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.data)
 
 
 def read(folder: Path) -> Dataset:
