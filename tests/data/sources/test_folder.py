@@ -195,7 +195,7 @@ def test_an_unreadable_image_is_named_or_left_out(content, tmp_path):
     assert "--skip-unreadable" in text
     dataset = load_from(tmp_path, skip_unreadable=True)
     assert len(dataset.train) == 10
-    assert dataset.notes == ("left out: 1 picture that could not be read (bad.png)",)
+    assert dataset.notes == ("left out: 1 picture that could not be read (train/a/bad.png)",)
     bad.unlink()
     whole = load_from(tmp_path, skip_unreadable=True)
     assert whole.notes == ()
@@ -208,7 +208,7 @@ def test_skipped_images_of_both_splits_are_counted(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part / "b" / "00.png").write_bytes(b"")
     (note,) = load_from(tmp_path, skip_unreadable=True).notes
-    assert note == "left out: 2 pictures that could not be read (00.png, 00.png)"
+    assert note == "left out: 2 pictures that could not be read (test/b/00.png, train/b/00.png)"
 
 
 def test_a_broken_link_is_an_error(tmp_path):

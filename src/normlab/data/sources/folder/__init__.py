@@ -96,7 +96,7 @@ def _read(
             if not request.skip_unreadable:
                 message = f"{error}; --skip-unreadable leaves such images out"
                 raise DataError(message) from error
-            layout.left_out.unreadable.append(picture.file)
+            layout.left_out.unreadable.append(picture.file.relative_to(root))
     for missing in {picture.label for picture in pictures} - {picture.label for picture in read}:
         files = [picture.file for picture in pictures if picture.label == missing]
         raise DataError(f"class {missing!r} has no image that can be read: {examples(files, str)}")

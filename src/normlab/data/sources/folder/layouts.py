@@ -34,7 +34,7 @@ class LeftOutOfFolder(LeftOut):
     """What is in a folder of pictures and is not read.
 
     Attributes:
-        unreadable: Pictures that could not be read.
+        unreadable: Pictures that could not be read, by their paths in the folder.
         classless: Pictures in no class's folder.
         unlabeled: Pictures to which the table of labels gives none.
         unused: Folders beside those that are used.
@@ -47,8 +47,10 @@ class LeftOutOfFolder(LeftOut):
 
     def parts(self) -> Iterator[str]:
         """What is left out, one kind of it at a time."""
+        if self.unreadable:
+            paths = examples(self.unreadable, Path.as_posix)  # names may be the same in all classes
+            yield f"{counted(len(self.unreadable), 'picture')} that could not be read ({paths})"
         for files, why in (
-            (self.unreadable, "that could not be read"),
             (self.classless, "in no class's folder"),
             (self.unlabeled, f"without a label in {labels.NAME}"),
         ):
