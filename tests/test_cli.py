@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from harness import EXECUTION, TINY, StopAt
+from harness import TRAIN as TINY_TRAIN
 from holding import held, holding, release
 from normlab import __version__
 from normlab.cli import _COMMANDS, _default_out, _default_study, main
@@ -589,6 +591,23 @@ def test_a_stopped_run_gets_the_command_that_resumes_it(cli, tmp_path, monkeypat
     code, _, errors = cli(*TRAIN, "--teacher", "r u", "--out", "other")
     assert code == 1
     assert errors == f"normlab: --teacher r u is not finished: resume it with {command}\n"
+
+
+@pytest.mark.slow(1)
+def test_a_page_that_cannot_be_written_leaves_a_complete_run(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # the page has more bytes
+    try:
+        code, _, errors = cli(*TINY_TRAIN, "a b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert errors == (
+        "normlab: a b/report.html cannot be written: File too large. "
+        "The run is complete; for its page: normlab report 'a b'\n"
+    )
+    assert Run.open("a b").finished
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import functools
 import inspect
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -136,7 +137,13 @@ def train(
     if remark := little_learned(run):
         show(f"note: {remark}")
     machine.prepare(execution)  # the page is computed with as many threads
-    page = write_report([run], data_root=execution.data_root)
+    try:
+        page = write_report([run], data_root=execution.data_root)
+    except NormlabError as error:
+        again = shlex.join(["normlab", "report", str(run.path)])
+        raise NormlabError(
+            f"{error}. The run is complete; for its page: {run.trusting}{again}"
+        ) from error
     show(f"report: {page}")
 
 
