@@ -367,10 +367,11 @@ def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
         ("--macs", "2M", 2_000_000),
         ("--macs", "1.5m", 1_500_000),
         ("--macs", "900k", 900_000),
+        ("--budget", "5k", 5_000),
     ],
 )
 def test_numbers_of_limits_may_end_in_k_or_m(flag, text, number, cli):
-    """Of bytes, k is 1,024; of multiply-accumulates, 1,000."""
+    """Of bytes, k is 1,024; of multiply-accumulates and parameters, 1,000."""
     code, short, _ = cli("summary", "assignment", flag, text)
     assert code == 0
     assert short == cli("summary", "assignment", flag, number)[1]
@@ -382,8 +383,17 @@ def test_numbers_of_limits_may_end_in_k_or_m(flag, text, number, cli):
 )
 def test_what_is_no_number_of_a_limit_is_refused(text, cli):
     code, out, err = cli("summary", "assignment", f"--ram={text}")
-    assert (code, out) == (2, "")
-    assert "Traceback" not in err
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("normlab: expected a whole number such as 32768, 32k or 1.5M, not ")
+
+
+def test_the_budgets_of_a_study_may_end_in_k(monkeypatch):
+    configs = []
+    monkeypatch.setattr(
+        "normlab.study.compare.compare", lambda config, *_, **__: configs.append(config)
+    )
+    main(["compare", "assignment", "--budgets", "1.5k", "5000", "--dry-run"])
+    assert configs[0].budgets == (1_500, 5_000)
 
 
 @pytest.mark.slow(4)

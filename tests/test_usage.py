@@ -118,8 +118,10 @@ def test_the_flags_are_those_of_the_help(cli):
         (("compare", "nano", "--tune", "lr", "learning-rate"),
          "no --tune 'learning-rate': did you mean lr? "
          "Choose lr, wd, muon, batch-size, augment or label-smoothing"),
-        (("train", "nano", "--budget", "50k"), "--budget must be a whole number, not '50k'"),
-        (("train", "nano", "--budget=50,000"), "--budget must be a whole number, not '50,000'"),
+        (("train", "nano", "--budget=50,000"),
+         "expected a whole number such as 32768, 32k or 1.5M, not '50,000'"),
+        (("compare", "nano", "--budgets", "1k", "5x"),
+         "expected a whole number such as 32768, 32k or 1.5M, not '5x'"),
         (("train", "nano", "--lr", "fast"), "--lr must be a number, not 'fast'"),
         (("compare", "nano", "--batch-sizes", "2", "big"),
          "--batch-sizes must be a whole number, not 'big'"),

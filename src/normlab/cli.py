@@ -33,6 +33,7 @@ from normlab.config import (
     Norm,
     RunConfig,
     StudyConfig,
+    amount,
     default_is,
 )
 from normlab.errors import NormlabError, UsageError
@@ -608,7 +609,9 @@ def summary(
     norm: Norm = _UNSET.norm,
     activation: ActivationOfNetwork = None,
     budget: Annotated[
-        int | None, default_is("50000 where a width is open, if there is no --flash")
+        int | None,
+        amount(1000),
+        default_is("50000 where a width is open, if there is no --flash"),
     ] = None,
     limits: _Limits = Limits(),  # noqa: B008 — it is frozen
     classes: int = 10,

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from normlab.errors import UsageError
 from normlab.ranges import LARGEST, Count, Positive, Range, Seed, Share
 
 
@@ -73,7 +74,9 @@ def amount(thousand: int) -> object:
             number = Decimal(match[1]) * thousand ** " km".index(match[2].lower() or " ")
             if number == int(number):
                 return int(number)
-        raise ValueError(f"{arguments[0]!r} is no number such as 32768, 32k or 1.5M")
+        raise UsageError(
+            f"expected a whole number such as 32768, 32k or 1.5M, not {arguments[0]!r}"
+        )
 
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -334,7 +337,9 @@ class RunConfig(TrainingConfig):
     norm: Norm = "bn"
 
     budget: Annotated[
-        Positive | None, default_is("50000 where a width is open, if there is no --flash")
+        Positive | None,
+        amount(1000),
+        default_is("50000 where a width is open, if there is no --flash"),
     ] = None
     """Number of parameters to stay below. Open widths are solved from it."""
 
@@ -391,7 +396,8 @@ class StudyConfig(TrainingConfig):
     """Further networks: names or layouts."""
 
     budgets: Annotated[
-        tuple[Positive, ...], default_is("50000 where a width is open, if there is no --flash")
+        tuple[Annotated[Positive, amount(1000)], ...],
+        default_is("50000 where a width is open, if there is no --flash"),
     ] = ()
     """Numbers of parameters to stay below."""
 
