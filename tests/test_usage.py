@@ -177,6 +177,11 @@ def test_values_that_have_commas_or_of_which_there_is_one(refused):
         (("data", "digits"),
          "normlab data does not take 'digits': did you mean --dataset digits? "
          "`normlab data --help` says what it takes"),
+        (("compare", "nano", "--seeds", "1", "2", "3"),
+         "--seeds is the number of seeds: --seeds 3 are the seeds 0, 1 and 2"),
+        (("compare", "nano", "micro"), "further networks follow a flag: --layouts micro"),
+        (("compare", "C:4 GAP FC", "C:8 GAP FC", "--seeds", "3"),
+         "further networks follow a flag: --layouts 'C:8 GAP FC'"),
         (("zoo", "micro"), "normlab zoo does not take 'micro': `normlab zoo --help` says what it "
          "takes"),
     ],

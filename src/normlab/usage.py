@@ -9,6 +9,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, UseAppendAction
@@ -215,6 +216,12 @@ def unexpected(
     """
     typed, known = rest[0], flags(function)
     blocks = [*filter(is_block, arguments)]
+    before = takewhile(lambda word: word != typed, arguments)
+    given = [word.partition("=")[0] for word in before if word.startswith("--")]
+    if given[-1:] == ["--seeds"]:
+        return UsageError("--seeds is the number of seeds: --seeds 3 are the seeds 0, 1 and 2")
+    if "--layouts" in known and (typed in ZOO or " " in typed):
+        return UsageError(f"further networks follow a flag: --layouts {shlex.quote(typed)}")
     if _has_network(known) and is_block(typed) and len(blocks) > len([*filter(is_block, rest)]):
         return UsageError(f'put the layout in quotes: normlab {command} "{" ".join(blocks)}"')
     hint = f"did you mean --dataset {typed}? " if "--dataset" in known and _is_data(typed) else ""
