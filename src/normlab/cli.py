@@ -395,7 +395,7 @@ def export(
     opened = [Run.open(folder) for folder in _folders(runs, model)]
     if model is not None and out is None:
         out = Path(formats.file_name(model, to, int8=int8))
-    if to == "c" and not unproved:
+    if to == "c" and not unproved and len(opened) == 1:  # else it is refused
         show("compiling the program, and comparing its results: a minute or two")
     print(
         export_run(

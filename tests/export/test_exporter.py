@@ -561,10 +561,11 @@ def test_a_bundled_model_is_exported_by_its_name(cli, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["nano.pt2"]
 
 
-def test_exactly_one_run_or_model_is_exported(files, cli):
+@pytest.mark.parametrize("to", ["pt2", "c"])
+def test_exactly_one_run_or_model_is_exported(to, files, cli):
     for arguments in ([], [files["run"].path, "--model", "nano"]):
-        code, _, errors = cli("export", *arguments, "--to", "pt2")
-        assert code == 2
+        code, output, errors = cli("export", *arguments, "--to", to)
+        assert (code, output) == (2, "")
         assert "expected one run's folder, or --model NAME, got" in errors
 
 
