@@ -339,6 +339,8 @@ def explain(
     if len(pictures) != 1:
         raise UsageError(f"expected one picture, got {len(pictures)}")
     (picture,) = pictures
+    if Path(picture).is_dir():
+        raise UsageError(f"expected one picture, and {picture} is a folder: give a picture in it")
     stem = "picture" if picture == "-" else Path(picture).stem
     out = out or Path(f"{stem}-explained.png")
     refuse_foreign(out, plots.PNG_MARK)
