@@ -603,6 +603,25 @@ def test_a_stopped_run_gets_the_command_that_resumes_it(cli, tmp_path, monkeypat
     assert errors == f"normlab: --teacher r u is not finished: resume it with {command}\n"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "--dataset", "digits", "--recipe", "demo", "--out", "file/a.html"],
+        ["export", "--model", "nano", "--to", "html", "--out", "file/a.html"],
+        ["explain", "--model", "nano", "a.png", "--out", "file/a.png"],
+    ],
+)
+def test_another_place_is_suggested_where_a_file_cannot_be_written(
+    command, cli, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    Image.new("RGB", (32, 32)).save("a.png")
+    code, _, errors = cli(*command)
+    reason = "cannot be written: File exists. Name another place with --out"
+    assert (code, errors.splitlines()[-1]) == (1, f"normlab: {command[-1]} {reason}")
+
+
 @pytest.mark.slow(1)
 def test_a_page_that_cannot_be_written_leaves_a_complete_run(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

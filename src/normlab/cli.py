@@ -11,7 +11,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -345,7 +346,8 @@ def explain(
     out = out or Path(f"{stem}-explained.png")
     refuse_foreign(out, plots.PNG_MARK)
     explained = explain_picture(predictor, picture, classes)
-    plots.save(plots.explanation(explained), out)
+    with _suggesting_out():
+        plots.save(plots.explanation(explained), out)
     print(as_text(explained.prediction))
     show(f"explanation: {out}")
 
@@ -399,11 +401,11 @@ def export(
         out = Path(formats.file_name(model, to, int8=int8))
     if to == "c" and not unproved and len(opened) == 1:  # else it is refused
         show("compiling the program, and comparing its results: a minute or two")
-    print(
-        export_run(
+    with _suggesting_out():
+        exported = export_run(
             opened, to, out, int8=int8, float32=float32, unproved=unproved, data_root=data_root
         )
-    )
+    print(exported)
 
 
 @command
@@ -600,7 +602,9 @@ def data(
     if holdout := with_own_holdout(config, dataset).holdout:
         dataset = dataset.hold_out(holdout, config.split_seed)
     Console().print(describe(dataset))
-    page = write_data_page(dataset, out or Path(f"{_data_part(config)}.html"), recipe_steps=steps)
+    out = out or Path(f"{_data_part(config)}.html")
+    with _suggesting_out():
+        page = write_data_page(dataset, out, recipe_steps=steps)
     show(f"page: {page}")
 
 
@@ -691,6 +695,18 @@ _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 _ABOUT = """Train tiny image classifiers under a parameter budget, and compare their normalizations.
 
 Start with: normlab train assignment --norm gn --dataset digits --recipe demo"""
+
+
+@contextmanager
+def _suggesting_out() -> Iterator[None]:
+    """Where a file cannot be written, says that --out names another."""
+    try:
+        yield
+    except NormlabError as error:
+        # What cannot be read, or is used wrongly, has a class of its own.
+        if type(error) is not NormlabError or not isinstance(error.__cause__, OSError):
+            raise
+        raise NormlabError(f"{error}. Name another place with --out") from error
 
 
 def _folders(runs: Sequence[Path], model: str | None) -> list[Path]:
