@@ -75,6 +75,31 @@ def test_the_legend_names_the_runs_and_the_lines():
     assert labels(plots.curves([run(holdout=5_000)])) == ["held out", "training"]
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["C8-P-C16-GAP-FC-364961-bn-0", "C8-P-C16-GAP-FC-364961-gn=8-0"], ["…bn-0", "…gn=8-0"]),
+        (["C8-P-C16-GAP-FC-364961-bn-0", "C8-P-C16-GAP-FC-364961-bn-1"], ["…bn-0", "…bn-1"]),
+        (["müller anna/line-bn-0", "li/line-bn-0"], ["müller anna/line-bn-0", "li/line-bn-0"]),
+        (["seed-bn-0", "seed-gn-0"], ["seed-bn-0", "seed-gn-0"]),
+        (["first-of-all-networks-bn-0", "other"], ["first-of-a…tworks-bn-0", "other"]),
+    ],
+)
+def test_labels_of_runs_keep_what_differs(names, shown):
+    assert plots.run_labels(names) == shown
+
+
+def test_a_legend_of_long_names_fits_the_figure():
+    runs = [run(f"{letter}8-P-C16-P-C16-GAP-FC-364961-bn-0") for letter in "CDS"]
+    for figure in (
+        plots.curves(runs),
+        plots.class_accuracy({str(r.path): evaluation(MATRIX) for r in runs}),
+    ):
+        assert len(set(labels(figure))) == len(labels(figure))
+        plots.png(figure)
+        assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_the_run_is_drawn_over_the_published_curve(published):
     bn = plots.read_published(published)["bn"]
     assert bn.label == "published seed-bn"

@@ -6,6 +6,8 @@ curves differ in colour only. Nothing here uses pyplot or changes matplotlib's g
 
 import csv
 import io
+import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +49,7 @@ COLORS = ("#0b66b0", "#c8500a", "#0a7d5c", "#a63f80", "#8a6a00", "#5a5fc7", "#3d
 HEAT = 0.65  # the opacity of a heat map over a picture
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+LABEL = 22  # characters; two such entries of a legend fit beside each other
 WIDTH = 5.0  # inches; at a width of 360 pixels the text is still 9 pixels high
 RATES_PER_EPOCH = 50  # points of the curve of the learning rate
 _DEFAULTS = {
@@ -156,7 +159,7 @@ def curves(
     panels = figure.subplots(len(quantities), squeeze=False).ravel()
     for axes, quantity in zip(panels, quantities, strict=True):
         _panel(axes, runs, published, quantity)
-    _legend(figure, runs, published)
+    _run_legend(figure, runs, published)
     return figure
 
 
@@ -232,7 +235,8 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
     height = 0.72 / runs
     figure = Chart(figsize=(WIDTH, 1.0 + len(classes) * max(0.27, 0.11 * runs)))
     axes = figure.subplots()
-    for k, (name, evaluation) in enumerate(evaluations.items()):
+    labels = run_labels([*evaluations])
+    for k, (label, evaluation) in enumerate(zip(labels, evaluations.values(), strict=True)):
         places = np.arange(len(classes)) + (k - (runs - 1) / 2) * height
         shares = evaluation.class_accuracy
         axes.barh(
@@ -240,7 +244,7 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
             np.nan_to_num(shares),
             0.9 * height,
             color=color_of(k),
-            label=short(name),
+            label=label,
         )
         for place, share, images in zip(
             places, shares, evaluation.confusion.sum(axis=1), strict=True
@@ -265,7 +269,7 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
     if single:
         axes.set_xlabel(f"{axes.get_xlabel()}, 95% sampling interval")
     else:
-        figure.legend(loc="outside upper left", ncols=2)  # the names of runs are long
+        legend(figure, axes)
     return figure
 
 
@@ -489,9 +493,28 @@ def svg(figure: Figure) -> bytes:
 
 
 def short(name: str, length: int = 16) -> str:
-    """A name as figures show it: one line, cut if it is long, only characters that SVG allows."""
+    """A name as figures show it: one line, only characters that SVG allows.
+
+    A long one is cut in the middle: names differ at their ends.
+    """
     name = printable(" ".join(name.split()))
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    if len(name) <= length:
+        return name
+    kept = length - 1
+    return f"{name[: kept // 2]}…{name[-(kept - kept // 2) :]}"
+
+
+def run_labels(names: Sequence[str]) -> list[str]:
+    """The names of runs as legends and headings show them.
+
+    If one is long, a beginning that all have in common is left out: in names that normlab gave,
+    the layout. The last four characters stay, such as `bn-0`.
+    """
+    common = os.path.commonprefix([name[:-4] for name in names])  # noqa: RUF071 (of characters)
+    beginning = re.match(".*[-/]", common, re.DOTALL)
+    if beginning and max(map(len, names)) > LABEL:
+        names = [f"…{name[beginning.end() :]}" for name in names]
+    return [short(name, LABEL) for name in names]
 
 
 def color_of(k: int) -> str:
@@ -555,14 +578,18 @@ def _draw(axes: Axes, values: Sequence[float], color: str, marker: str, *, train
     )
 
 
-def norm_legend(figure: Figure, axes: Axes, *more: Line2D) -> None:
-    """Above the figure; four entries in two columns, because three would leave one alone."""
+def legend(figure: Figure, axes: Axes, *more: Line2D) -> None:
+    """Above the figure, in three columns where they fit.
+
+    Four entries are in two columns, because three would leave one alone.
+    """
     handles = [*axes.get_legend_handles_labels()[0], *more]
-    columns = 2 if len(handles) == 4 else 3
+    lengths = sorted(len(str(handle.get_label())) for handle in handles)
+    columns = 2 if len(handles) == 4 or sum(lengths[-3:]) > 36 else 3
     figure.legend(handles=handles, loc="outside upper left", ncols=columns)
 
 
-def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published]) -> None:
+def _run_legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published]) -> None:
     """The runs by colour and marker, then the meaning of solid and dashed lines."""
     splits = dict.fromkeys(run.split for run in runs if run.split != "train")
     measured = " or ".join({"test": "test", "holdout": "held out"}[split] for split in splits)
@@ -574,16 +601,16 @@ def _legend(figure: Figure, runs: Sequence[Run], published: Sequence[Published])
                 [],
                 color=color_of(k),
                 marker=marker_of(k),
-                label=short(name, 22),
+                label=label,
             )
-            for k, name in enumerate(names(runs))
+            for k, label in enumerate(run_labels(names(runs)))
             if len(runs) > 1
         ),
         *([Line2D([], [], color=color, label=measured)] if measured else []),
         Line2D([], [], color=color, linewidth=1.2, linestyle=(0, (4, 2)), label="training"),
         *(Line2D([], [], color=MUTED, linewidth=1.0, label=curve.label) for curve in published),
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    legend(figure, figure.axes[0], *handles)
 
 
 def _gallery(

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from normlab.findings.calibration import BINS, calibration_bins, expected_calibration_error
 from normlab.report.plots import (
     FAINT,
+    LABEL,
     MUTED,
     WIDTH,
     Chart,
     color_of,
+    legend,
     marker_of,
-    norm_legend,
     percent_axis,
     short,
     styled,
@@ -100,7 +101,7 @@ def _draw_class_accuracy(
             marker=marker_of(k),
             markersize=6,
             color=color_of(k),
-            label=short(norm, 22),
+            label=short(norm, LABEL),
         )
     axes.set_yticks(range(len(classes)), [short(name) for name in classes])
     axes.set_ylim(len(classes) - 0.5, -0.5)
@@ -109,7 +110,7 @@ def _draw_class_accuracy(
     axes.set_xlabel("accuracy of the class, mean over the seeds")
     axes.xaxis.set_major_formatter(percent_axis)
     axes.grid(axis="x")
-    norm_legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -162,7 +163,7 @@ def _draw_reliability(by_norm: Mapping[str, Pooled]) -> Figure:
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0)
     for k, (norm, (confidences, correct)) in enumerate(by_norm.items()):
         centers, shares, _ = calibration_bins(confidences, correct)
-        axes.plot(centers, shares, color=color_of(k), marker=marker_of(k), label=short(norm, 22))
+        axes.plot(centers, shares, color=color_of(k), marker=marker_of(k), label=short(norm, LABEL))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("confidence")
@@ -170,7 +171,5 @@ def _draw_reliability(by_norm: Mapping[str, Pooled]) -> Figure:
     axes.xaxis.set_major_formatter(percent_axis)
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    norm_legend(
-        figure, axes, Line2D([], [], color=MUTED, linewidth=1.0, label="perfect calibration")
-    )
+    legend(figure, axes, Line2D([], [], color=MUTED, linewidth=1.0, label="perfect calibration"))
     return figure

@@ -209,7 +209,7 @@ def _class_table(evaluations: dict[str, Evaluation]) -> Table:
     names = next(iter(evaluations.values())).classes
     return Table(
         caption="Share of each class's images that are classified correctly",
-        head=("class", *evaluations),
+        head=("class", *plots.run_labels([*evaluations])),
         kinds=("name", *("number" for _ in evaluations)),
         rows=[*zip(names, *shares, strict=True)],
     )

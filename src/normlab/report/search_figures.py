@@ -7,11 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from normlab.report.plots import (
+    LABEL,
     WIDTH,
     Chart,
     color_of,
+    legend,
     marker_of,
-    norm_legend,
     percent_axis,
     short,
     styled,
@@ -103,7 +104,7 @@ def _draw_search(by_arm: Mapping[str, Sequence[Trial]], arms: Sequence[Arm], of:
                 linewidth=0.8 + 0.6 * rung,
                 markersize=2.5 + 1.2 * rung,
                 alpha=0.5 + 0.5 * rung / max(rungs[-1], 1),
-                label=short(arm.norm, 22) if rung == rungs[-1] else None,
+                label=short(arm.norm, LABEL) if rung == rungs[-1] else None,
             )
             seeds = [(places[v.value], a) for v in measured for a in v.trained]
             if rung == rungs[-1] and len(seeds) > len(measured):
@@ -129,5 +130,5 @@ def _draw_search(by_arm: Mapping[str, Sequence[Trial]], arms: Sequence[Arm], of:
     axes.set_ylabel("accuracy, held-out images")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    norm_legend(figure, axes)
+    legend(figure, axes)
     return figure

@@ -19,13 +19,14 @@ from normlab.findings.statistics import PAIR_TESTS, Difference, Estimate
 from normlab.report.plots import (
     COLORS,
     FAINT,
+    LABEL,
     MUTED,
     PAPER,
     WIDTH,
     Chart,
     color_of,
+    legend,
     marker_of,
-    norm_legend,
     percent_axis,
     short,
     styled,
@@ -170,14 +171,14 @@ def _draw_curves(study: Study, group: Group, arms: Sequence[Arm]) -> Figure:
             color=color_of(k),
             marker=marker_of(k),
             markevery=max(1, shortest // 10),
-            label=short(arm.norm, 22),
+            label=short(arm.norm, LABEL),
         )
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    norm_legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -225,7 +226,7 @@ def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> 
                     xs.append(place)
                     estimates.append(group.mean(arm))
                     failed.append(bool(group.failed[arm.name]))
-        _draw_means(axes, xs, estimates, k, label=short(norm, 22))
+        _draw_means(axes, xs, estimates, k, label=short(norm, LABEL))
         means = np.array([e.value for e in estimates])
         hollow = np.array(failed)
         axes.plot(
@@ -245,7 +246,7 @@ def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> 
     axes.set_ylabel("accuracy, last epoch")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    norm_legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -331,7 +332,7 @@ def _draw_along_statistics(
         )
     for k, arm in enumerate(others, start=1):
         mean = data.main.mean(arm)
-        axes.axhline(mean.value, color=color_of(k), linewidth=1.2, label=short(arm.norm, 22))
+        axes.axhline(mean.value, color=color_of(k), linewidth=1.2, label=short(arm.norm, LABEL))
         if math.isfinite(mean.high):
             axes.axhspan(mean.low, mean.high, color=color_of(k), alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)
@@ -341,7 +342,7 @@ def _draw_along_statistics(
     axes.set_ylabel("accuracy, last epoch")
     axes.yaxis.set_major_formatter(percent_axis)
     axes.grid()
-    norm_legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
