@@ -16,7 +16,7 @@ from made_up import study as made_up
 from normlab.errors import RunError
 from normlab.findings.groups import group_by_setting
 from normlab.findings.study import headline
-from normlab.report import search_figures
+from normlab.report import search_figures, study_figures
 from normlab.report.study_data import StudyData
 from normlab.report.study_page import render, write_study_report
 from normlab.runs.run import Run
@@ -306,6 +306,35 @@ def test_changes_of_differences_have_a_figure_and_a_table(tmp_path):
     failed = dataclasses.replace(study.results[0], state="failed", problem="no", accuracies=())
     study = dataclasses.replace(study, results=(failed, *study.results[1:]))
     assert "Changes of differences" not in Page(render(study, None)).text
+
+
+@pytest.mark.slow(2)
+def test_long_layouts_leave_the_figures_room(tmp_path):
+    layout = "C:8 C:8 P C:16 C:16 P C:32 C:32 P GAP FC:64 FC"
+    study = made_up(
+        tmp_path, seeds=3, network="nano", layouts=(layout,), norms=("bn", "gn"),
+        trials=False,
+    )  # fmt: skip
+    data = StudyData(study)
+    (changes,) = study_figures.changes(data)
+    (along,) = [f for f in study_figures.accuracy(data) if f.name == "network"]
+    for figure in (changes.figure, along.figure):
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        assert axes.get_window_extent().width > 0.5 * figure.bbox.width
+        assert axes.xaxis.label.get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.slow(1)
+def test_an_axis_of_accuracies_ends_at_0_and_100_percent(tmp_path):
+    study = made_up(tmp_path, seeds=2, batch_sizes=(8, 32), norms=("bn", "gn"), trials=False)
+    results = [
+        dataclasses.replace(r, accuracies=(*r.accuracies[:-1], 0.3 + 0.6 * r.seed))
+        for r in study.results
+    ]
+    data = StudyData(dataclasses.replace(study, results=tuple(results)))
+    (figure,) = [f for f in study_figures.accuracy(data) if f.name == "batch-size"]
+    assert figure.figure.axes[0].get_ylim() == (0, 1)
 
 
 @pytest.mark.slow(1)

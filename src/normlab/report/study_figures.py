@@ -5,6 +5,7 @@ A new figure is one entry in a list below and the function that draws it.
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -240,11 +241,18 @@ def _draw_along_axis(line: Sequence[Group], axis: str, norms: Sequence[str]) -> 
         )
     if numeric and min(values) > 0 and max(values) / min(values) >= 8:
         axes.set_xscale("log", base=2)
-    axes.set_xticks(places, [axis_value(value) for value in values])
+    width = 48 // len(values)  # characters of a tick's label: a layout has more
+    axes.set_xticks(
+        places,
+        [
+            "\n".join(wrap(short(axis_value(value), 64), width, break_long_words=False))
+            for value in values
+        ],
+    )
     axes.minorticks_off()
     axes.set_xlabel(AXES[axis].label)
     axes.set_ylabel("accuracy, last epoch")
-    axes.yaxis.set_major_formatter(percent_axis)
+    _percent_within_range(axes)
     axes.grid()
     legend(figure, axes)
     return figure
@@ -266,6 +274,13 @@ def _draw_means(
         elinewidth=1.0,
         label=label,
     )
+
+
+def _percent_within_range(axes: Axes) -> None:
+    """An axis of accuracies ends at 0% and 100%: Student's intervals of few seeds reach further."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 1))
+    axes.yaxis.set_major_formatter(percent_axis)
 
 
 def _along_statistics(data: StudyData) -> list[PageFigure]:
@@ -340,7 +355,7 @@ def _draw_along_statistics(
     axes.minorticks_off()
     axes.set_xlabel("images that bn's statistics are over")
     axes.set_ylabel("accuracy, last epoch")
-    axes.yaxis.set_major_formatter(percent_axis)
+    _percent_within_range(axes)
     axes.grid()
     legend(figure, axes)
     return figure
@@ -444,7 +459,7 @@ def _changes_table(
         caption=f"{number} In points: both differences, their difference with its simultaneous 95% "
         "interval, and its p-value, corrected for all contrasts of the study.",
         head=("contrast", "here", "there", "change", "95% interval", "p (Bonferroni)", "verdict"),
-        kinds=("plain", *["number"] * 5, "plain"),
+        kinds=("name", *["number"] * 5, "name"),
         rows=[
             (
                 text,
@@ -474,13 +489,15 @@ def _draw_forest(pairs: Sequence[tuple[str, Difference]], *, margin: float | Non
         pairs: The differences with their labels; see `MAX_PAIRS`.
         margin: What counts as equal, in points, as a band; None: no band.
     """
-    figure = Chart(figsize=(WIDTH, 0.9 + 0.36 * len(pairs)))
+    # A layout would leave no room for the intervals: at most four lines of two fifths of the width.
+    labels = [wrap(short(label, 90), 24) for label, _ in pairs]
+    row_height = max(0.36, 0.06 + 0.17 * max(map(len, labels)))
+    figure = Chart(figsize=(WIDTH, 0.9 + row_height * len(pairs)))
     axes = figure.subplots()
     if margin is not None:
         axes.axvspan(-margin, margin, color=FAINT, linewidth=0)
     axes.axvline(0, color=MUTED, linewidth=1.0)
-    labels = []
-    for row, (label, pair) in enumerate(pairs):
+    for row, (_, pair) in enumerate(pairs):
         color = COLORS[0] if pair.shown else MUTED
         axes.plot(
             100 * pair.differences,
@@ -495,8 +512,7 @@ def _draw_forest(pairs: Sequence[tuple[str, Difference]], *, margin: float | Non
         )
         filled = color if pair.shown else "none"
         axes.plot(100 * pair.mean.value, row, marker="o", color=color, markerfacecolor=filled)
-        labels.append(label)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), ["\n".join(lines) for lines in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
