@@ -496,6 +496,12 @@ def test_the_summary_is_a_table_that_fits_80_columns(monkeypatch, cli):
     assert re.search(r"C:32vs2/ln-full +ln-full +32 × 3 × 3 +6,336 +51,840 +30", out)
 
 
+def test_a_narrow_terminal_cuts_no_table(monkeypatch, cli):
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = cli("summary", "seed-ln")
+    assert re.search(r"C:32vs2/ln-full +ln-full +32 × 3 × 3 +6,336 +51,840 +30", out)
+
+
 def test_the_summary_takes_an_activation_and_names_it(cli):
     code, out, _ = cli("summary", "C:8 D:12a GAP FC", "--activation", "prelu")
     assert code == 0

@@ -243,7 +243,7 @@ def evaluate(
     console = Console()
     for fact in dataset.notes:
         show(f"note: {fact}")
-    console.print(evaluation)
+    console.print(evaluation, crop=False)
     if opened.epochs and split == opened.split and tta is None:
         stated = opened.last
         images = len(evaluation.labels)
@@ -516,7 +516,7 @@ def push(
     from normlab.runs.run import Run
 
     prepared = prepare(Run.open(run), to)
-    Console().print(prepared.table)
+    Console().print(prepared.table, crop=False)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("there is no terminal to ask in: --yes uploads without asking")
@@ -601,7 +601,7 @@ def data(
     dataset = load_for(config, data_root)
     if holdout := with_own_holdout(config, dataset).holdout:
         dataset = dataset.hold_out(holdout, config.split_seed)
-    Console().print(describe(dataset))
+    Console().print(describe(dataset), crop=False)
     out = out or Path(f"{_data_part(config)}.html")
     with _suggesting_out():
         page = write_data_page(dataset, out, recipe_steps=steps)
@@ -658,7 +658,7 @@ def summary(
         limits=limits,
     )
     print(table.layout)  # on one line, however long, so that it can be copied
-    Console().print(table)
+    Console().print(table, crop=False)
 
 
 @command

@@ -16,6 +16,8 @@ from normlab.errors import printable
 class Table:
     """A table of text. Prints with rich; shows as HTML in a notebook.
 
+    It may be wider than the terminal: print it with `crop=False`.
+
     Attributes:
         caption: The table's caption.
         head: The columns' headings.
@@ -32,9 +34,14 @@ class Table:
 
     def __rich__(self) -> Group:
         table = rich.table.Table(box=box.SIMPLE_HEAD)
-        for heading, kind in zip(self.head, self.kinds, strict=True):
+        for k, (heading, kind) in enumerate(zip(self.head, self.kinds, strict=True)):
+            # A number in two parts is read as two: only headings wrap, between words.
+            cells = [row[k] for row in (*self.rows, self.foot) if row]
+            unbroken = [*map(_line, (*cells, *heading.split()))]
             table.add_column(
-                _line(heading), justify="right" if kind == "number" else "left", overflow="fold"
+                _line(heading),
+                justify="right" if kind == "number" else "left",
+                min_width=max((text.cell_len for text in unbroken), default=1),
             )
         for row in self.rows:
             table.add_row(*map(_line, row))

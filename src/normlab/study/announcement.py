@@ -73,7 +73,8 @@ def announce(
                 head=("norm", "parameters", "epochs", "batch", "rate", "decay", "time per run"),
                 kinds=("name", *["number"] * 6),
                 rows=rows,
-            )
+            ),
+            crop=False,
         )
     for start, names in _by_start(starts).items():
         print_line(
