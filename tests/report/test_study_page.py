@@ -20,7 +20,7 @@ from normlab.report import search_figures, study_figures
 from normlab.report.study_data import StudyData
 from normlab.report.study_page import render, write_study_report
 from normlab.runs.run import Run
-from normlab.study import tuning
+from normlab.study import predictions, tuning
 from normlab.study.record import Study, answers_of
 
 
@@ -255,10 +255,10 @@ def test_no_mark_of_a_search_covers_that_of_another_normalization(norms, tmp_pat
 @pytest.mark.parametrize(
     ("epochs", "caption"),
     [
-        (8, "All trials, of 2 epochs each. At each value the normalizations stand side by side. "
+        (8, "Every value was tried in runs of 2 epochs. At each value the normalizations stand side by side. "
          "The better half of the values went on to runs of 4 and of 8 epochs, drawn with thicker "
          "lines."),
-        (1, "All trials, of 1 epoch each. At each value the normalizations stand side by side. "
+        (1, "Every value was tried in runs of 1 epoch. At each value the normalizations stand side by side. "
          "Crosses"),
     ],
 )  # fmt: skip
@@ -417,6 +417,17 @@ def test_the_figures_are_also_written_beside_the_page(tmp_path):
     for figure in written.values():
         with Image.open(figure) as picture:
             assert picture.format == "PNG"
+
+
+def test_a_single_image_is_classified_correctly_with_every_normalization(tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=("bn", "gn"), images=10, trials=False)
+    for result in study.results:
+        path = study.run(result).path / "answers.npz"
+        answers = predictions.read(path, images=10, classes=10)
+        wrong = (answers.labels + 1) % 10
+        wrong[0] = answers.labels[0]
+        predictions.write(dataclasses.replace(answers, predictions=wrong), path)
+    assert "Of 10 images, 1 is classified correctly with every" in Page(render(study, None)).text
 
 
 def test_one_normalization_has_no_disagreement(tmp_path):

@@ -47,7 +47,7 @@ def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], of: Round) -
     trials = [trial for of_arm in by_arm.values() for trial in of_arm]
     seeds = data.study.config.tune_seeds
     first, *longer = sorted({trial.epochs for trial in trials})
-    caption = f"All trials, of {counted(first, 'epoch')} each."
+    caption = f"Every value was tried in runs of {counted(first, 'epoch')}."
     if len(arms) > 1:
         caption += " At each value the normalizations stand side by side."
     if longer:

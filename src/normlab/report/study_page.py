@@ -295,11 +295,13 @@ def _disagreement_note(by_norm: Mapping[str, Sequence[Predictions]]) -> str:
     }
     stacked = np.stack([*mostly.values()])
     all_correct, none_correct = stacked.all(axis=0), ~stacked.any(axis=0)
+    agreed = int(all_correct.sum())
     only_one = stacked.sum(axis=0) == 1
     alone = [f"{norm} {int((correct & only_one).sum()):,}" for norm, correct in mostly.items()]
     return (
-        f"Of {stacked.shape[1]:,} images, {int(all_correct.sum()):,} are classified correctly with "
-        f"every normalization (by most of its seeds) and {int(none_correct.sum()):,} with none; "
+        f"Of {stacked.shape[1]:,} images, {agreed:,} {'is' if agreed == 1 else 'are'} classified "
+        "correctly with every normalization (by most of its seeds) and "
+        f"{int(none_correct.sum()):,} with none; "
         f"with only one normalization: {listed(alone)}."
     )
 
