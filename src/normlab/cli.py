@@ -461,8 +461,11 @@ def report(
             published=published,
         )
     show(f"report: {page}")
+    printed = page.with_suffix(".pdf")
     if pdf:
         show(f"PDF: {write_pdf(page)}")
+    elif printed != page and exists(printed):
+        show(f"note: {printed} is older than the page: --pdf prints it anew")
 
 
 @command

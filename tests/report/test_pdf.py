@@ -54,6 +54,17 @@ def test_a_study_is_printed_into_a_pdf_beside_its_page(browser, tmp_path, cli):
     assert not [*study.path.glob(".*")]
 
 
+def test_a_page_without_its_pdf_says_that_the_old_one_is_older(tmp_path, cli):
+    study = made_up(tmp_path / "study", seeds=2, images=200)
+    command = ("report", study.path, "--no-images")
+    page = f"report: {study.path / 'report.html'}"
+    assert cli(*command) == (0, f"{page}\n", "")
+    printed = study.path / "report.pdf"
+    printed.write_bytes(b"%PDF-1.4 old\n%%EOF\n" + pdf.PDF_MARK)
+    note = f"note: {printed} is older than the page: --pdf prints it anew"
+    assert cli(*command) == (0, f"{page}\n{note}\n", "")
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="Chrome is not on the path there")
 def test_without_chromium_nothing_is_computed(tmp_path, monkeypatch, cli):
     study = made_up(tmp_path / "study", seeds=2, images=200)

@@ -364,6 +364,17 @@ def test_write_report_of_several_runs_loads_their_data_once(tmp_path, monkeypatc
     }
 
 
+@pytest.mark.slow(2)
+def test_two_pages_in_a_folder_have_their_own_figures(tmp_path):
+    runs = [finished(tmp_path / "runs" / name, seed=k) for k, name in enumerate("abc")]
+    write_report(runs[:2], tmp_path / "first.html")
+    before = (tmp_path / "first-figures/curves.png").read_bytes()
+    write_report(runs[1:], tmp_path / "second.html")
+    assert (tmp_path / "second-figures/curves.png").read_bytes() != before
+    assert (tmp_path / "first-figures/curves.png").read_bytes() == before
+    assert not (tmp_path / "figures").exists()
+
+
 @pytest.mark.slow(1)
 def test_with_held_out_images_the_test_images_are_not_read(tmp_path, monkeypatch):
     class Sealed(Split):

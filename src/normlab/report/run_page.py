@@ -69,7 +69,9 @@ def write_report(
         published: A file of published curves (`plots.read_published`) to draw behind the runs'.
 
     Returns:
-        The path of the page. The figures are in `figures/`, in the run's folder or beside the page.
+        The path of the page. The figures of one run are in its folder, in `figures/`. Those of
+        several are beside the page: in `figures/` if it is `report.html`, in `NAME-figures/` if it
+        is `NAME.html`.
 
     Raises:
         UsageError: There is no run, or a run is given twice; the runs have no folder in common;
@@ -82,7 +84,9 @@ def write_report(
     names(runs)  # UsageError before anything is evaluated
     single = len(runs) == 1
     page = Path(out) if out else common_folder(runs) / "report.html"
-    folder = (runs[0].path if single else page.parent) / "figures"
+    folder = runs[0].path / "figures"
+    if not single:  # two pages in a folder have their own figures
+        folder = page.parent / ("figures" if page.stem == "report" else f"{page.stem}-figures")
     refuse_link(folder)
     in_runs_folder = single and out is None  # where the names are normlab's
     if not in_runs_folder:
