@@ -600,7 +600,8 @@ def data(
     from normlab.report.data_page import write_data_page
 
     named = recipes.name_of(RunConfig(network="", dataset=config.dataset, recipe=recipe))
-    steps = recipes.find(named).augment
+    found = recipes.find(named)
+    steps = [*(["mirror"] if found.mirror else []), *found.augment]
     dataset = load_for(config, data_root)
     if holdout := with_own_holdout(config, dataset).holdout:
         dataset = dataset.hold_out(holdout, config.split_seed)

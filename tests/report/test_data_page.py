@@ -7,7 +7,7 @@ from made_up import CLASSES, Page, dataset
 from normlab.errors import UsageError
 from normlab.report.data_page import render, write_data_page
 
-STEPS = ("color-jitter", "affine", "vertical-flip")
+STEPS = ("mirror", "color-jitter", "affine", "vertical-flip")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,17 @@ def test_it_shows_images_means_and_every_augmentation(page):
     strips = [alt.removeprefix("The images above: ") for alt in alts if "above" in alt]
     assert strips == [
         *("original", "horizontal flip", "vertical flip", "cutout", "greyscale"),
-        *("original", "color jitter", "affine", "vertical flip", "all of them"),
+        *("original", "mirror", "color jitter", "affine", "vertical flip", "all of them"),
     ]
+    assert "An image is mirrored in every other epoch." in page.text
+
+
+def test_it_says_what_the_recipe_does_not_use(data, page):
+    assert "The recipe does not use cutout or greyscale." in page.text
+    text = Page(render(data, recipe_steps=("shift",))).text
+    assert "does not use horizontal flip, vertical flip, cutout or greyscale." in text
+    assert "mirrored" not in text
+    assert "The recipe" not in Page(render(data, recipe_steps=())).text
 
 
 def test_it_has_the_statistics(page, data):

@@ -255,11 +255,11 @@ def test_no_mark_of_a_search_covers_that_of_another_normalization(norms, tmp_pat
 @pytest.mark.parametrize(
     ("epochs", "caption"),
     [
-        (8, "Every value was tried in runs of 2 epochs. At each value the normalizations stand side by side. "
-         "The better half of the values went on to runs of 4 and of 8 epochs, drawn with thicker "
-         "lines."),
-        (1, "Every value was tried in runs of 1 epoch. At each value the normalizations stand side by side. "
-         "Crosses"),
+        (8, "Every value was tried in runs of 2 epochs. At each value the normalizations stand "
+         "side by side. The better half of the values went on to runs of 4 and of 8 epochs, drawn "
+         "with thicker lines."),
+        (1, "Every value was tried in runs of 1 epoch. At each value the normalizations stand "
+         "side by side. Crosses"),
     ],
 )  # fmt: skip
 def test_the_caption_gives_the_length_of_the_trials(epochs, caption, tmp_path):

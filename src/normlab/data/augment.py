@@ -107,6 +107,14 @@ def light(images: Tensor, generator: Generator) -> Tensor:
     return torch.lerp(greyscale(images, generator), images, saturation).clamp(0, 1)
 
 
+def mirror(images: Tensor, generator: Generator) -> Tensor:
+    """Mirrors each image with probability one half.
+
+    For pictures of what a recipe does: in training, an image is mirrored in every other epoch.
+    """
+    return torch.where(_coin(images, generator), images.flip(3), images)
+
+
 def vertical_flip(images: Tensor, generator: Generator) -> Tensor:
     """Turns each image upside down with probability one half."""
     return torch.where(_coin(images, generator), images.flip(2), images)

@@ -1,13 +1,14 @@
 """The page about a data set."""
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from normlab.data.augment import PREVIEW, STEPS, Step, augment
+from normlab.data.augment import PREVIEW, STEPS, Step, mirror
 from normlab.data.dataset import Dataset
 from normlab.data.describe import CHANNELS, Description, describe
 from normlab.errors import UsageError
@@ -18,6 +19,8 @@ from normlab.runs.isolation import isolated
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.wording import listed, shape_text
 
+RECIPE_STEPS: dict[str, Step] = {"mirror": mirror, **STEPS}
+_IN_RECIPES = {"horizontal flip": "mirror", "vertical flip": "vertical-flip"}  # of PREVIEW
 EXAMPLES = 40
 STRIP = 6  # images per row: on a phone each is still wider than 32 pixels
 
@@ -31,7 +34,8 @@ def write_data_page(
     Args:
         dataset: The data.
         out: The page.
-        recipe_steps: The augmentation of a recipe: names in `normlab.augment.STEPS`, in order.
+        recipe_steps: The augmentation of a recipe: `mirror` if it mirrors, and names in
+            `normlab.augment.STEPS`, in order.
         seed: Of the random choice of images and the augmentations.
 
     Returns:
@@ -52,27 +56,36 @@ def write_data_page(
 def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> str:
     """The page as HTML, in one file that opens from disk."""
     for name in recipe_steps:
-        if name not in STEPS:
-            raise UsageError(f"no augmentation {name!r}: there are {', '.join(STEPS)}")
+        if name not in RECIPE_STEPS:
+            raise UsageError(f"no augmentation {name!r}: there are {', '.join(RECIPE_STEPS)}")
     description = describe(dataset)
     splits, channels, classes = description.tables()
     drawn = np.random.default_rng(seed).permutation(len(dataset.train))[:EXAMPLES]
     examples = dataset.train.take(drawn)
     shown = examples.images[:STRIP]
+    about = "The original images, and the same images after each transformation."
+    if recipe_steps:
+        unused = [name for name in PREVIEW if _IN_RECIPES.get(name) not in recipe_steps]
+        about += f" The recipe does not use {listed(unused, 'or')}."
     augmentations = [
         (
             "On every image",
-            "The original images, and the same images after each transformation.",
+            about,
             _strips(plots.augmented(shown, PREVIEW, seed)),
         )
     ]
     if recipe_steps:
-        steps: dict[str, Step] = {name: STEPS[name] for name in recipe_steps}
-        steps["all of them"] = lambda images, generator: augment(images, recipe_steps, generator)
+        steps = {name: RECIPE_STEPS[name] for name in recipe_steps}
+        every = [*steps.values()]
+        steps["all of them"] = lambda images, generator: reduce(
+            lambda changed, step: step(changed, generator), every, images
+        )
+        mirrored = " An image is mirrored in every other epoch." if "mirror" in steps else ""
         augmentations.append(
             (
                 "In training",
-                "The steps of the recipe, each drawn anew for every image, then all in order.",
+                "The steps of the recipe, each drawn anew for every image, then all in order."
+                + mirrored,
                 _strips(plots.augmented(shown, steps, seed)),
             )
         )
