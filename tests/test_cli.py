@@ -87,6 +87,19 @@ def test_help_lists_the_commands_and_each_has_help_with_an_example(cli):
         assert f"$ normlab {name}" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("train", "`tensorboard` into RUN/tensorboard, `mlflow` where"),
+        ("train", "beside it leave room for your own program."),
+        ("compare", "on the cluster at ADDRESS, whose nodes must all see the study's folder."),
+    ],
+)
+def test_help_does_not_keep_the_lines_of_docstrings(command, text, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert text in cli(command, "--help")[1]
+
+
 def test_the_version(cli):
     assert cli("--version") == (0, f"normlab {__version__}\n", "")
 

@@ -71,6 +71,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {}
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Makes a function a command of its name."""
+    function.__doc__ = usage.unwrapped_arguments(function)
     _COMMANDS[function.__name__] = function
     return function
 

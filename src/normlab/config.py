@@ -218,14 +218,14 @@ class Limits:
     """
 
     ram: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
-    """Bytes of working memory of its C program in int8, at most: `32k` is 32,768."""
+    """Bytes of working memory of its C program in int8, at most: `32k` is 32 times 1024."""
 
     flash: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
     """Bytes of weights and tables of its C program in int8, at most. A few kB of code come on top.
     Open widths then have no other budget, unless one is given."""
 
     macs: Annotated[Positive | None, amount(1000), default_is("none")] = None
-    """Multiply-accumulates for one image, at most: `2M` is 2,000,000."""
+    """Multiply-accumulates for one image, at most: `2M` is 2 million."""
 
     board: Annotated[BoardName | None, default_is("none")] = None
     """A board whose RAM and flash are the limits. `--ram` and `--flash` beside it leave room for

@@ -5,6 +5,7 @@ The words that it takes are tyro's: a command's parameters, and the fields of th
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import re
 import shlex
@@ -13,7 +14,13 @@ from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, UseAppendAction
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructTypeInfo,
+)
 
 from normlab.errors import UsageError
 from normlab.network.zoo import ZOO
@@ -232,12 +239,32 @@ def unexpected(
 
 
 def readers(arguments: Sequence[str]) -> ConstructorRegistry:
-    """How the values of flags are read: one that is none raises UsageError, which names the flag.
+    """How the values of flags are read, and the help of a dataclass's fields.
+
+    A value that is none raises UsageError, which names the flag.
 
     Args:
         arguments: The command line, from which the flag is found.
     """
     registry = ConstructorRegistry()
+    asked = False
+
+    @registry.struct_rule
+    def unwrapped(info: StructTypeInfo) -> StructConstructorSpec | None:
+        """A dataclass's fields, each with its help on one line: tyro keeps a docstring's lines."""
+        nonlocal asked
+        if asked:  # by itself: tyro's own rule is next
+            return None
+        asked = True
+        spec = registry.get_struct_spec(info)
+        asked = False
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        fields = (
+            dataclasses.replace(field, helptext=functools.partial(_on_one_line, field.helptext))
+            for field in spec.fields
+        )
+        return dataclasses.replace(spec, fields=tuple(fields))
 
     @registry.primitive_rule
     def read(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
@@ -290,6 +317,16 @@ def readers(arguments: Sequence[str]) -> ConstructorRegistry:
         return flag
 
     return registry
+
+
+def unwrapped_arguments(function: Command) -> str:
+    """A command's docstring, each argument on one line: tyro keeps a docstring's lines."""
+    return re.sub(r"\n {8,}", " ", inspect.getdoc(function) or "")
+
+
+def _on_one_line(text: str | Callable[[], str | None] | None) -> str | None:
+    text = text() if callable(text) else text
+    return text and " ".join(text.split())
 
 
 def _has_network(flags: Sequence[str]) -> bool:
