@@ -247,9 +247,10 @@ def _table(
     return Table(
         caption="Accuracy: mean over the seeds with which it trained, and its 95% interval. A run "
         "did not train if it failed, or if its accuracy at the end is not above that of guessing "
-        f"(binomial test, p < {statistics.CHANCE:g}). Time per epoch: from the fastest run to the "
-        "slowest, with or without other work on the machine; times on different processors (see "
-        "the settings) cannot be compared. Memory: the peak of a run's process."
+        f"(binomial test, p < {statistics.CHANCE:g}, and at most {statistics.NEAR_CHANCE:g} / "
+        "classes). Time per epoch: from the fastest run to the slowest, with or without other work "
+        "on the machine; times on different processors (see the settings) cannot be compared. "
+        "Memory: the peak of a run's process."
         + (f" Last column: median epoch that first passed {TARGET:.0%}." if target else ""),
         head=(
             *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds trained"),
