@@ -261,19 +261,18 @@ def _numbers(pair: Difference, images: int) -> str:
 
 
 def _tested(pair: Difference, images: int) -> list[str]:
-    """The interval and the p-value of a difference, as far as they are known."""
-    texts = [_interval(pair, images) or "no interval, because the seeds show no spread"]
+    """The seeds, the interval and the p-value of a difference, as far as they are known."""
+    low, high = pair.mean.low, pair.mean.high
+    texts = []
     if len(pair.added):
-        texts.insert(0, f"over the {counted(len(pair.differences), 'planned seed')}")
+        texts.append(f"over the {counted(len(pair.differences), 'planned seed')}")
+    if math.isfinite(low):
+        texts.append(f"95% interval {points_range(low, high, images)}")
+    else:
+        texts.append("no interval, because the seeds show no spread")
     if not math.isnan(pair.p_corrected):
         texts.append(f"corrected {p_value(pair.p_corrected)}")
     return texts
-
-
-def _interval(pair: Difference, images: int) -> str:
-    """The interval of the mean difference; empty without one."""
-    low, high = pair.mean.low, pair.mean.high
-    return f"95% interval {points_range(low, high, images)}" if math.isfinite(low) else ""
 
 
 def _changes(study: Study, groups: Sequence[Group]) -> str | None:
