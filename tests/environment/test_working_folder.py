@@ -235,21 +235,24 @@ def test_a_file_of_the_user_is_not_overwritten_and_one_of_normlab_is(
 
 
 @pytest.mark.slow(2)
-def test_nor_are_figures_of_the_user_beside_a_page_of_several_runs(trained, tmp_path):
-    runs = [Run.open(shutil.copytree(trained.path, tmp_path / name)) for name in "ab"]
-    figure = tmp_path / "figures" / "curves.png"
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", ["curves", "mistakes"])
+def test_nor_are_figures_of_the_user_beside_a_page(trained, tmp_path, count, name):
+    """Mistakes are removed where they are left out."""
+    runs = [Run.open(shutil.copytree(trained.path, tmp_path / str(k))) for k in range(count)]
+    page = tmp_path / "report.html"
+    figure = tmp_path / "figures" / f"{name}.png"
     figure.parent.mkdir()
     figure.write_text("mine")
-    with pytest.raises(
-        UsageError, match=r"curves\.png is there already, and normlab did not write"
-    ):
-        write_report(runs)
+    refused = rf"{name}\.png is there already, and normlab did not write"
+    with pytest.raises(UsageError, match=refused):
+        write_report(runs, page, images=False)
     assert figure.read_text() == "mine"
-    assert not (tmp_path / "report.html").exists()
+    assert not page.exists()
     figure.unlink()
     for _ in range(2):
-        assert write_report(runs) == tmp_path / "report.html"
-        assert figure.read_bytes().startswith(b"\x89PNG")
+        assert write_report(runs, page, images=False) == page
+        assert (figure.parent / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind", ["folder", "link to nothing", "pipe"])

@@ -415,8 +415,12 @@ def test_a_page_elsewhere_with_a_published_curve(tmp_path):
     assert "published seed-bn" in loss
     assert "published seed-bn" in accuracy
     overlaid = plots.curves([trained], [plots.read_published(published)["bn"]])
-    assert (tmp_path / "bn/figures/curves.png").read_bytes() == plots.png(overlaid)
+    assert (tmp_path / "pages/bn-figures/curves.png").read_bytes() == plots.png(overlaid)
     assert not (tmp_path / "bn/report.html").exists()
+    assert not (tmp_path / "bn/figures").exists()
+    assert (tmp_path / "pages/bn-figures/mistakes.png").exists()
+    write_report([trained], out, images=False)
+    assert not (tmp_path / "pages/bn-figures/mistakes.png").exists()
     with pytest.raises(UsageError, match="has curves for bn: no run here"):
         write_report([finished(tmp_path / "gn", norm="gn")], published=published)
 

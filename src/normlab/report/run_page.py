@@ -69,9 +69,8 @@ def write_report(
         published: A file of published curves (`plots.read_published`) to draw behind the runs'.
 
     Returns:
-        The path of the page. The figures of one run are in its folder, in `figures/`. Those of
-        several are beside the page: in `figures/` if it is `report.html`, in `NAME-figures/` if it
-        is `NAME.html`.
+        The path of the page. Its figures are beside it: in `figures/` if it is `report.html`, in
+        `NAME-figures/` if it is `NAME.html`.
 
     Raises:
         UsageError: There is no run, or a run is given twice; the runs have no folder in common;
@@ -82,13 +81,11 @@ def write_report(
         NormlabError: A file cannot be read or written.
     """
     names(runs)  # UsageError before anything is evaluated
-    single = len(runs) == 1
     page = Path(out) if out else common_folder(runs) / "report.html"
-    folder = runs[0].path / "figures"
-    if not single:  # two pages in a folder have their own figures
-        folder = page.parent / ("figures" if page.stem == "report" else f"{page.stem}-figures")
+    # Two pages in a folder have their own figures.
+    folder = page.parent / ("figures" if page.stem == "report" else f"{page.stem}-figures")
     refuse_link(folder)
-    in_runs_folder = single and out is None  # where the names are normlab's
+    in_runs_folder = page == runs[0].path / "report.html"  # where the names are normlab's
     if not in_runs_folder:
         refuse_foreign(page, PAGE_MARK)
     curves = _published_curves(runs, published)
@@ -105,13 +102,13 @@ def write_report(
         maps.append(_class_maps(network, split, len(run.data.classes)))
     shown = splits if images else None
     figures = run_figures.files(runs, evaluations, shown, curves)
-    if not single and not page.exists():  # else the figures are the page's
-        for name in figures:
+    if not in_runs_folder and not page.exists():  # else the figures are the page's
+        for name in (*figures, "mistakes"):
             refuse_foreign(folder / f"{name}.png", plots.PNG_MARK)
     write_atomically(page, render(runs, evaluations, shown, published=curves, maps=maps))
     for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")
-    if single and not images:
+    if not images:
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier report
     return page
 
