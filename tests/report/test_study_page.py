@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import re
 import time
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -232,34 +231,52 @@ def test_each_setting_has_a_search_with_every_trial(tmp_path):
     assert page.text.count("8 of 28 trials, whose loss was not finite") == 1
 
 
-@pytest.mark.parametrize("norms", [("bn", "gn", "ln"), ("bn", "gn", "ln", "none", "rms")])
-def test_no_mark_of_a_search_covers_that_of_another_normalization(norms, tmp_path):
+@pytest.mark.parametrize("norms", [("bn",), ("bn", "gn", "ln"), ("bn", "gn", "ln", "none", "rms")])
+def test_each_normalization_has_a_panel_with_its_trials_in_a_search(norms, tmp_path):
     study = made_up(tmp_path, seeds=2, norms=norms)
-    trials = tuple(dataclasses.replace(t, accuracy=0.5) for t in study.trials)
+    trials = tuple(
+        dataclasses.replace(t, accuracy=0.7 + 0.01 * norms.index(t.arm) + 0.001 * t.rung)
+        for t in study.trials
+    )
     (search,) = search_figures.searches(StudyData(dataclasses.replace(study, trials=trials)))
     figure = search.figure
     figure.draw_without_rendering()
-    (axes,) = figure.axes
-    marks = [
-        (line.get_color(), axes.transData.transform(place), line.get_markersize())
-        for line in axes.lines
-        for place in line.get_xydata()
-    ]
-    assert len({color for color, *_ in marks}) == len(norms)
-    for (color, place, size), (other, at, other_size) in combinations(marks, 2):
-        apart = np.hypot(*(place - at)) * 72 / figure.dpi  # points
-        assert color == other or apart > (size + other_size) / 2
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert len(panels) == len(norms)
+    values = sorted({t.value for t in trials})
+    for axes, norm in zip(panels, norms, strict=True):
+        best = tuning.best([t for t in trials if t.arm == norm]).value
+        assert axes.get_title(loc="left") == f"{norm}: {best:.3g}"
+        dotted, *rungs = (line for line in axes.lines if line.get_linestyle() != "None")
+        assert set(dotted.get_xdata()) == {values.index(best)}
+        assert {place for line in rungs for place in map(tuple, line.get_xydata())} == {
+            (values.index(t.value), t.accuracy) for t in trials if t.arm == norm
+        }
+    assert "Below the axis" not in search.caption
+
+
+def test_trials_far_below_the_best_are_counted_below_the_axis(tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=("bn", "gn"))
+    trials = tuple(
+        dataclasses.replace(t, accuracy=0.5 if t.rung == 0 and t.arm == "gn" else 0.8)
+        for t in study.trials
+    )
+    (search,) = search_figures.searches(StudyData(dataclasses.replace(study, trials=trials)))
+    below = sum(t.accuracy == 0.5 for t in trials)
+    assert 0 < below < len(trials)
+    assert f" Below the axis: {below} of {len(trials)} trials." in search.caption
+    figure = search.figure
+    figure.draw_without_rendering()
+    assert {round(axes.get_ylim()[0], 6) for axes in figure.axes if axes.axison} == {0.6}
 
 
 @pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("epochs", "caption"),
     [
-        (8, "Every value was tried in runs of 2 epochs. At each value the normalizations stand "
-         "side by side. The better half of the values went on to runs of 4 and of 8 epochs, drawn "
-         "with thicker lines."),
-        (1, "Every value was tried in runs of 1 epoch. At each value the normalizations stand "
-         "side by side. Crosses"),
+        (8, "Every value was tried in runs of 2 epochs. The better half of the values went on to "
+         "runs of 4 and of 8 epochs, drawn with thicker lines. Dotted: the best value. Crosses"),
+        (1, "Every value was tried in runs of 1 epoch. Dotted: the best value. Crosses"),
     ],
 )  # fmt: skip
 def test_the_caption_gives_the_length_of_the_trials(epochs, caption, tmp_path):

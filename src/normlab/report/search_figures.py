@@ -7,12 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from normlab.report.plots import (
-    LABEL,
     WIDTH,
     Chart,
     color_of,
-    legend,
-    marker_of,
     percent_axis,
     short,
     styled,
@@ -22,6 +19,10 @@ from normlab.report.study_data import StudyData, drawn, left_out
 from normlab.study.plan import Arm, Setting, settings
 from normlab.study.tuning import Round, Trial, best, in_round, rounds, tried
 from normlab.wording import counted
+
+COLUMNS = 3  # panels beside each other
+TICKS = 3  # labelled values of a panel
+DEPTH = 0.2  # accuracy below the best trial's at which the axis begins: what is chosen is near it
 
 
 def searches(data: StudyData) -> list[PageFigure]:
@@ -48,8 +49,6 @@ def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], of: Round) -
     seeds = data.study.config.tune_seeds
     first, *longer = sorted({trial.epochs for trial in trials})
     caption = f"Every value was tried in runs of {counted(first, 'epoch')}."
-    if len(arms) > 1:
-        caption += " At each value the normalizations stand side by side."
     if longer:
         caption += (
             " The better half of the values went on to runs of "
@@ -57,16 +56,22 @@ def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], of: Round) -
         )
     if seeds > 1:
         caption += f" Lines: means over the {seeds} seeds. Dots: the seeds of the longest runs."
+    caption += " Dotted: the best value."
     lost = sum(trial.accuracy is None for trial in trials)
     crosses = (
         f" Crosses at the lower edge: {lost} of {len(trials)} trials, whose loss was not finite."
         if lost
         else ""
     )
+    shown = drawn(data.main, arms)
+    lowest = _lowest(trials)
+    below = sum(trial.accuracy is not None and trial.accuracy < lowest for trial in trials)
+    if below:
+        caption += f" Below the axis: {below} of {counted(len(trials), 'trial')}."
     again = str(of.turn + 1) if of.turn else ""
     return PageFigure(
         name=f"search-{of.what}{again}{arms[0].name.removeprefix(arms[0].norm.replace(':', '.'))}",
-        draw=lambda: _draw_search(by_arm, drawn(data.main, arms), of),
+        draw=lambda: _draw_search({arm.norm: by_arm[arm.name] for arm in shown}, of, lowest),
         alt=f"Search of the {of.label}{where}; best: {', '.join(optima)}.{crosses}",
         title=f"Search of the {of.label}{where}",
         caption=caption + crosses + left_out(data.main),
@@ -77,58 +82,70 @@ def _value(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
+def _lowest(trials: Sequence[Trial]) -> float:
+    """Where the axis of accuracies begins, unless all trials are above."""
+    return max((t.accuracy for t in trials if t.accuracy is not None), default=0.0) - DEPTH
+
+
 @styled
-def _draw_search(by_arm: Mapping[str, Sequence[Trial]], arms: Sequence[Arm], of: Round) -> Figure:
+def _draw_search(by_norm: Mapping[str, Sequence[Trial]], of: Round, lowest: float) -> Figure:
     """Every trial of a round: mean accuracy on held-out images by value, one line per rung.
 
-    Values stand side by side in their order, and at each value the arms do, so that no mark covers
-    another arm's. Trials whose loss was not finite are crosses at the lower edge.
+    Each normalization has a panel, with a dotted line at its best value. Values stand side by side
+    in their order. Trials whose loss was not finite are crosses at the lower edge.
     """
-    figure = Chart(figsize=(WIDTH, 3.7))
-    axes = figure.subplots()
-    shown = [trial for arm in arms for trial in by_arm[arm.name]]
-    values = sorted({trial.value for trial in shown})
-    beside = min(0.24, 0.7 / len(arms))  # from one arm to the next, of the step between values
-    rungs = sorted({t.rung for t in shown})
-    for k, arm in enumerate(arms):
-        shift = (k - (len(arms) - 1) / 2) * beside
-        places = {value: place + shift for place, value in enumerate(values)}
+    columns = min(len(by_norm), COLUMNS)
+    rows = math.ceil(len(by_norm) / columns)
+    figure = Chart(figsize=(WIDTH, 1.1 + 1.3 * rows))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = grid.ravel()
+    for axes in panels[len(by_norm) :]:
+        axes.set_axis_off()
+    for axes in panels[len(by_norm) - columns : len(by_norm)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+    every_trial = [trial for trials in by_norm.values() for trial in trials]
+    places = {value: place for place, value in enumerate(sorted({t.value for t in every_trial}))}
+    rungs = sorted({t.rung for t in every_trial})
+    for k, (axes, (norm, trials)) in enumerate(zip(panels, by_norm.items(), strict=False)):
+        color, found = color_of(k), best(trials)
+        if found:
+            axes.axvline(places[found.value], color=color, linestyle=":", linewidth=1)
         for rung in rungs:
-            measured = tried(t for t in by_arm[arm.name] if t.rung == rung)
+            measured = tried(t for t in trials if t.rung == rung)
             measured.sort(key=lambda each: each.value)
             axes.plot(
                 [places[each.value] for each in measured],
                 [np.nan if each.mean is None else each.mean for each in measured],
-                color=color_of(k),
-                marker=marker_of(k),
+                color=color,
+                marker="o",
                 linewidth=0.8 + 0.6 * rung,
-                markersize=2.5 + 1.2 * rung,
+                markersize=2.0 + 0.8 * rung,
                 alpha=0.5 + 0.5 * rung / max(rungs[-1], 1),
-                label=short(arm.norm, LABEL) if rung == rungs[-1] else None,
             )
             seeds = [(places[v.value], a) for v in measured for a in v.trained]
             if rung == rungs[-1] and len(seeds) > len(measured):
                 axes.plot(
-                    *zip(*seeds, strict=True),
-                    color=color_of(k),
-                    linestyle="",
-                    marker=".",
-                    markersize=3,
+                    *zip(*seeds, strict=True), color=color, linestyle="", marker=".", markersize=3
                 )
-        lost = [places[t.value] for t in by_arm[arm.name] if t.accuracy is None]
+        lost = [places[t.value] for t in trials if t.accuracy is None]
         axes.plot(
             lost,
-            [0.03] * len(lost),
+            [0.05] * len(lost),
             transform=axes.get_xaxis_transform(),
             linestyle="",
             marker="x",
-            color=color_of(k),
+            color=color,
         )
-    every = math.ceil(len(values) / 6)
-    axes.set_xticks(range(0, len(values), every), [_value(value) for value in values[::every]])
-    axes.set_xlabel(of.label)
-    axes.set_ylabel("accuracy, held-out images")
-    axes.yaxis.set_major_formatter(percent_axis)
-    axes.grid()
-    legend(figure, axes)
+        value = f": {short(_value(found.value))}" if found else ""
+        axes.set_title(f"{short(norm)}{value}", fontsize=9, fontweight="normal")
+        axes.grid()
+    first = panels[0]  # all share its axes
+    step = math.ceil(len(places) / TICKS)
+    labels = [short(_value(value), 12) for value in places]
+    first.set_xticks(range(0, len(places), step), labels[::step])
+    first.margins(x=0.15)
+    first.yaxis.set_major_formatter(percent_axis)
+    first.set_ylim(bottom=max(lowest, first.get_ylim()[0]))
+    figure.supxlabel(of.label, fontsize="medium")
+    figure.supylabel("accuracy, held-out images", fontsize="medium")
     return figure
