@@ -305,8 +305,8 @@ def _along_statistics(data: StudyData) -> list[PageFigure]:
             f"{images[over[-1].name]}, highest at {images[best.name]}.",
             title="Accuracy against the images that statistics are over",
             caption="The weights are updated after the same number of images everywhere; only the "
-            "batch that the statistics see differs. Means and their 95% intervals; bands: "
-            f"normalizations that do not look at other images.{hollow}",
+            "batch that the statistics see differs. Means and their 95% intervals; bands: the other "
+            f"normalizations.{hollow}",
         )
     ]
 
