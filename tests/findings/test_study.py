@@ -463,6 +463,26 @@ def test_what_is_shown_of_arms_that_lost_the_same_seeds_is_said_to_hold_for_the_
     assert not any("holds for seeds with which both train" in s for s in further)
 
 
+def test_what_the_planned_pairs_show_is_said_where_not_all_were_planned(tmp_path):
+    norms, means = ("bn", "gn", "ln", "in"), {"bn": 0.8, "gn": 0.7, "ln": 0.6, "in": 0.6}
+    study = made_up(tmp_path, norms=norms, means=means, contrasts=("gn,bn", "gn,ln", "in,ln"))
+    assert sentences(study)[0][1] == (
+        "Of the 3 pairs that the study planned to test, 2 show a difference: bn is above gn; gn is "
+        "above ln."
+    )
+    noise = np.random.default_rng(0).normal(0.7, 0.01, len(study.results))
+    results = tuple(
+        dataclasses.replace(r, accuracies=(*r.accuracies[:-1], share))
+        for r, share in zip(study.results, noise, strict=True)
+    )
+    assert sentences(dataclasses.replace(study, results=results))[0][1] == (
+        "Of the 3 pairs that the study planned to test, none shows a difference."
+    )
+    for contrasts in ((), ("pairs",), ("bn,gn",)):  # the other sentences say all of it
+        study = made_up(tmp_path / f"but {contrasts}", norms=norms, contrasts=contrasts)
+        assert not any("planned to test, " in s for s in sentences(study)[0])
+
+
 def test_a_pair_that_was_not_planned_has_no_probability(tmp_path):
     study = made_up(tmp_path, contrasts=("gn,ln",))
     (best, certainty), _ = sentences(study)

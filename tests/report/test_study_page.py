@@ -388,7 +388,7 @@ def test_the_page_of_a_hundred_arms_is_fast(tmp_path, recwarn):
     assert not [w for w in recwarn if "layout" in str(w.message)]  # no figure without room
     text = Page(page.read_text()).text
     assert text.count("The 14 best of 100 normalizations are drawn.") == 4
-    assert "4,841 more pairs are in the table." in text
+    assert "4,845 more pairs are in the table." in text
     assert "The first 45 of 4950 pairs. Corrected for all 4,950 contrasts of the study: the" in text
 
 
@@ -524,6 +524,13 @@ def test_ghost_batches_have_a_figure_along_the_images_of_their_statistics(tmp_pa
     assert " at 2 to " in alt
     assert " at 128" in alt  # nano's batch
     assert "Hollow: running statistics as training left them." in page.text
+    (figure,) = (f for f in study_figures.accuracy(StudyData(study)) if f.name == "statistics")
+    over, beside = figure.figure.axes
+    assert [int(tick) for tick in over.get_xticks()] == [2, 8, 128]
+    assert [label.get_text() for label in beside.get_xticklabels()] == ["gn"]
+    alone = recalibrated(tmp_path / "alone", norms[:-1])
+    (figure,) = (f for f in study_figures.accuracy(StudyData(alone)) if f.name == "statistics")
+    assert [axes.axison for axes in figure.figure.axes] == [True, False]
 
 
 def test_two_batch_normalizations_have_no_such_figure(tmp_path):

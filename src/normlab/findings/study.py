@@ -36,7 +36,7 @@ from normlab.wording import (
 
 GOAL = 0.005  # a difference that a study should be able to detect
 FEW_RIVALS = 3  # rivals with numbers in the headline; the numbers of the others are in the table
-FEW_PAIRS = 10  # pairs with a sentence; the others are in the table
+FEW_PAIRS = 6  # pairs with a sentence; the others are in the table
 FEW_FAILURES = 5  # arms with failed runs that are named
 STILL_RISING = 0.02  # accuracy gained in the last epoch: more epochs would gain more
 
@@ -47,6 +47,7 @@ def headline(study: Study, groups: Sequence[Group]) -> list[str]:
     return [
         _best(main),
         _by_how_much(main, study.images),
+        *_planned_pairs(study, main),
         _changes(study, groups) or _certainty(main),
         *contrasts.headline(study, changes(study, groups)),
     ]
@@ -152,7 +153,8 @@ def _best(group: Group) -> str:
             f"but over the seeds that both finished, {listed(above)} is shown to be above {it}"
         )
     if untested:
-        texts.append(f"the study did not plan to test {it} against {listed(untested)}")
+        rivals = listed(untested) if len(untested) <= FEW_RIVALS else f"{len(untested)} others"
+        texts.append(f"the study did not plan to test {it} against {rivals}")
     if group.guessing:
         texts.append("no run of the study is above chance")
     return f"{'; '.join(texts)}."
@@ -273,6 +275,29 @@ def _tested(pair: Difference, images: int) -> list[str]:
     if not math.isnan(pair.p_corrected):
         texts.append(f"corrected {p_value(pair.p_corrected)}")
     return texts
+
+
+def _planned_pairs(study: Study, group: Group) -> list[str]:
+    """What the planned pairs show, where a study of one setting planned several, but not all."""
+    pairs = [
+        pair
+        for above, below in combinations([arm for arm, _ in group.ranked], 2)
+        if (pair := group.better_first(above, below)) is not None
+    ]
+    planned = [pair for pair in pairs if pair.planned]
+    if varying(settings(study.arms)) or not 1 < len(planned) < len(pairs):
+        return []
+    norms = {arm.name: arm.norm for arm in group.arms}
+    below: dict[str, list[str]] = {}
+    for pair in planned:
+        if pair.shown:
+            below.setdefault(norms[pair.first], []).append(norms[pair.second])
+    number = sum(map(len, below.values()))
+    text = f"Of the {len(planned)} pairs that the study planned to test, "
+    if not number:
+        return [f"{text}none shows a difference."]
+    above = "; ".join(f"{norm} is above {listed(others)}" for norm, others in below.items())
+    return [f"{text}{number} {'shows' if number == 1 else 'show'} a difference: {above}."]
 
 
 def _changes(study: Study, groups: Sequence[Group]) -> str | None:

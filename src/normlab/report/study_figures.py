@@ -99,6 +99,7 @@ def differences(data: StudyData) -> list[PageFigure]:
                 drawn,
                 norms,
                 every=len(pairs),
+                noun="pairs" if all(p.planned for p in main.differences) else "planned pairs",
                 corrected=contrasts.comparisons(data.study),
                 images=data.study.images,
             ),
@@ -305,8 +306,8 @@ def _along_statistics(data: StudyData) -> list[PageFigure]:
             f"{images[over[-1].name]}, highest at {images[best.name]}.",
             title="Accuracy against the images that statistics are over",
             caption="The weights are updated after the same number of images everywhere; only the "
-            "batch that the statistics see differs. Means and their 95% intervals; bands: the other "
-            f"normalizations.{hollow}",
+            "batch that the statistics see differs. On the right: other normalizations. Means and "
+            f"their 95% intervals.{hollow}",
         )
     ]
 
@@ -332,7 +333,8 @@ def _draw_along_statistics(
 ) -> Figure:
     """As Wu & He 2018, Group Normalization, figure 1, but with the same updates everywhere."""
     figure = Chart(figsize=(WIDTH, 3.5))
-    axes = figure.subplots()
+    widths = (len(over) + 1, max(len(others), 1))
+    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=widths)
     xs = [images[arm.name] for arm in over]
     _draw_means(axes, xs, [data.main.mean(arm) for arm in over], 0, label="bn")
     if before := _before(data, over):
@@ -345,11 +347,15 @@ def _draw_along_statistics(
             markerfacecolor=PAPER,
             label="bn, not recalibrated",
         )
+        legend(figure, axes)
     for k, arm in enumerate(others, start=1):
-        mean = data.main.mean(arm)
-        axes.axhline(mean.value, color=color_of(k), linewidth=1.2, label=short(arm.norm, LABEL))
-        if math.isfinite(mean.high):
-            axes.axhspan(mean.low, mean.high, color=color_of(k), alpha=0.12, linewidth=0)
+        _draw_means(beside, [k], [data.main.mean(arm)], k, label=arm.norm)
+    names = [short(arm.norm) for arm in others]
+    turned = {"rotation": 40, "ha": "right"} if len(names) > 3 else {}
+    beside.set_xticks(range(1, len(names) + 1), names, **turned)
+    beside.margins(x=0.6 / widths[1])
+    if not others:
+        beside.set_axis_off()
     axes.set_xscale("log", base=2)
     axes.set_xticks(xs, [str(x) for x in xs])
     axes.minorticks_off()
@@ -357,7 +363,7 @@ def _draw_along_statistics(
     axes.set_ylabel("accuracy, last epoch")
     _percent_within_range(axes)
     axes.grid()
-    legend(figure, axes)
+    beside.grid(axis="y")
     return figure
 
 
@@ -375,6 +381,7 @@ def _pairs_table(
     norms: Mapping[str, str],
     *,
     every: int,
+    noun: str,
     corrected: int,
     images: int,
 ) -> Table:
@@ -383,7 +390,8 @@ def _pairs_table(
     Args:
         pairs: The pairs of the table.
         norms: The normalizations of the arms, by the arms' names.
-        every: The number of all pairs of the group.
+        every: The number of all pairs of the group that were planned.
+        noun: What they are called.
         corrected: The number of contrasts that intervals and p-values are corrected for.
         images: The number of images that accuracy is measured on.
     """
@@ -395,9 +403,9 @@ def _pairs_table(
     columns = [(test, cells) for test, cells in columns if any(p is not None for p in cells)]
     notes = []
     if every > MAX_PAIRS:
-        notes.append(f"The first {MAX_PAIRS} of {every} pairs.")
+        notes.append(f"The first {MAX_PAIRS} of {every} {noun}.")
     elif every > 1:
-        notes.append("All pairs.")
+        notes.append(f"All {noun}.")
     if corrected > 1:
         with_correction, without = (
             [test.label for test, _ in columns if test.corrected is kind] for kind in (True, False)
