@@ -145,7 +145,7 @@ ActivationOfNetwork = Annotated[
 ]
 ROOT_HELP = (
     "Folder that holds CIFAR-10, as an archive or extracted; nothing is downloaded then. For a run "
-    "on a `folder:` that has moved: its new place."
+    "on a `folder:` data set that has moved: the folder's new place."
 )
 DataRoot = Annotated[
     Path | None, default_is("$NORMLAB_DATA, else a cached or new download", help=ROOT_HELP)
@@ -218,14 +218,15 @@ class Limits:
     """
 
     ram: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
-    """Bytes of working memory of its C program in int8, at most: `32k` is 32 times 1024."""
+    """Most bytes of working memory that the network's C program in int8 may use: `32k` is 32 times
+    1024."""
 
     flash: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
-    """Bytes of weights and tables of its C program in int8, at most. A few kB of code come on top.
-    Open widths then have no other budget, unless one is given."""
+    """Most bytes that weights and tables of the network's C program in int8 may use. A few kB of
+    code come on top. With --flash, open widths have no other budget, unless --budget gives one."""
 
     macs: Annotated[Positive | None, amount(1000), default_is("none")] = None
-    """Multiply-accumulates for one image, at most: `2M` is 2 million."""
+    """Most multiply-accumulates that one image may take: `2M` is 2 million."""
 
     board: Annotated[BoardName | None, default_is("none")] = None
     """A board whose RAM and flash are the limits. `--ram` and `--flash` beside it leave room for
@@ -276,8 +277,8 @@ class TrainingConfig(DataConfig, Limits):
     activation: ActivationOfNetwork = None
 
     balance: bool = False
-    """Weigh each image's loss by its class: the rarer a class is in the training split, the more an
-    image of it counts."""
+    """Weight each image's loss by its class: the rarer a class is in the training split, the more
+    each of its images counts."""
 
     start_from: Annotated[
         str | None, tyro.conf.arg(metavar="micro|nano|RUN", help_behavior_hint="(default: none)")
@@ -293,7 +294,7 @@ class TrainingConfig(DataConfig, Limits):
     """The teacher's share of the loss; the labels have the rest."""
 
     teacher_temperature: Annotated[float, Range(above=0, at_most=LARGEST)] = 2.0
-    """Divides the logits of both before they are compared."""
+    """Divides the logits of the teacher and of the network before they are compared."""
 
     precision: Precision = "float32"
     """Precision of activations and convolutions in training. `bfloat16` is faster if the processor
@@ -389,8 +390,8 @@ class StudyConfig(TrainingConfig):
     """Normalizations to compare."""
 
     seeds: Annotated[int, Range(at_least=1, at_most=MAX_SEEDS)] = 5
-    """Number of repeats. At one seed, all normalizations start from the same convolutions and see
-    the images in the same order."""
+    """Number of repeats. With the same seed, all normalizations start from the same convolutions
+    and see the images in the same order."""
 
     layouts: Annotated[tuple[str, ...], default_is("none")] = ()
     """Further networks: names or layouts."""
@@ -402,10 +403,10 @@ class StudyConfig(TrainingConfig):
     """Numbers of parameters to stay below."""
 
     batch_sizes: Annotated[tuple[Positive, ...], default_is("the recipe's")] = ()
-    """Images per step. The learning rate, also that of `--lr`, is for the recipe's batch size: it
-    scales with the square root of the size."""
+    """Images per step. The learning rate (the recipe's, or that of `--lr`) is for the recipe's
+    batch size. It is scaled with the square root of the batch size."""
 
-    groups: Annotated[tuple[Positive, ...], default_is("up to 4, what divides")] = ()
+    groups: Annotated[tuple[Positive, ...], default_is("the largest divisor up to 4")] = ()
     """Numbers of groups to compare for `gn`."""
 
     train_images: Annotated[tuple[Positive, ...], default_is("all")] = ()
@@ -416,8 +417,8 @@ class StudyConfig(TrainingConfig):
 
     tune: Annotated[tuple[Searched, ...], default_is("the recipe's settings")] = ()
     """Settings to search on held-out images before the runs, with the same trials for every
-    normalization: one after the other, each at the best values of those before. One may come again:
-    `lr batch-size lr`."""
+    normalization. They are searched one after the other, each at the best values of those before. A
+    setting may come again: `lr batch-size lr`."""
 
     tune_seeds: Annotated[int, Range(at_least=1, at_most=100)] = 3
     """Number of seeds with which each value of the search is tried."""
@@ -432,8 +433,8 @@ class StudyConfig(TrainingConfig):
     """Accuracies count as equal if they are shown to be within this many points."""
 
     looks: Annotated[int, Range(at_least=1, at_most=100)] = 1
-    """How often the result may be tested: seeds can be added one time less often. Each look has an
-    equal share of the 5%."""
+    """How many times the result may be tested. Seeds can be added before each test but the first.
+    Each test has an equal share of the 5%."""
 
     @property
     def command(self) -> str:

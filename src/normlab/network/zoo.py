@@ -35,11 +35,11 @@ ZOO = {
     ),
     "seed-gn": Entry(
         "C:12 C:24 C:24+ c:12 P C:24 C:24/gn=3 C:32v c:20 P C:42v C:42+ c GAP",
-        "the published GroupNorm network: one block of it has GroupNorm",
+        "the published GroupNorm network: only one block has GroupNorm",
     ),
     "seed-ln": Entry(
         "C:12 C:24 C:24+ c:12 P C:12/ln-full C:24 C:32v c:20 P C:32vs2/ln-full C:32+ c GAP",
-        "the published LayerNorm network: two blocks of it have LayerNorm, and it is narrower",
+        "the published LayerNorm network: narrower, and only two blocks have LayerNorm",
     ),
     "assignment": Entry(
         "C1 C2 c3 P1 C3 C4 C5 c6 P2 C7 C8 C9 GAP C10",
@@ -67,7 +67,7 @@ ZOO = {
     ),
     "teacher": Entry(
         "C:32 C:64 P C:128 C:128+ P C:256 C:256+ P C:256 C:256+ GAP FC",
-        "of any size: teaches small networks (normlab train teacher --precision bfloat16)",
+        "a large network that teaches small ones (normlab train teacher --precision bfloat16)",
     ),
     "sprint": Entry(
         "C:32s2 C:32+ P C:48 P C:48 GAP FC",
