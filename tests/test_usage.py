@@ -86,7 +86,7 @@ def test_flags_that_are_near_none(refused):
         assert refused("train", "nano", flag, "3") == line
     for flag in ("--network", "--model", "--layout"):
         line = refused("train", flag, "micro")
-        assert f"no {flag}: the network has no flag, as in normlab train micro." in line
+        assert f"no {flag}: the network is given without a flag, as in normlab train micro." in line
     assert "does not take '-e'" in refused("train", "nano", "-e", "3")
 
 
@@ -146,7 +146,7 @@ def test_a_misspelt_value(arguments, line, refused):
 )
 def test_values_separated_by_commas(typed, meant, refused):
     line = refused("compare", "nano", *shlex.split(typed))
-    assert line.endswith(f": separate them with spaces: {meant}")
+    assert line.endswith(f": separate values with spaces: {meant}")
 
 
 def test_values_that_have_commas_or_of_which_there_is_one(refused):
@@ -178,10 +178,10 @@ def test_values_that_have_commas_or_of_which_there_is_one(refused):
          "normlab data does not take 'digits': did you mean --dataset digits? "
          "`normlab data --help` says what it takes"),
         (("compare", "nano", "--seeds", "1", "2", "3"),
-         "--seeds is the number of seeds: --seeds 3 are the seeds 0, 1 and 2"),
-        (("compare", "nano", "micro"), "further networks follow a flag: --layouts micro"),
+         "--seeds takes the number of seeds: --seeds 3 means seeds 0, 1 and 2"),
+        (("compare", "nano", "micro"), "give further networks with a flag: --layouts micro"),
         (("compare", "C:4 GAP FC", "C:8 GAP FC", "--seeds", "3"),
-         "further networks follow a flag: --layouts 'C:8 GAP FC'"),
+         "give further networks with a flag: --layouts 'C:8 GAP FC'"),
         (("zoo", "micro"), "normlab zoo does not take 'micro': `normlab zoo --help` says what it "
          "takes"),
     ],
@@ -361,7 +361,7 @@ def test_the_help_of_a_setting_is_the_same_in_every_command(cli, monkeypatch):
 def test_a_picture_without_a_model(command, name, refused, tmp_path):
     (tmp_path / "cat.jpg").touch()
     (tmp_path / "photos").mkdir()
-    line = f"which model? --model micro, or a run's folder before {name}"
+    line = f"expected a network: give --model micro, or a run's folder before {name}"
     assert refused(command, name) == line
 
 

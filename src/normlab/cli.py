@@ -271,8 +271,8 @@ def predict(
 
     Pictures are turned upright, cropped to the square at their centre and resized, as in training.
     A picture that cannot be read is named on the standard error; the others are classified. What is
-    left out of a folder or pattern is counted there: pictures of formats that are not read, files
-    that are none.
+    left out of a folder or pattern is counted there: pictures of formats that are not read, and
+    files that are not pictures.
     The exit code is 1 if a picture was not classified. Other files do not change it.
 
     Args:
@@ -342,7 +342,7 @@ def explain(
         raise UsageError(f"expected one picture, got {len(pictures)}")
     (picture,) = pictures
     if Path(picture).is_dir():
-        raise UsageError(f"expected one picture, and {picture} is a folder: give a picture in it")
+        raise UsageError(f"expected one picture, but {picture} is a folder: give a picture in it")
     stem = "picture" if picture == "-" else Path(picture).stem
     out = out or Path(f"{stem}-explained.png")
     refuse_foreign(out, plots.PNG_MARK)
@@ -377,20 +377,22 @@ def export(
         $ normlab export runs/cifar10/nano-bn-0 --to c
         $ normlab export runs/digits/*-0 --to html
 
-    The exported network maps pixels to probabilities. Before it is written, it is run on 1,000 test
-    images (CIFAR-10's with --model) and must predict what the trained network does. ONNX needs
-    pip install "normlab[export]".
-    C is a folder with a program for microcontrollers, which the machine's C compiler proves.
-    A page predicts pictures in a browser, without a server; it takes several runs, side by side.
+    The exported network maps pixels to probabilities. Before it is written, its predictions for
+    1,000 test images (CIFAR-10's with --model) must equal those of the trained network. `onnx`
+    needs pip install "normlab[export]".
+    `c` writes a folder with a C program for microcontrollers, and checks the program with this
+    machine's C compiler.
+    `html` writes a page that classifies pictures in a browser, without a server. The page can show
+    several runs side by side.
 
     Args:
         runs: A run's folder (leave it out with --model); for `html` one or several.
         to: The format: `onnx` for ONNX Runtime and others, `pt2` for `torch.export.load`, `c`,
             `html`.
-        int8: Weights and activations in 8 bits: smaller, a little less accurate. `onnx`; `c` has
-            them unless it is --float.
-        float32: `c` in single floats.
-        unproved: Write `c` without compiling it, as where there is no C compiler.
+        int8: Weights and activations in 8 bits: smaller, a little less accurate. For `onnx`; `c`
+            always has 8 bits, unless --float is given.
+        float32: Single-precision numbers instead of 8 bits, for `c`.
+        unproved: Write `c` without compiling and checking it, for machines without a C compiler.
         out: The file or folder. With --model it is named after the model, in this folder; a page
             about several runs is in the folder that holds them.
     """
@@ -433,7 +435,7 @@ def report(
         out: The page.
         no_images: Leave out the pictures of the data.
         published: A table of published curves, drawn beside the runs' curves.
-        pdf: Print the page into a PDF beside it, too: report.pdf. It needs Chromium or Chrome.
+        pdf: Also print the page to report.pdf, next to it. It needs Chromium or Chrome.
     """
     from normlab.report.pdf import find_chromium, pdf_of, write_pdf
     from normlab.report.run_page import write_report
@@ -505,12 +507,12 @@ def push(
         $ normlab push runs/cifar10/micro-bn-0 me/micro-bn
 
     It says which files go where, and asks first. The run's page is not uploaded: it may show
-    pictures of the data. It needs huggingface_hub: pip install "normlab[hub]", and that you are
-    logged in: hf auth login.
+    pictures of the data. It needs huggingface_hub (pip install "normlab[hub]") and a login:
+    hf auth login.
 
     Args:
         run: A run's folder, with its card.
-        to: The repository. One that is not there yet is made, and is public.
+        to: The repository. If it does not exist, it is created as a public repository.
         yes: Upload without asking.
     """
     from rich.console import Console
@@ -523,7 +525,7 @@ def push(
     Console().print(prepared.table, crop=False)
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("there is no terminal to ask in: --yes uploads without asking")
+            raise UsageError("there is no terminal to ask in: give --yes to upload without asking")
         try:
             answer = input("upload? [y/N] ")
         except EOFError:
@@ -553,16 +555,16 @@ def serve(
         $ normlab serve runs/cifar10/micro-bn-0 runs/cifar10/micro-gn-0 runs/cifar10/micro-ln-0
         $ curl --data-binary @cat.jpg http://127.0.0.1:7860/predict
 
-    Pictures to try are the data's, if it is there: nothing is downloaded. It needs gradio:
-    pip install "normlab[serve]". Ctrl-C ends it.
+    The pictures to try come from the run's data, if it is on this machine: nothing is downloaded.
+    It needs gradio: pip install "normlab[serve]". Ctrl-C stops the server.
 
     Args:
         runs: Runs' folders.
         host: The address to listen on. By default only this machine can reach the page; 0.0.0.0
             opens it to the whole network.
         port: The port; 0 takes a free one.
-        name: Another name by which browsers reach it: an alias, or a proxy's name. Repeat the flag
-            for several.
+        name: Another name by which browsers reach the server: an alias, or a proxy's name. Repeat
+            the flag for several.
     """
     from normlab.runs.run import Run
     from normlab.serve import serve as serve_runs
@@ -728,7 +730,9 @@ def _load_predictor(inputs: Sequence[str], model: str | None) -> "tuple[Predicto
     if model is None and not inputs:
         raise UsageError("expected a run's folder and a picture, or --model NAME and a picture")
     if model is None and _is_picture(inputs[0], alone=len(inputs) == 1):
-        raise UsageError(f"which model? --model micro, or a run's folder before {inputs[0]}")
+        raise UsageError(
+            f"expected a network: give --model micro, or a run's folder before {inputs[0]}"
+        )
     pictures = inputs[1:] if model is None else inputs
     if not pictures:
         raise UsageError(

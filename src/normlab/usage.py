@@ -71,7 +71,7 @@ def refuse_unknown_flags(command: str, function: Command, arguments: Sequence[st
         if not flag.startswith("--") or flag in known or flag.startswith("--tyro-"):
             continue
         if flag in ("--network", "--model", "--layout") and _has_network(known):
-            hint = f"the network has no flag, as in normlab {command} micro. "
+            hint = f"the network is given without a flag, as in normlab {command} micro. "
         else:
             hint = _did_you_mean(flag, known)
         raise UsageError(
@@ -124,7 +124,8 @@ def refuse_commas(function: Command, arguments: Sequence[str]) -> None:
         if re.fullmatch(r"\d{1,3}(,\d{3})+", value):  # one number: its reader refuses it
             continue
         values = [part.strip() for part in value.split(",") if part.strip()]
-        raise UsageError(f"{flag} {value}: separate them with spaces: {flag} {shlex.join(values)}")
+        spaced = f"{flag} {shlex.join(values)}"
+        raise UsageError(f"{flag} {value}: separate values with spaces: {spaced}")
 
 
 def missing(command: str, function: Command, arguments: Sequence[str]) -> UsageError:
@@ -226,9 +227,9 @@ def unexpected(
     before = takewhile(lambda word: word != typed, arguments)
     given = [word.partition("=")[0] for word in before if word.startswith("--")]
     if given[-1:] == ["--seeds"]:
-        return UsageError("--seeds is the number of seeds: --seeds 3 are the seeds 0, 1 and 2")
+        return UsageError("--seeds takes the number of seeds: --seeds 3 means seeds 0, 1 and 2")
     if "--layouts" in known and (typed in ZOO or " " in typed):
-        return UsageError(f"further networks follow a flag: --layouts {shlex.quote(typed)}")
+        return UsageError(f"give further networks with a flag: --layouts {shlex.quote(typed)}")
     if _has_network(known) and is_block(typed) and len(blocks) > len([*filter(is_block, rest)]):
         return UsageError(f'put the layout in quotes: normlab {command} "{" ".join(blocks)}"')
     hint = f"did you mean --dataset {typed}? " if "--dataset" in known and _is_data(typed) else ""

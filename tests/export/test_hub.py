@@ -95,7 +95,7 @@ def test_it_asks_first(answer, uploads, run, hub, variables, tmp_path):
 def test_without_a_terminal_it_refuses(run, hub, variables, tmp_path):
     done = command("push", run, "me/micro-bn", cwd=tmp_path, **variables)
     assert_one_line(done, code=2)
-    assert "there is no terminal to ask in: --yes uploads without asking" in done.stderr
+    assert "there is no terminal to ask in: give --yes to upload without asking" in done.stderr
     assert "model.safetensors" in done.stdout
     assert hub.repositories == {}
 

@@ -315,7 +315,7 @@ def _with_groups(study: StudyConfig) -> tuple[str, ...]:
 def _normalizations(study: StudyConfig) -> tuple[str, ...]:
     """The normalizations to compare; UsageError if one is unknown or given twice."""
     if study.groups and "gn" not in study.norms:
-        raise UsageError("--groups are gn's: add gn to --norms")
+        raise UsageError("--groups is for gn: add gn to --norms")
     compared = _with_groups(study)
     for norm in compared:
         entry, _ = norms.find(norm)
@@ -341,7 +341,7 @@ def _refuse_impossible_search(study: StudyConfig) -> None:
     if again := [what for what, after in pairwise(study.tune) if what == after]:
         raise UsageError(f"--tune: {again[0]} after {again[0]} repeats the search: leave one out")
     if "batch-size" in study.tune and study.batch_sizes:
-        raise UsageError("--tune batch-size: --batch-sizes compares them, leave one out")
+        raise UsageError("--tune batch-size and --batch-sizes exclude each other: leave one out")
 
 
 def _available_images(study: StudyConfig, images: int) -> Images:
