@@ -348,7 +348,7 @@ def test_a_file_that_is_no_picture_is_refused_in_a_sentence(visit, classroom, tm
     page = visit(classroom[1].path)
     (tmp_path / "a.png").write_text("no picture")
     page.locator("input[type=file]").set_input_files(tmp_path / "a.png")
-    page.get_by_text("a.png is no picture that this browser reads: try a PNG or a JPEG.").wait_for()
+    page.get_by_text("This browser cannot read a.png as a picture: try a PNG or a JPEG.").wait_for()
     assert page.locator(".bars li").count() == 0
 
 
@@ -398,7 +398,7 @@ def test_a_browser_that_computes_otherwise_is_told(visit, classroom, tmp_path):
     changed.write_text(content.replace(expected, zeros))
     page = visit(changed)
     assert (
-        "computes otherwise than PyTorch: probabilities up to 0."
+        "This browser's probabilities differ from PyTorch's by up to 0."
         in page.locator("#check").inner_text()
     )
 
@@ -415,11 +415,11 @@ def test_digits_are_shown_only_if_a_network_has_learned_them(classroom, visit, t
     nano = normlab.Run.open(find_model("nano"))
     other = visit(normlab.export_run(nano, "html", tmp_path / "other.html").path)
     assert not other.locator("#examples").is_visible()
-    assert "It knows: airplane, automobile, bird," in other.locator(".run").inner_text()
+    assert "Its classes: airplane, automobile, bird," in other.locator(".run").inner_text()
     both = [nano, classroom[0][0]]
     mixed = visit(normlab.export_run(both, "html", tmp_path / "mixed.html").path)
     assert mixed.locator("#examples").is_visible()
-    assert "nano learned other classes: the answer is one" in mixed.locator("main").inner_text()
+    assert "nano learned other classes, and can only answer" in mixed.locator("main").inner_text()
     assert "learned other classes" not in classroom[1].path.read_text()
 
 

@@ -379,7 +379,7 @@ def test_missing_data_is_not_downloaded(trained, tmp_path, monkeypatch, capsys):
     reason = "cifar10 is not on this machine; give its folder with --data-root."
     assert load_examples(run) == reason
     assert load_examples(on(trained, tmp_path / "moved", "folder:/nowhere")) == (
-        "their data cannot be read; what the server prints says why."
+        "their data cannot be read; the server's output says why."
     )
     assert "no pictures to try: /nowhere" in capsys.readouterr().err
     with pytest.raises(DataError, match="no CIFAR-10 in"):
@@ -624,7 +624,8 @@ def test_a_file_that_is_not_a_picture_is_refused_in_a_sentence(visit, picture):
     picture.write_text("no picture")
     upload(page, picture)
     page.get_by_text(
-        "The picture cannot be read as an image (it is no picture of a format that is read)."
+        "The picture cannot be read as an image "
+        "(it is not a picture in a format that normlab reads)."
     ).wait_for()
     page.get_by_text("Click to Upload").wait_for()
     page.locator("#answers .error").first.wait_for(state="detached")
@@ -644,7 +645,7 @@ def test_peculiar_pictures_get_a_note(visit, tmp_path):
     upload(page, tmp_path / "wide.png")
     probabilities(page, "trained")
     note = page.get_by_text(
-        "Of 300 × 40 pixels only the square at the centre is seen. It has colours."
+        "Only the square at the centre of 300 × 40 pixels is seen. It has colours."
     )
     note.first.wait_for()
     assert note.count() == 2

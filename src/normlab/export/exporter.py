@@ -255,7 +255,7 @@ def largest_difference(expected: Probabilities, exported: Probabilities) -> floa
         raise NormlabError(
             f"the exported network predicts differently: another class on {changed} of "
             f"{len(expected):,} test images, probabilities up to {difference:.1e} apart "
-            f"({TOLERANCE} are allowed). Nothing was written"
+            f"(at most {TOLERANCE} is allowed). Nothing was written"
         )
     return difference
 

@@ -38,8 +38,8 @@ class Upload:
         """The files with their sizes, and where they go."""
         total = sum(map(len, self.files.values()))
         return Table(
-            caption=f"To {self.endpoint}/{self.repository}, which is made if it is not there, and "
-            "is public then:",
+            caption=f"To {self.endpoint}/{self.repository} (if it does not exist, it is created as "
+            "a public repository):",
             head=("file", "bytes"),
             kinds=("name", "number"),
             rows=[(name, f"{len(content):,}") for name, content in self.files.items()],

@@ -22,8 +22,9 @@ from normlab.wording import listed
 SHOWN_CLASSES = 10
 ABOUT = """# What is in the picture?
 
-Drop a picture, take one, or choose one to try. The network sees the square at its centre, resized
-to {sizes}. A heat map (Grad-CAM) is bright where the picture supports the prediction.
+Drop a picture, take a photo, or choose a picture to try. The network sees the square at the
+picture's centre, resized to {sizes}. A heat map (Grad-CAM) is bright where the picture supports
+the prediction.
 """
 CSS = """
 .gradio-container { overflow-wrap: anywhere; }

@@ -35,7 +35,7 @@ def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | st
             raise
         # Visitors are not told: it names a folder.
         note(f"there are no pictures to try: {error}")
-        return "their data cannot be read; what the server prints says why."
+        return "their data cannot be read; the server's output says why."
     split = dataset.split(run.split)
     indices = _first_of_each_class(split, len(dataset.classes))
     return [

@@ -87,7 +87,7 @@ class RequestGuard:
         declared = headers.get("content-length", "0")
         if not is_own(host, self._names):
             return HTTPException(
-                400, "the Host header has another name than this server: use its address"
+                400, "the Host header does not name this server: use the server's address"
             )
         if is_foreign(headers.get("origin"), host):
             return HTTPException(403, "requests from other sites are not allowed")

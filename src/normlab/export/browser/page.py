@@ -62,7 +62,7 @@ class ExportedPage:
         networks = counted(len(self.names), "network")
         return (
             f"{printable(str(self.path))}: {kilobytes(self.size)} with {networks}; open it in a "
-            "browser, where its last line says how near its answers are to PyTorch's"
+            "browser: its last line says how close its probabilities are to PyTorch's"
         )
 
 
@@ -215,8 +215,8 @@ def _unfamiliar(runs: Sequence[Run], run_names: Sequence[str], digits: Dataset) 
     if not others:
         return ""
     return (
-        f"Handwritten digits. {listed(others)} learned other classes: the answer is one of those "
-        "all the same."
+        f"Handwritten digits. {listed(others)} learned other classes, and can only answer with one "
+        "of those."
     )
 
 

@@ -302,7 +302,8 @@ def _factors(integers: Integers, own: Parameters, source: float) -> Array:
     integers.filters = np.rint(filters / scales[:, None, None, None]).astype(np.int8)
     if (np.abs(integers.filters.astype(np.int64)).sum((1, 2, 3)) * 255 >= 2**31).any():
         raise NormlabError(
-            f"the sums over {filters[0].size:,} inputs do not fit 32 bits: pool before that layer"
+            f"the sums over {filters[0].size:,} inputs do not fit into 32 bits: pool before that "
+            "layer"
         )
     return np.where(largest > 0, scales * source * own.weight, 0.0)
 

@@ -28,7 +28,7 @@ async function take(source, name, button) {
     picture = await decode(source);
   } catch {
     element("problem").textContent =
-      `${name} is no picture that this browser reads: try a PNG or a JPEG.`;
+      `This browser cannot read ${name} as a picture: try a PNG or a JPEG.`;
     return;
   }
   if (number !== newest) return;
@@ -108,7 +108,7 @@ function show(pixels, [channels, height, width], canvas) {
 function notes({ width, height }, [, size]) {
   const found = [];
   if (Math.max(width, height) > 2 * Math.min(width, height))
-    found.push(`of ${width} × ${height} pixels only the square at the centre`);
+    found.push(`only the square at the centre of ${width} × ${height} pixels`);
   if (Math.min(width, height) < size) found.push(`${width} × ${height} pixels are enlarged`);
   return found;
 }
@@ -130,7 +130,7 @@ async function check() {
   status.textContent = equal
     ? `Checked in this browser: on ${examples.length} pictures, all probabilities are within `
       + `${largest.toExponential(0)} of PyTorch's.`
-    : `This browser computes otherwise than PyTorch: probabilities up to ${largest} apart.`;
+    : `This browser's probabilities differ from PyTorch's by up to ${largest}.`;
   status.dataset.largest = largest;
 }
 
