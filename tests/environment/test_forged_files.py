@@ -177,7 +177,7 @@ def test_numbers_of_images_that_the_data_do_not_have_are_refused(trained, tmp_pa
 def test_a_run_with_training_images_only_has_no_card(nano):
     (nano / "metrics.jsonl").unlink()
     write(nano / "config.json", replaced(read(nano / "config.json"), ("data", "test"), 0))
-    with pytest.raises(RunError, match="no images to measure accuracy on but training images"):
+    with pytest.raises(RunError, match="has only training images: there is no accuracy to report"):
         model_card([Run.open(nano)])
 
 
@@ -513,7 +513,7 @@ def test_a_readme_that_may_not_be_read_stops_no_card():
         run = dataclasses.replace(run, path=Path(shutil.copytree(NANO, Path(folder, "run"))))
         (run.path / "README.md").write_text("kept")
         (run.path / "README.md").chmod(0)
-        with pytest.raises(UsageError, match=r"README\.md is there already and cannot be read: P"):
+        with pytest.raises(UsageError, match=r"README\.md already exists and cannot be read: P"):
             write_card([run])
         assert write_card([run], run.path / "CARD.md").exists()
 
@@ -535,7 +535,7 @@ def as_nobody(folder):
 
 def test_a_readme_that_is_not_text_is_not_overwritten(nano):
     (nano / "README.md").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UsageError, match=r"README\.md is there already: delete it"):
+    with pytest.raises(UsageError, match=r"README\.md already exists: delete it"):
         write_card([Run.open(nano)])
 
 

@@ -181,12 +181,10 @@ def test_planned_looks_share_the_level(tmp_path):
     study = made_up(tmp_path, seeds=5, trials=False, looks=2)
     first = group_by_setting(study)[0].differences[0]
     assert first.p_corrected == pytest.approx(min(1, 6 * first.p))
-    assert any(
-        "planned with 2 looks" in s and "number 1 (5 seeds)" in s for s in sentences(study)[1]
-    )
+    assert any("planned with 2 looks" in s and "look 1 (5 seeds)" in s for s in sentences(study)[1])
     added = dataclasses.replace(study, earlier_seeds=(3,))
     assert len(group_by_setting(added)[0].differences[0].differences) == 5
-    assert any("this is number 2 (3 and 5 seeds)" in s for s in sentences(added)[1])
+    assert any("this is look 2 (3 and 5 seeds)" in s for s in sentences(added)[1])
 
 
 # Error rates

@@ -60,7 +60,7 @@ def test_unbalanced_classes_lead_with_balanced_accuracy_and_the_most_frequent_an
     assert first == (
         "Balanced accuracy, the mean of the classes' accuracies, is 70.0%. The classes are "
         "unbalanced: of 120 test images, daisy has 90 and rose 30; always answering daisy would "
-        "get a balanced accuracy of 50.0%, and 75.0% of the images right."
+        "get a balanced accuracy of 50.0% and an accuracy of 75.0%."
     )
     assert second.startswith("One run: 80.0% of the 120 test images")
     assert flowers.headline.startswith("test: balanced accuracy 70.0%, accuracy 80.0% (96 of 120)")
@@ -147,9 +147,9 @@ def test_a_run_that_learned_little_is_worth_a_remark():
     parameters = f"{stays.summary.parameters:,} parameters"
     remark = little_learned(stays)
     assert remark.startswith(
-        "18.00% of the test images are classified correctly, guessing gets 10%"
+        "18.00% of the test images are classified correctly; guessing would get 10%"
     )
-    assert f"{parameters} may be too few, or 1 epoch: try a larger network" in remark
+    assert f"{parameters} or 1 epoch may be too few: try a larger network" in remark
     assert little_learned(run(curve=epochs([0.33], train=[0.2]))) is None
     assert little_learned(run(curve=epochs([0.2], train=[0.5]))) is None  # it learned by heart
 

@@ -38,15 +38,15 @@ def test_the_noise_of_a_search_and_what_luck_may_have_cost(tmp_path):
     clear = with_accuracies(study, lambda t: 0.8 - t.value + 1e-4 * (t.seed % 3))
     assert searches(clear)[-1].endswith(
         "with a standard deviation of 0.01 (bn) and 0.01 (gn) points. No second-best value is "
-        "within it."
+        "within this noise."
     )
     # Equal means: Student's t of 4 degrees of freedom × 1 point × √(2/3).
     lucky = with_accuracies(study, lambda t: 0.8 + 0.01 * (t.seed % 3))
     (loss,) = (s for s in searches(lucky) if "second-best" in s)
     assert loss.endswith(
-        " The second-best value is within it for bn and gn: with that value, an arm might have "
-        "been better by up to 1.74 (bn) and 1.74 (gn) points, so much may have been lost by luck "
-        "(95% limits)."
+        " The second-best value is within this noise for bn and gn: with that value, an arm might "
+        "have been better by up to 1.74 (bn) and 1.74 (gn) points. That much may have been lost by "
+        "bad luck (95% limits)."
     )
 
 
@@ -68,13 +68,13 @@ def test_extensions_are_stated(tmp_path):
     equal, extended = searches(dataclasses.replace(study, trials=(*study.trials, *more)))
     assert "with 20 runs each" in equal
     assert extended == (
-        "The best learning rate of some arm was at the edge of the values, so all tried 2 smaller "
-        "and 4 larger values too."
+        "The best learning rate of some arm was at the edge of the values, so all arms also tried "
+        "2 smaller and 4 larger values."
     )
     unequal = dataclasses.replace(study, trials=(*study.trials, *more[:1]))
     assert (
         searches(unequal)[0]
-        == "The searches of the learning rate differ in their runs: bn 15 and gn 14."
+        == "The searches of the learning rate had different numbers of runs: bn 15 and gn 14."
     )
 
 

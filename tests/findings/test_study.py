@@ -47,11 +47,11 @@ def test_the_headline_names_the_best_and_the_certainty(usual):
 def test_the_headline_says_what_cannot_be_shown(tmp_path):
     same = {"bn": 0.78, "gn": 0.7795, "ln": 0.72}
     (best, _), _ = sentences(made_up(tmp_path / "same", means=same, seeds=3))
-    assert best.startswith("bn is best: shown to be above ln; against gn nothing is shown. Its ")
+    assert best.startswith("bn is best: shown to be above ln; it is not shown to be above gn. Its ")
     none = {"bn": 0.78, "gn": 0.7795, "ln": 0.7795}
     study = made_up(tmp_path / "none", means=none, seeds=3)
     assert (
-        in_words(study) == "bn has the highest mean accuracy; against ln and gn nothing is shown."
+        in_words(study) == "bn has the highest mean accuracy; it is not shown to be above ln or gn."
     )
 
 
@@ -98,7 +98,7 @@ def test_only_the_nearest_rivals_have_numbers_in_the_headline(tmp_path):
     norms = ("bn", "gn", "ln", "none", "rms", "frn")
     (best, _), _ = sentences(made_up(tmp_path, norms=norms, network="line-5k", trials=False))
     assert best.startswith(
-        "bn is best: shown to be above ln, rms and frn; against gn and none nothing is shown. Its "
+        "bn is best: shown to be above ln, rms and frn; it is not shown to be above gn or none. "
     )
     assert best.count("95% interval") == 3
 
@@ -237,8 +237,8 @@ def test_failed_and_unfinished_runs_are_named(usual):
     study = dataclasses.replace(usual, results=tuple(results))
     (best, _), further = sentences(study)
     assert best.startswith(
-        "gn has the highest mean accuracy if failed runs count as zero; against ln nothing is "
-        "shown; against bn there is no test, because their failures differ. "
+        "gn has the highest mean accuracy if failed runs count as zero; it is not shown to be "
+        "above ln; there is no test against bn, because their failures differ. "
     )
     assert "over 4 seeds" in best
     assert "gn trained with 4 of 4 seeds, bn with 4 of 5: over the 3 seeds with which both" in best
@@ -271,7 +271,7 @@ def test_each_pair_is_compared_over_the_seeds_that_both_have_finished(usual):
     assert group.mean(group.arms[1]).value == group_by_setting(usual)[0].mean(group.arms[1]).value
     (best, _), further = sentences(study)
     assert best.startswith(
-        "gn is best if failed runs count as zero: shown to be above ln; against "
+        "gn is best if failed runs count as zero: shown to be above ln; there is no test against "
     )
     assert "points above ln (" in best
     assert "; gn trained with 5 of 5 seeds, bn with 1 of 5: over the one seed with which " in best
@@ -306,7 +306,7 @@ def test_arms_without_a_common_seed_are_named_and_not_compared(usual):
         for r in usual.results
     )
     (best, _), _ = sentences(dataclasses.replace(usual, results=tuple(waiting)))
-    assert "against gn (no seed in common) and ln (one seed in common) nothing is shown." in best
+    assert "not shown to be above gn (no seed in common) or ln (one seed in common)." in best
     _, further = sentences(without(usual, *rest))
     never = "gn trained with 4 of 5 seeds, bn with 1 of 5, but never both with the same one."
     assert never in further
@@ -389,7 +389,7 @@ TWO = (("bn", 1), ("bn", 3))
 @pytest.mark.parametrize("lost", [without, at_chance])
 def test_an_arm_that_failed_with_two_seeds_is_neither_first_nor_shown_to_be_above(usual, lost):
     (best, certainty), further = sentences(lost(usual, *TWO))
-    assert "against bn there is no test, because their failures differ. Its mean acc" in best
+    assert "there is no test against bn, because their failures differ. Its mean acc" in best
     assert "Its mean accuracy is 76.17% " in best
     assert (
         "; gn trained with 5 of 5 seeds, bn with 3 of 5: over the 3 seeds with which both" in best
@@ -401,7 +401,7 @@ def test_an_arm_that_failed_with_two_seeds_is_neither_first_nor_shown_to_be_abov
         "With a new seed, bn would be above gn with a probability of 60% (95% interval 10% to "
         "97%), where a failed run counts as a loss."
     )
-    assert any("the seeds that are left are no random sample" in s for s in further)
+    assert any("the seeds that are left are not a random sample" in s for s in further)
     assert any(s.startswith("ln trained with 5 of 5 seeds, bn with 3 of 5: ") for s in further)
     assert "bn with 3 of 5 seeds" in next(s for s in further if "first passed 70%" in s)
 
@@ -438,7 +438,7 @@ def test_a_failure_with_an_added_seed_counts_everywhere(usual):
     }
     study = with_accuracies(usual, values, earlier_seeds=(3,))
     (best, certainty), further = sentences(study)
-    assert "there is no test, because their failures differ" in best
+    assert "there is no test against bn, because their failures differ" in best
     assert certainty == (
         "With a new seed, gn would be above bn with a probability of 40% (95% interval 3% to 90%), "
         "where a failed run counts as a loss."
@@ -499,10 +499,10 @@ def test_arms_that_failed_with_different_ones_of_two_seeds_have_no_seed_in_commo
         with_accuracies(study, {"bn": (0.8, None), "gn": (None, 0.7)})
     )
     assert best.startswith(
-        "bn has the highest mean accuracy if failed runs count as zero; against gn there is no "
-        "test, because their failures differ."
+        "bn has the highest mean accuracy if failed runs count as zero; there is no test against "
+        "gn, because their failures differ."
     ) or best.startswith(
-        "bn has the highest mean accuracy; against gn there is no test, because their failures "
+        "bn has the highest mean accuracy; there is no test against gn, because their failures "
         "differ."
     )
     assert "but never both with the same one" in best
@@ -675,8 +675,8 @@ def test_accuracy_that_still_rises_is_named(usual):
         s for s in sentences(dataclasses.replace(usual, results=results))[1] if "still rose" in s
     )
     assert sentence == (
-        "In the last epoch the accuracy of gn still rose by 6.00 points: with more epochs the "
-        "order may be another."
+        "In the last epoch the accuracy of gn still rose by 6.00 points: with more epochs, "
+        "the order may change."
     )
 
 

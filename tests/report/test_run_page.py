@@ -138,7 +138,7 @@ def test_a_run_is_shown_beside_the_boards_that_it_fits(layout, norm, fits, answe
 )
 def test_a_run_without_a_c_program_says_why(layout, norm, reason, answers):
     page = Page(render([run(network=layout, layout=layout, norm=norm)], [answers], None))
-    assert f"It has no C program: {reason}" in page.text
+    assert f"There is no C program: {reason}" in page.text
     assert "micro:bit" not in page.text
 
 
@@ -259,7 +259,7 @@ def test_a_loss_of_smoothed_labels_is_explained(answers, page):
     assert "smoothed" not in page.text
     smooth = dataclasses.replace(run().recipe, label_smoothing=0.1)
     text = Page(render([dataclasses.replace(run(), recipe=smooth)], [answers], None)).text
-    assert "The training loss is that of smoothed labels, which is higher than without." in text
+    assert "The training loss is that of smoothed labels, and so higher than without" in text
 
 
 def test_held_out_is_never_called_test(answers):

@@ -89,7 +89,8 @@ def test_single_networks_are_compared_by_mcnemars_test(tmp_path):
     only_bn, only_ln = int((bn & ~ln).sum()), int((ln & ~bn).sum())
     p = binomtest(only_bn, only_bn + only_ln).pvalue
     text = "".join(Page(render(study, None)).words)
-    assert f"Only bn classifies {only_bn} images correctly, only ln {only_ln} (McNemar's" in text
+    counts = f"by bn only: {only_bn} images; by ln only: {only_ln} (McNemar's"
+    assert f"Classified correctly {counts}" in text
     assert (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001") in text
 
 
@@ -101,7 +102,9 @@ def test_networks_of_different_seeds_are_not_compared(tmp_path):
         for r in study.results
     )
     text = Page(render(dataclasses.replace(study, results=results), None)).text
-    compared = re.findall(r"Only (\w+) classifies \d+ images correctly, only (\w+) \d", text)
+    compared = re.findall(
+        r"Classified correctly by (\w+) only: \d+ images; by (\w+) only: \d", text
+    )
     assert compared == [("gn", "ln")]
 
 
@@ -480,7 +483,7 @@ def test_other_data_is_refused(tmp_path):
 def test_the_page_says_what_muon_makes_of_none(norms, recipe, said, tmp_path):
     study = made_up(tmp_path, seeds=2, norms=norms, recipe=recipe, epochs=19, trials=False)
     text = Page(render(study, None)).text
-    assert ("With Muon, none is a weight normalization" in text) == said
+    assert ("With Muon, the normalization none is a weight normalization" in text) == said
 
 
 def recalibrated(path, norms):
@@ -535,7 +538,7 @@ def test_ghost_batches_have_a_figure_along_the_images_of_their_statistics(tmp_pa
 
 def test_two_batch_normalizations_have_no_such_figure(tmp_path):
     study = recalibrated(tmp_path / "study", ("bn", "ghost-bn=2", "gn"))
-    assert "images that statistics are over" not in Page(render(study, None)).text
+    assert "images in bn's statistics" not in Page(render(study, None)).text
 
 
 @pytest.mark.parametrize("unbalanced", [True, False])
@@ -555,5 +558,5 @@ def test_the_page_of_unbalanced_classes_leads_with_balanced_accuracy(tmp_path, u
         assert text.index("balanced accuracy") < text.index("time per epoch")
         assert (
             "of 2,000 test images, daisy has 1,500 and rose 500; always answering daisy would get "
-            "a balanced accuracy of 50.00%, and 75.00% of the images right."
+            "a balanced accuracy of 50.00% and an accuracy of 75.00%."
         ) in text

@@ -319,7 +319,7 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch):
         with ThreadPoolExecutor(1) as other:
             other.submit(resume, tmp_path / "run", quiet=True).result()
 
-    with pytest.raises(RunError, match=r"another process works on .*run: wait for its end"):
+    with pytest.raises(RunError, match=r"another process is working in .*run: wait until it ends"):
         train(SMALL, tmp_path / "run", callbacks=[AtStep(resume_too)], quiet=True)
 
 
@@ -439,7 +439,7 @@ def test_without_test_images_nothing_is_evaluated(whole, tmp_path, monkeypatch):
     assert Run.open(run.path) == run
     with pytest.raises(ValueError, match="the test split has no images"):
         evaluate(run.network(), dataset)
-    with pytest.raises(RunError, match="run has no images to measure accuracy on but"):
+    with pytest.raises(RunError, match="run has only training images"):
         analyze(run, evaluate(run.network(), dataset, "train"))
     loss, _ = curves([run]).axes
     assert len(loss.lines) == 1
@@ -643,7 +643,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch):
     with pytest.raises(InterruptedRunError):
         train(config, tmp_path / "run", callbacks=hooks, quiet=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "here" / "train" / "a" / "0.png")
-    with pytest.raises(RunError, match="give its own data"):
+    with pytest.raises(RunError, match="give the run's own data"):
         resume(tmp_path / "run", callbacks=hooks, quiet=True)
     with pytest.raises(InterruptedRunError):
         train(config, tmp_path / "other", callbacks=hooks, quiet=True)

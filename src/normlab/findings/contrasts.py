@@ -280,13 +280,13 @@ def _looks(study: Study) -> list[str]:
         had = f"{listed(list(map(str, numbers)))} seeds" if len(numbers) > 1 else seeds_text(study)
         return [
             f"The study was planned with {looks} looks at the result, each with an equal share of "
-            f"the 5%; this is number {len(numbers)} ({had})."
+            f"the 5%; this is look {len(numbers)} ({had})."
         ]
     return [
         f"The study was planned with {counted(numbers[0], 'seed')} and "
         f"{counted(looks, 'look')} at the result; seeds were added later, to "
-        f"{listed(list(map(str, numbers[1:])))}, when results could be seen. Testing until a "
-        "difference is shown would find one where there is none in more than 5% of studies. So "
+        f"{listed(list(map(str, numbers[1:])))}, when results could be seen. Testing again until "
+        "something is shown would show a difference in more than 5% of studies that have none. So "
         f"tests and intervals of differences are over the first {study.tested_seeds} seeds; means "
         "are over all."
     ]

@@ -121,7 +121,7 @@ def group_by_setting(study: Study) -> list[Group]:
         if (group := _group(setting, arms, runs, chance)).arms
     ]
     if not groups:
-        raise RunError(f"{study.path} has no finished run yet: give the command that made it again")
+        raise RunError(f"{study.path} has no finished run yet: repeat the command that made it")
     planned = contrasts.planned_pairs(study)
     compared = statistics.differences(
         *(

@@ -97,7 +97,7 @@ def images_measured(run: Run) -> int:
         RunError: The run has training images only.
     """
     if run.split == "train":
-        raise RunError(f"{run.path} has no images to measure accuracy on but training images")
+        raise RunError(f"{run.path} has only training images: there is no accuracy to report")
     return run.data.holdout or run.data.test
 
 
@@ -123,10 +123,10 @@ def little_learned(run: Run) -> str | None:
     if max(last.train_accuracy, last.accuracy) >= chance + (1 - chance) / 4:
         return None
     return (
-        f"{percent(last.accuracy, images)} of the {IMAGES[run.split]} are classified correctly, "
-        f"guessing gets {chance:.0%}. {counted(run.summary.parameters, 'parameter')} may be too "
-        f"few, or {counted(last.epoch, 'epoch')}: try a larger network (`normlab zoo` lists some), "
-        "more --epochs, or another --learning-rate"
+        f"{percent(last.accuracy, images)} of the {IMAGES[run.split]} are classified correctly; "
+        f"guessing would get {chance:.0%}. {counted(run.summary.parameters, 'parameter')} or "
+        f"{counted(last.epoch, 'epoch')} may be too few: try a larger network (`normlab zoo` lists "
+        "some), more --epochs, or another --learning-rate"
     )
 
 
@@ -157,8 +157,8 @@ def unbalanced(labels: NDArray[np.int64], classes: Sequence[str], images: str) -
     return (
         f"The classes are unbalanced: of {number:,} {images}, {classes[most]} has "
         f"{counts[most]:,} and {classes[least]} {counts[least]:,}; always answering "
-        f"{classes[most]} would get a balanced accuracy of {percent(1 / len(present), number)}, "
-        f"and {percent(counts[most] / number, number)} of the images right."
+        f"{classes[most]} would get a balanced accuracy of {percent(1 / len(present), number)} "
+        f"and an accuracy of {percent(counts[most] / number, number)}."
     )
 
 

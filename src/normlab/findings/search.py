@@ -41,7 +41,7 @@ def _equality(study: Study, of: Round, by_arm: dict[str, list[Trial]]) -> list[s
     runs = {name: len({(t.value, t.epochs, t.seed) for t in of}) for name, of in by_arm.items()}
     if len(set(runs.values())) > 1:
         texts = [f"{name} {number}" for name, number in runs.items()]
-        return [f"The searches of the {of.label} differ in their runs: {_named(texts)}."]
+        return [f"The searches of the {of.label} had different numbers of runs: {_named(texts)}."]
     same = all(
         len({frozenset(t.value for t in by_arm[arm.name]) for arm in arms}) == 1
         for arms in settings(study.arms).values()
@@ -50,15 +50,15 @@ def _equality(study: Study, of: Round, by_arm: dict[str, list[Trial]]) -> list[s
     seeds = study.config.tune_seeds
     text = (
         f"The {of.label} was searched for every normalization with {number} runs each on held-out "
-        f"images, over {'the same' if same else 'as many'} values"
+        f"images, over {'the same' if same else 'equally many'} values"
     )
     sentences = [f"{text}, each with {seeds} seeds." if seeds > 1 else f"{text}."]
     below, above = tuning.added(next(iter(by_arm.values())))
     beyond = [f"{below} smaller"] * (below > 0) + [f"{above} larger"] * (above > 0)
     if beyond:
         sentences.append(
-            f"The best {of.label} of some arm was at the edge of the values, so all tried "
-            f"{listed(beyond)} values too."
+            f"The best {of.label} of some arm was at the edge of the values, so all arms also "
+            f"tried {listed(beyond)} values."
         )
     return sentences
 
@@ -102,13 +102,13 @@ def _noise(of: Round, by_arm: dict[str, list[Trial]]) -> list[str]:
         f"standard deviation of {spread}."
     )
     if not losses:
-        return [f"{text} No second-best value is within it."]
+        return [f"{text} No second-best value is within this noise."]
     worst = sorted(losses, key=lambda name: -losses[name])
     return [
-        f"{text} The second-best value is within it for {_named([*losses])}: with that value, an "
-        "arm might have been better by up to "
-        f"{_named([f'{losses[name]:.2f} ({name})' for name in worst])} points, so much may have "
-        "been lost by luck (95% limits)."
+        f"{text} The second-best value is within this noise for {_named([*losses])}: with that "
+        "value, an arm might have been better by up to "
+        f"{_named([f'{losses[name]:.2f} ({name})' for name in worst])} points. That much may have "
+        "been lost by bad luck (95% limits)."
     ]
 
 

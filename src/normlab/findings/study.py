@@ -145,9 +145,9 @@ def _best(group: Group) -> str:
     if below_one:
         texts.append(f"{best.norm} is shown to be above {listed(below_one)}")
     if undecided:
-        texts.append(f"against {listed(undecided)} nothing is shown")
+        texts.append(f"{it} is not shown to be above {listed(undecided, 'or')}")
     if apart:
-        texts.append(f"against {listed(apart)} there is no test, because their failures differ")
+        texts.append(f"there is no test against {listed(apart)}, because their failures differ")
     if above:
         texts.append(
             f"but over the seeds that both finished, {listed(above)} is shown to be above {it}"
@@ -549,8 +549,8 @@ def _still_rising(study: Study, group: Group) -> list[str]:
     fastest = max(rising.values())
     return [
         f"In the last epoch the accuracy of {listed([*rising])} still rose by "
-        f"{'up to ' if len(rising) > 1 else ''}{points(fastest, study.images)}: with more epochs "
-        "the order may be another."
+        f"{'up to ' if len(rising) > 1 else ''}{points(fastest, study.images)}: with more epochs, "
+        "the order may change."
     ]
 
 
@@ -695,14 +695,14 @@ def _assumptions(group: Group) -> list[str]:
         sentences.append(_about_tests(group))
     if any(not pair.same_failures for pair in group.differences):
         sentences.append(
-            "Between normalizations that failed with different seeds there is no test: the seeds "
-            "that are left are no random sample. Wins are counted for them, with the exact "
-            "binomial interval."
+            "Normalizations that failed with different seeds are not tested against each other: "
+            "the seeds that are left are not a random sample. Their wins are counted, with the "
+            "exact binomial interval."
         )
     if any(pair.neither and math.isfinite(pair.p) for pair in group.differences):
         sentences.append(
-            "Normalizations that failed with the same seeds are tested over the others: what is "
-            "shown of them holds for seeds with which both train."
+            "Normalizations that failed with the same seeds are tested over the other seeds: what "
+            "is shown holds for seeds with which both train."
         )
     return sentences
 

@@ -176,7 +176,7 @@ def _section(
         "maps": _maps(maps, evaluation.classes, split) if isinstance(maps, np.ndarray) else maps,
         "layers": run.summary.table,
         "layers_note": run.summary.note,
-        "boards": boards_table(run.summary) or f"It has no C program: {run.summary.no_program}.",
+        "boards": boards_table(run.summary) or f"There is no C program: {run.summary.no_program}.",
         "picture_bytes": f"{math.prod(run.summary.input):,}",
         "settings": _settings(run),
         "machines": Table(
@@ -248,13 +248,13 @@ def _curves_note(run: Run, published: Sequence[plots.Published]) -> str:
     )
     if run.teacher:
         note += (
-            " The training loss is a weighted sum: that of the labels, and the divergence from the "
-            "teacher."
+            " The training loss is a weighted sum of the loss for the labels and the divergence "
+            "from the teacher."
         )
     if run.config.balance:
-        note += " In the training loss, images are weighed by their class."
+        note += " In the training loss, images are weighted by their class."
     if run.recipe.label_smoothing:
-        note += " The training loss is that of smoothed labels, which is higher than without."
+        note += " The training loss is that of smoothed labels, and so higher than without them."
     return note + "".join(f" Grey: {curve.label}." for curve in published)
 
 
@@ -424,7 +424,7 @@ def _published_curves(runs: Sequence[Run], path: Path | str | None) -> list[list
     curves = [[known[norm]] if (norm := _published_norm(run)) in known else [] for run in runs]
     if path and not any(curves):
         raise UsageError(
-            f"{path} has curves for {', '.join(known)}: no run here has such a normalization"
+            f"{path} has curves for {', '.join(known)}: no run here has any of these normalizations"
         )
     return curves
 

@@ -304,10 +304,10 @@ def _along_statistics(data: StudyData) -> list[PageFigure]:
             f"from {percent(main.mean(over[0]).value, data.study.images)} at "
             f"{images[over[0].name]} to {percent(main.mean(over[-1]).value, data.study.images)} at "
             f"{images[over[-1].name]}, highest at {images[best.name]}.",
-            title="Accuracy against the images that statistics are over",
-            caption="The weights are updated after the same number of images everywhere; only the "
-            "batch that the statistics see differs. On the right: other normalizations. Means and "
-            f"their 95% intervals.{hollow}",
+            title="Accuracy against the number of images in bn's statistics",
+            caption="All networks update their weights after the same number of images; only the "
+            "number of images in the statistics differs. On the right: other normalizations. Means "
+            f"and their 95% intervals.{hollow}",
         )
     ]
 
@@ -359,7 +359,7 @@ def _draw_along_statistics(
     axes.set_xscale("log", base=2)
     axes.set_xticks(xs, [str(x) for x in xs])
     axes.minorticks_off()
-    axes.set_xlabel("images that bn's statistics are over")
+    axes.set_xlabel("images in bn's statistics")
     axes.set_ylabel("accuracy, last epoch")
     _percent_within_range(axes)
     axes.grid()

@@ -95,8 +95,8 @@ def _dataset(study: Study, root: Path | None) -> Dataset:
     dataset = load_recorded(config, root)
     if dataset.fingerprint != study.fingerprint:
         raise RunError(
-            f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the study "
-            f"{study.path} was made on {study.fingerprint[:12]}…: give its own data"
+            f"{config.dataset} as found here has fingerprint {dataset.fingerprint[:12]}…, but the "
+            f"study {study.path} was made on {study.fingerprint[:12]}…: give the study's own data"
         )
     return apply_splits(dataset, config)
 
@@ -164,9 +164,9 @@ def _balanced(data: StudyData) -> Table | None:
         ]
         rows.append((norm, percent(float(np.mean(shares)), len(labels)), str(len(shares))))
     return Table(
-        caption="Balanced accuracy: the mean of the classes' accuracies, and of the seeds with "
-        f"which it trained. {unbalanced(labels, data.classes, images)} All other numbers of this "
-        "page are of accuracy over all images.",
+        caption="Balanced accuracy: the mean of the classes' accuracies, over the seeds with which "
+        f"the normalization trained. {unbalanced(labels, data.classes, images)} All other numbers "
+        "of this page are of accuracy over all images.",
         head=("norm", "balanced accuracy", "seeds"),
         kinds=("name", "number", "number"),
         rows=rows,
@@ -205,9 +205,10 @@ def _none_note(study: Study) -> str:
     if not any(arm.norm == "none" and arm.recipe.muon for arm in study.arms):
         return ""
     return (
-        "With Muon, none is a weight normalization (Salimans & Kingma 2016, arXiv:1602.07868): "
-        "Muon keeps the weights of each convolution that mixes channels at a fixed norm, and a "
-        "factor for each channel learns the scale. Only its activations are not normalized."
+        "With Muon, the normalization none is a weight normalization (Salimans & Kingma 2016, "
+        "arXiv:1602.07868): Muon keeps the weights of each convolution that mixes channels at a "
+        "fixed norm, and a factor for each channel learns the scale. Only the activations are not "
+        "normalized."
     )
 
 
@@ -245,9 +246,10 @@ def _table(
         rows += [(*names(arm), *_not_measured(study)[:columns]) for arm in group.untrained]
     rows += [(*names(arm), *_not_measured(study)[:columns]) for arm in untrained]
     return Table(
-        caption="Accuracy: mean over the seeds with which it trained, and its 95% interval. A run "
-        "did not train if it failed, or if its accuracy at the end is not above that of guessing "
-        f"(binomial test, p < {statistics.CHANCE:g}, and at most {statistics.NEAR_CHANCE:g} / "
+        caption="Accuracy: mean over the seeds with which the normalization trained, and its 95% "
+        "interval. A run did not train if it failed, or if its final accuracy is not above that of "
+        f"guessing (binomial test, p < {statistics.CHANCE:g}, and at most "
+        f"{statistics.NEAR_CHANCE:g} / "
         "classes). Time per epoch: from the fastest run to the slowest, with or without other work "
         "on the machine; times on different processors (see the settings) cannot be compared. "
         "Memory: the peak of a run's process."
@@ -324,9 +326,9 @@ def _single_runs(main: Group, by_norm: Mapping[str, Sequence[Predictions]]) -> l
         only_second = int((second.correct & ~first.correct).sum())
         p = statistics.mcnemar(only_first, only_second)
         sentences.append(
-            f"Only {one.norm} classifies {only_first:,} images correctly, only {other.norm} "
-            f"{only_second:,} (McNemar's test, {p_value(p)}). This compares these two networks: "
-            "another seed gives other networks."
+            f"Classified correctly by {one.norm} only: {counted(only_first, 'image')}; by "
+            f"{other.norm} only: {only_second:,} (McNemar's test, {p_value(p)}). This compares "
+            "these two networks: another seed gives other networks."
         )
     if len(sentences) > 1:
         sentences.append(f"These {len(sentences)} p-values are not corrected for their number.")
@@ -396,7 +398,7 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         *recipe,
         ("activation", distinct(run.summary.activation for run in runs), False),
         ("precision", study.config.precision, False),
-        *([("classes weighed in the loss", "yes", False)] if study.config.balance else []),
+        *([("classes weighted in the loss", "yes", False)] if study.config.balance else []),
         *([("start", started_from(study.start, study.config), False)] if study.start else []),
         *([("teacher", taught_by(study.teacher, study.config), False)] if study.teacher else []),
         ("data fingerprint", study.fingerprint, True),
