@@ -23,8 +23,8 @@ DEEP = np.asarray(L).astype(np.uint16) * 257
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
 ON_WHITE = Image.alpha_composite(Image.new("RGBA", RGB.size, "white"), RGBA).convert("RGB")
 FRAMES = [RGB.rotate(degrees) for degrees in (90, 180)]
-GREY, FRAME = "it is greyscale", "of its frames only the first is seen"
-UNKNOWN = "it is no picture of a format that is read"
+GREY, FRAME = "it is greyscale", "only the first of its frames is seen"
+UNKNOWN = "it is not a picture in a format that normlab reads"
 
 
 def encoded(image, kind, **options):
@@ -245,7 +245,7 @@ ANSWERED = {
     "a line": (
         encoded(Image.new("RGB", (5000, 1), "red"), "PNG"),
         Image.new("RGB", (1, 1), "red"),
-        "of 5000 × 1 pixels only the square at the centre is seen",
+        "only the square at the centre of 5000 × 1 pixels is seen",
     ),
     "more data than pixels": (
         png(40, 40, rows(COLOURS[..., :3]) + bytes(50_000_000)),

@@ -244,7 +244,7 @@ def test_a_data_root_beside_the_file_is_refused(tmp_path):
         ({}, "a.npz has nothing: expected x_train and y_train"),
         (
             {"x_train": images(), "y_train": np.full(20, None)},
-            "is no file of arrays that can be read: Object arrays cannot be loaded",
+            "cannot be read as a file of arrays: Object arrays cannot be loaded",
         ),
         ({"x_train": images(), "y_train": LABELS * 0}, "training images of 1 class, '0'"),
         (
@@ -294,7 +294,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 def test_a_damaged_file_is_refused(damaged, tmp_path):
     (tmp_path / "a.npz").write_bytes(damaged)
     text = error_of(load, f"npz:{tmp_path / 'a.npz'}")
-    assert text.startswith(f"{tmp_path / 'a.npz'} is no file of arrays that can be read: ")
+    assert text.startswith(f"{tmp_path / 'a.npz'} cannot be read as a file of arrays: ")
     if damaged == one_array():
         assert text.endswith(": it holds one array, not several with names")
 
@@ -315,7 +315,7 @@ def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x_train.npy", head.getvalue())
         archive.writestr("y_train.npy", head.getvalue())
-    assert "is no file of arrays that can" in error_of(load, f"npz:{tmp_path / 'a.npz'}")
+    assert "cannot be read as a file of arrays" in error_of(load, f"npz:{tmp_path / 'a.npz'}")
 
 
 WHOLE = content(x_train=images(8, 16, 16, ()), y_train=LABELS[:8])

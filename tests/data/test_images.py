@@ -270,4 +270,4 @@ def test_a_picture_is_turned_upright(value):
 def test_width_and_height_are_those_of_the_upright_picture(value):
     image = reopened(Image.new("RGB", (100, 40)), exif=orientation(value))
     size = "100 × 40" if value <= 4 else "40 × 100"
-    assert peculiarities(image)[0].startswith(f"of {size} pixels only the square")
+    assert peculiarities(image)[0].startswith(f"only the square at the centre of {size} pixels")

@@ -153,7 +153,7 @@ def test_a_class_without_pictures_says_what_it_holds(tmp_path):
     (tmp_path / "train" / "c").mkdir()
     for k in range(3):
         (tmp_path / "train" / "c" / f"{k}.svg").touch()
-    with pytest.raises(DataError, match=r"c has no picture of a format .*, it holds 3 .svg$"):
+    with pytest.raises(DataError, match=r"c has no picture in a format .*, it holds 3 .svg$"):
         load(f"folder:{tmp_path}")
 
 

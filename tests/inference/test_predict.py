@@ -146,7 +146,7 @@ def test_an_argument_that_is_not_a_picture_is_refused(run, picture, problem):
 
 def test_a_file_that_is_not_a_picture_is_refused(run, tmp_path):
     (tmp_path / "x.png").write_text("no")
-    with pytest.raises(DataError, match="it is no picture of a format that is read"):
+    with pytest.raises(DataError, match="it is not a picture in a format that normlab reads"):
         normlab.load(run.path).predict(tmp_path / "x.png")
 
 
@@ -216,7 +216,7 @@ def test_outputs_that_are_not_finite_are_refused(run):
 @pytest.mark.parametrize(
     ("image", "note"),
     [
-        (Image.new("RGB", (300, 20), "red"), "of 300 × 20 pixels only the square at the centre"),
+        (Image.new("RGB", (300, 20), "red"), "only the square at the centre of 300 × 20 pixels"),
         (Image.new("RGB", (9, 7), "red"), "9 × 7 pixels are enlarged"),
         (Image.new("RGB", (40, 21), "red"), "40 × 21 pixels are enlarged"),
         (Image.effect_noise((64, 64), 90), "it is greyscale"),
@@ -270,7 +270,7 @@ def test_the_first_frame_of_an_animation_is_predicted(run, tmp_path):
     (prediction,) = predictor.predict(tmp_path / "a.webp")
     (first,) = predictor.predict(frames[0])
     np.testing.assert_allclose(prediction.probabilities, first.probabilities, atol=1e-6)
-    assert "of its frames only the first is seen" in prediction.notes
+    assert "only the first of its frames is seen" in prediction.notes
 
 
 # The command line

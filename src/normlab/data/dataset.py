@@ -112,8 +112,8 @@ class Dataset:
             if count == len(self.holdout):
                 return self
             raise UsageError(
-                f"{self.name} has a split of {counted(len(self.holdout), 'image')} to choose by: "
-                "leave out --holdout"
+                f"{self.name} already has {counted(len(self.holdout), 'image')} to choose settings "
+                "by: leave out --holdout"
             )
         chosen, rest = stratified(self.train.labels, count, seed)
         return dataclasses.replace(

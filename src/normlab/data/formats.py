@@ -98,7 +98,7 @@ def why_unknown(content: bytes) -> str:
         return "it is HEIC: pip install pillow-heif, which reads it"
     if content.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
         return "it is EPS, which is a program: save it as PNG"
-    return "it is no picture of a format that is read"
+    return "it is not a picture in a format that normlab reads"
 
 
 def refuse_hostile(content: bytes) -> None:

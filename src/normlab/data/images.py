@@ -140,13 +140,13 @@ def peculiarities(image: Image.Image, size: int = SIZE) -> list[str]:
         width, height = height, width
     notes = []
     if max(width, height) > 2 * min(width, height):
-        notes.append(f"of {width} × {height} pixels only the square at the centre is seen")
+        notes.append(f"only the square at the centre of {width} × {height} pixels is seen")
     if min(width, height) < size:
         notes.append(f"{width} × {height} pixels are enlarged")
     if _is_grey(image):
         notes.append(GREY)
     if image.format != "PSD" and getattr(image, "is_animated", False):  # a PSD's are layers
-        notes.append("of its frames only the first is seen")
+        notes.append("only the first of its frames is seen")
     return notes
 
 

@@ -197,7 +197,7 @@ def load(path: Path | str | None = None, *, model: str | None = None) -> Predict
 def find_model(name: str) -> Path:
     """The run's folder of a network that comes with normlab; UsageError if there is none."""
     if name not in MODELS:
-        raise UsageError(f"no model {name!r}: there is {', '.join(MODELS)}")
+        raise UsageError(f"no model {name!r}: there are {', '.join(MODELS)}")
     return Path(__file__).parents[1] / "models" / name
 
 
@@ -215,8 +215,8 @@ def named_run(text: str, flag: str) -> Run | None:
     if not folder.is_dir():
         if text in zoo.ZOO:
             raise UsageError(
-                f"{flag} {text}: it does not come with normlab: train it with normlab train "
-                f"{text}, and name its run's folder"
+                f"{flag} {text}: this network does not come trained with normlab: run normlab "
+                f"train {text}, and give the folder of that run"
             )
         return None
     run = Run.open(folder)

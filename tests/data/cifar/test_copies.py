@@ -90,7 +90,7 @@ def test_its_splits_have_the_same_pictures(run, own, tmp_path):
 def test_files_with_other_labels_are_another_data_set(run, own, tmp_path):
     root = write(other_labels(own), tmp_path / "other")
     for any_copy in (False, True):
-        with pytest.raises(RunError, match="give its own data"):
+        with pytest.raises(RunError, match="give the run's own data"):
             run.dataset(root, any_copy=any_copy)
 
 
@@ -100,7 +100,7 @@ def test_a_run_on_other_labels_has_no_copies(own, tmp_path):
         write(files, tmp_path / name)
     execution = normlab.Execution(data_root=tmp_path / "shuffled")
     shuffled = normlab.train(CONFIG, tmp_path / "shuffled-run", execution, quiet=True)
-    with pytest.raises(RunError, match="give its own data"):
+    with pytest.raises(RunError, match="give the run's own data"):
         shuffled.dataset(tmp_path / "own", any_copy=True)
     config = dataclasses.replace(CONFIG, teacher=str(shuffled.path))
     execution = normlab.Execution(data_root=tmp_path / "own")
@@ -114,18 +114,18 @@ def test_a_run_of_arrays_has_no_copies(own, tmp_path):
     arrays = dataclasses.replace(whole, train=whole.train.take(range(60)), fingerprint="")
     arrays = dataclasses.replace(arrays, in_order=False)
     run = normlab.train(CONFIG, tmp_path / "arrays", dataset=arrays.hold_out(20), quiet=True)
-    with pytest.raises(RunError, match="give its own data"):
+    with pytest.raises(RunError, match="give the run's own data"):
         run.dataset(tmp_path / "own", any_copy=True)
 
 
 def test_what_must_repeat_to_the_bit_takes_no_other_copy(run, own, tmp_path, cli):
     """A resumed run ends as if it had never stopped, and a page states its figures."""
     root = write(other_copy(own), tmp_path / "other")
-    with pytest.raises(RunError, match="give its own data"):
+    with pytest.raises(RunError, match="give the run's own data"):
         run.dataset(root)
     code, _, errors = cli("report", run.path, "--data-root", root)
     assert code == 1
-    assert "give its own data" in errors
+    assert "give the run's own data" in errors
 
 
 def test_a_teacher_may_have_learned_from_another_copy(run, own, tmp_path, capsys):

@@ -276,7 +276,7 @@ def test_a_file_that_is_no_archive_is_refused(content, tmp_path):
     write_all(tmp_path, {"cifar-10-binary.tar.gz": content})
     text = error_of(tmp_path)
     assert str(tmp_path / "cifar-10-binary.tar.gz") in text
-    assert "damaged, or is no .tar.gz archive" in text
+    assert "damaged, or is not a .tar.gz archive" in text
 
 
 def header(kind, content):
@@ -300,7 +300,7 @@ def header(kind, content):
 def test_malformed_headers_are_reported_as_damage(hostile, tmp_path):
     content = hostile + header(b"0", b"") + bytes(1024)
     write_all(tmp_path, {"cifar-10-binary.tar.gz": gzip.compress(content)})
-    assert "damaged, or is no .tar.gz archive" in error_of(tmp_path)
+    assert "damaged, or is not a .tar.gz archive" in error_of(tmp_path)
 
 
 @pytest.mark.usefixtures("made_up")

@@ -117,7 +117,7 @@ def test_a_class_too_small_to_split_is_named(tmp_path):
 
 
 def test_a_malformed_folder_is_named(tmp_path):
-    assert f"{tmp_path / 'nowhere'} is no folder" in error_of(tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'} is not a folder" in error_of(tmp_path / "nowhere")
     assert f"{tmp_path} needs a subfolder" in error_of(tmp_path)
     (tmp_path / "train").mkdir()
     assert f"{tmp_path} has train/ without classes" in error_of(tmp_path)

@@ -104,7 +104,9 @@ def test_a_run_holds_the_validation_images_out_and_is_evaluated_at_the_end(tmp_p
         code, output, _ = cli("evaluate", tmp_path / "run", "--split", split)
         assert code == 0
         assert f"{count} images" in output or f"of {count}" in output
-    with pytest.raises(UsageError, match=r"has a split of 6 images to choose by: leave out --hold"):
+    with pytest.raises(
+        UsageError, match=r"already has 6 images to choose settings by: leave out --hold"
+    ):
         train(settings(name, holdout=2), tmp_path / "other", quiet=True)
     code, output, _ = cli("data", "--dataset", name, "--out", tmp_path / "data.html")
     assert code == 0

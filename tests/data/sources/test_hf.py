@@ -227,7 +227,7 @@ def test_a_repository_that_would_run_code_is_refused(tmp_path):
     (folder / "hostile.py").write_text(f"open({str(marker)!r}, 'w')")
     text = error_of(DataError, name)
     assert text == (
-        f"{folder} is read by a program of its own, which is not run: choose a repository of "
+        f"{folder} is read by a program in it, which normlab does not run: choose a repository of "
         "parquet files"
     )
     assert not marker.exists()
@@ -288,7 +288,7 @@ def test_offline_a_repository_that_is_not_in_the_cache_gets_one_line():
 def test_what_is_neither_a_folder_nor_a_name_is_refused(tmp_path):
     place = tmp_path / "gone"
     assert error_of(DataError, f"hf:{place}") == (
-        f"{place} is no folder, and no OWNER/NAME of the Hub"
+        f"{place} is neither a folder nor an OWNER/NAME of the Hub"
     )
     with pytest.raises(UsageError, match="says where the pictures are: leave out --data-root"):
         load("hf:a/b", data_root=tmp_path)

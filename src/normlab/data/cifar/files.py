@@ -126,7 +126,7 @@ def _archived(path: Path, layout: Layout, title: str) -> Iterator[tuple[str, byt
         raise
     except Exception as error:  # damaged headers can raise anything
         reason = shorten(str(error), 200)
-        raise DataError(f"{path} is damaged, or is no .tar.gz archive: {reason}") from error
+        raise DataError(f"{path} is damaged, or is not a .tar.gz archive: {reason}") from error
 
 
 class _Unpacked(gzip.GzipFile):

@@ -110,7 +110,7 @@ def _tables(path: str) -> Mapping[str, Any]:
     if folder.is_dir():
         place, config = str(folder), ""
     elif not _ON_HUB.fullmatch(place):
-        raise DataError(f"{folder} is no folder, and no OWNER/NAME of the Hub")
+        raise DataError(f"{folder} is neither a folder nor an OWNER/NAME of the Hub")
     with _errors(place), _progress_bars(datasets):
         builder = datasets.load_dataset_builder(place, config or None)
         reader = type(builder).__module__.split(".")[-1]
@@ -134,8 +134,8 @@ def _errors(place: str) -> Iterator[None]:
         lines = printable(str(error).strip().partition("\n")[0]) or type(error).__name__
         if "scripts are no longer supported" in lines:
             raise DataError(
-                f"{place} is read by a program of its own, which is not run: choose a repository "
-                "of parquet files"
+                f"{place} is read by a program in it, which normlab does not run: choose a "
+                "repository of parquet files"
             ) from error
         raise DataError(
             f"{place} cannot be read from the Hub or the cache: {lines.rstrip('.')}; a folder of "

@@ -53,7 +53,7 @@ def load(request: Request) -> Dataset:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # damaged archives and headers can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is no file of arrays that can be read: {reason}") from error
+        raise DataError(f"{path} cannot be read as a file of arrays: {reason}") from error
     if "train" not in found:
         wanted = " or ".join(f"{images} and {labels}" for images, labels in NAMES["train"])
         has = listed([printable(name) for name in names]) if names else "nothing"

@@ -94,8 +94,8 @@ def find(root: Path) -> Layout:
     """
     if not root.is_dir():
         raise DataError(
-            f"{root} is no folder: it should hold a folder of pictures for each class, or "
-            "train/CLASS/*.png; if it was moved, name its place with --data-root"
+            f"{root} is not a folder: it should hold a folder of pictures for each class, or "
+            "train/CLASS/*.png; if it was moved, give its new place with --data-root"
         )
     layout = Layout()
     if (table := labels.read(root)) is not None:
@@ -182,7 +182,7 @@ def _in_classes(
         if not files:
             others = [*left_out.files, *left_out.pictures]
             held = f", it holds {by_kind(others)}" if others else ""
-            raise DataError(f"{folder} has no picture of a format that is read{held}")
+            raise DataError(f"{folder} has no picture in a format that normlab reads{held}")
         layout.left_out.add(left_out)
         name = class_name(folder.name, split)
         if name in found:
