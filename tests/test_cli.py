@@ -63,8 +63,8 @@ def test_what_is_no_runs_folder_is_told_apart(cli, trained, tmp_path):
     (study / "study.json").write_text("{}")
     (tmp_path / "a.txt").touch()
     for path, instead in (
-        ("nowhere", "there is nothing of this name"),
-        ("runs", f"give those that it holds, such as {tmp_path}/runs/a-0"),
+        ("nowhere", "it does not exist"),
+        ("runs", f"give the folders in it, such as {tmp_path}/runs/a-0"),
         ("runs/a-0/config.json", f"it is a file: give {tmp_path}/runs/a-0"),
         ("a.txt", "it is a file"),
         (

@@ -277,7 +277,7 @@ def test_the_summary_of_a_grey_network(cli):
     assert "--size must be at least 16 and at most 128, not 8" in err
     code, _, err = cli("summary", "C:4 P P P P P C:4 GAP FC", "--size", 16)
     assert code == 2
-    assert "P has no pixels left to pool: of images of 16 × 16 the maps are 1 × 1 here" in err
+    assert "P has no pixels left to pool: with images of 16 × 16, the maps are 1 × 1 here" in err
 
 
 def test_too_many_classes_say_by_how_much_the_budget_is_exceeded(cli):

@@ -40,7 +40,7 @@ def exit_after(command: Callable[[], None]) -> None:
             say("interrupted")
             sys.exit(130)
         if _out_of_memory(error):
-            say("there is too little memory: a smaller --batch-size or fewer --workers need less")
+            say("there is too little memory: choose a smaller --batch-size or fewer --workers")
             sys.exit(1)
         if not (isinstance(error, OSError) and error.errno in _FULL and error.filename is None):
             raise

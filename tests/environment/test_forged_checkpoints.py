@@ -106,14 +106,14 @@ def test_states_of_no_weight_are_refused(states, stopped, tmp_path):
     def forge(checkpoint):
         checkpoint.optimizer[0]["state"] = states
 
-    assert "is another recipe's: " in refused(stopped, forge, tmp_path)
+    assert "belongs to another recipe: " in refused(stopped, forge, tmp_path)
 
 
 def test_an_optimizer_more_or_less_is_refused(stopped, stopped_with_muon, tmp_path):
     line = refused(stopped, lambda c: c.optimizer.append(c.optimizer[0]), tmp_path / "more")
-    assert "is another recipe's: 2 optimizers, expected 1" in line
+    assert "belongs to another recipe: 2 optimizers, expected 1" in line
     line = refused(stopped_with_muon, lambda c: c.optimizer.pop(), tmp_path / "less")
-    assert "is another recipe's: 1 optimizers, expected 2" in line
+    assert "belongs to another recipe: 1 optimizers, expected 2" in line
 
 
 def test_a_state_without_its_values_starts_anew(stopped_with_muon, tmp_path):

@@ -48,7 +48,7 @@ def test_what_is_no_launch_is_refused_in_one_line(size, tmp_path, cli, monkeypat
     monkeypatch.setenv("WORLD_SIZE", size)
     code, _, errors = cli(*TRAIN, "--out", tmp_path / "run")
     assert (code, errors.count("\n")) == (2, 1)
-    assert f"normlab: WORLD_SIZE='{size}' with RANK='' is no launch by torchrun" in errors
+    assert f"normlab: WORLD_SIZE='{size}' with RANK='' does not come from torchrun" in errors
     assert not (tmp_path / "run").exists()
 
 
@@ -65,7 +65,7 @@ def test_a_rank_beyond_the_number_of_processes_is_refused(rank, tmp_path, cli, m
 def test_a_launch_without_an_address_is_refused_in_one_line(tmp_path):
     process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, WORLD_SIZE="2", RANK="0")
     assert_one_line(process, 2)
-    assert "torchrun's processes cannot be connected" in process.stderr
+    assert "the processes of torchrun cannot be connected" in process.stderr
 
 
 @pytest.mark.slow(5)

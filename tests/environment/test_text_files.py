@@ -70,12 +70,12 @@ def test_a_card_with_other_line_ends_is_the_same_card(nano):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (PUBLISHED.replace(",", ";").encode(), "it has no column 'norm', between commas"),
+        (PUBLISHED.replace(",", ";").encode(), "it has no column 'norm', or no commas"),
         (PUBLISHED.encode() + b"b\xe9,1,1,50,1,50\n", "can't decode byte"),
         (PUBLISHED.encode() + b"bn,21,nan,50,1,50\n", "losses must be"),
         (PUBLISHED.encode() + b"bn,21,1,500,1,50\n", "accuracies must be from 0 to 100"),
         (PUBLISHED.encode() + b"bn,21,1e300,50,1,50\n", "losses must be"),
-        (b"\0" * 100, "it has no column 'norm', between commas"),
+        (b"\0" * 100, "it has no column 'norm', or no commas"),
     ],
 )
 def test_other_tables_are_refused_in_one_line(content, problem, tmp_path):

@@ -159,7 +159,7 @@ def test_no_run_is_trained_where_a_user_keeps_files_of_its_names(name, tmp_path)
         mine.mkdir()
         mine /= "mistakes.png"
     mine.write_text("mine")
-    with pytest.raises(RunError, match=rf"{re.escape(name)} is there already, and .* no run"):
+    with pytest.raises(RunError, match=rf"{re.escape(name)} already exists, and .* no run"):
         train(TRAINED, tmp_path, Execution(threads=1), quiet=True)
     assert mine.read_text() == "mine"
     assert not (tmp_path / "config.json").exists()
@@ -225,7 +225,7 @@ def test_a_file_of_the_user_is_not_overwritten_and_one_of_normlab_is(
     mine = file.read_bytes()
     code, _, errors = cli(*command, "--out", name)
     assert (code, errors.count("\n")) == (2, 1)
-    assert re.search(rf"{name} is there already, and .*: delete it", errors)
+    assert re.search(rf"{name} already exists, and .*: delete it", errors)
     assert file.read_bytes() == mine
     file.unlink()
     for _ in range(2):
@@ -244,7 +244,7 @@ def test_nor_are_figures_of_the_user_beside_a_page(trained, tmp_path, count, nam
     figure = tmp_path / "figures" / f"{name}.png"
     figure.parent.mkdir()
     figure.write_text("mine")
-    refused = rf"{name}\.png is there already, and normlab did not write"
+    refused = rf"{name}\.png already exists, and normlab did not write"
     with pytest.raises(UsageError, match=refused):
         write_report(runs, page, images=False)
     assert figure.read_text() == "mine"
@@ -261,6 +261,6 @@ def test_what_is_no_file_is_not_replaced(kind, tmp_path):
     make = {"folder": out.mkdir, "link to nothing": lambda: out.symlink_to("x")}
     make.get(kind, lambda: os.mkfifo(out))()
     mode = out.lstat().st_mode
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_data_page(load("digits"), out, recipe_steps=())
     assert out.lstat().st_mode == mode

@@ -25,20 +25,20 @@ def test_the_shapes_of_all_blocks_are_inferred():
         (
             "C:4 P P P P P C:4v c GAP",
             6,
-            "C:4v has no pixels left for a 3×3 filter without padding: of images of 32 × 32 the "
+            "C:4v has no pixels left for a 3×3 filter without padding: with images of 32 × 32, the "
             "maps are 1 × 1 here",
         ),
         ("C:4 C:8+ c GAP", 1, "the input is 4 × 32 × 32, the output 8 × 32 × 32"),
         ("C:4 C:4s2*2 c GAP", 1, "* needs an output of the input's shape"),
-        ("C:12", 0, "the classifier is bare"),
+        ("C:12", 0, "the classifier must have no normalization"),
         ("C:12 c", 1, "the network ends with a map, 10 × 32 × 32: add GAP"),
-        ("C:8 D GAP", 1, "the classifier is bare"),
+        ("C:8 D GAP", 1, "the classifier must have no normalization"),
         ("P GAP", 1, "no classifier"),
         ("C:8 c:9 GAP", 1, "the classifier's width is the number of classes, 10"),
         ("C:8 GAP P FC", 2, "only C, c and FC can follow GAP, not P"),
-        ("C:8 GAP C:8/ln FC", 2, "after GAP a convolution is 1×1 and bare"),
+        ("C:8 GAP C:8/ln FC", 2, "after GAP a convolution is a plain 1×1"),
         ("C:8 FC:8 C", 2, "only FC can follow FC, not C"),
-        ("C:8 P P P P P P c GAP", 6, "P has no pixels left to pool: of images of 32 × 32 the"),
+        ("C:8 P P P P P P c GAP", 6, "P has no pixels left to pool: with images of 32 × 32, "),
         ("C:8 P P P P C:8v c GAP", 5, "the maps are 2 × 2 here"),
         ("C:8 C:8/gm c GAP", 1, "did you mean gn?"),
         ("C:8 C:9/gn=2 c GAP", 1, "2 groups do not divide 9 channels"),
@@ -58,9 +58,9 @@ def test_a_block_in_a_wrong_place_is_refused(line, token, problem):
         (
             "C:4 P1 P2 P3 P4 P5 C:4 GAP FC",
             16,
-            "P5 has no pixels left to pool: of images of 16 × 16",
+            "P5 has no pixels left to pool: with images of 16 × 16",
         ),
-        ("C:4 P1 P2 P3 GAP FC", 7, "P3 has no pixels left to pool: of images of 7 × 7"),
+        ("C:4 P1 P2 P3 GAP FC", 7, "P3 has no pixels left to pool: with images of 7 × 7"),
         ("C:4 P P P D1:4v GAP FC", 16, "D1:4v has no pixels left for a 3×3 filter without padding"),
     ],
 )

@@ -92,7 +92,7 @@ def test_shapes_and_counts_of_the_table_are_those_of_the_modules(blocks, end, ch
     except LayoutError as error:
         assert "^" in str(error)
         if "no pixels left" in str(error):
-            assert f"of images of {size} × {size} the maps are" in str(error)
+            assert f"with images of {size} × {size}, the maps are" in str(error)
         return
     network = Network(line, classes=4, shape=shape).eval()
     assert network.shape == shape

@@ -138,7 +138,7 @@ def test_the_command_does_not_overwrite_another_text(run, capsys):
     (run.path / "README.md").write_text("my own words")
     with pytest.raises(SystemExit):
         main(["card", str(run.path)])
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert (run.path / "README.md").read_text() == "my own words"
     with pytest.raises(SystemExit):
         main(["card", str(run.path), "--out", str(run.path)])

@@ -80,7 +80,7 @@ def test_it_replaces_a_page_about_the_same_data_alone(data, tmp_path):
         write_data_page(data, out, recipe_steps=())
     written = out.read_text(encoding="utf-8")
     other = dataclasses.replace(data, name='folder:"<photos>')
-    with pytest.raises(UsageError, match=r"page.html is there already, and it is no page about"):
+    with pytest.raises(UsageError, match=r"page.html already exists, and it is not a page about"):
         write_data_page(other, out, recipe_steps=())
     assert out.read_text(encoding="utf-8") == written
     out.unlink()

@@ -128,9 +128,9 @@ def test_a_program_that_cannot_be_started_is_named(page, chromium):
 def test_a_pdf_of_others_is_not_overwritten(page, chromium):
     chromium("exit 1")
     page.with_suffix(".pdf").write_bytes(b"%PDF-1.4 my thesis %%EOF")
-    with pytest.raises(UsageError, match=r"report\.pdf is there already"):
+    with pytest.raises(UsageError, match=r"report\.pdf already exists"):
         pdf.write_pdf(page)
-    with pytest.raises(UsageError, match=r"is to be the page, which is HTML: end its name with"):
+    with pytest.raises(UsageError, match=r"the page is HTML, and the PDF goes beside it: name it"):
         pdf.write_pdf(page.with_suffix(".pdf"))
 
 

@@ -380,7 +380,7 @@ def test_a_second_study_in_the_same_folder_is_refused(finished, tmp_path, monkey
     folder = os.open(finished.path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another process works on"):
+        with pytest.raises(RunError, match="another process is working in"):
             compare(CONFIG, finished.path, quiet=True)
     finally:
         os.close(folder)

@@ -161,7 +161,7 @@ def test_settings_tuned_for_only_some_of_the_normalizations_are_not_used():
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"batch_sizes": (8, 8)}, "a value is given twice: 8, 8"),
         ({"tune": ("wd", "lr", "lr")}, "--tune: lr after lr repeats the search: leave one out"),
-        ({"tune": ("batch-size",), "batch_sizes": (8,)}, "--tune batch-size and --batch-sizes excl"),
+        ({"tune": ("batch-size",), "batch_sizes": (8,)}, "--tune batch-size and --batch"),
         ({"tune": ("lr",), "tune_seeds": 0}, "--tune-seeds must be at least 1 and at most 100"),
         ({"batch_sizes": (0,)}, "must be at least 1"),
         (
@@ -206,7 +206,7 @@ def test_batch_norm_of_a_single_value_is_refused_in_advance(kept):
 @pytest.mark.parametrize("batch", [1436, 1293])  # of 1,437 images, of 1,294 in the search
 def test_the_last_batch_of_an_epoch_is_checked_for_runs_and_trials(batch):
     line = "C:4 P P P P P C:8 GAP FC"
-    with pytest.raises(UsageError, match="a batch of 1, which every epoch has"):
+    with pytest.raises(UsageError, match="a batch of 1, which occurs in every epoch"):
         planned(line, norms=("bn",), batch_sizes=(batch,), tune=("lr",))
     assert planned(line, norms=("bn",), batch_sizes=(1293,))
 

@@ -1,4 +1,4 @@
-"""Classes that are weighed in the loss."""
+"""Classes that are weighted in the loss."""
 
 import dataclasses
 
@@ -109,7 +109,7 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path):
 def test_a_run_says_what_its_classes_count(tmp_path, capsys):
     config = dataclasses.replace(CONFIG, balance=True)
     normlab.train(config, tmp_path / "a", dataset=dataset((20, 12, 4)))
-    assert "balanced: in the loss an image of cat counts 3, one of ant 0.6" in (
+    assert "balanced: in the loss, an image of cat has weight 3, an image of ant 0.6" in (
         capsys.readouterr().out
     )
     assert normlab.Run.open(tmp_path / "a").config.balance

@@ -162,8 +162,8 @@ def test_mlflow_gets_later_what_it_did_not_take(mlflow, tmp_path, capsys):
     )
     notes = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in notes] == ["note", "note"]
-    assert "MLflow did not take epoch 1: " in notes[0]
-    assert "MLflow did not take epoch 2: " in notes[1]
+    assert "MLflow did not accept epoch 1: " in notes[0]
+    assert "MLflow did not accept epoch 2: " in notes[1]
     history = mlflow.get_metric_history(sent(mlflow).info.run_id, "loss/train")
     assert [metric.value for metric in history] == [epoch.train_loss for epoch in run.epochs]
 
@@ -193,5 +193,5 @@ def test_a_log_of_the_users_is_not_overwritten(tmp_path, cli):
     (tmp_path / "metrics.csv").write_text("mine")
     code, _, errors = cli("train", *FLAGS, "--log", "csv", "--out", tmp_path)
     assert (code, errors.count("\n")) == (1, 1)
-    assert "metrics.csv is there already" in errors
+    assert "metrics.csv already exists" in errors
     assert (tmp_path / "metrics.csv").read_text() == "mine"

@@ -200,9 +200,9 @@ def test_a_run_that_lost_its_start_is_damaged(trained_run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"start_from": "nowhere"}, "--start-from nowhere: there is no such folder; expected that"),
-        ({"start_from": "line"}, "--start-from line: it does not come with normlab: train it"),
-        ({"start_from": "micro"}, 'none of its weights fits this network; its own is "C:'),
+        ({"start_from": "nowhere"}, "--start-from nowhere: there is no such folder; expected the"),
+        ({"start_from": "line"}, "--start-from line: this network does not come trained with"),
+        ({"start_from": "micro"}, 'none of its weights fits this network; they fit "C:'),
         ({"start_from": "nano", "branches": "repvgg"}, "--start-from and --branches repvgg excl"),
     ],
 )
@@ -247,7 +247,9 @@ def test_a_start_that_saw_the_test_split_that_is_drawn_is_refused(tmp_path):
     again = dataclasses.replace(config, start_from=str(first.path))
     assert train(again, tmp_path / "again").start.kept
     other_seed = dataclasses.replace(again, split_seed=1)
-    with pytest.raises(UsageError, match="saw images of the one that is drawn here: give --split-"):
+    with pytest.raises(
+        UsageError, match="saw test images of the split that is drawn here: give --split-"
+    ):
         train(other_seed, tmp_path / "b")
     noise(tmp_path / "a.npz", train=22)  # the first 20 are the same, the test split is not
     with pytest.raises(UsageError, match="drawn here: give the test images a split of their own"):

@@ -78,7 +78,9 @@ def test_a_second_process_in_the_folder_is_refused_and_changes_nothing(tiny, tmp
     wait_until_it_stands_still(process)
     try:
         before = {path.name: path.read_bytes() for path in out.iterdir()}
-        with pytest.raises(RunError, match=r"^another process works on [^\n]*: wait for its end$"):
+        with pytest.raises(
+            RunError, match=r"^another process is working in [^\n]*: wait until it ends$"
+        ):
             resume(out, EXECUTION, quiet=True)
         with pytest.raises(RunError, match=r"^[^\n]* holds a run that can be resumed: [^\n]*$"):
             train(TINY, out, EXECUTION, quiet=True)

@@ -57,7 +57,7 @@ def check_trainable(
                     except ValueError as error:
                         problem = (
                             f"{block_shape.norm} cannot be trained on {shape_text(maps)} and "
-                            f"a batch of {batch}, which every epoch has ({error}): "
+                            f"a batch of {batch}, which occurs in every epoch ({error}): "
                             "choose another --batch-size"
                         )
                         raise notation.error_at(blocks, index, problem) from None
@@ -74,7 +74,7 @@ def _check_custom(network: CustomNetwork, called: str, shape: Shape, batch: int)
             network(torch.zeros(min(batch, 2), *shape))
     except Exception as error:  # the user's code can raise anything
         raise UsageError(
-            f"{called} cannot be trained on a batch of {batch}, which every epoch has: "
+            f"{called} cannot be trained on a batch of {batch}, which occurs in every epoch: "
             f"{one_line(error)}"
         ) from error
 

@@ -157,7 +157,8 @@ def infer_shapes(
                 raise notation.error_at(
                     blocks,
                     index,
-                    "the classifier is bare: write c before GAP, or C, c or FC after it",
+                    "the classifier must have no normalization: write c before GAP, or C, c or FC "
+                    "after GAP",
                 )
             if block.width not in (None, classes):
                 raise notation.error_at(
@@ -203,14 +204,14 @@ def _misplacement(
 ) -> str | None:
     """Why a block is not allowed in this place; None if it is."""
     _, height, width = shape
-    here = f"of images of {shape_text(image)} the maps are {height} × {width} here"
+    here = f"with images of {shape_text(image)}, the maps are {height} × {width} here"
     if flat and block.kind != "FC":
         return f"only FC can follow FC, not {block.kind}"
     if pooled:
         if block.kind in ("D", "P", "A", "GAP"):
             return f"only C, c and FC can follow GAP, not {block.kind}"
         if block.valid or block.stride > 1 or block.norm:
-            return "after GAP a convolution is 1×1 and bare: remove v, s2 and /norm"
+            return "after GAP a convolution is a plain 1×1: remove v, s2 and /norm"
     elif block.kind in ("P", "A") and min(height, width) < 2:
         return f"{block} has no pixels left to pool: {here}"
     elif block.valid and min(height, width) < 3:

@@ -36,7 +36,7 @@ def write_card(runs: Sequence[Run], out: Path | None = None) -> Path:
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
     if exists(path) and _text(path) != text:
-        raise UsageError(f"{path} is there already: delete it, or choose another --out")
+        raise UsageError(f"{path} already exists: delete it, or choose another --out")
     write_atomically(path, text)
     return path
 
@@ -53,7 +53,7 @@ def _text(path: Path) -> str | None:
         return None
     except OSError as error:
         raise UsageError(
-            f"{path} is there already and cannot be read: {error.strerror}; choose another --out"
+            f"{path} already exists and cannot be read: {error.strerror}; choose another --out"
         ) from None
 
 
@@ -103,10 +103,10 @@ def _check_repeats(runs: Sequence[Run]) -> None:
             differing.append("data")
         if differing:
             raise UsageError(
-                f"{other.path} is no repeat of {first.path}: they differ in {listed(differing)}"
+                f"{other.path} is not a repeat of {first.path}: they differ in {listed(differing)}"
             )
     if len({run.config.seed for run in runs}) < len(runs):
-        raise UsageError("two of the runs have the same seed: they are no repeats of each other")
+        raise UsageError("two of the runs have the same seed: give repeats with different seeds")
 
 
 def _title(run: Run) -> str:

@@ -48,7 +48,7 @@ def write_data_page(
     """
     out = Path(out)
     mark = Markup('<meta name="data-set" content="{}">').format(dataset.name)
-    refuse_foreign(out, mark.encode(errors="replace"), f"it is no page about {dataset.name}")
+    refuse_foreign(out, mark.encode(errors="replace"), f"it is not a page about {dataset.name}")
     write_atomically(out, render(dataset, recipe_steps=recipe_steps, seed=seed))
     return out
 

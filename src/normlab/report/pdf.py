@@ -36,7 +36,7 @@ def pdf_of(page: Path) -> Path:
     """
     out = page.with_suffix(".pdf")
     if out == page:
-        raise UsageError(f"{page} is to be the page, which is HTML: end its name with .html")
+        raise UsageError(f"{page}: the page is HTML, and the PDF goes beside it: name it .html")
     refuse_foreign(out, PDF_MARK)
     return out
 

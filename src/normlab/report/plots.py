@@ -128,7 +128,7 @@ def read_published(path: Path | str) -> dict[str, Published]:
         table = csv.DictReader(io.StringIO(read_text(Path(path)), newline=""))
         for name in ("norm", "train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             if name not in (table.fieldnames or ()):
-                raise ValueError(f"it has no column {name!r}, between commas")
+                raise ValueError(f"it has no column {name!r}, or no commas between its columns")
         for row in table:
             losses = float(row["train_loss"]), float(row["test_loss"])
             shares = float(row["train_accuracy"]) / 100, float(row["test_accuracy"]) / 100

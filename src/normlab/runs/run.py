@@ -465,8 +465,9 @@ class Run:
         is_own = dataset.fingerprint == self.data.fingerprint
         if not (is_own or (any_copy and self.trained_on_copy_of(dataset))):
             raise RunError(
-                f"{config.dataset} as found has fingerprint {dataset.fingerprint[:12]}…, the run "
-                f"{self.path} was trained on {self.data.fingerprint[:12]}…: give its own data"
+                f"{config.dataset} as found here has fingerprint {dataset.fingerprint[:12]}…, but "
+                f"the run {self.path} was trained on {self.data.fingerprint[:12]}…: give the run's "
+                "own data"
             )
         dataset = apply_splits(dataset, config)
         for split in ("train", "holdout", "test"):
@@ -576,8 +577,8 @@ def _refuse_untrusted_code(run: Run) -> None:
         module, variable = code.module, code.variable
         if module not in {*sys.modules, *os.environ.get(variable, "").split()}:
             raise RunError(
-                f"{run.path} names the {code.what} {code.name}, which is code: if you trust what "
-                f"{module} is here, put {variable}={module} before the command "
+                f"{run.path} names the {code.what} {code.name}, which is code: if you trust the "
+                f"module {module} on this machine, put {variable}={module} before the command "
                 f"(in Python: import {module})"
             )
 

@@ -33,7 +33,7 @@ def read_json(file: Path, schema: int, kind: str) -> dict[str, Any]:
     if written != schema:
         raise RunError(
             f"{file} has schema {reprlib.repr(written)}, this normlab reads schema {schema}: "
-            "open it with the normlab that wrote it"
+            "open it with the version of normlab that wrote it"
         )
     return content
 
@@ -43,7 +43,7 @@ def _instead(file: Path) -> str:
     folder = file.parent
     with suppress(OSError):  # what cannot be looked into has no such file
         if not os.path.lexists(folder):
-            return "there is nothing of this name"
+            return "it does not exist"
         if not folder.is_dir():
             owner = folder.parent
             return f"it is a file: give {owner}" if (owner / file.name).exists() else "it is a file"
@@ -51,7 +51,7 @@ def _instead(file: Path) -> str:
             runs = folder / "runs"
             return f"it is a study's, which `normlab report` takes alone; its runs are in {runs}"
         if held := sorted(path.parent for path in folder.glob(f"*/{file.name}")):
-            return f"give those that it holds, such as {held[0]}"
+            return f"give the folders in it, such as {held[0]}"
     return f"it has no {file.name}"
 
 

@@ -126,7 +126,7 @@ def refuse_link(folder: Path) -> None:
         NormlabError: It is one. Where it points to, files are not normlab's.
     """
     if folder.is_symlink():
-        raise NormlabError(f"{folder} is a symbolic link, and normlab writes there: delete it")
+        raise NormlabError(f"{folder} is a symbolic link, and normlab would write there: delete it")
 
 
 def refuse_foreign(path: Path, mark: bytes, problem: str = "normlab did not write it") -> None:
@@ -149,7 +149,7 @@ def refuse_foreign(path: Path, mark: bytes, problem: str = "normlab did not writ
         ends += file.read(_NEAR)
         if mark in ends:
             return
-    raise UsageError(f"{path} is there already, and {problem}: delete it, or choose another --out")
+    raise UsageError(f"{path} already exists, and {problem}: delete it, or choose another --out")
 
 
 def exists(path: Path) -> bool:
@@ -230,7 +230,9 @@ def _lock(file: int, folder: Path, patience: float) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= end:
-                raise RunError(f"another process works on {folder}: wait for its end") from None
+                raise RunError(
+                    f"another process is working in {folder}: wait until it ends"
+                ) from None
             time.sleep(0.2)
         else:
             return

@@ -174,7 +174,7 @@ def _changes(
         changes.append("its search had runs of other lengths")
     if previous.fingerprint != dataset.fingerprint:
         changes.append(
-            f"the data had fingerprint {previous.fingerprint[:12]}, has {dataset.fingerprint[:12]}"
+            f"the data's fingerprint was {previous.fingerprint[:12]}, is {dataset.fingerprint[:12]}"
         )
     return changes
 

@@ -65,7 +65,7 @@ def _world_size() -> int:
         return 1
     if not (size.isdecimal() and rank.isdecimal() and int(rank) < int(size)):
         raise UsageError(
-            f"WORLD_SIZE={size!r} with RANK={rank!r} is no launch by torchrun: unset both, or "
+            f"WORLD_SIZE={size!r} with RANK={rank!r} does not come from torchrun: unset both, or "
             "start normlab with torchrun"
         )
     return int(size)
@@ -87,7 +87,7 @@ def distributed(device: str) -> Iterator[ProcessGroup]:
         return
     if not dist.is_available():
         raise UsageError(
-            "this build of torch cannot train on several processes: leave torchrun out"
+            "this build of torch cannot train on several processes: start normlab without torchrun"
         )
     # If it were imported later, as optimizers do, its functions' defaults would keep this group:
     # its threads would outlive the group, and could abort the process when Python ends.
@@ -100,7 +100,7 @@ def distributed(device: str) -> Iterator[ProcessGroup]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"torchrun's processes cannot be connected: {reason}") from None
+        raise UsageError(f"the processes of torchrun cannot be connected: {reason}") from None
     try:
         yield process_group()
     finally:

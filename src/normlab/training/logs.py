@@ -156,7 +156,7 @@ class MlflowLog(Callback):
                 self._client.set_terminated(self._run)
         except (MlflowException, OSError) as error:
             what = f"epoch {state.epoch}" if missing else "the end of the run"
-            note(f"MLflow did not take {what}: {_one_line(error)}")
+            note(f"MLflow did not accept {what}: {_one_line(error)}")
 
 
 def _values(epoch: Epoch) -> dict[str, float]:

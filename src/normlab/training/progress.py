@@ -76,7 +76,8 @@ def _balance(run: Run, weights: Tensor | None) -> str:
     by_class = [(value, name) for value, name in of_classes if value]
     (least, frequent), (most, rare) = min(by_class), max(by_class)
     return (
-        f"balanced: in the loss an image of {rare} counts {most:.3g}, one of {frequent} {least:.3g}"
+        f"balanced: in the loss, an image of {rare} has weight {most:.3g}, an image of {frequent} "
+        f"{least:.3g}"
     )
 
 
@@ -124,8 +125,8 @@ def recipe_advice(dataset: str, name: str | None, recipe: Recipe) -> str | None:
         return f"this recipe flips or mirrors {dataset}; --recipe demo does not"
     if flips and name == "own":
         return (
-            "recipe own mirrors images; where the mirror image is wrong (digits, letters), "
-            "--recipe demo does not"
+            "recipe own mirrors images: if mirror images are wrong for your data (digits, "
+            "letters), choose --recipe demo, which does not mirror"
         )
     return None
 

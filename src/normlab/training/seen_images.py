@@ -35,8 +35,8 @@ def refuse_seen_images(
     if "test" in dataset.drawn and not same_splits:
         other_seed = theirs.split_seed != seed
         raise UsageError(
-            f"{flag} was trained on {dataset.name} with another test split, and saw images of the "
-            "one that is drawn here: "
+            f"{flag} was trained on {dataset.name} with another test split, and saw test images of "
+            "the split that is drawn here: "
             + (f"give --split-seed {theirs.split_seed}" if other_seed else _A_TEST_SPLIT)
         )
     is_drawn = dataset.holdout is None or "holdout" in dataset.drawn

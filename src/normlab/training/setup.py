@@ -59,8 +59,8 @@ def refuse_existing_run(out: Path, execution: Execution) -> None:
     for name in _OWN:
         if os.path.lexists(out / name):
             raise RunError(
-                f"{out / name} is there already, and {out} holds no run: choose another --out, or "
-                "move it"
+                f"{out / name} already exists, and {out} holds no run: choose another --out, or "
+                f"move {name} away"
             )
 
 
@@ -207,8 +207,8 @@ def restore_state(
         train_step.load_state_dict(checkpoint.optimizer)
     except MalformedError as error:
         raise RunError(
-            f"{file} is another recipe's: {error}. "
-            "Put the run's own in its place, or train anew into another --out"
+            f"{file} belongs to another recipe: {error}. "
+            "Put the run's own checkpoint in its place, or train again into another --out"
         ) from None
     run = _record_machine(run, device, checkpoint.epoch + 1)
     return TrainingState.resume(run, train_step, steps, checkpoint)

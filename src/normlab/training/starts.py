@@ -40,7 +40,7 @@ def find(config: TrainingConfig) -> Run | None:
     if (run := named_run(text, "--start-from")) is not None:
         return run
     raise UsageError(
-        f"--start-from {text}: there is no such folder; expected that of a finished run, or "
+        f"--start-from {text}: there is no such folder; expected the folder of a finished run, or "
         f"{' or '.join(MODELS)}"
     )
 
@@ -88,9 +88,7 @@ def copy_weights(network: Network, run: Run, flag: str) -> Start:
         kept |= fitting
         partly += len(fitting) < len(names)
     if not kept.keys() & set(weights):
-        raise UsageError(
-            f'{flag}: none of its weights fits this network; its own is "{run.layout}"'
-        )
+        raise UsageError(f'{flag}: none of its weights fits this network; they fit "{run.layout}"')
     network.load_state_dict(own | kept)
     if partly:
         anew.append(f"the normalization of {counted(partly, 'block')} in part")

@@ -183,7 +183,7 @@ def find(text: str) -> TeacherNetwork:
     if ":" in text:
         return _from_function(text)
     raise UsageError(
-        f"--teacher {text}: there is no such folder; expected that of a finished run, "
+        f"--teacher {text}: there is no such folder; expected the folder of a finished run, "
         f"{', '.join(MODELS)} or module:function"
     )
 
@@ -272,8 +272,8 @@ def _load(path: Path, shapes: Sequence[tuple[int, ...]]) -> NDArray[np.float16]:
         table: NDArray[np.float16] = np.load(io.BytesIO(content), allow_pickle=False)
     except FileNotFoundError:
         raise RunError(
-            f"{path} is missing, the teacher's outputs: repeat the study's command if the run is "
-            "a study's, else train anew into another --out"
+            f"{path}, with the teacher's outputs, is missing: if the run belongs to a study, "
+            "repeat the study's command; else train again into another --out"
         ) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
