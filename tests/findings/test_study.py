@@ -438,7 +438,7 @@ def test_a_failure_with_an_added_seed_counts_everywhere(usual):
     }
     study = with_accuracies(usual, values, earlier_seeds=(3,))
     (best, certainty), further = sentences(study)
-    assert "there is no test against bn, because their failures differ" in best
+    assert "there is no test against ln and bn, because their failures differ" in best
     assert certainty == (
         "With a new seed, gn would be above bn with a probability of 40% (95% interval 3% to 90%), "
         "where a failed run counts as a loss."
