@@ -113,7 +113,7 @@ def test_repeats_give_a_mean_and_a_standard_deviation(run, tmp_path):
 def test_runs_that_are_not_repeats_are_refused(run, tmp_path):
     other = with_accuracy(run, tmp_path / "other", 1, 0.5)
     norm = dataclasses.replace(other, config=dataclasses.replace(other.config, norm="gn"))
-    with pytest.raises(UsageError, match=r"no repeat of .*: they differ in norm$"):
+    with pytest.raises(UsageError, match=r"not a repeat of .*: they differ in norm$"):
         model_card([run, norm])
     with pytest.raises(UsageError, match="same seed"):
         model_card([run, run])
