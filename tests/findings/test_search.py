@@ -45,7 +45,7 @@ def test_the_noise_of_a_search_and_what_luck_may_have_cost(tmp_path):
     (loss,) = (s for s in searches(lucky) if "second-best" in s)
     assert loss.endswith(
         " The second-best value is within this noise for bn and gn: with that value, an arm might "
-        "have been better by up to 1.74 (bn) and 1.74 (gn) points. That much may have been lost by "
+        "have been better by up to 1.74 points (bn) and 1.74 points (gn). That much may have been lost by "
         "bad luck (95% limits)."
     )
 
@@ -54,7 +54,7 @@ def test_no_more_can_have_been_lost_than_there_was_to_gain(tmp_path):
     study = made_up(tmp_path, seeds=2, images=200, norms=("bn", "gn"), tune_seeds=2)
     wild = with_accuracies(study, lambda t: 0.4 if t.seed % 2 else 0.9)
     (loss,) = (s for s in searches(wild) if "second-best" in s)
-    assert "better by up to 35.00 (bn) and 35.00 (gn) points" in loss  # the mean is 65%
+    assert "better by up to 35.00 points (bn) and 35.00 points (gn)" in loss  # the mean is 65%
 
 
 def test_extensions_are_stated(tmp_path):

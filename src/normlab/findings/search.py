@@ -107,7 +107,7 @@ def _noise(of: Round, by_arm: dict[str, list[Trial]]) -> list[str]:
     return [
         f"{text} The second-best value is within this noise for {_named([*losses])}: with that "
         "value, an arm might have been better by up to "
-        f"{_named([f'{losses[name]:.2f} ({name})' for name in worst])} points. That much may have "
+        f"{_named([f'{losses[name]:.2f} points ({name})' for name in worst])}. That much may have "
         "been lost by bad luck (95% limits)."
     ]
 
