@@ -39,6 +39,8 @@ def test_only_whole_trainings_measured_on_test_images_count(tmp_path):
     made_up.study(results / "whole", network="nano", **common)
     made_up.study(results / "fewer", network="line-5k", train_images=(1000,), **common)
     made_up.study(results / "held-out", network="line", holdout=500, **common)
+    ghosts = common | {"norms": ("ghost-bn=2", "ghost-bn")}
+    made_up.study(results / "ghosts", network="sprint", **ghosts)
     done = make(results, tmp_path / "records.md")
     assert done.returncode == 0, done.stderr
     ours, _, others = (tmp_path / "records.md").read_text().partition("## Published by others")

@@ -45,8 +45,8 @@ def test_the_noise_of_a_search_and_what_luck_may_have_cost(tmp_path):
     (loss,) = (s for s in searches(lucky) if "second-best" in s)
     assert loss.endswith(
         " The second-best value is within this noise for bn and gn: with that value, an arm might "
-        "have been better by up to 1.74 points (bn) and 1.74 points (gn). That much may have been lost by "
-        "bad luck (95% limits)."
+        "have been better by up to 1.74 points (bn) and 1.74 points (gn). That much may have been "
+        "lost by bad luck (95% limits)."
     )
 
 
