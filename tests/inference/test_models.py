@@ -49,7 +49,7 @@ def test_a_model_predicts_without_a_download(model, tmp_path, capsys):
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(UsageError, match="no model 'huge': there is"):
+    with pytest.raises(UsageError, match="no model 'huge': there are"):
         normlab.load(model="huge")
     with pytest.raises(TypeError, match="a run's folder or the name of a model"):
         normlab.load()

@@ -236,7 +236,7 @@ def test_a_note_gives_the_size_after_rotation(run, tmp_path):
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (100, 30), "red").save(tmp_path / "a.jpg", exif=exif)
     (prediction,) = normlab.load(run.path).predict(tmp_path / "a.jpg")
-    assert prediction.notes[0].startswith("of 30 × 100 pixels")
+    assert prediction.notes[0].startswith("only the square at the centre of 30 × 100 pixels")
 
 
 def test_an_invalid_orientation_is_ignored(run, tmp_path):

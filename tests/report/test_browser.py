@@ -115,12 +115,20 @@ def test_the_figures_of_a_study_stand_side_by_side_on_a_wide_screen(visit):
     page, _, _ = visit("study")
     page.set_viewport_size({"width": 1600, "height": 900})
     boxes = page.evaluate(
-        "[...document.querySelectorAll('main > .pair > div')].map(e => e.getBoundingClientRect())"
+        "[...document.querySelectorAll('main > .pair > div:not(.tabled)')]"
+        ".map(e => e.getBoundingClientRect())"
     )
     assert boxes[1]["right"] - boxes[0]["left"] > 0.75 * 1600
     for left, right in zip(boxes[::2], boxes[1::2], strict=False):
         assert left["top"] == right["top"]
         assert left["right"] < right["left"]
+    figure, table = page.evaluate(
+        "['figure', 'table'].map(n => document.querySelector(`.tabled ${n}`)."
+        "getBoundingClientRect())"
+    )
+    assert boxes[0]["bottom"] < table["top"]
+    assert figure["right"] < table["left"]
+    assert figure["top"] < table["bottom"]
 
 
 def test_pages_about_ten_thousand_images_are_fast_small_and_open(visit, pages, tmp_path):

@@ -466,7 +466,7 @@ def test_missing_predictions_are_named(tmp_path):
 @pytest.mark.slow(2)
 def test_other_data_is_refused(tmp_path):
     study = made_up(tmp_path, seeds=2, dataset="digits")
-    with pytest.raises(RunError, match=r"has fingerprint .*, the study .* was made on ababab"):
+    with pytest.raises(RunError, match=r"has fingerprint .*, but the study .* was made on ababab"):
         write_study_report(study)
     assert write_study_report(study, images=False).exists()
 

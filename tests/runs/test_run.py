@@ -178,7 +178,9 @@ def test_a_damaged_line_of_metrics_is_named_but_an_incomplete_last_one_is_ignore
 def test_other_data_is_refused(copy):
     content = json.loads((copy / "config.json").read_text())
     rewrite(copy / "config.json", data=content["data"] | {"fingerprint": "f" * 64})
-    with pytest.raises(RunError, match=r"has fingerprint [0-9a-f]{12}…, the run .* ffffffffffff…"):
+    with pytest.raises(
+        RunError, match=r"has fingerprint [0-9a-f]{12}…, but the run .* ffffffffffff…"
+    ):
         Run.open(copy).dataset()
 
 

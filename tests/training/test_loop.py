@@ -258,10 +258,10 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path, monkey
     for state, problem in (
         ({"model": other, "optimizer": own.optimizer}, "network's: blocks.* is .*, expected "),
         ({"model": {}, "optimizer": own.optimizer}, "network's: it has no tensor "),
-        ({"model": own.model, "optimizer": []}, "recipe's: "),
+        ({"model": own.model, "optimizer": []}, "recipe: "),
     ):
         Checkpoint(run=own.run, **state).save(out / "checkpoint.pt")
-        with pytest.raises(RunError, match=rf"checkpoint\.pt is .*another {problem}[^\n]*$"):
+        with pytest.raises(RunError, match=rf"checkpoint\.pt .*another {problem}[^\n]*$"):
             resume(out, callbacks=hooks, quiet=True)
 
 
