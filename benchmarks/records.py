@@ -4,7 +4,8 @@
 
 Reads the studies in a folder (`normlab compare`) and `published-networks.csv` beside them. Writes
 the page and, beside it, its figure, `records.svg`. An arm counts if it trained on all of CIFAR-10
-and was measured on its test images; those of `ghost-bn`, which imitate small batches, do not. int8 sizes come from `benchmarks/export-*.json` in that folder.
+and was measured on its test images; those of `ghost-bn`, which imitate small batches, do not. int8
+sizes come from `benchmarks/export-*.json` in that folder.
 """
 
 import argparse
