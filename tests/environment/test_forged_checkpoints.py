@@ -68,7 +68,9 @@ def resume_forged(run, forge, tmp_path):
 
 def refused(run, forge, tmp_path):
     """The one line that refuses a forged checkpoint."""
-    with pytest.raises(RunError, match=r"checkpoint\.pt (is|belongs to) ") as error:
+    with pytest.raises(
+        RunError, match=r"checkpoint\.pt (is |belongs to another recipe: )"
+    ) as error:
         resume_forged(run, forge, tmp_path)
     assert "\n" not in str(error.value)
     return str(error.value)

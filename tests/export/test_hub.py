@@ -53,7 +53,9 @@ def test_what_is_uploaded_is_said_and_loads(run, hub, variables, tmp_path):
         done = command("push", run, "me/micro-bn", "--yes", cwd=tmp_path, **variables)
         assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(f"To {hub.address}/me/micro-bn (if it does not exist,")
+    assert lines[0].startswith(
+        f"To {hub.address}/me/micro-bn (if it does not exist, it is created as a"
+    )
     for name in FILES:
         size = f"{(run / name).stat().st_size:,}"
         assert [name, size] in [line.split() for line in lines]

@@ -161,7 +161,10 @@ def test_settings_tuned_for_only_some_of_the_normalizations_are_not_used():
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"batch_sizes": (8, 8)}, "a value is given twice: 8, 8"),
         ({"tune": ("wd", "lr", "lr")}, "--tune: lr after lr repeats the search: leave one out"),
-        ({"tune": ("batch-size",), "batch_sizes": (8,)}, "--tune batch-size and --batch"),
+        (
+            {"tune": ("batch-size",), "batch_sizes": (8,)},
+            "--tune batch-size and --batch-sizes exclude each other: leave one out",
+        ),
         ({"tune": ("lr",), "tune_seeds": 0}, "--tune-seeds must be at least 1 and at most 100"),
         ({"batch_sizes": (0,)}, "must be at least 1"),
         (

@@ -256,12 +256,15 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path, monkey
     own = Checkpoint.load(out / "checkpoint.pt")
     other = Network("C:6 C:6+ P D:9 GAP FC").state_dict()
     for state, problem in (
-        ({"model": other, "optimizer": own.optimizer}, "network's: blocks.* is .*, expected "),
-        ({"model": {}, "optimizer": own.optimizer}, "network's: it has no tensor "),
-        ({"model": own.model, "optimizer": []}, "recipe: "),
+        (
+            {"model": other, "optimizer": own.optimizer},
+            "is another network's: blocks.* is .*, expected ",
+        ),
+        ({"model": {}, "optimizer": own.optimizer}, "is another network's: it has no tensor "),
+        ({"model": own.model, "optimizer": []}, "belongs to another recipe: "),
     ):
         Checkpoint(run=own.run, **state).save(out / "checkpoint.pt")
-        with pytest.raises(RunError, match=rf"checkpoint\.pt .*another {problem}[^\n]*$"):
+        with pytest.raises(RunError, match=rf"checkpoint\.pt {problem}[^\n]*$"):
             resume(out, callbacks=hooks, quiet=True)
 
 
