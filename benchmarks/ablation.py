@@ -20,7 +20,7 @@ from time import perf_counter
 
 import torch
 import torch.nn.functional as F
-from common import Training, each_once, positive, show
+from common import Training, each_once, over_seeds, positive, show
 from torch import nn
 
 from normlab.data import load
@@ -345,29 +345,27 @@ def run(variant, epochs, seed, precision):
 
 def summary(runs, epochs, precision):
     """One row per variant: parameters, mean and spread, mean difference from the base, seconds."""
-    by_seed = {
-        name: {
-            r["seed"]: r
+    by_variant = {
+        name: [
+            r
             for r in runs
             if (r["variant"], r["epochs"], r["precision"]) == (name, epochs, precision)
-        }
+        ]
         for name in VARIANTS
     }
-    base, rows = by_seed["the base"], []
-    for name, results in by_seed.items():
-        if not results:
-            continue
-        accuracies = [r["accuracy"] for r in results.values()]
-        spread = f"{statistics.stdev(accuracies):.2f}" if len(results) > 1 else "one run"
-        paired = [
-            r["accuracy"] - base[seed]["accuracy"] for seed, r in results.items() if seed in base
-        ]
-        gain = f"{statistics.mean(paired):+.2f}" if paired else "–"
-        parameters = next(iter(results.values()))["parameters"]
-        seconds = statistics.median(r["seconds"] for r in results.values())
-        mean = f"{statistics.mean(accuracies):.2f}"
-        rows.append((name, f"{parameters:,}", mean, spread, gain, f"{seconds:.0f}"))
-    return rows
+    accuracies = {
+        name: {r["seed"]: r["accuracy"] for r in found} for name, found in by_variant.items()
+    }
+    return [
+        (
+            name,
+            f"{found[0]['parameters']:,}",
+            *over_seeds(accuracies[name], accuracies["the base"]),
+            f"{statistics.median(r['seconds'] for r in found):.0f}",
+        )
+        for name, found in by_variant.items()
+        if found
+    ]
 
 
 def main():

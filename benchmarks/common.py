@@ -221,6 +221,19 @@ def each_once(run, wanted, out, workers, **about):
     return runs
 
 
+def over_seeds(by_seed, base):
+    """Accuracies in percent, by seed, as texts: their mean, their spread, their mean gain.
+
+    Args:
+        by_seed: One or more.
+        base: Those of what it is compared with, by seed; the gain is over the common seeds.
+    """
+    spread = f"{statistics.stdev(by_seed.values()):.2f}" if len(by_seed) > 1 else "one run"
+    gains = [accuracy - base[seed] for seed, accuracy in by_seed.items() if seed in base]
+    gain = f"{statistics.mean(gains):+.2f}" if gains else "–"
+    return f"{statistics.mean(by_seed.values()):.2f}", spread, gain
+
+
 _contender = None  # in a worker's process
 
 

@@ -12,11 +12,10 @@ run that was stopped is resumed in FOLDER. CIFAR-10 comes from $NORMLAB_DATA.
 import argparse
 import dataclasses
 import re
-import statistics
 from functools import partial
 from pathlib import Path
 
-from common import each_once, positive, show
+from common import each_once, over_seeds, positive, show
 
 import normlab
 from normlab import RunConfig, recipes
@@ -92,26 +91,21 @@ def summary(runs, network, norm, epochs):
     by_lever = {}
     for each in runs:
         if (each["network"], each["norm"], each["epochs"]) == (network, norm, epochs):
-            by_lever.setdefault(each["lever"], {})[each["seed"]] = each
+            by_lever.setdefault(each["lever"], []).append(each)
+    accuracies = {
+        lever: {r["seed"]: r["accuracy"] for r in found if r["accuracy"] is not None}
+        for lever, found in by_lever.items()
+    }
     rows = []
-    for lever, by_seed in by_lever.items():
-        trained = {seed: r for seed, r in by_seed.items() if r["accuracy"] is not None}
-        if not trained:
+    for lever, found in by_lever.items():
+        lost = len(found) - len(accuracies[lever])
+        if lost == len(found):
             rows.append((lever, "", "diverged", "", ""))
             continue
-        accuracies = [r["accuracy"] for r in trained.values()]
-        spread = f"{statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else "one run"
-        if len(trained) < len(by_seed):
-            spread += f", {len(by_seed) - len(trained)} diverged"
-        base = by_lever.get(BASE, {})
-        gains = [
-            r["accuracy"] - base[seed]["accuracy"]
-            for seed, r in trained.items()
-            if base.get(seed, {}).get("accuracy") is not None
-        ]
-        gain = f"{statistics.mean(gains):+.2f}" if gains and lever != BASE else ""
-        parameters = next(iter(trained.values()))["parameters"]
-        rows.append((lever, f"{parameters:,}", f"{statistics.mean(accuracies):.2f}", spread, gain))
+        mean, spread, gain = over_seeds(accuracies[lever], accuracies.get(BASE, {}))
+        parameters = next(r["parameters"] for r in found if "parameters" in r)
+        lost_too = f", {lost} diverged" if lost else ""
+        rows.append((lever, f"{parameters:,}", mean, spread + lost_too, gain))
     return rows
 
 
