@@ -470,6 +470,15 @@ def test_what_the_planned_pairs_show_is_said_where_not_all_were_planned(tmp_path
         "Of the 3 pairs that the study planned to test, 2 show a difference: bn is above gn; gn is "
         "above ln."
     )
+    failed = tuple(
+        dataclasses.replace(r, state="failed", problem="no good", accuracies=())
+        if r.arm == "in"
+        else r
+        for r in study.results
+    )  # it was planned all the same
+    assert sentences(dataclasses.replace(study, results=failed))[0][1].startswith(
+        "Of the 3 pairs that the study planned to test, 2 show a difference: "
+    )
     noise = np.random.default_rng(0).normal(0.7, 0.01, len(study.results))
     results = tuple(
         dataclasses.replace(r, accuracies=(*r.accuracies[:-1], share))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 from normlab.errors import RunError
 from normlab.findings import contrasts, statistics
@@ -88,6 +89,12 @@ class Group:
         """
         pair = self.difference(one, other)
         return pair if pair is None or pair.mean.value >= 0 else self.difference(other, one)
+
+    @cached_property
+    def ordered_pairs(self) -> list[Difference]:
+        """The pairs with common seeds, by the arms' ranks, each with the better arm first."""
+        pairs = combinations([arm for arm, _ in self.ranked], 2)
+        return [pair for one, other in pairs if (pair := self.better_first(one, other)) is not None]
 
     @cached_property
     def _means(self) -> dict[str, Estimate]:

@@ -279,21 +279,16 @@ def _tested(pair: Difference, images: int) -> list[str]:
 
 def _planned_pairs(study: Study, group: Group) -> list[str]:
     """What the planned pairs show, where a study of one setting planned several, but not all."""
-    pairs = [
-        pair
-        for above, below in combinations([arm for arm, _ in group.ranked], 2)
-        if (pair := group.better_first(above, below)) is not None
-    ]
-    planned = [pair for pair in pairs if pair.planned]
-    if varying(settings(study.arms)) or not 1 < len(planned) < len(pairs):
+    planned = len(contrasts.planned_pairs(study))
+    if varying(settings(study.arms)) or not 1 < planned < math.comb(len(study.arms), 2):
         return []
     norms = {arm.name: arm.norm for arm in group.arms}
     below: dict[str, list[str]] = {}
-    for pair in planned:
+    for pair in group.ordered_pairs:
         if pair.shown:
             below.setdefault(norms[pair.first], []).append(norms[pair.second])
     number = sum(map(len, below.values()))
-    text = f"Of the {len(planned)} pairs that the study planned to test, "
+    text = f"Of the {planned} pairs that the study planned to test, "
     if not number:
         return [f"{text}none shows a difference."]
     above = "; ".join(f"{norm} is above {listed(others)}" for norm, others in below.items())

@@ -74,18 +74,10 @@ def accuracy(data: StudyData) -> list[PageFigure]:
 def differences(data: StudyData) -> list[PageFigure]:
     """The differences of all pairs; empty if there are none."""
     main = data.main
-    ranked = [arm for arm, _ in main.ranked]
-    pairs = [
-        pair
-        for k, above in enumerate(ranked)
-        for below in ranked[k + 1 :]
-        if (pair := main.better_first(above, below)) is not None
-        and len(pair.differences) > 1
-        and pair.planned
-    ]
+    pairs = [pair for pair in main.ordered_pairs if len(pair.differences) > 1 and pair.planned]
     if not pairs:
         return []
-    norms = {arm.name: arm.norm for arm in ranked}
+    norms = {arm.name: arm.norm for arm in main.arms}
     drawn = pairs[:MAX_PAIRS]
     return [
         PageFigure(

@@ -249,10 +249,9 @@ def _table(
         caption="Accuracy: mean over the seeds with which the normalization trained, and its 95% "
         "interval. A run did not train if it failed, or if its final accuracy is not above that of "
         f"guessing (binomial test, p < {statistics.CHANCE:g}, and at most "
-        f"{statistics.NEAR_CHANCE:g} / "
-        "classes). Time per epoch: from the fastest run to the slowest, with or without other work "
-        "on the machine; times on different processors (see the settings) cannot be compared. "
-        "Memory: the peak of a run's process."
+        f"{statistics.NEAR_CHANCE:g} / classes). Time per epoch: from the fastest run to the "
+        "slowest, with or without other work on the machine; times on different processors (see "
+        "the settings) cannot be compared. Memory: the peak of a run's process."
         + (f" Last column: median epoch that first passed {TARGET:.0%}." if target else ""),
         head=(
             *("norm", *(["setting"] if axes else []), "accuracy", "95%", "seeds trained"),
