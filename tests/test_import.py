@@ -45,7 +45,8 @@ def test_a_step_and_its_evaluation_import_no_compiler_and_nothing_that_it_does_n
         "import tempfile\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    run = normlab.train(config, folder + '/run', quiet=True)\n"
-        "    normlab.evaluate(run.network(), run.dataset()).confusion"
+        "    normlab.evaluate(run.network(), run.dataset()).confusion\n"
+        "normlab.statistics.proportion_interval(3, 4)"
     )
     assert "normlab.training.sgd" in loaded
     assert not loaded & {"torch._dynamo", "sklearn", "scipy.stats", "matplotlib", "kornia"}

@@ -336,6 +336,12 @@ def test_the_interval_of_a_share_is_wilsons(correct, images, low, high):
     assert statistics.proportion_interval(correct, images) == pytest.approx((low, high), abs=5e-5)
 
 
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_it_is_scipys_interval_of_any_share(share):
+    expected = stats.binomtest(*share).proportion_ci(statistics.LEVEL, method="wilson")
+    assert statistics.proportion_interval(*share) == pytest.approx(expected, abs=1e-12)
+
+
 def test_mcnemar_is_the_binomial_test_of_the_discordant_images():
     assert statistics.mcnemar(10, 25) == pytest.approx(stats.binomtest(10, 35).pvalue)
     assert statistics.mcnemar(0, 0) == 1.0

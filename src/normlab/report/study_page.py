@@ -13,6 +13,7 @@ from normlab.data import Dataset, apply_splits, load_recorded
 from normlab.errors import RunError
 from normlab.findings import contrasts, statistics
 from normlab.findings import study as findings
+from normlab.findings.fairness import settings_by_norm
 from normlab.findings.groups import Group
 from normlab.findings.recalibration import without_recalibration
 from normlab.findings.run import IMAGES, TARGET, has_target, unbalanced
@@ -386,7 +387,7 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         activation=zoo.activation_of(run.layout, run.config.activation),
     )
     recipe = [
-        (spaced(field.name), by_name(findings.settings_by_norm(arms, field.name)), False)
+        (spaced(field.name), by_name(settings_by_norm(arms, field.name)), False)
         for field in dataclasses.fields(Recipe)
     ]
     return [
