@@ -12,19 +12,37 @@ run that was stopped is resumed in FOLDER. CIFAR-10 comes from $NORMLAB_DATA.
 import argparse
 import dataclasses
 import re
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
+import torch.nn.functional as F
 from common import each_once, over_seeds, positive, show
 
 import normlab
 from normlab import RunConfig, recipes
 from normlab.config import Execution
 from normlab.errors import DivergedError
+from normlab.layers.pooling import MaxPool
 from normlab.network import zoo
 from normlab.network.summary import summarize
 
 BASE = "as it is"
+
+
+def mixed_pool(_, x):
+    """The mean of maximum and average: Lee, Gallagher & Tu 2016, arXiv:1509.08985, section 3.1."""
+    return (F.max_pool2d(x, 2) + F.avg_pool2d(x, 2)) / 2
+
+
+def gated_pool(_, x):
+    """Maximum or average, as the average says: the same, section 3.2, with no weights."""
+    average = F.avg_pool2d(x, 2)
+    return average.lerp(F.max_pool2d(x, 2), average.sigmoid())
+
+
+POOLING = {"mixed pooling": mixed_pool, "pooling gated by its average": gated_pool}
 
 
 def levers(network, norm, teacher=None):
@@ -56,6 +74,8 @@ def levers(network, norm, teacher=None):
         "RepVGG's branches": {"branches": "repvgg"},
         "ExpandNets": {"branches": "expand"},
     }
+    changes["average pooling"] = {"network": re.sub(r"\bP\b", "A", layout)}
+    changes.update({pooling: {} for pooling in POOLING})
     if "D" in layout:
         halves = {"network": re.sub(r"(D:\d+)", r"\1a", layout)}
         changes["an activation between the halves of D"] = halves
@@ -65,7 +85,11 @@ def levers(network, norm, teacher=None):
     if teacher:
         changes["a teacher"] = {"teacher": teacher}
     configs = {name: dataclasses.replace(base, **change) for name, change in changes.items()}
-    return {name: config for name, config in configs.items() if name == BASE or config != base}
+    return {
+        name: config
+        for name, config in configs.items()
+        if name == BASE or name in POOLING or config != base
+    }
 
 
 def run(network, norm, lever, epochs, seed, *, folder, teacher):
@@ -75,11 +99,13 @@ def run(network, norm, lever, epochs, seed, *, folder, teacher):
     execution = Execution(threads=1, device="cpu")
     key = {"network": network, "norm": norm, "lever": lever, "epochs": epochs, "seed": seed}
     out = folder / name
+    pool = POOLING.get(lever)
     try:
-        if not (out / "config.json").exists():
-            done = normlab.train(config, out, execution, quiet=True)
-        elif not (done := normlab.Run.open(out)).finished:
-            done = normlab.resume(out, execution, quiet=True)
+        with mock.patch.object(MaxPool, "forward", pool) if pool else nullcontext():
+            if not (out / "config.json").exists():
+                done = normlab.train(config, out, execution, quiet=True)
+            elif not (done := normlab.Run.open(out)).finished:
+                done = normlab.resume(out, execution, quiet=True)
     except DivergedError:
         return {**key, "accuracy": None}
     parameters = summarize(done.layout, **done.network_settings).parameters
