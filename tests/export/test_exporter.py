@@ -22,7 +22,7 @@ from torch import nn
 import made_up
 import normlab
 from normlab.data import load
-from normlab.errors import RunError, UsageError
+from normlab.errors import NormlabError, RunError, UsageError
 from normlab.export import exporter
 from normlab.export.exporter import Quantized
 from normlab.export.folding import InferenceModel
@@ -517,6 +517,36 @@ def test_a_failed_export_is_one_line_and_leaves_no_file(
     assert errors.count("\n") == 1
     assert "\x1b" not in errors
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.slow(1)
+def test_a_custom_network_is_blamed_and_not_its_normalization(tmp_path, monkeypatch):
+    (tmp_path / "custom_networks.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Choosing(nn.Module):\n"
+        "    def __init__(self, norm, classes):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.norm = nn.Conv2d(3, 4, 3), norm(4)\n"
+        "        self.head = nn.Linear(4, classes)\n"
+        "    def forward(self, x):\n"
+        "        x = self.norm(self.conv(x)).mean((2, 3))\n"
+        "        return self.head(x if x.mean() > 0 else -x)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = normlab.RunConfig(
+        network="custom_networks:Choosing",
+        norm="gn",
+        dataset="digits",
+        recipe="demo",
+        epochs=1,
+        train_images=64,
+    )
+    run = normlab.train(config, tmp_path / "run", quiet=True)
+    with pytest.raises(NormlabError) as error:
+        normlab.export_run(run, "pt2")
+    text = f"{run.path} cannot be exported to pt2: its network is custom_networks:Choosing, which "
+    assert str(error.value).startswith(f"{text}raises ")
 
 
 @pytest.mark.slow(2)

@@ -21,7 +21,7 @@ from normlab.export.program import Pixels, PredictFn, Probabilities, trace
 from normlab.inference.predict import BATCH
 from normlab.network.model import Network
 from normlab.runs.isolation import isolated
-from normlab.runs.run import Run, custom_networks
+from normlab.runs.run import Run, custom_code
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.version import __version__
 from normlab.wording import counted, kilobytes, percent
@@ -137,8 +137,8 @@ def export_run(
             custom code.
         RunError: The run is not finished, its data has changed, or its outputs are not finite.
         DataError: The run's data is not there.
-        NormlabError: The network cannot be exported (its custom normalization is the cause), the
-            exported network predicts differently, or the file cannot be written.
+        NormlabError: The network cannot be exported (custom code is the usual cause), the exported
+            network predicts differently, or the file cannot be written.
     """
     export_format = formats.find(to)
     if not isinstance(export_format, formats.FolderFormat):
@@ -262,7 +262,7 @@ def largest_difference(expected: Probabilities, exported: Probabilities) -> floa
 
 @contextmanager
 def _translate_errors(run: Run, to: str) -> Iterator[None]:
-    """Turns errors into one line that names the custom parts: they can raise anything."""
+    """Turns errors into one line that names the custom code: it can raise anything."""
     try:
         yield
     except NormlabError:
@@ -272,8 +272,10 @@ def _translate_errors(run: Run, to: str) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         message = str(cause).strip().partition("\n")[0]
-        networks = "".join(f"its network is {name}, " for name in custom_networks(run.layout))
-        raise NormlabError(
-            f"{run.path} cannot be exported to {to}: {networks}its normalization is "
-            f"{run.config.norm}, which raises {type(cause).__name__}: {message}"
-        ) from error
+        problem = f"{type(cause).__name__}: {message}"
+        parts = [
+            f"its {code.what} is {code.name}" for code in custom_code(run.config.norm, run.layout)
+        ]
+        if parts:
+            problem = f"{' and '.join(parts)}, which raises {problem}"
+        raise NormlabError(f"{run.path} cannot be exported to {to}: {problem}") from error
