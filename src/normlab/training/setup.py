@@ -189,7 +189,7 @@ def restore_state(
     """The training state that a checkpoint holds, on a device, which the run then records.
 
     Raises:
-        RunError: The checkpoint belongs to another recipe, or has counts that it cannot have.
+        RunError: The checkpoint is another recipe's, or has counts that it cannot have.
     """
     file = run.path / "checkpoint.pt"
     seen = min(checkpoint.step * run.recipe.batch_size, run.data.train)
@@ -207,7 +207,7 @@ def restore_state(
         train_step.load_state_dict(checkpoint.optimizer)
     except MalformedError as error:
         raise RunError(
-            f"{file} belongs to another recipe: {error}. "
+            f"{file} is another recipe's: {error}. "
             "Put the run's own checkpoint in its place, or train again into another --out"
         ) from None
     run = _record_machine(run, device, checkpoint.epoch + 1)
