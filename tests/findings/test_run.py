@@ -193,6 +193,14 @@ def test_classes_within_sampling_error_are_not_ranked():
     assert "hardest" not in text_of(run(test=200, classes=("a", "b")), even)
 
 
+def test_classes_that_are_equally_hard_or_easy_are_all_named():
+    matrix = np.array([[40, 30, 30], [0, 95, 5], [5, 0, 95]])
+    easiest = text_of(run(test=300), evaluation(matrix))
+    assert "hardest class is airplane (40.0%), the easiest automobile and bird (95.0%)" in easiest
+    hardest = text_of(run(test=300), evaluation(np.array([[40, 30, 30], [30, 40, 30], [5, 0, 95]])))
+    assert "hardest classes are airplane and automobile (40.0%), the easiest bird (95" in hardest
+
+
 def test_a_class_without_images_is_not_the_hardest():
     matrix = np.array([[90, 10, 0], [60, 40, 0], [0, 0, 0]])
     text = text_of(run(test=200), evaluation(matrix))

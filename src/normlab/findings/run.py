@@ -302,13 +302,15 @@ def _extreme_classes(run: Run, evaluation: Evaluation) -> str | None:
     pair = _extremes(evaluation)
     if pair is None:
         return None
-    counts = evaluation.confusion.sum(axis=1)
+    accuracy, counts = evaluation.class_accuracy, evaluation.confusion.sum(axis=1)
     hardest, easiest = (
-        f"{evaluation.classes[k]} ({percent(evaluation.class_accuracy[k], counts[k])})"
+        [evaluation.classes[other] for other in np.flatnonzero(accuracy == accuracy[k])]
         for k in pair
     )
+    lowest, highest = (percent(accuracy[k], counts[k]) for k in pair)
     return (
-        f"The hardest class is {hardest}, the easiest {easiest}; the difference is larger than the "
+        f"The hardest {'class is' if len(hardest) == 1 else 'classes are'} {listed(hardest)} "
+        f"({lowest}), the easiest {listed(easiest)} ({highest}); the difference is larger than the "
         f"sampling error. All {IMAGES[run.split]} are counted."
     )
 
