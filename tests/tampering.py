@@ -1,6 +1,5 @@
 """Files changed as a forger would change them: with a valid checksum."""
 
-import copy
 import json
 
 from normlab.storage.checksums import add_checksum
@@ -56,7 +55,7 @@ def places(content, prefix=()):
 
 def replaced(content, place, value):
     """Some JSON with another value in a place."""
-    content = copy.deepcopy(content)
+    content = json.loads(json.dumps(content))  # a copy, in a fraction of the time of copy.deepcopy
     *parents, last = place
     inner = content
     for key in parents:

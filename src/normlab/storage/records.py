@@ -87,13 +87,14 @@ def check(kind: type[Any], fields: Mapping[Any, Any]) -> None:
         if name not in types:
             raise MalformedError(f"{kind.__name__} has no {reprlib.repr(name)}")
         try:
-            check_type(value, types[name], collection_check_strategy=EVERY_ITEM)
+            if type(value) is not types[name]:  # in most fields it is
+                check_type(value, types[name], collection_check_strategy=EVERY_ITEM)
         except TypeCheckError:
             wanted = _text(types[name])
             raise MalformedError(f"{name} must be {wanted}, not {reprlib.repr(value)}") from None
         check_range(name, value, ranges[name])
     try:
-        inspect.signature(kind).bind(**fields)
+        _signature(kind).bind(**fields)  # type: ignore[arg-type]
     except TypeError as error:  # a field without a default is missing
         raise MalformedError(f"{kind.__name__}: {error}") from None
 
@@ -131,6 +132,12 @@ def _hints(kind: Hashable) -> tuple[dict[str, Any], dict[str, Range | None]]:
     annotated = get_type_hints(kind, include_extras=True)
     ranges = {name: _range(hint) for name, hint in annotated.items()}
     return get_type_hints(kind), ranges
+
+
+@cache
+def _signature(kind: Hashable) -> inspect.Signature:
+    """What a dataclass is made with."""
+    return inspect.signature(kind)  # type: ignore[arg-type]  # a class can be called
 
 
 def _text(hint: Any) -> str:
