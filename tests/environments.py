@@ -25,6 +25,13 @@ COMPARE = (
     *("--train-images", "128", "--seeds", "1", "--norms", "bn", "gn", "--workers", "2"),
 )
 
+
+def on_few_images(command):
+    """The words of a command of the documentation, which trains for a second at most."""
+    few = ("--train-images", "256") if command[0] in ("train", "compare") else ()
+    return [*command, *few]
+
+
 # Both are standard on Linux; the C library of macOS cannot be replaced so.
 needs_shims = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("gcc") is None, reason="needs Linux and gcc"

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
+from environments import on_few_images
 from normlab import cli as command_line
 from normlab.config import DataConfig
 from normlab.data import source_of
@@ -219,7 +220,7 @@ def test_a_normalization_of_ones_own_is_trained_compared_and_opened_again(
         with monkeypatch.context() as patch:
             if trusted:
                 patch.setenv("NORMLAB_NORMS", trusted)
-            code, output, errors = cli(*shlex.split(command)[1:])
+            code, output, errors = cli(*on_few_images(shlex.split(command)[1:]))
         del sys.modules["my_norms"]  # none trusts it because another has imported it
         assert code == 0, errors
     assert "accuracy" in output

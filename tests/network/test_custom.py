@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import normlab
+from environments import on_few_images
 from harness import EXECUTION, InterruptAt
 from normlab import Network, RunConfig, StudyConfig, norms, recipes
 from normlab.errors import InterruptedRunError, RunError, UsageError
@@ -627,7 +628,7 @@ def test_the_page_of_the_documentation(tmp_path, cli, monkeypatch):
         with monkeypatch.context() as patch:
             if "=" in words[0]:
                 patch.setenv(*words.pop(0).split("="))
-            code, output, errors = cli(*words[1:])
+            code, output, errors = cli(*on_few_images(words[1:]))
         del sys.modules["my_nets"]  # none trusts it because another has imported it
         assert code == 0, (command, errors)
     assert "the run's folder states" in output
