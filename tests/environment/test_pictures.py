@@ -50,11 +50,10 @@ def test_a_standard_input_that_is_closed_is_refused(command, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow(4)
-def test_a_pipe_and_a_device_are_no_pictures(tmp_path):
+def test_a_pipe_and_a_device_are_no_pictures(tmp_path, cli):
     os.mkfifo(tmp_path / "pipe.png")
-    for name in ("pipe.png", "/dev/zero", "/dev/tty"):
-        code, output, errors = normlab("predict", *MODEL, name, cwd=tmp_path)
+    for name in (tmp_path / "pipe.png", "/dev/zero", "/dev/tty"):
+        code, output, errors = cli("predict", *MODEL, name)
         assert (code, output) == (2, "")
         assert errors.count("\n") == 1
         assert "there is no such picture" in errors
