@@ -86,6 +86,7 @@ def test_40_slow_uploads_do_not_keep_others_out(server, path):
 @pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHost: HO", post("/predict"), b"POST "])
 def test_400_half_sent_requests_neither_keep_files_open_nor_others_out(server, part):
     with ExitStack() as stack:
+        assert server.predict(PICTURE)[0] == 200  # the first opens what the server then keeps
         before = server.usage()["open"]
         for _ in range(400):
             stack.enter_context(connected(server, part))
