@@ -17,7 +17,7 @@ from normlab.export.firmware.emit import filled
 from normlab.export.firmware.program import Firmware
 
 STRICT = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off")
-SANITIZED = ("-g", "-fsanitize=undefined,address", "-fno-sanitize-recover=all")
+SANITIZED = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")
 
 _MAIN = """#include "@name@.h"
 
