@@ -1,5 +1,6 @@
 """The pages on data: every command in them is run, on real photographs where it can be."""
 
+import dataclasses
 import functools
 import re
 import shlex
@@ -17,7 +18,7 @@ from normlab import cli as command_line
 from normlab.config import DataConfig
 from normlab.data import source_of
 from normlab.data.sources import hf
-from normlab.recipes import OWN_EPOCHS, SHOWN, find, own_epochs
+from normlab.recipes import OWN_EPOCHS, RECIPES, SHOWN, find, own_epochs
 
 DOCS = Path(__file__).parent.parent / "docs"
 DOWNLOADED = re.compile(r"cifar100|hf:(?!downloads)")
@@ -196,6 +197,7 @@ def test_the_python_of_a_page_runs(page, trained, tmp_path, monkeypatch):
     digits = load_digits()
     digits.update({name: digits[name][:100] for name in ("images", "data", "target")})
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: digits)  # fewer
+    monkeypatch.setitem(RECIPES, "demo", dataclasses.replace(RECIPES["demo"], epochs=1))
     images = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., None].repeat(3, axis=-1)
     for name in ("seven.png", "cat.jpg"):
         Image.fromarray(images[7]).resize((32, 32)).save(name)
