@@ -67,7 +67,7 @@ def photos(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow(60)
+@pytest.mark.slow(10)
 def test_ten_photos_are_looked_at_trained_on_explained_and_exported(photos, cli):
     pytest.importorskip("captum")
     pytest.importorskip("onnxruntime")
@@ -183,7 +183,7 @@ def test_the_recipe_of_the_page_is_own():
     assert [own_epochs(images) for images in (100, 1000, 50_000)] == [200, 60, 20]
 
 
-@pytest.mark.slow(40)
+@pytest.mark.slow(6)
 @pytest.mark.parametrize(
     "page", ["README.md", "classifier.md", "explain.md", "notebook.md", "predict.md"]
 )

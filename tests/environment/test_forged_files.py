@@ -98,7 +98,7 @@ def use_study(path):
 # Values
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(6)
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
 def test_every_value_of_a_run_is_checked_when_it_is_opened(name, nano):
     content = read(nano / name)
@@ -108,7 +108,7 @@ def test_every_value_of_a_run_is_checked_when_it_is_opened(name, nano):
             one_line(use_run, nano)
 
 
-@pytest.mark.slow(40)
+@pytest.mark.slow(20)
 def test_every_value_of_a_study_is_checked_when_it_is_opened(forged_study):
     content = read(forged_study / "study.json")
     for place in places(content):

@@ -176,7 +176,7 @@ def test_every_normalization_and_block_predicts_as_the_trained_network(
         assert (int8(DIGITS.test.images).argmax(1) == expected.argmax(1)).mean() > 0.6
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_predicts_as_the_trained_network(activation, tmp_path):
     """Folded and not, in ONNX, in pt2 and in int8; the network is read from the run's folder."""

@@ -614,7 +614,7 @@ def test_a_study_of_two_arms_trains_stops_and_resumes(nets, tmp_path, monkeypatc
         reopened.run(reopened.results[0])
 
 
-@pytest.mark.slow(40)
+@pytest.mark.slow(15)
 def test_the_page_of_the_documentation(tmp_path, cli, monkeypatch):
     """Its function, and its commands one after the other. The study's runs have processes."""
     monkeypatch.chdir(tmp_path)
