@@ -24,6 +24,7 @@ def read(path):
 
 def write(path, content):
     """The inverse of `read`: with matching checksums, where the content can have one."""
+    path.unlink()  # where a file is emptied instead, ext4 has the next one wait for the disk
     if path.suffix == ".jsonl":
         path.write_text("".join(f"{json.dumps(_sealed(line))}\n" for line in content))
     else:
