@@ -29,7 +29,7 @@ from functools import cache, cached_property
 from itertools import combinations
 
 import numpy as np
-import scipy  # it loads scipy.stats, which takes a second, when that is first used
+import scipy  # scipy.stats is loaded where it is used: that takes a second, and its tests are slow
 from numpy.typing import NDArray
 
 LEVEL = 0.95
@@ -186,8 +186,8 @@ def mean(values: Sequence[float] | NDArray[np.float64], comparisons: int = 1) ->
     center = float(array.mean())
     if np.ptp(array) == 0:  # one value, or equal values: the spread is not known
         return Estimate(center, -math.inf, math.inf)
-    quantile = scipy.stats.t.isf((1 - LEVEL) / 2 / comparisons, len(array) - 1)
-    half = float(quantile * scipy.stats.sem(array))
+    quantile = -scipy.special.stdtrit(len(array) - 1, (1 - LEVEL) / 2 / comparisons)
+    half = float(quantile * _standard_error(array))
     return Estimate(center, center - half, center + half)
 
 
@@ -263,7 +263,8 @@ def paired_t(differences: Sequence[float] | NDArray[np.float64]) -> float:
     array = _finite(differences)
     if np.ptp(array) == 0:
         return math.nan
-    return float(scipy.stats.ttest_1samp(array, 0.0).pvalue)
+    t = array.mean() / _standard_error(array)
+    return float(2 * scipy.special.stdtr(len(array) - 1, -abs(t)))
 
 
 def equivalence(differences: Sequence[float] | NDArray[np.float64], margin: float) -> float:
@@ -279,9 +280,8 @@ def equivalence(differences: Sequence[float] | NDArray[np.float64], margin: floa
     array = _finite(differences)
     if np.ptp(array) == 0:
         return math.nan
-    above = scipy.stats.ttest_1samp(array, -margin, alternative="greater").pvalue
-    below = scipy.stats.ttest_1samp(array, margin, alternative="less").pvalue
-    return float(max(above, below))
+    t = (abs(array.mean()) - margin) / _standard_error(array)  # of the test with the larger one
+    return float(scipy.special.stdtr(len(array) - 1, t))
 
 
 def sign_flip(differences: Sequence[float] | NDArray[np.float64]) -> float | None:
@@ -453,7 +453,7 @@ def choice(values: Sequence[Sequence[float]]) -> Choice | None:
     spread = math.sqrt(squares / freedom)
     if spread <= 1e-12:
         return None
-    t = scipy.stats.t.ppf(1 - (1 - LEVEL) / (len(values) - 1), freedom)
+    t = -scipy.special.stdtrit(freedom, (1 - LEVEL) / (len(values) - 1))
     noise = t * spread * math.sqrt(1 / len(chosen) + 1 / len(second))
     return Choice(spread, max(0.0, float(second.mean() - chosen.mean() + noise)))
 
@@ -470,7 +470,7 @@ def power(difference: float, spread: float, seeds: int, comparisons: int = 1) ->
     if spread == 0:
         return float(difference != 0)
     degrees = seeds - 1
-    limit = float(scipy.stats.t.ppf(1 - (1 - LEVEL) / 2 / comparisons, degrees))
+    limit = -float(scipy.special.stdtrit(degrees, (1 - LEVEL) / 2 / comparisons))
     shift = abs(difference) / spread * math.sqrt(seeds)
     unseen = scipy.special.nctdtr(degrees, shift, [limit, -limit])
     below, far_below = np.nan_to_num(unseen)  # scipy returns NaN where a share is too small
@@ -509,7 +509,6 @@ def spread_interval(spread: float, seeds: int) -> tuple[float, float]:
 
 def proportion_interval(correct: int, images: int) -> tuple[float, float]:
     """The 95% interval of a share of images: Wilson's score interval (1927, JASA 22)."""
-    # Not by scipy.stats.binomtest: each page of a run would take a second to import it.
     z = scipy.special.ndtri((1 + LEVEL) / 2)
     scale = 1 + z**2 / images
     center = (correct / images + z**2 / (2 * images)) / scale
@@ -540,6 +539,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     differing = only_first + only_second
     return float(scipy.stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _finite(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
