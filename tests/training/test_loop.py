@@ -261,7 +261,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path, monkey
             "is another network's: blocks.* is .*, expected ",
         ),
         ({"model": {}, "optimizer": own.optimizer}, "is another network's: it has no tensor "),
-        ({"model": own.model, "optimizer": []}, "belongs to another recipe: "),
+        ({"model": own.model, "optimizer": []}, "is another recipe's: "),
     ):
         Checkpoint(run=own.run, **state).save(out / "checkpoint.pt")
         with pytest.raises(RunError, match=rf"checkpoint\.pt {problem}[^\n]*$"):
