@@ -72,6 +72,7 @@ class Row:
     runs: int | None = None
     source: str = ""
     taught: bool = False
+    study: str = ""  # the folder in results
 
     @property
     def accuracy(self):
@@ -102,6 +103,7 @@ def rows_of(study, int8):
             macs=summarize(layout, norm=arm.norm).macs,
             int8_bytes=int8.get((layout, arm.norm)),
             taught=bool(getattr(config, "teacher", None)),
+            study=study.path.name,
         )
 
 
@@ -157,7 +159,7 @@ def table(head, rows):
 
 
 def our_table(rows):
-    head = ["network", "norm", "parameters", "MACs", "int8", "epochs", "seeds", "accuracy"]
+    head = ["network", "norm", "parameters", "MACs", "int8", "epochs", "seeds", "accuracy", "study"]
     return table(
         head,
         [
@@ -165,6 +167,7 @@ def our_table(rows):
                 *(f"`{row.network}`", f"`{row.norm}`", number(row.parameters), number(row.macs)),
                 *(number(row.int8_bytes), number(row.epochs)),
                 *(str(len(row.accuracies)), accuracy_text(row)),
+                f"[{row.study}](../results/{row.study}/report.html)",
             ]
             for row in sorted(rows, key=lambda row: (row.parameters, -row.accuracy))
         ],
