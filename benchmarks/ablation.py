@@ -20,7 +20,7 @@ from time import perf_counter
 
 import torch
 import torch.nn.functional as F
-from common import Training, each_once, over_seeds, positive, show
+from common import Training, each_once, mixed_pool, over_seeds, positive, show
 from torch import nn
 
 from normlab.data import load
@@ -105,10 +105,8 @@ def weight_standardization(network):
 
 
 class MixedPool(nn.Module):
-    """Half maximum, half mean: Lee et al. 2016, arXiv:1509.08985, equation 2."""
-
     def forward(self, x):
-        return (F.max_pool2d(x, 2) + F.avg_pool2d(x, 2)) / 2
+        return mixed_pool(x)
 
 
 def mixed_pooling(network):

@@ -17,6 +17,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 
 from normlab import data
@@ -219,6 +220,11 @@ def each_once(run, wanted, out, workers, **about):
         if errors:
             raise errors[0]
     return runs
+
+
+def mixed_pool(x):
+    """Half maximum, half mean of 2 × 2: Lee et al. 2016, arXiv:1509.08985, equation 2."""
+    return (F.max_pool2d(x, 2) + F.avg_pool2d(x, 2)) / 2
 
 
 def over_seeds(by_seed, base):

@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch.nn.functional as F
-from common import each_once, over_seeds, positive, show
+from common import each_once, mixed_pool, over_seeds, positive, show
 
 import normlab
 from normlab import RunConfig, recipes
@@ -31,13 +31,8 @@ from normlab.network.summary import summarize
 BASE = "as it is"
 
 
-def mixed_pool(_, x):
-    """The mean of maximum and average: Lee, Gallagher & Tu 2016, arXiv:1509.08985, section 3.1."""
-    return (F.max_pool2d(x, 2) + F.avg_pool2d(x, 2)) / 2
-
-
-def gated_pool(_, x):
-    """Maximum or average, as the average says: the same, section 3.2, with no weights."""
+def gated_pool(x):
+    """Maximum or average, as the average says: Lee et al. 2016, section 3.2, with no weights."""
     average = F.avg_pool2d(x, 2)
     return average.lerp(F.max_pool2d(x, 2), average.sigmoid())
 
@@ -101,7 +96,8 @@ def run(network, norm, lever, epochs, seed, *, folder, teacher):
     out = folder / name
     pool = POOLING.get(lever)
     try:
-        with mock.patch.object(MaxPool, "forward", pool) if pool else nullcontext():
+        replaced = mock.patch.object(MaxPool, "forward", lambda _, x: pool(x))
+        with replaced if pool else nullcontext():
             if not (out / "config.json").exists():
                 done = normlab.train(config, out, execution, quiet=True)
             elif not (done := normlab.Run.open(out)).finished:

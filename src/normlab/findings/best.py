@@ -107,8 +107,9 @@ def by_how_much(group: Group, images: int) -> str:
     for place, (arm, _) in enumerate(others):
         standing = _standing(group, best, arm)
         if standing == "failures differ" and group.tried > 1:
-            counted_in = images if place < FEW_RIVALS else None
-            unequal.append(how_often_each_trained(group, best, arm, counted_in))
+            unequal.append(
+                how_often_each_trained(group, best, arm, images if place < FEW_RIVALS else None)
+            )
             named |= {best.name, arm.name}
         elif standing in ("below", "above", "undecided") and place < FEW_RIVALS:
             pair = group.better_first(best, arm)

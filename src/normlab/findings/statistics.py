@@ -512,8 +512,8 @@ def proportion_interval(correct: int, images: int) -> tuple[float, float]:
     z = scipy.special.ndtri((1 + LEVEL) / 2)
     scale = 1 + z**2 / images
     center = (correct / images + z**2 / (2 * images)) / scale
-    share = correct * (images - correct) / images**2
-    half = z * math.sqrt(share / images + z**2 / (4 * images**2)) / scale
+    variance = correct * (images - correct) / images**2
+    half = z * math.sqrt(variance / images + z**2 / (4 * images**2)) / scale
     return max(0.0, float(center - half)), min(1.0, float(center + half))
 
 
