@@ -52,6 +52,18 @@ def test_a_step_and_its_evaluation_import_no_compiler_and_nothing_that_it_does_n
     assert not loaded & {"torch._dynamo", "sklearn", "scipy.stats", "matplotlib", "kornia"}
 
 
+def test_a_command_collects_garbage_rarely_and_the_library_leaves_it_to_its_user():
+    def printed(code):
+        text = f"import gc\nprint(gc.get_threshold())\n{code}\nprint(gc.get_threshold())"
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, check=True)
+        return done.stdout.splitlines()
+
+    before, after = printed("import normlab, normlab.cli, normlab.classifier, normlab.study.job")
+    assert after == before
+    before, after = printed("import normlab.__main__")
+    assert after != before
+
+
 def test_every_public_name_is_what_its_module_defines():
     for name, home in normlab._PUBLIC.items():
         module, _, attribute = home.partition(":")

@@ -30,7 +30,10 @@ try:
     if os.name == "posix":  # elsewhere os.kill ends the process
         sys.unraisablehook = _resend
 
+    from normlab.garbage import collect_rarely
     from normlab.storage.files import user_cache
+
+    collect_rarely()
 
     # This process is normlab's own: a backend that the user's environment names is not needed, and
     # matplotlib keeps its files in normlab's cache. Where that cannot be written it says nothing.

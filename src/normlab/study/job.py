@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from normlab.config import Execution, RunConfig
 from normlab.errors import DivergedError, NormlabError, RunError, printable
+from normlab.garbage import collect_rarely
 from normlab.storage.files import locked
 from normlab.storage.records import build
 from normlab.study import predictions
@@ -159,6 +160,7 @@ def _run_job(job: Job) -> None:
 
 def main() -> None:
     """Runs the job on standard input; exits as the command line does, or with DIVERGED."""
+    collect_rarely()
     job = Job.from_json(sys.stdin.readline())
 
     def stop_when_orphaned() -> None:
