@@ -12,7 +12,9 @@ from normlab.inference.evaluate import Evaluation
 from normlab.network import zoo
 from normlab.network.model import Network
 from normlab.recipes import resolve
-from normlab.runs.run import DataCard, Epoch, Machine, Run
+from normlab.runs.metrics import Epoch
+from normlab.runs.provenance import DataCard, Machine
+from normlab.runs.run import Run
 from normlab.study import predictions, tuning
 from normlab.study.plan import plan
 from normlab.study.record import Costs, Result, Study

@@ -11,7 +11,8 @@ from normlab.config import (
     field_order,
     recorded,
 )
-from normlab.runs.run import DataCard, Run
+from normlab.runs.provenance import DataCard
+from normlab.runs.run import Run
 
 RUN = RunConfig(
     network="C:4 GAP FC",

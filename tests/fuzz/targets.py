@@ -24,7 +24,8 @@ from normlab.network.summary import summarize
 from normlab.network.zoo import ZOO
 from normlab.notation import LayoutError, parse
 from normlab.runs.checkpoint import Checkpoint, load_weights
-from normlab.runs.run import Run, read_metrics
+from normlab.runs.metrics import read_metrics
+from normlab.runs.run import Run
 from normlab.storage.checksums import add_checksum
 from normlab.study import predictions
 from normlab.study.record import Study

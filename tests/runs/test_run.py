@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from normlab.errors import RunError
-from normlab.runs.run import SCHEMA, Run
+from normlab.runs.metrics import SCHEMA
+from normlab.runs.run import Run
 from normlab.storage.checksums import add_checksum
 from tampering import rewrite
 

@@ -21,7 +21,8 @@ from normlab.export.program import Pixels, PredictFn, Probabilities, trace
 from normlab.inference.predict import BATCH
 from normlab.network.model import Network
 from normlab.runs.isolation import isolated
-from normlab.runs.run import Run, custom_code
+from normlab.runs.run import Run
+from normlab.runs.trust import custom_code
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.version import __version__
 from normlab.wording import counted, kilobytes, percent

@@ -12,7 +12,9 @@ from normlab.errors import UsageError
 from normlab.findings.run import ACCURACY, images_measured
 from normlab.network import zoo
 from normlab.report.rendering import render_template
-from normlab.runs.run import Run, custom_code, custom_networks, started_from, taught_by
+from normlab.runs.provenance import started_from, taught_by
+from normlab.runs.run import Run
+from normlab.runs.trust import custom_code, custom_networks
 from normlab.storage.files import exists, write_atomically
 from normlab.storage.reading import read_text
 from normlab.wording import decimals, listed, percent

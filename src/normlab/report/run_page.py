@@ -33,7 +33,8 @@ from normlab.report import plots, run_figures
 from normlab.report.embed import picture
 from normlab.report.rendering import PAGE_MARK, Picture, render_template
 from normlab.runs.isolation import isolated
-from normlab.runs.run import Machine, Run, started_from, taught_by
+from normlab.runs.provenance import Machine, started_from, taught_by
+from normlab.runs.run import Run
 from normlab.runs.several import common_folder, names
 from normlab.storage.files import refuse_foreign, refuse_link, write_atomically
 from normlab.table import Table

@@ -26,7 +26,7 @@ from normlab.report.embed import picture
 from normlab.report.rendering import PageFigure, Picture, render_template
 from normlab.report.study_data import StudyData
 from normlab.runs.isolation import isolated
-from normlab.runs.run import started_from, taught_by
+from normlab.runs.provenance import started_from, taught_by
 from normlab.storage.files import refuse_link, write_atomically
 from normlab.study.plan import Arm
 from normlab.study.predictions import Predictions

@@ -13,7 +13,7 @@ import torch
 from normlab.config import Execution
 from normlab.errors import UsageError
 from normlab.layers.kernels import build
-from normlab.runs.run import Machine
+from normlab.runs.provenance import Machine
 from normlab.version import __version__
 from normlab.wording import counted
 

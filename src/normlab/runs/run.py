@@ -11,27 +11,25 @@ report.html, figures/
 import dataclasses
 import hashlib
 import json
-import os
-import re
-import reprlib
 import shlex
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from normlab import notation, recipes
-from normlab.config import UNSTATED, Execution, RunConfig, TrainingConfig, recorded
+from normlab.config import UNSTATED, Execution, RunConfig, recorded
 from normlab.data import apply_splits, load_recorded
 from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
 from normlab.notes import note
-from normlab.ranges import Count, Positive, Range, Seconds, Share
+from normlab.ranges import Range
+from normlab.runs.metrics import SCHEMA, Epoch, line_of, read_metrics
+from normlab.runs.provenance import DataCard, Machine, Start, Teacher, read_machine
+from normlab.runs.trust import custom_code, custom_networks, refuse_untrusted_code
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
-from normlab.storage.files import append, write_atomically
-from normlab.storage.reading import read_text
-from normlab.storage.records import MalformedError, build, check_range, entry, parse
+from normlab.storage.files import write_atomically
+from normlab.storage.records import MalformedError, build, check_range, entry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,152 +37,9 @@ if TYPE_CHECKING:
     from normlab.network.model import Network
     from normlab.network.summary import Summary
 
-SCHEMA = 2
 CLASSES = Range(at_least=1, at_most=2**16)  # a study keeps predictions in 16 bits
-KERNELS = re.compile(r"torch|(gcc|clang|compiled|prebuilt-[a-z0-9-]+)(, one thread)?")
 # Copies of CIFAR-10 in its order, of runs that did not record that yet.
 COPIES_IN_ORDER = {"c15e494b489960635fdca678140d000bf6ce4452f684494a4369b351d71b5b5a"}
-LARGEST_LOSS = 3.5e38  # a float32's
-Loss = Annotated[float, Range(at_least=0, at_most=LARGEST_LOSS)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One line of metrics.jsonl. Accuracies are shares from 0 to 1, losses are in nats per image.
-
-    Attributes:
-        epoch: Number of the epoch, from 1.
-        train_loss: Mean training loss over the epoch's augmented images, measured while the weights
-            changed; with label smoothing, the loss against smoothed labels; with a teacher, the
-            weighted sum of both losses; with balanced classes, the mean weighted by class.
-        train_accuracy: Training accuracy, measured in the same way.
-        split: The split that `loss` and `accuracy` were measured on after the epoch: `test` or
-            `holdout`; `train` where there is neither: then they equal the training's.
-        loss: Mean negative log-likelihood on that split.
-        accuracy: Share of images classified correctly on that split.
-        learning_rate: Learning rate of the epoch's last step.
-        seconds: Time for training and evaluation; the parts of a resumed epoch are added up.
-        without_recalibration: Accuracy before running statistics were measured anew; None if they
-            were not.
-    """
-
-    epoch: Positive
-    train_loss: Loss
-    train_accuracy: Share
-    split: SplitName
-    loss: Loss
-    accuracy: Share
-    learning_rate: Annotated[float, Range(at_least=0)]
-    seconds: Seconds
-    without_recalibration: Share | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataCard:
-    """What a run records of its data.
-
-    Attributes:
-        fingerprint: SHA-256 of the pixels and labels, before any hold-out.
-        classes: The classes' names.
-        train: Number of training images, after any hold-out.
-        holdout: Number of images held out of the training split.
-        test: Number of test images.
-        mean: Mean of each channel of the training images, on the 0–1 scale. The network normalizes
-            its input with it.
-        std: Standard deviation of each channel, likewise.
-        notes: The data set's notes.
-        in_order: Whether it is a copy of a published data set with the images in their order.
-    """
-
-    fingerprint: str
-    classes: tuple[str, ...]
-    train: Positive
-    holdout: Count
-    test: Count
-    mean: tuple[Share, ...]
-    std: Annotated[tuple[float, ...], Range(above=0, at_most=1)]
-    notes: tuple[str, ...] = ()
-    in_order: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """A machine that computed a part of a run. Numbers differ in the last bits between machines.
-
-    Attributes:
-        from_epoch: The first epoch that it computed, from 1.
-        processor: Name of the CPU.
-        capability: The instruction set that torch uses: `AVX2`, `AVX512`, …
-        device: `cpu`, `cuda (NVIDIA H100)`, `mps`.
-        threads: torch's CPU threads.
-        kernels: `gcc` or `clang` if normlab's compiled passes ran, built there by that compiler;
-            `prebuilt-…` if they were a wheel's, for that kind of processor; `, one thread` follows
-            where torch had no OpenMP library. `torch` if PyTorch's layers ran instead. Older runs
-            have `compiled` for passes that GCC built.
-        python: Version of Python.
-        torch: Version of torch.
-        normlab: Version of normlab.
-    """
-
-    from_epoch: Positive
-    processor: str
-    capability: str
-    device: str
-    threads: Positive
-    kernels: str
-    python: str
-    torch: str
-    normlab: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Teacher:
-    """The network that a run learned from.
-
-    Attributes:
-        name: Network, normalization and seed: `micro-bn-0`. For a function, its `module:function`.
-        weights: SHA-256 (hex) of its model.safetensors; empty for a function.
-        outputs: SHA-256 (hex) of its logits for the training images, as the run used them.
-    """
-
-    name: str
-    weights: str
-    outputs: str
-
-
-def taught_by(teacher: Teacher, config: TrainingConfig) -> str:
-    """A teacher and how it taught, in words."""
-    weights = f", SHA-256 of its weights {teacher.weights}" if teacher.weights else ""
-    return (
-        f"{teacher.name} (--teacher {config.teacher}), weight {config.teacher_weight:g}, "
-        f"temperature {config.teacher_temperature:g}{weights}"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """The trained network that a run started from.
-
-    Attributes:
-        name: Network, normalization and seed: `micro-bn-0`.
-        weights: SHA-256 (hex) of its model.safetensors.
-        kept: How many parameters the run took from it. A study does not record it: its runs do.
-        note: What the run did not take, in words; likewise.
-    """
-
-    name: str
-    weights: str
-    kept: Count = 0
-    note: str = ""
-
-
-def started_from(start: Start, config: TrainingConfig) -> str:
-    """A start and what was kept of it, in words."""
-    kept = f", {start.kept:,} parameters ({start.note})" if start.kept else ""
-    return (
-        f"{start.name} (--start-from {config.start_from}){kept}, SHA-256 of its weights "
-        f"{start.weights}"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +85,7 @@ class Run:
         path = Path(path)
         recorded = _parse_config(path / "config.json")
         run = cls(path=path, epochs=read_metrics(path / "metrics.jsonl"), **recorded)
-        _refuse_untrusted_code(run)
+        refuse_untrusted_code(path, run.config.norm, run.layout)
         _refuse_other_metrics(run, path / "metrics.jsonl")
         return run
 
@@ -255,7 +110,7 @@ class Run:
 
     def write_metrics(self) -> None:
         """Writes metrics.jsonl anew, with the epochs of this run."""
-        write_atomically(self.path / "metrics.jsonl", "".join(map(_line, self.epochs)))
+        write_atomically(self.path / "metrics.jsonl", "".join(map(line_of, self.epochs)))
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -525,64 +380,6 @@ def _refuse_other_metrics(run: Run, file: Path) -> None:
             )
 
 
-def custom_normalizations(norm: str, line: str) -> list[str]:
-    """The network's custom normalizations, each `module:Class`."""
-    names = {norm, *(block.norm or "" for block in notation.parse(line))}
-    return sorted(name for name in names if ":" in name)
-
-
-def custom_networks(line: str) -> list[str]:
-    """The custom network that a line names, `module:function`; none if it is a layout."""
-    return [block.kind for block in notation.parse(line) if block.custom]
-
-
-@dataclass(frozen=True)
-class CustomCode:
-    """A part of a run that is the user's own code.
-
-    Attributes:
-        what: The kind of part.
-        name: Its name, `module:name`.
-        variable: The environment variable that says which modules of this kind are trusted.
-    """
-
-    what: str
-    name: str
-    variable: str
-
-    @property
-    def module(self) -> str:
-        """The module that is imported for it."""
-        return self.name.partition(":")[0]
-
-
-def custom_code(norm: str, line: str) -> list[CustomCode]:
-    """The parts of a run that are the user's own code."""
-    return [
-        *(
-            CustomCode("normalization", n, "NORMLAB_NORMS")
-            for n in custom_normalizations(norm, line)
-        ),
-        *(CustomCode("network", name, "NORMLAB_NETWORKS") for name in custom_networks(line)),
-    ]
-
-
-def _refuse_untrusted_code(run: Run) -> None:
-    """Refuses a custom normalization or network unless its module is trusted.
-
-    A run's folder can come from anyone, and importing a module runs its code. A module is trusted
-    if it was imported already, or if the environment names it.
-    """
-    for code in custom_code(run.config.norm, run.layout):
-        module, variable = code.module, code.variable
-        if module not in {*sys.modules, *os.environ.get(variable, "").split()}:
-            raise RunError(
-                f"{run.path} names the {code.what} {code.name}, which is code: if you trust the "
-                f"module {module} on this machine, put {variable}={module} before the command "
-                f"(in Python: import {module})"
-            )
-
-
 def _parse_config(file: Path) -> dict[str, Any]:
     """The fields of `Run` that config.json holds.
 
@@ -625,7 +422,7 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
             "recipe": recipe,
             "layout": layout,
             "data": data,
-            "machines": tuple(map(_machine, entry(content, "machines", list))),
+            "machines": tuple(map(read_machine, entry(content, "machines", list))),
             "stopped_after": stopped_after,
             "parameters": parameters,
             "teacher": teacher,
@@ -633,65 +430,3 @@ def _fields_of(content: dict[str, Any]) -> dict[str, Any]:
         }
     except notation.LayoutError as error:
         raise MalformedError(error.problem) from None
-
-
-def _machine(content: Any) -> Machine:
-    machine = build(Machine, content)
-    if KERNELS.fullmatch(machine.kernels) is None:
-        raise MalformedError(f"no kernels are called {reprlib.repr(machine.kernels)}")
-    return machine
-
-
-def read_metrics(path: Path) -> tuple[Epoch, ...]:
-    """Reads metrics.jsonl. A last line that was cut off is left out: its epoch is trained again.
-
-    Raises:
-        RunError: Another line is damaged, or a newer normlab wrote it.
-    """
-    try:
-        lines = read_text(path).splitlines(keepends=True)
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    epochs: list[Epoch] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            epochs.append(_parse_epoch(line, number, path))
-        except MalformedError as error:
-            raise RunError(f"{path}, line {number}, is damaged: {error}") from None
-    return tuple(epochs)
-
-
-def _parse_epoch(line: str, number: int, path: Path) -> Epoch:
-    content = parse(line)
-    schema = entry(content, "schema", object)
-    if schema != SCHEMA:
-        written = reprlib.repr(schema)
-        raise RunError(f"{path} has schema {written}, this normlab reads schema {SCHEMA}")
-    content = verify_checksum(content)
-    del content["schema"]
-    epoch = build(Epoch, content)
-    if epoch.epoch != number:
-        raise MalformedError(f"epoch {epoch.epoch} stands in its place")
-    return epoch
-
-
-def append_metrics(path: Path, epoch: Epoch) -> None:
-    """Appends a line to metrics.jsonl. It is on disk when this returns.
-
-    Raises:
-        NormlabError: It cannot be written. A partial line is left out when the file is read.
-    """
-    append(path, _line(epoch))
-
-
-def _line(epoch: Epoch) -> str:
-    content = {"schema": SCHEMA} | dataclasses.asdict(epoch)
-    if epoch.without_recalibration is None:
-        del content["without_recalibration"]
-    return json.dumps(add_checksum(content), allow_nan=False) + "\n"

@@ -10,7 +10,7 @@ from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import count
 from normlab.notation import is_custom, parse
 from normlab.runs.machine import busy
-from normlab.runs.run import Start
+from normlab.runs.provenance import Start
 from normlab.study import estimate, tuning
 from normlab.study.plan import Arm, settings, varying, warnings
 from normlab.study.record import Study

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from normlab.errors import RunError
-from normlab.runs.run import Epoch, read_metrics
+from normlab.runs.metrics import Epoch, read_metrics
 from normlab.study.job import Job
 from normlab.study.local import Outcome, Progress
 from normlab.table import Table

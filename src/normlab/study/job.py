@@ -133,7 +133,8 @@ def _run_job(job: Job) -> None:
     from normlab.network import zoo
     from normlab.own_code import import_module
     from normlab.runs import machine
-    from normlab.runs.run import Run, custom_code
+    from normlab.runs.run import Run
+    from normlab.runs.trust import custom_code
     from normlab.training.loop import resume, train
 
     if job.done:

@@ -27,7 +27,8 @@ from normlab.config import UNSTATED, RunConfig, StudyConfig, recorded
 from normlab.errors import RunError, UsageError
 from normlab.ranges import LARGEST, Count, Range, Seconds, Share
 from normlab.recipes import Recipe
-from normlab.runs.run import Run, Start, Teacher
+from normlab.runs.provenance import Start, Teacher
+from normlab.runs.run import Run
 from normlab.storage.cells import cell
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically

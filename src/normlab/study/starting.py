@@ -12,7 +12,8 @@ from normlab.config import StudyConfig
 from normlab.data import Dataset
 from normlab.errors import RunError, UsageError
 from normlab.network.model import Network
-from normlab.runs.run import Run, Start
+from normlab.runs.provenance import Start
+from normlab.runs.run import Run
 from normlab.storage.files import refuse_link, remove_leftovers, write_atomically
 from normlab.study.plan import Arm
 from normlab.study.record import Study

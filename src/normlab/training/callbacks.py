@@ -8,7 +8,7 @@ import torch
 from normlab.data import Dataset
 from normlab.inference.evaluate import evaluate
 from normlab.runs import checkpoint
-from normlab.runs.run import Epoch, append_metrics
+from normlab.runs.metrics import Epoch, append_metrics
 from normlab.seeding import generator
 from normlab.training.branches import fold_branches
 from normlab.training.recalibration import recalibrate

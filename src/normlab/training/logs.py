@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from normlab.config import LogFormat
 from normlab.errors import UsageError
 from normlab.notes import note
-from normlab.runs.run import Epoch
+from normlab.runs.metrics import Epoch
 from normlab.storage.files import write_atomically
 from normlab.training.callbacks import Callback
 from normlab.training.state import TrainingState

@@ -29,7 +29,8 @@ from normlab.runs.checkpoint import (
     restore_previous,
 )
 from normlab.runs.isolation import isolated, repeatable
-from normlab.runs.run import Run, custom_networks
+from normlab.runs.run import Run
+from normlab.runs.trust import custom_networks
 from normlab.seeding import seed_for, seed_layers
 from normlab.storage.records import check_settings
 from normlab.training import starts, teachers

@@ -19,7 +19,9 @@ from normlab.network.custom import NOT_APPLIED
 from normlab.network.shapes import norms_of
 from normlab.recipes import Recipe
 from normlab.runs.machine import busy
-from normlab.runs.run import Run, custom_networks, started_from, taught_by
+from normlab.runs.provenance import started_from, taught_by
+from normlab.runs.run import Run
+from normlab.runs.trust import custom_networks
 from normlab.training.callbacks import Callback
 from normlab.training.distributed import process_group
 from normlab.training.state import TrainingState

@@ -21,7 +21,9 @@ from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
 from normlab.runs.checkpoint import Checkpoint, is_checkpoint
-from normlab.runs.run import LARGEST_LOSS, DataCard, Run, Start, resume_command
+from normlab.runs.metrics import LARGEST_LOSS
+from normlab.runs.provenance import DataCard, Start
+from normlab.runs.run import Run, resume_command
 from normlab.storage.files import exists, locked, remove_leftovers
 from normlab.storage.records import MalformedError
 from normlab.training import starts

@@ -18,7 +18,8 @@ from normlab.errors import UsageError
 from normlab.inference.predict import MODELS, named_run
 from normlab.network import zoo
 from normlab.network.model import Network
-from normlab.runs.run import Run, Start
+from normlab.runs.provenance import Start
+from normlab.runs.run import Run
 from normlab.wording import counted, listed
 
 

@@ -29,7 +29,8 @@ from normlab.inference.predict import MODELS, named_run
 from normlab.network import zoo
 from normlab.notes import note_once
 from normlab.own_code import import_module, one_line
-from normlab.runs.run import Run, Teacher, another_copy
+from normlab.runs.provenance import Teacher
+from normlab.runs.run import Run, another_copy
 from normlab.storage.files import write_atomically
 from normlab.storage.reading import read_bytes
 from normlab.storage.records import MalformedError

@@ -24,8 +24,9 @@ from normlab.inference.pictures import read
 from normlab.inference.predict import Predictor
 from normlab.network.model import Network
 from normlab.runs.isolation import isolated
-from normlab.runs.run import Run, custom_code
+from normlab.runs.run import Run
 from normlab.runs.several import common_folder, names
+from normlab.runs.trust import custom_code
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.version import __version__
 from normlab.wording import counted, kilobytes, large_number, listed, percent
