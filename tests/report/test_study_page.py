@@ -39,6 +39,16 @@ def test_the_headline_comes_first(study, page):
     assert text.index(first) < text.index(second) < text.index(third) < text.index("What the num")
 
 
+def test_the_page_begins_with_what_all_its_runs_have_in_common(tmp_path):
+    fixed = {"batch_sizes": (64,), "train_images": (20_000,), "label_noise": (0.1, 0.2)}
+    study = made_up(tmp_path, seeds=2, trials=False, **fixed)
+    text = " ".join(Page(render(study, None)).words)
+    assert (
+        f"12 runs on {study.config.dataset}, batches of 64, 20,000 training images, 2 seeds, "
+        "accuracy on 2,000 test images after the last epoch."
+    ) in text
+
+
 def test_the_page_is_one_file_without_scripts_or_links(page):
     assert not any(tag == "script" for tag, _ in page.tags)
     for _, attributes in page.tags:

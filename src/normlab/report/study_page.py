@@ -139,17 +139,23 @@ def _render(data: StudyData, figures: dict[str, list[PageFigure]], dataset: Data
 
 
 def _about(study: Study) -> str:
+    config = study.config
     done = sum(result.state == "done" for result in study.results)
-    held = "held-out" if study.config.holdout else "test"
+    held = "held-out" if config.holdout else "test"
     planned = len(study.results)
     runs = counted(done, "run") if done == planned else f"{done:,} of {counted(planned, 'run')}"
-    sizes = study.config.batch_sizes
-    batches = f"batches of {sizes[0]:,}, " if len(sizes) == 1 else ""
-    return (
-        f"{runs} on {study.config.dataset}, {batches}"
-        f"{contrasts.seeds_text(study)}, accuracy on "
-        f"{study.images:,} {held} images after the last epoch."
+    fixed = (
+        (config.batch_sizes, "batches of {:,}"),
+        (config.train_images, "{:,} training images"),
+        (config.label_noise, "label noise of {:g}"),
     )
+    parts = (
+        f"{runs} on {config.dataset}",
+        *(text.format(*values) for values, text in fixed if len(values) == 1),
+        contrasts.seeds_text(study),
+        f"accuracy on {study.images:,} {held} images after the last epoch.",
+    )
+    return ", ".join(parts)
 
 
 def _balanced(data: StudyData) -> Table | None:
