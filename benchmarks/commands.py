@@ -1,4 +1,4 @@
-"""Processor time of short commands in two versions of normlab, in alternating turns.
+"""Processor time and memory of short commands in two versions of normlab, in alternating turns.
 
     python benchmarks/commands.py BEFORE AFTER [--repetitions 7] [--out OUT.json]
 
@@ -8,7 +8,7 @@ study of six such runs. The ratio is the median over turns.
 """
 
 import os
-import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,26 +25,24 @@ COMMANDS = {
 }
 
 
-def children():
-    """The processor time of all processes that this one started, in seconds."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def cost(checkout, command):
+    """The processor time of a command, in seconds, and its peak memory, in MiB.
 
-
-def seconds(checkout, command):
-    """The processor time of a command, with all that it starts."""
+    The time is that of all processes that it starts; the memory, of the largest.
+    """
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")}
-    start = children()
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "normlab", *command],
             cwd=folder,
             env=environment,
-            check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    return children() - start
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"normlab {shlex.join(command)} failed in {checkout}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main():
@@ -55,15 +53,18 @@ def main():
     measured, rows = {}, []
     for name, command in COMMANDS.items():
         turns = {
-            version: partial(seconds, getattr(options, version), command)
+            version: partial(cost, getattr(options, version), command)
             for version in ("before", "after")
         }
-        measured[name] = results = alternate(turns, options.repetitions)
-        middle = medians(results)
-        ratio = median_ratio(results["after"], results["before"])
-        rows.append((name, f"{middle['before']:.2f}", f"{middle['after']:.2f}", f"{ratio:.2f}"))
-    show("seconds of processor time", ("command", "before", "after", "ratio"), rows)
-    report(options.out, seconds=measured)
+        costs = alternate(turns, options.repetitions)
+        for unit, kind in enumerate(("seconds", "MiB")):
+            results = {version: [turn[unit] for turn in of] for version, of in costs.items()}
+            measured[f"{name}, {kind}"] = results
+            middle = medians(results)
+            ratio = median_ratio(results["after"], results["before"])
+            rows.append((name, kind, *(f"{middle[v]:.2f}" for v in turns), f"{ratio:.2f}"))
+    show("commands", ("command", "cost", "before", "after", "ratio"), rows)
+    report(options.out, measured=measured)
 
 
 if __name__ == "__main__":

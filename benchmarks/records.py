@@ -53,9 +53,10 @@ OTHERS = """
 ## Published by others
 
 Accuracies as published, some of the best epoch on the test images. A target is what a benchmark
-asks for. The `gn` and `ln` of ERA have BatchNorm in most blocks. The figures of papers (arXiv) are
-as others quote their tables: we have not trained these networks. The parameters of μNAS are its
-11.4 kB, at one byte each. The list is not complete; [more of the assignment](results.md).
+asks for. The `gn` and `ln` of ERA have BatchNorm in most blocks. The numbers from papers (arXiv)
+are second-hand: they come from quotations of the papers' tables. NASNet's is from the paper on
+LEMONADE. The parameters of μNAS are its 11.4 kB, at one byte each. The list is not complete;
+[more of the assignment](results.md).
 """
 
 

@@ -13,3 +13,8 @@ def collect_rarely() -> None:
     """
     gc.set_threshold(10_000, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)
+
+
+def collect_at_exit() -> None:
+    """Collects at the process's end after all: the user's code may count on it to close a file."""
+    atexit.unregister(gc.freeze)

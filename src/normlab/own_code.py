@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from normlab.errors import UsageError
+from normlab.garbage import collect_at_exit
 
 REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 
@@ -22,6 +23,7 @@ def import_module(name: str, asked: str) -> ModuleType:
     Raises:
         UsageError: It cannot be imported.
     """
+    collect_at_exit()
     try:
         with _working_folder_searched():
             return importlib.import_module(name)

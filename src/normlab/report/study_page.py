@@ -151,7 +151,7 @@ def _about(study: Study) -> str:
     )
     parts = (
         f"{runs} on {config.dataset}",
-        *(text.format(*values) for values, text in fixed if len(values) == 1),
+        *(text.format(*values) for values, text in fixed if len(values) == 1 and values[0]),
         contrasts.seeds_text(study),
         f"accuracy on {study.images:,} {held} images after the last epoch.",
     )

@@ -96,10 +96,10 @@ def append_metrics(path: Path, epoch: Epoch) -> None:
     Raises:
         NormlabError: It cannot be written. A partial line is left out when the file is read.
     """
-    append(path, line_of(epoch))
+    append(path, as_line(epoch))
 
 
-def line_of(epoch: Epoch) -> str:
+def as_line(epoch: Epoch) -> str:
     """The line of metrics.jsonl, with its checksum."""
     content = {"schema": SCHEMA} | dataclasses.asdict(epoch)
     if epoch.without_recalibration is None:

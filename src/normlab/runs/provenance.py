@@ -121,7 +121,11 @@ def started_from(start: Start, config: TrainingConfig) -> str:
 
 
 def read_machine(content: Any) -> Machine:
-    """One of the machines in config.json; MalformedError if it is none."""
+    """One of the machines in config.json.
+
+    Raises:
+        MalformedError: It is none.
+    """
     machine = build(Machine, content)
     if KERNELS.fullmatch(machine.kernels) is None:
         raise MalformedError(f"no kernels are called {reprlib.repr(machine.kernels)}")

@@ -24,7 +24,7 @@ from normlab.data.dataset import Dataset, SplitName
 from normlab.errors import RunError, UsageError
 from normlab.notes import note
 from normlab.ranges import Range
-from normlab.runs.metrics import SCHEMA, Epoch, line_of, read_metrics
+from normlab.runs.metrics import SCHEMA, Epoch, as_line, read_metrics
 from normlab.runs.provenance import DataCard, Machine, Start, Teacher, read_machine
 from normlab.runs.trust import custom_code, custom_networks, refuse_untrusted_code
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
@@ -110,7 +110,7 @@ class Run:
 
     def write_metrics(self) -> None:
         """Writes metrics.jsonl anew, with the epochs of this run."""
-        write_atomically(self.path / "metrics.jsonl", "".join(map(line_of, self.epochs)))
+        write_atomically(self.path / "metrics.jsonl", "".join(map(as_line, self.epochs)))
 
     @property
     def _settings(self) -> dict[str, Any]:
