@@ -40,9 +40,11 @@ OURS = """
 
 Test accuracy after the last epoch, mean and standard deviation over seeds, without test-time
 augmentation, on [a copy of CIFAR-10](../results/README.md) that differs from the published files in
-21 of the 10,000 test images. Parameters are all that inference needs. MACs: multiply-accumulates
-for one image. int8: bytes of the exported file, where it was measured. `ghost-bn` is left out: it
-shows what small batches cost.
+21 of the 10,000 test images. Parameters: all that the network needs at inference. MACs:
+multiply-accumulates for one image. int8: bytes of the exported file, where it was measured.
+`sprint` stands here once for each study: `sprint` searched the learning rate alone,
+`sprint-statistics` the weight decay and the shift too, and `sprint-sgd` trained without Muon.
+`ghost-bn` is left out: it shows what small batches cost.
 """
 TAUGHT = """
 ## With a teacher

@@ -141,8 +141,8 @@ def test_a_cluster_without_a_gpu_is_refused_if_runs_need_one():
 
 def test_an_address_without_a_cluster_is_refused_in_one_line(tmp_path):
     config = StudyConfig(network="C:4 GAP FC", dataset="digits", recipe="demo")
-    with pytest.raises(UsageError, match=r"^no Ray cluster can be reached at nowhere:1: [^\n]*$"):
-        compare(config, tmp_path / "study", quiet=True, ray="nowhere:1")
+    with pytest.raises(UsageError, match=r"^no Ray cluster can be reached at localhost:1: [^\n]*$"):
+        compare(config, tmp_path / "study", quiet=True, ray="localhost:1")
     with pytest.raises(UsageError, match=r"at micro: expected HOST:PORT; .* put --ray last$"):
         compare(config, tmp_path / "study", quiet=True, ray="micro")
 
