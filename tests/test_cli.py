@@ -270,6 +270,7 @@ def test_a_live_bar_in_a_terminal(tmp_path):
         (["data", "--dataset", "folder:/nowhere"], 1, "/nowhere"),
         (["nonsense"], 2, "nonsense"),
         (["summary", "seed-bn", "--budget", "many"], 2, "many"),
+        (["summary", "seed-bn", "--budget", "0"], 2, "--budget must be at least 1"),
         (["summary", "nano", "--ram", "10k"], 2, "10,944 bytes of RAM with bn, 704 more than"),
         (["summary", "nano", "--macs", "1.25M"], 2, "248,756 more than --macs 1,250,000"),
         (["summary", "nano", "--flash", "0"], 2, "--flash must be at least 1"),

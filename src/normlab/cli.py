@@ -23,6 +23,7 @@ from normlab import usage
 from normlab.config import (
     ROOT_HELP,
     ActivationOfNetwork,
+    Budget,
     DataConfig,
     DataRoot,
     Device,
@@ -34,7 +35,6 @@ from normlab.config import (
     Norm,
     RunConfig,
     StudyConfig,
-    amount,
     default_is,
 )
 from normlab.errors import NormlabError, UsageError
@@ -621,11 +621,7 @@ def summary(
     *,
     norm: Norm = _UNSET.norm,
     activation: ActivationOfNetwork = None,
-    budget: Annotated[
-        int | None,
-        amount(1000),
-        default_is("50000 where a width is open, if there is no --flash"),
-    ] = None,
+    budget: Budget = None,
     limits: _Limits = Limits(),  # noqa: B008 — it is frozen
     classes: int = 10,
     size: ImageSize = DataConfig.size,
@@ -642,7 +638,6 @@ def summary(
 
     Args:
         network: A name that `normlab zoo` lists, a layout, or your `module:function`.
-        budget: Number of parameters to stay below. Open widths are solved from it.
         limits: What the network must not exceed.
         classes: Number of classes.
         channels: `grey`: one channel; `colour`: three.
@@ -652,8 +647,8 @@ def summary(
     from normlab.network.summary import summarize
     from normlab.storage.records import check_settings
 
-    data = DataConfig(size=size, channels=channels)
-    check_settings(data)
+    config = RunConfig(network=network, norm=norm, budget=budget, size=size, channels=channels)
+    check_settings(config)
     check_settings(limits)
     table = summarize(
         network,
@@ -661,7 +656,7 @@ def summary(
         activation=activation,
         classes=classes,
         budget=budget,
-        shape=data.shape,
+        shape=config.shape,
         limits=limits,
     )
     print(table.layout)  # on one line, however long, so that it can be copied

@@ -163,6 +163,14 @@ Norm = Annotated[
         "`module:Class`."
     ),
 ]
+Budget = Annotated[
+    Positive | None,
+    amount(1000),
+    default_is(
+        "50000 where a width is open, if there is no --flash",
+        help="Number of parameters to stay below. Open widths are solved from it.",
+    ),
+]
 NetworkModel = Annotated[
     Literal["micro", "nano"] | None,
     default_is(
@@ -303,24 +311,9 @@ class TrainingConfig(DataConfig, Limits):
 
 
 @field_order(
-    *(
-        "dataset",
-        "holdout",
-        "split_seed",
-        "skip_unreadable",
-        "image_column",
-        "label_column",
-        "size",
-        "channels",
-        "network",
-        "norm",
-        "activation",
-        "budget",
-        "ram",
-        "flash",
-        "macs",
-        "board",
-    ),
+    *("dataset", "holdout", "split_seed", "skip_unreadable", "image_column", "label_column"),
+    *("size", "channels"),
+    *("network", "norm", "activation", "budget", "ram", "flash", "macs", "board"),
     *("recipe", "untuned", "epochs", "batch_size", "learning_rate", "weight_decay"),
     *("muon", "label_smoothing", "augment"),
     *("train_images", "label_noise", "precision", "recalibrate", "branches"),
@@ -337,12 +330,7 @@ class RunConfig(TrainingConfig):
 
     norm: Norm = "bn"
 
-    budget: Annotated[
-        Positive | None,
-        amount(1000),
-        default_is("50000 where a width is open, if there is no --flash"),
-    ] = None
-    """Number of parameters to stay below. Open widths are solved from it."""
+    budget: Budget = None
 
     batch_size: Annotated[Positive | None, default_is("the recipe's", also="--batch")] = None
     """Images per step."""

@@ -1,4 +1,5 @@
 import io
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -56,10 +57,22 @@ def test_every_image_is_evaluated_in_order(coloured, tta):
     assert evaluation.tta == tta
 
 
-def test_the_network_s_mode_is_restored(coloured):
-    network = Colour().train()
-    evaluate(network, coloured)
-    assert network.training
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_layer_s_mode_is_restored(fails, coloured, monkeypatch):
+    network = nn.Sequential(nn.BatchNorm2d(3).eval(), Colour())  # the first is frozen by itself
+    seen = []
+
+    def forward(self, images):
+        seen.append([layer.training for layer in network.modules()])
+        if fails:
+            raise RuntimeError("no answer")
+        return images.mean((2, 3))
+
+    monkeypatch.setattr(Colour, "forward", forward)
+    with pytest.raises(RuntimeError, match="no answer") if fails else nullcontext():
+        evaluate(network, coloured)
+    assert seen[0] == [False, False, False]
+    assert [layer.training for layer in network.modules()] == [True, False, True]
 
 
 def test_a_missing_holdout_is_refused(coloured):

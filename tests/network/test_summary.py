@@ -131,9 +131,17 @@ def test_the_receptive_field_is_the_patch_that_outputs_depend_on(line):
             assert field_of(network, layers) == row.receptive_field
 
 
-def test_default_groups_are_shown():
-    rows = summarize("C:12 D:9 C:7 GAP FC", norm="gn").rows
-    assert [row.normalization for row in rows] == ["gn=4", "gn=4, 3", "gn=1", "", ""]
+@pytest.mark.parametrize("norm", ["gn", "gn-ws", "proxy-gn"])
+def test_default_groups_are_shown(norm):
+    rows = summarize("C:12 D:9 C:7 GAP FC", norm=norm).rows
+    shown = [f"{norm}=4", f"{norm}=4, 3", f"{norm}=1", "", ""]
+    assert [row.normalization for row in rows] == shown
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn=3", "ghost-bn=2", "ln", "none"])
+def test_a_number_that_is_no_default_is_shown_as_it_was_given(norm):
+    rows = summarize("C:12 D:9 GAP FC", norm=norm).rows
+    assert [row.normalization for row in rows] == [norm, norm, "", ""]
 
 
 @pytest.mark.parametrize("norm", ["bn", "gn", "none", "ln-channel", "frn"])

@@ -41,9 +41,11 @@ class LeftOut:
     def parts(self) -> Iterator[str]:
         """What is left out, one kind of it at a time."""
         if self.pictures:
+            from normlab.data.formats import HEIC_SUFFIXES  # Pillow takes time to import
+
             kinds = by_kind(self.pictures)
             what = counted(len(self.pictures), "picture")
-            heic = any(kind in kinds for kind in (".heic", ".heif", ".hif"))
+            heic = any(file.suffix.lower() in HEIC_SUFFIXES for file in self.pictures)
             hint = "; pip install pillow-heif for HEIC" if heic else ""
             yield f"{what} that cannot be read ({kinds}: {examples(self.pictures)}{hint})"
         if self.files:

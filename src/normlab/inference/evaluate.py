@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from normlab.data.dataset import Dataset, SplitName
+from normlab.layers.modes import eval_mode
 from normlab.runs.isolation import isolated
 from normlab.table import Table
 from normlab.wording import percent
@@ -169,11 +170,9 @@ def evaluate(
     if not len(part):
         raise ValueError(f"the {split} split has no images")
     device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
     probabilities: list[torch.Tensor] = []
     loss = 0.0
-    with torch.inference_mode():
+    with eval_mode(network), torch.inference_mode():
         for start in range(0, len(part), BATCH):
             images = to_input(torch.from_numpy(part.images[start : start + BATCH]).to(device))
             labels = torch.from_numpy(part.labels[start : start + BATCH]).to(device)
@@ -184,7 +183,6 @@ def evaluate(
                 log_probabilities = both.logsumexp(dim=0) - np.log(2)
             loss += F.nll_loss(log_probabilities, labels, reduction="sum").item()
             probabilities.append(log_probabilities.exp().cpu())
-    network.train(was_training)
     return Evaluation(
         split=split,
         classes=dataset.classes,

@@ -16,6 +16,7 @@ from normlab.data.images import GREY, to_grey
 from normlab.errors import DataError, RunError, UsageError
 from normlab.inference.evaluate import to_input
 from normlab.inference.pictures import LoadedPicture, Picture, read
+from normlab.layers.modes import eval_mode
 from normlab.network import zoo
 from normlab.network.model import Network
 from normlab.runs import machine
@@ -112,9 +113,7 @@ class Predictor(nn.Module):
         Raises:
             RunError: The network's outputs are not finite.
         """
-        in_training = [module for module in self.modules() if module.training]
-        try:
-            self.eval()
+        with eval_mode(self):
             batches = [
                 self(to_input(torch.from_numpy(part).to(self.device)))
                 .float()
@@ -123,9 +122,6 @@ class Predictor(nn.Module):
                 .numpy()
                 for part in (pixels[k : k + BATCH] for k in range(0, len(pixels), BATCH))
             ]
-        finally:
-            for module in in_training:
-                module.training = True
         if not all(np.isfinite(batch).all() for batch in batches):
             raise RunError("the network's outputs are not finite: its weights are too large")
         return np.concatenate(batches) if batches else np.empty((0, len(self.classes)), np.float32)

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.hooks import has_hooks
+from normlab.layers.modes import eval_mode
 from normlab.layers.norms import Shape
 from normlab.wording import counted, listed, shape_text
 
@@ -136,16 +137,13 @@ def _is_norm(layer: nn.Module) -> bool:
 
 def _apply(module: nn.Module, example: Tensor, found: Iterable[_Found]) -> None:
     """Applies the module to the example in eval mode, and leaves it as it was."""
-    modes = [(layer, layer.training) for layer in module.modules()]
     hooks = [one.layer.register_forward_pre_hook(one.note_input, with_kwargs=True) for one in found]
     try:
-        with torch.no_grad():
-            module.eval()(example)
+        with eval_mode(module), torch.no_grad():
+            module(example)
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, training in modes:
-            layer.training = training
 
 
 def _replacement(one: _Found, norm: str) -> nn.Module:

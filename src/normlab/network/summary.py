@@ -260,7 +260,8 @@ def _describe_norm(block_shape: BlockShape) -> str:
 
 
 def _with_groups(norm: str, channels: Sequence[int]) -> str:
-    """The normalization; for `gn`, with the groups that it makes of these channels."""
-    if norm != "gn":
+    """The normalization; where it has groups, with the number that it makes of these channels."""
+    entry, number = norms.find(norm)
+    if number or not entry.divides:
         return norm
-    return "gn=" + ", ".join(map(str, dict.fromkeys(map(norms.default_groups, channels))))
+    return f"{norm}=" + ", ".join(map(str, dict.fromkeys(map(norms.default_groups, channels))))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab.inference.evaluate import BATCH, to_input
+from normlab.layers.modes import eval_mode
 
 
 @torch.no_grad()
@@ -36,24 +37,22 @@ def recalibrate(network: nn.Module, images: Tensor, order: Tensor) -> bool:
     ]
     if not layers:
         return False
-    modes = {module: module.training for module in network.modules()}
     before = [(layer.momentum, getattr(layer, "dropout", None)) for layer in layers]
-    network.eval()
-    for layer in layers:
-        layer.training = True
-        if isinstance(getattr(layer, "dropout", None), float):
-            layer.dropout = 0.0  # type: ignore[assignment]
-    seen = 0
-    device = next(network.parameters()).device
-    for places in order.tensor_split(math.ceil(len(order) / BATCH)):  # of equal size: none is tiny
-        seen += len(places)
+    with eval_mode(network):
         for layer in layers:
-            layer.momentum = len(places) / seen  # type: ignore[assignment]
-        network(to_input(images[places].to(device)))
+            layer.training = True
+            if isinstance(getattr(layer, "dropout", None), float):
+                layer.dropout = 0.0  # type: ignore[assignment]
+        seen = 0
+        device = next(network.parameters()).device
+        # Batches of equal size: none is tiny.
+        for places in order.tensor_split(math.ceil(len(order) / BATCH)):
+            seen += len(places)
+            for layer in layers:
+                layer.momentum = len(places) / seen  # type: ignore[assignment]
+            network(to_input(images[places].to(device)))
     for layer, (momentum, dropout) in zip(layers, before, strict=True):
         layer.momentum = momentum
         if dropout is not None:
             layer.dropout = dropout
-    for module, mode in modes.items():
-        module.training = mode
     return True

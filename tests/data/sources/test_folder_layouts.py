@@ -333,6 +333,16 @@ def test_rows_without_a_label_are_left_out(tmp_path):
     )
 
 
+def test_a_row_that_ends_before_its_label_has_none(tmp_path):
+    for k in range(7):
+        picture(tmp_path / f"{k}.png")
+    rows = [*(f"{k}.png,2,3,4,{'ab'[k % 2]}" for k in range(6)), "6.png"]
+    write_table(tmp_path, rows, "file,width,height,bytes,label")
+    assert load_from(tmp_path).notes[-1] == (
+        "left out: 1 picture without a label in labels.csv (6.png)"
+    )
+
+
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [

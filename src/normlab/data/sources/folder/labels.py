@@ -42,7 +42,7 @@ def read(folder: Path) -> dict[str, str] | None:
     for row in rows:
         if not any(cell.strip() for cell in row):
             continue
-        cells = [*row, "", ""]
+        cells = row + [""] * (1 + max(file_column, label_column))
         name = _inside(table, cells[file_column].strip())
         label = class_name(cells[label_column].strip(), table)
         if labels.setdefault(name, label) != label:

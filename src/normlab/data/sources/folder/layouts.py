@@ -200,7 +200,7 @@ def _labeled_by(table: dict[str, str], folder: Path, layout: Layout) -> list[Lab
     """
     left_out = layout.left_out
     files = {labels.relative_name(file, folder): file for file in files_below(folder, left_out)}
-    del files[labels.NAME]
+    files.pop(labels.NAME, None)  # on a disk that ignores case it may be Labels.csv
     if missing := [Path(name) for name in table if name not in files]:
         raise DataError(
             f"{folder / labels.NAME} has labels without pictures: {len(missing):,} of its "
