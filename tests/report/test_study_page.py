@@ -244,6 +244,14 @@ def test_each_setting_has_a_search_with_every_trial(tmp_path):
     assert page.text.count("8 of 28 trials, whose loss was not finite") == 1
 
 
+def test_a_searched_batch_size_is_written_in_full(tmp_path):
+    study = made_up(tmp_path, seeds=2, norms=("bn",), tune=("batch-size",))
+    trials = tuple(dataclasses.replace(t, value=8 * t.value) for t in study.trials)
+    (search,) = search_figures.searches(StudyData(dataclasses.replace(study, trials=trials)))
+    assert search.alt == "Search of the batch size; best: bn 1,024."
+    assert search.figure.axes[0].get_title(loc="left") == "bn: 1,024"
+
+
 @pytest.mark.parametrize("norms", [("bn",), ("bn", "gn", "ln"), ("bn", "gn", "ln", "none", "rms")])
 def test_each_normalization_has_a_panel_with_its_trials_in_a_search(norms, tmp_path):
     study = made_up(tmp_path, seeds=2, norms=norms)
@@ -259,7 +267,7 @@ def test_each_normalization_has_a_panel_with_its_trials_in_a_search(norms, tmp_p
     values = sorted({t.value for t in trials})
     for axes, norm in zip(panels, norms, strict=True):
         best = tuning.best([t for t in trials if t.arm == norm]).value
-        assert axes.get_title(loc="left") == f"{norm}: {best:.3g}"
+        assert axes.get_title(loc="left") == f"{norm}: {best:.4g}"
         dotted, *rungs = (line for line in axes.lines if line.get_linestyle() != "None")
         assert set(dotted.get_xdata()) == {values.index(best)}
         assert {place for line in rungs for place in map(tuple, line.get_xydata())} == {

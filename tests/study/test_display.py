@@ -60,6 +60,21 @@ def test_the_live_table_shows_state_epoch_accuracy_and_time_left(jobs):
     ]
 
 
+def test_an_ended_run_keeps_its_row_without_its_file(jobs):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40)
+    seconds = dict.fromkeys(jobs, 1060.0)
+    with StudyDisplay(console, dict.fromkeys(jobs, 20), seconds, images=10_000) as display:
+        display.update(Progress((jobs[4],), {jobs[0]: Outcome()}))
+        for job in (jobs[0], jobs[4]):
+            (job.out / "metrics.jsonl").unlink()
+        console.file.truncate(0)
+        display.update(Progress((jobs[4],)))
+        display.live.refresh()
+        lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert "bn-0 done 20/20 70.00% –" in lines
+    assert [line for line in lines if line.startswith("bn-4 running 0/20")]
+
+
 def test_a_pipe_gets_no_live_table(jobs):
     assert "waiting" not in shown(jobs, False)
 

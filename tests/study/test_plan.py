@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from normlab import RunConfig, recipes
-from normlab.config import Limits, StudyConfig
+from normlab.config import Limits, StudyConfig, TrainingConfig
 from normlab.data import load
 from normlab.errors import UsageError
 from normlab.layers.norms import REGISTRY
@@ -44,6 +44,39 @@ def test_an_unused_axis_leaves_the_recipes_setting():
     given = {"network": LINE, "dataset": "digits", "recipe": "demo", "norm": "ln"}
     assert arm.config == RunConfig(**given, activation="relu", channels="colour")
     assert arm.setting.batch_size is None
+
+
+def test_an_arm_has_every_training_setting_of_its_study():
+    given = {
+        "holdout": 20,
+        "split_seed": 3,
+        "skip_unreadable": True,
+        "image_column": "photo",
+        "label_column": "kind",
+        "size": 40,
+        "channels": "grey",
+        "activation": "silu",
+        "untuned": True,
+        "epochs": 4,
+        "learning_rate": 0.3,
+        "weight_decay": 0.01,
+        "muon": 0.2,
+        "recalibrate": True,
+        "branches": "repvgg",
+        "balance": True,
+        "start_from": "micro",
+        "teacher": "nano",
+        "teacher_weight": 0.7,
+        "teacher_temperature": 3.0,
+        "precision": "bfloat16",
+    }
+    settings = {field.name for field in dataclasses.fields(TrainingConfig)}
+    limits = {field.name for field in dataclasses.fields(Limits)}
+    assert settings - limits == {*given, "dataset", "recipe"}
+    study = StudyConfig(network=LINE, dataset="digits", recipe="demo", norms=("bn",), **given)
+    (arm,) = plan(study, classes=10, images=1437, shape=(1, 40, 40))
+    given |= {"dataset": "digits", "recipe": "demo"}
+    assert {name: getattr(arm.config, name) for name in given} == given
 
 
 def test_normalizations_whose_recipes_differ_are_still_compared():

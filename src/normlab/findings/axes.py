@@ -6,14 +6,14 @@ from itertools import groupby
 
 from normlab.findings.groups import Group, along, main_group
 from normlab.findings.statistics import Difference
-from normlab.study.plan import AXES, settings, varying
+from normlab.study.plan import AXES, settings
 from normlab.study.record import Study
 from normlab.wording import axis_value, listed, points, span
 
 
 def best_along_axes(study: Study, groups: Sequence[Group]) -> str | None:
     """Where along the axes another normalization leads than the best of the main group."""
-    axes = varying(settings(study.arms))
+    axes = study.axes
     parts = [
         part
         for axis in axes

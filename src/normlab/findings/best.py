@@ -7,7 +7,7 @@ from normlab.findings import contrasts
 from normlab.findings.groups import Group
 from normlab.findings.pairs import how_often_each_trained, tested
 from normlab.findings.statistics import Difference
-from normlab.study.plan import Arm, settings, varying
+from normlab.study.plan import Arm
 from normlab.study.record import Study
 from normlab.wording import listed, percent, points
 
@@ -145,7 +145,7 @@ def _failures(group: Group, named: Set[str]) -> str:
 def what_planned_pairs_show(study: Study, group: Group) -> list[str]:
     """What the planned pairs show, where a study of one setting planned several, but not all."""
     planned = len(contrasts.planned_pairs(study))
-    if varying(settings(study.arms)) or not 1 < planned < math.comb(len(study.arms), 2):
+    if study.axes or not 1 < planned < math.comb(len(study.arms), 2):
         return []
     norms = {arm.name: arm.norm for arm in group.arms}
     below: dict[str, list[str]] = {}

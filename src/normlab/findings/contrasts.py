@@ -23,7 +23,7 @@ import numpy as np
 
 from normlab.findings.statistics import Difference
 from normlab.study.contrasts import DEFAULT, Contrast
-from normlab.study.plan import AXES, settings, varying
+from normlab.study.plan import AXES, varying
 from normlab.study.record import Study
 from normlab.wording import axis_value, counted, listed, p_value, points, points_range
 
@@ -159,7 +159,7 @@ def further(study: Study, found: Sequence[Change], pairs: Sequence[Difference]) 
 
 def tested(study: Study) -> str:
     """The family of contrasts in words: what tests and intervals are corrected for."""
-    axes = varying(settings(study.arms))
+    axes = study.axes
     every = " in every setting" if axes else ""
     first = study.arms[0]
     against = [f"{AXES[a].label} {axis_value(getattr(first.setting, a))}" for a in axes]
@@ -196,7 +196,7 @@ def seeds_text(study: Study) -> str:
 def label(study: Study, contrast: Contrast) -> str:
     """A contrast in a table: `bn − gn, at batch size 2 minus at 32`."""
     difference = f"{contrast.first.norm} − {contrast.second.norm}"
-    axes = varying(settings(study.arms))
+    axes = study.axes
     if contrast.reference is None:
         return f"{difference}, {contrast.first.setting.text(axes)}" if axes else difference
     return f"{difference}, {_where(study, contrast)}"
@@ -207,7 +207,7 @@ def _where(study: Study, contrast: Contrast) -> str:
     assert contrast.reference is not None
     here, there = contrast.first.setting, contrast.reference[0].setting
     changing = _axes(contrast)
-    others = [axis for axis in varying(settings(study.arms)) if axis not in changing]
+    others = [axis for axis in study.axes if axis not in changing]
     text = ", ".join(
         f"{AXES[axis].label} {axis_value(getattr(here, axis))} minus "
         f"{axis_value(getattr(there, axis))}"
@@ -220,7 +220,7 @@ def _in_words(study: Study, change: Change) -> str:
     contrast, images, mean = change.contrast, study.images, change.change.mean
     assert contrast.reference is not None
     axes = _axes(contrast)
-    others = [axis for axis in varying(settings(study.arms)) if axis not in axes]
+    others = [axis for axis in study.axes if axis not in axes]
     here, there = contrast.first.setting, contrast.reference[0].setting
     where = f", with {here.text(others)}" if others else ""
     return (

@@ -115,8 +115,7 @@ def result(run: Run) -> str:
 def little_learned(run: Run) -> str | None:
     """A remark about a run that is nearer to guessing than to its task; None for another.
 
-    That is: both accuracies are less than a quarter of the way from guessing, as often right as
-    there are classes, to 100%.
+    That is: both accuracies are less than a quarter of the way from guessing (1 / classes) to 100%.
     """
     last, chance = run.last, 1 / len(run.data.classes)
     images = getattr(run.data, run.split)

@@ -14,7 +14,7 @@ from normlab.findings.groups import Group, changes, main_group
 from normlab.findings.pairs import certainty, other_pairs, seeds_needed
 from normlab.findings.run import TARGET, has_target
 from normlab.findings.search import searches
-from normlab.study.plan import Arm, settings, varying
+from normlab.study.plan import Arm
 from normlab.study.record import Result, Study
 from normlab.wording import counted, listed, percent, points
 
@@ -40,7 +40,7 @@ def further(study: Study, groups: Sequence[Group]) -> list[str]:
     pairs = [pair for group in groups for pair in group.differences if pair.planned]
     return [
         # Without a varying axis it is in the headline.
-        *([certainty(main)] if varying(settings(study.arms)) and main.tried > 1 else []),
+        *([certainty(main)] if study.axes and main.tried > 1 else []),
         *other_pairs(main, study.images),
         *contrasts.further(study, changes(study, groups), pairs),
         *seeds_needed(main, contrasts.comparisons(study)),

@@ -1,1 +1,1 @@
-"""One self-contained HTML page about a run, several runs, or a data set."""
+"""One self-contained HTML page about a run, several runs, a study, or a data set."""

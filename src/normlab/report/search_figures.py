@@ -18,7 +18,7 @@ from normlab.report.rendering import PageFigure
 from normlab.report.study_data import StudyData, drawn, left_out
 from normlab.study.plan import Arm, Setting, settings
 from normlab.study.tuning import Round, Trial, best, in_round, rounds, tried
-from normlab.wording import counted
+from normlab.wording import counted, rounded_setting
 
 COLUMNS = 3  # panels beside each other
 TICKS = 3  # labelled values of a panel
@@ -38,10 +38,10 @@ def searches(data: StudyData) -> list[PageFigure]:
 
 def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], of: Round) -> PageFigure:
     """Every trial of a round for the arms of a group."""
-    where = f" at {setting.text(data.axes)}" if data.axes else ""
+    where = f" at {setting.text(data.study.axes)}" if data.study.axes else ""
     by_arm = {arm.name: in_round(data.study.trials, arm.name, of) for arm in arms}
     optima = [
-        f"{arm.norm} {_value(found.value)}" if found else f"{arm.norm} none"
+        f"{arm.norm} {rounded_setting(found.value)}" if found else f"{arm.norm} none"
         for arm in arms
         for found in (best(by_arm[arm.name]),)
     ]
@@ -76,10 +76,6 @@ def _search(data: StudyData, setting: Setting, arms: Sequence[Arm], of: Round) -
         title=f"Search of the {of.label}{where}",
         caption=caption + crosses + left_out(data.main),
     )
-
-
-def _value(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def _lowest(trials: Sequence[Trial]) -> float:
@@ -136,12 +132,12 @@ def _draw_search(by_norm: Mapping[str, Sequence[Trial]], of: Round, lowest: floa
             marker="x",
             color=color,
         )
-        value = f": {short(_value(found.value))}" if found else ""
+        value = f": {short(rounded_setting(found.value))}" if found else ""
         axes.set_title(f"{short(norm)}{value}", fontsize=9, fontweight="normal")
         axes.grid()
     first = panels[0]  # all share its axes
     step = math.ceil(len(places) / TICKS)
-    labels = [short(_value(value), 12) for value in places]
+    labels = [short(rounded_setting(value), 12) for value in places]
     first.set_xticks(range(0, len(places), step), labels[::step])
     first.margins(x=0.15)
     first.yaxis.set_major_formatter(percent_axis)

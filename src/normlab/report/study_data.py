@@ -7,7 +7,7 @@ from functools import cached_property
 from normlab.findings.contrasts import Change
 from normlab.findings.groups import Group, changes, group_by_setting, main_group
 from normlab.runs.run import Run
-from normlab.study.plan import Arm, settings, varying
+from normlab.study.plan import Arm
 from normlab.study.predictions import Predictions
 from normlab.study.record import Study, answers_of
 
@@ -38,11 +38,6 @@ class StudyData:
     def changes(self) -> list[Change]:
         """The planned changes of differences that more than one seed measures."""
         return [c for c in changes(self.study, self.groups) if len(c.change.differences) > 1]
-
-    @cached_property
-    def axes(self) -> list[str]:
-        """The axes along which the study varies."""
-        return varying(settings(self.study.arms))
 
     @cached_property
     def runs(self) -> list[Run]:

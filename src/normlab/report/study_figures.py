@@ -65,7 +65,7 @@ def accuracy(data: StudyData) -> list[PageFigure]:
         *_along_statistics(data),
         *(
             _along_axis(data, axis, line)
-            for axis in data.axes
+            for axis in data.study.axes
             if len(line := along(data.groups, axis)) > 1
         ),
     ]
@@ -180,7 +180,7 @@ def _draw_curves(study: Study, group: Group, arms: Sequence[Arm]) -> Figure:
 
 
 def _along_axis(data: StudyData, axis: str, line: Sequence[Group]) -> PageFigure:
-    others = [other for other in data.axes if other != axis]
+    others = [other for other in data.study.axes if other != axis]
     arms = [*{arm.norm: arm for group in line for arm in group.arms}.values()]
     marks = "Means and their 95% intervals" if any(g.seeds > 1 for g in line) else "One run each"
     where = f", with {line[0].setting.text(others)}" if others else ""

@@ -8,7 +8,6 @@ from statistics import median
 
 import numpy as np
 
-from normlab import notation
 from normlab.data import Dataset, apply_splits, load_recorded
 from normlab.errors import RunError
 from normlab.findings import contrasts, statistics
@@ -18,8 +17,6 @@ from normlab.findings.groups import Group
 from normlab.findings.recalibration import without_recalibration
 from normlab.findings.run import IMAGES, TARGET, has_target, unbalanced
 from normlab.inference.evaluate import is_unbalanced
-from normlab.network import zoo
-from normlab.network.shapes import count
 from normlab.recipes import Recipe
 from normlab.report import plots, prediction_figures, search_figures, study_figures
 from normlab.report.embed import picture
@@ -113,7 +110,7 @@ def _figures(data: StudyData) -> dict[str, list[PageFigure]]:
 
 
 def _render(data: StudyData, figures: dict[str, list[PageFigure]], dataset: Dataset | None) -> str:
-    study, main, groups, axes = data.study, data.main, data.groups, data.axes
+    study, main, groups, axes = data.study, data.main, data.groups, data.study.axes
     several = len(data.predictions) > 1
     return render_template(
         "study.html",
@@ -221,13 +218,13 @@ def _none_note(study: Study) -> str:
 
 def _main_setting(data: StudyData) -> str:
     """What the first two sentences, the table and the figures are about; empty without an axis."""
-    if not data.axes:
+    if not data.study.axes:
         return ""
     failed = any(result.state == "failed" for result in data.study.results) or any(
         group.failures for group in data.groups
     )
     counting = ", failed runs counted as 0" if failed else ""
-    return f"{data.main.setting.text(data.axes)}, where the mean is highest{counting}"
+    return f"{data.main.setting.text(data.study.axes)}, where the mean is highest{counting}"
 
 
 def _nowhere_trained(data: StudyData) -> list[Arm]:
@@ -385,13 +382,6 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
         )
         for arm in arms
     }
-    parameters = count(
-        notation.parse(run.layout),
-        norm=arms[0].norm,
-        classes=len(data.classes),
-        shape=run.config.shape,
-        activation=zoo.activation_of(run.layout, run.config.activation),
-    )
     recipe = [
         (spaced(field.name), by_name(settings_by_norm(arms, field.name)), False)
         for field in dataclasses.fields(Recipe)
@@ -399,7 +389,7 @@ def _settings(data: StudyData) -> list[tuple[str, str, bool]]:
     return [
         ("command", study.config.command, True),
         ("layout", run.layout, True),
-        (f"parameters with {arms[0].norm}", f"{parameters:,}", False),
+        (f"parameters with {run.config.norm}", f"{run.summary.parameters:,}", False),
         ("recipe", f"{run.config.recipe}, with these settings:", False),
         *recipe,
         ("activation", distinct(run.summary.activation for run in runs), False),

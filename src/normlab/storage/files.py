@@ -35,7 +35,8 @@ def write_atomically(path: Path, content: bytes | str, *, previous: Path | None 
     Args:
         path: The file. Its folder is created if it is missing.
         content: Bytes, or text, which is written as UTF-8.
-        previous: New name for the old file; None deletes it.
+        previous: New name for the old file; None deletes it. With one, a kill between the two
+            renames leaves the old content under this name alone.
 
     Raises:
         NormlabError: The file cannot be written (no space, no permission); the old one is intact.

@@ -162,17 +162,20 @@ def _to_search(study: Study, arms: Sequence[Arm]) -> list[Arm]:
 def _trial_seconds(study: Study, arm: Arm, whole_run: float) -> list[float]:
     """The time of each trial that an arm's search still needs, without extensions."""
     config, epochs = study.config, arm.recipe.epochs
-    done = {(t.what, t.turn, t.value, t.epochs, t.seed) for t in study.trials if t.arm == arm.name}
     seconds = []
     for of in tuning.rounds(config):
+        planned: list[float] = []
         values = len(tuning.grid(of, config, arm))
         lengths = [tuning.rung_epochs(epochs, rung) for rung in of.rungs]
         for place, (rung, length) in enumerate(zip(of.rungs, lengths, strict=True)):
             if length not in lengths[:place]:  # else these are the runs of the previous rung
                 number = tuning.kept(values, rung) if place else values
                 each = estimate.part(whole_run, length, epochs)
-                seconds += [each] * number * config.tune_seeds
-    return seconds[len(done) :]
+                planned += [each] * number * config.tune_seeds
+        trials = tuning.in_round(study.trials, arm.name, of)
+        done = {(trial.value, trial.epochs, trial.seed) for trial in trials}
+        seconds += planned[len(done) :]  # extensions come after all that were planned
+    return seconds
 
 
 def _notes(

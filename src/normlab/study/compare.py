@@ -1,7 +1,7 @@
 """A study from its configuration to its record: planned, searched, run."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -106,6 +106,8 @@ def compare(
         lock = stack.enter_context(locked(out, PATIENCE))
         remove_leftovers(out / "study.json")
         remove_leftovers(out / "study.csv")
+        if _open_previous(out, study, arms, dataset) != previous:
+            raise RunError(f"another process changed {out} in the meantime: repeat the command")
         if teacher is not None:
             record, dataset = teaching.teach(record, teacher, arms, dataset, device)
         data_folder = stack.enter_context(shared_data(out / DATA, dataset))
@@ -221,7 +223,7 @@ def _run_all(record: Study, resources: Resources) -> Study:
                 record = _with_outcome(record, jobs[job], job, outcome)
                 record.write()
     finally:
-        record = _with_stopped_runs(record, jobs)
+        record = _with_stopped_runs(record)
         record.write()
     return record
 
@@ -242,9 +244,9 @@ def _with_outcome(record: Study, result: Result, job: Job, outcome: Outcome) -> 
     return record.with_result(*collect(record, result, job.out, job.config))
 
 
-def _with_stopped_runs(record: Study, jobs: Mapping[Job, Result]) -> Study:
+def _with_stopped_runs(record: Study) -> Study:
     """The study after Ctrl-C: a run that has a checkpoint can be resumed."""
-    for job, result in jobs.items():
-        if (job.out / "checkpoint.pt").exists() and record.state_of(result) == "waiting":
+    for result in record.results:
+        if result.state == "waiting" and (record.folder(result) / "checkpoint.pt").exists():
             record = record.with_result(dataclasses.replace(result, state="stopped"))
     return record

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -41,6 +40,7 @@ class StudyDisplay:
         self.estimated_seconds = estimated_seconds
         self.started: dict[Job, float] = {}
         self.ended: dict[Job, Outcome] = {}
+        self.epochs: dict[Job, tuple[Epoch, ...]] = {}  # as last read
         self.live = Live(console=console, transient=True, refresh_per_second=2)
 
     def __enter__(self) -> Self:
@@ -48,18 +48,14 @@ class StudyDisplay:
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.live.stop()
 
     def update(self, progress: Progress) -> None:
         """Shows the progress."""
-        for job in progress.running:
+        for job in (*progress.running, *progress.ended):
             self.started.setdefault(job, perf_counter())
+            self.epochs.pop(job, None)  # it may have measured more
         for job, outcome in progress.ended.items():
             self.ended[job] = outcome
             if self.console is not None:
@@ -71,7 +67,7 @@ class StudyDisplay:
         count = f"[{len(self.ended)}/{len(self.jobs)}]"
         if outcome.problem:
             return f"{count} {job.out.name} failed: {outcome.problem}"
-        epochs = _epochs(job)
+        epochs = self._epochs(job)
         last = f"{epochs[-1].split} accuracy {self._accuracy(epochs)}" if epochs else "unreadable"
         return f"{count} {job.out.name}  {last}  {sum(e.seconds for e in epochs):.0f} s"
 
@@ -90,7 +86,7 @@ class StudyDisplay:
             rows.append(self._row(job, "failed" if job in failed else "done", "–"))
         left = sum(self.estimated_seconds[job] for job in waiting)
         for job in progress.running:
-            remaining = self._remaining(job, len(_epochs(job)))
+            remaining = self._remaining(job, len(self._epochs(job)))
             left += remaining
             rows.append(self._row(job, "running", estimated_duration(remaining)))
         for job in waiting[:SHOWN]:
@@ -107,7 +103,7 @@ class StudyDisplay:
         )
 
     def _row(self, job: Job, state: str, left: str) -> tuple[str, ...]:
-        epochs = _epochs(job)
+        epochs = self._epochs(job)
         progress = f"{len(epochs)}/{self.jobs[job]}"
         return job.out.name, state, progress, self._accuracy(epochs), left
 
@@ -118,10 +114,11 @@ class StudyDisplay:
         whole = max(self.estimated_seconds[job], elapsed / share if share else elapsed)
         return max(0.0, whole - elapsed)
 
-
-def _epochs(job: Job) -> tuple[Epoch, ...]:
-    """The epochs that a run has measured so far; none if they cannot be read."""
-    try:
-        return read_metrics(job.out / "metrics.jsonl")
-    except RunError:
-        return ()
+    def _epochs(self, job: Job) -> tuple[Epoch, ...]:
+        """The epochs that a run has measured so far; none if they cannot be read."""
+        if job not in self.epochs:
+            try:
+                self.epochs[job] = read_metrics(job.out / "metrics.jsonl")
+            except RunError:
+                self.epochs[job] = ()
+        return self.epochs[job]

@@ -57,9 +57,7 @@ class Job:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        paths = {name: str(getattr(self, name)) for name in ("out", "data")}
-        start = None if self.start is None else str(self.start)
-        return json.dumps(dataclasses.asdict(self) | paths | {"start": start})
+        return json.dumps(dataclasses.asdict(self), default=str)  # paths as text
 
     @classmethod
     def from_json(cls, text: str) -> "Job":

@@ -9,7 +9,7 @@ from itertools import pairwise, product
 from typing import Annotated, Any, get_type_hints
 
 from normlab import notation, recipes
-from normlab.config import Limits, NoiseShare, RunConfig, StudyConfig
+from normlab.config import Limits, NoiseShare, RunConfig, StudyConfig, TrainingConfig
 from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.layers.norms import Shape
@@ -275,8 +275,11 @@ def _points(
 
 
 def held_out(study: StudyConfig, images: int) -> int:
-    """How many images the search holds out: as many as the study, else 5,000 or a tenth."""
-    return study.holdout or min(5000, images // 10)
+    """How many images the search holds out: as many as the study, else 5,000 or a tenth.
+
+    It is one image at least: settings are never chosen by test images.
+    """
+    return study.holdout or max(1, min(5000, images // 10))
 
 
 def settings(arms: Sequence[Arm]) -> dict[Setting, list[Arm]]:
@@ -429,31 +432,18 @@ def _run_config(
     recipe = recipes.name_of(RunConfig(network=network, dataset=study.dataset, recipe=study.recipe))
     # Tuned settings for only some of the normalizations would favour these.
     tuned = [recipes.tuned_settings(recipe, other) for other in compared]
-    config = RunConfig(
-        dataset=study.dataset,
-        holdout=study.holdout,
-        split_seed=study.split_seed,
-        skip_unreadable=study.skip_unreadable,
-        size=shape[1],
-        channels="grey" if shape[0] == 1 else "colour",
-        network=network if named else line,
-        norm=norm,
-        activation=zoo.activation_of(network, study.activation),
-        recipe=recipe,
-        untuned=study.untuned or (any(tuned) and None in tuned),
-        epochs=study.epochs,
-        learning_rate=study.learning_rate,
-        weight_decay=study.weight_decay,
-        muon=study.muon,
-        precision=study.precision,
-        recalibrate=study.recalibrate,
-        branches=study.branches,
-        balance=study.balance,
-        start_from=study.start_from,
-        teacher=study.teacher,
-        teacher_weight=study.teacher_weight,
-        teacher_temperature=study.teacher_temperature,
-    )
+    shared = {field.name for field in dataclasses.fields(TrainingConfig)}
+    shared -= {field.name for field in dataclasses.fields(Limits)}  # the layout keeps within them
+    of_arm = {
+        "size": shape[1],
+        "channels": "grey" if shape[0] == 1 else "colour",
+        "network": network if named else line,
+        "norm": norm,
+        "activation": zoo.activation_of(network, study.activation),
+        "recipe": recipe,
+        "untuned": study.untuned or (any(tuned) and None in tuned),
+    }
+    config = RunConfig(**{name: getattr(study, name) for name in shared} | of_arm)
     for field, axis in AXES.items():
         config = axis.apply(config, getattr(setting, field), available)
     return recipes.with_own_epochs(config, config.train_images or available.whole)

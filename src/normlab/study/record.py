@@ -35,7 +35,7 @@ from normlab.storage.files import write_atomically
 from normlab.storage.records import MalformedError, build, check_range, entry
 from normlab.study import contrasts, predictions
 from normlab.study.job import refuse_other_run
-from normlab.study.plan import Arm, Setting, are_planned
+from normlab.study.plan import Arm, Setting, are_planned, settings, varying
 from normlab.study.predictions import Predictions
 from normlab.study.tuning import Trial, is_value, rounds
 
@@ -220,6 +220,11 @@ class Study:
             raise MalformedError(str(error)) from None
 
     @cached_property
+    def axes(self) -> list[str]:
+        """The axes along which its arms' settings differ, by their names in `Setting`."""
+        return varying(settings(self.arms))
+
+    @cached_property
     def family(self) -> tuple[contrasts.Contrast, ...]:
         """The contrasts that it tests."""
         return contrasts.family(self.config, self.arms)
@@ -301,10 +306,6 @@ class Study:
         relative = problem.replace(f"{self.path}{os.sep}", "")
         return Result(arm=result.arm, seed=result.seed, state="failed", problem=relative)
 
-    def state_of(self, result: Result) -> State:
-        """The recorded state of a run."""
-        return next(r.state for r in self.results if (r.arm, r.seed) == (result.arm, result.seed))
-
     def with_result(self, result: Result, costs: Costs | None = None) -> "Study":
         """The study with a new result of a run."""
         results = tuple(
@@ -320,9 +321,9 @@ class Study:
     def _rows(self) -> Iterator[list[object]]:
         recipe = [f.name for f in dataclasses.fields(Recipe)]
         # The batch size, for one, has its column as the recipe's.
-        settings = [f.name for f in dataclasses.fields(Setting) if f.name not in recipe]
+        axes = [f.name for f in dataclasses.fields(Setting) if f.name not in recipe]
         yield [
-            *("arm", "norm", *settings, *recipe),
+            *("arm", "norm", *axes, *recipe),
             *("seed", "state"),
             *("parameters", "epochs_done", "last_accuracy", "best_accuracy", "seconds", "problem"),
             *(["without_recalibration"] if self.config.recalibrate else []),
@@ -331,7 +332,7 @@ class Study:
             arm, costs = self.arm(result.arm), self.costs.get(result.name)
             measured = result.accuracies
             yield [
-                *(arm.name, arm.norm, *(getattr(arm.setting, name) for name in settings)),
+                *(arm.name, arm.norm, *(getattr(arm.setting, name) for name in axes)),
                 *(" ".join(v) if isinstance(v, tuple) else v for v in astuple(arm.recipe)),
                 *(result.seed, result.state, result.parameters or "", len(measured)),
                 *((measured[-1], max(measured)) if measured else ("", "")),

@@ -50,7 +50,7 @@ class Knob:
     Attributes:
         field: Its field in `RunConfig` and `Recipe`.
         label: Its name in sentences.
-        values: The values to try first, from the study, the recipe and the arm's batch size.
+        values: The values to try first, from the study and the recipe.
         at_least: The smallest value that an extension may try.
         below: Extensions stay below it.
         ordered: Whether its values have an order, and so edges. Values without are few, and all
