@@ -213,6 +213,16 @@ class DataConfig:
     """`grey`: one channel; `colour`: three; `auto`: one if no training image has colour."""
 
     @property
+    def kind(self) -> str:
+        """What precedes the colon of the data set's name: `folder` of `folder:pictures`."""
+        return self.dataset.partition(":")[0]
+
+    @property
+    def place(self) -> str:
+        """What follows that colon: `pictures`."""
+        return self.dataset.partition(":")[2]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image. `auto` counts as colour: a run records which."""
         return (1 if self.channels == "grey" else 3, self.size, self.size)

@@ -1,11 +1,13 @@
 """The user's own code, which the command line names `module:name`."""
 
+import difflib
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 from normlab.errors import UsageError
 from normlab.garbage import collect_at_exit
@@ -33,6 +35,28 @@ def import_module(name: str, asked: str) -> ModuleType:
         ) from None
     except (Exception, SystemExit) as error:  # the user's code can raise anything
         raise UsageError(f"{asked}: importing {name} failed: {one_line(error)}") from error
+
+
+def find(reference: str, asked: str, kind: str, fits: Callable[[Any], bool]) -> Any:
+    """The function or class that a reference, `module:name`, names. Imports its module.
+
+    Args:
+        reference: The reference.
+        asked: As in `import_module`.
+        kind: What it must be: `function`.
+        fits: Whether it is that.
+
+    Raises:
+        UsageError: There is no such module, or it has no such thing.
+    """
+    module_name, _, name = reference.partition(":")
+    module = import_module(module_name, asked)
+    found = getattr(module, name, None)
+    if not fits(found):
+        near = difflib.get_close_matches(name, vars(module), n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{asked}: {module_name} has no {kind} {name}{hint}")
+    return found
 
 
 def one_line(error: BaseException) -> str:

@@ -170,7 +170,7 @@ def find(name: str) -> Recipe:
 
 def name_of(config: RunConfig) -> str:
     """The recipe that a configuration names; else its data's, its network's, or `seed`."""
-    if config.recipe is None and config.dataset.partition(":")[0] in OWN_DATA:
+    if config.recipe is None and config.kind in OWN_DATA:
         return "own"
     return config.recipe or (config.network if config.network in RECIPES else "seed")
 

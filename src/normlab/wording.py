@@ -67,6 +67,10 @@ def by_name(texts: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
+# The images of a split in a sentence: `held-out images`.
+SPLIT_WORDS = {"train": "training", "holdout": "held-out", "test": "test"}
+
+
 def decimals(values: Iterable[float]) -> str:
     """Numbers with four decimals: `0.4914, 0.4822, 0.4465`."""
     return ", ".join(f"{value:.4f}" for value in values)

@@ -213,7 +213,7 @@ def test_a_study_that_another_process_changed_in_the_meantime_is_refused(
     changed = dataclasses.replace(finished, path=out).with_result(failed)
     # It is announced after it was read, before its folder is locked.
     monkeypatch.setattr("normlab.study.compare.announce", lambda *_, **__: changed.write())
-    with pytest.raises(RunError, match="changed .* in the meantime: repeat the command"):
+    with pytest.raises(RunError, match=r"changed .* in the meantime: repeat the command"):
         compare(CONFIG, out)
     assert Study.open(out) == changed
 

@@ -82,18 +82,7 @@ def load_for(config: DataConfig, data_root: Path | None) -> Dataset:
         raise UsageError(f"{name} has no image files to skip: leave out --skip-unreadable")
     if (config.image_column or config.label_column) and not source.HAS_COLUMNS:
         raise UsageError(f"{name} has no columns: leave out --image-column and --label-column")
-    request = sources.Request(
-        name=name,
-        path=name.partition(":")[2],
-        data_root=data_root,
-        split_seed=config.split_seed,
-        skip_unreadable=config.skip_unreadable,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        size=config.size,
-        channels=config.channels,
-    )
-    return finished(source.load(request), config.size, config.channels)
+    return finished(source.load(config, data_root), config.size, config.channels)
 
 
 def load_recorded(config: DataConfig, data_root: Path | None) -> Dataset:
@@ -107,8 +96,7 @@ def load_recorded(config: DataConfig, data_root: Path | None) -> Dataset:
         UsageError: As in `load`.
         DataError: As in `load`.
     """
-    kind = config.dataset.partition(":")[0]
-    source = source_of(config.dataset)
+    kind, source = config.kind, source_of(config.dataset)
     if data_root is not None and source is not None and source.SPELLING.startswith(f"{kind}:"):
         config, data_root = dataclasses.replace(config, dataset=f"{kind}:{data_root}"), None
     dataset = load_for(config, data_root)

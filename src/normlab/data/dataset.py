@@ -41,6 +41,11 @@ class Split:
         names = None if self.names is None else tuple(self.names[k] for k in indices)
         return Split(self.images[indices], self.labels[indices], taught, names)
 
+    def first_of_each_class(self, count: int, classes: int) -> "Split":
+        """The first images of each class, at most `count`, class after class."""
+        indices = [np.flatnonzero(self.labels == k)[:count] for k in range(classes)]
+        return self.take(np.concatenate(indices))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -91,12 +96,17 @@ class Dataset:
         """Number of images outside of the test split."""
         return len(self.train) + len(self.holdout or ())
 
+    @property
+    def splits(self) -> dict[SplitName, Split]:
+        """The splits that it has, by their names."""
+        holdout: dict[SplitName, Split] = {} if self.holdout is None else {"holdout": self.holdout}
+        return {"train": self.train, **holdout, "test": self.test}
+
     def split(self, name: SplitName) -> Split:
         """A split by its name; ValueError for `holdout` if nothing was held out."""
-        split: Split | None = getattr(self, name)
-        if split is None:
+        if name not in self.splits:
             raise ValueError("nothing was held out of this data set: use hold_out first")
-        return split
+        return self.splits[name]
 
     def hold_out(self, count: int, seed: int = 0) -> "Dataset":
         """Moves a stratified, seeded part of the training split into `holdout`.

@@ -114,11 +114,7 @@ def describe(dataset: Dataset) -> Description:
     """Counts a data set's images and pixels; a second or two for CIFAR-10."""
     count = len(dataset.classes)
     splits: list[SplitSummary] = []
-    names: tuple[SplitName, ...] = ("train", "holdout", "test")
-    for name in names:
-        if name == "holdout" and dataset.holdout is None:
-            continue
-        split = dataset.split(name)
+    for name, split in dataset.splits.items():
         counts = np.bincount(split.labels, minlength=count)
         splits.append(SplitSummary(name, split.images.shape, str(split.images.dtype), counts))
     histograms = channel_histograms(dataset.train.images)

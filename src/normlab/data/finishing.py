@@ -8,7 +8,7 @@ from normlab.config import Channels
 from normlab.data.dataset import Dataset, Split, SplitName, repeated
 from normlab.data.shape import with_shape
 from normlab.errors import DataError, printable
-from normlab.wording import counted
+from normlab.wording import SPLIT_WORDS, counted
 
 _EXAMPLES = 3
 
@@ -38,22 +38,18 @@ def finished(dataset: Dataset, size: int, channels: Channels) -> Dataset:
 
 def _repeats(dataset: Dataset, name: SplitName) -> list[str]:
     """A note on images of a split that are training images, too."""
-    split: Split | None = getattr(dataset, name)
+    split = dataset.splits.get(name)
     if split is None or not (pairs := repeated(dataset.train, split)):
         return []
-    held, accuracy = {
-        "holdout": ("held-out image", "held-out accuracy"),
-        "test": ("test image", "test accuracy"),
-    }[name]
     shown = ", ".join(
         f"{_named(split, k, name)} = {_named(dataset.train, known, 'train')}"
         for k, known in pairs[:_EXAMPLES]
     )
     return [
-        f"{len(pairs):,} of {counted(len(split), held)} "
+        f"{len(pairs):,} of {counted(len(split), f'{SPLIT_WORDS[name]} image')} "
         f"{'is a training image' if len(pairs) == 1 else 'are training images'}, too "
         f"({shown}{' …' if len(pairs) > _EXAMPLES else ''}): "
-        f"{accuracy} is higher than on new images"
+        f"{SPLIT_WORDS[name]} accuracy is higher than on new images"
     ]
 
 

@@ -3,16 +3,16 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.data.dataset import Dataset, Split
+from normlab.data.dataset import Dataset, Split, SplitName
 from normlab.errors import DataError, NormlabError
 from normlab.storage.files import write_atomically
 
-_SPLITS = ("train", "test", "holdout")
+_SPLITS = get_args(SplitName)
 
 
 def write(dataset: Dataset, folder: Path) -> None:
@@ -23,13 +23,11 @@ def write(dataset: Dataset, folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _SPLITS:
-            split: Split | None = getattr(dataset, name)
-            if split is not None:
-                _save(folder / f"{name}-images.npy", split.images)
-                _save(folder / f"{name}-labels.npy", split.labels)
-                if split.taught is not None:
-                    _save(folder / f"{name}-taught.npy", split.taught)
+        for name, split in dataset.splits.items():
+            _save(folder / f"{name}-images.npy", split.images)
+            _save(folder / f"{name}-labels.npy", split.labels)
+            if split.taught is not None:
+                _save(folder / f"{name}-taught.npy", split.taught)
     except OSError as error:
         raise NormlabError(f"{folder} cannot be written: {error.strerror or error}") from error
     rest = {

@@ -19,14 +19,14 @@ from normlab.findings.statistics import proportion_interval
 from normlab.inference.evaluate import Evaluation
 from normlab.runs.run import Run
 from normlab.runs.several import names
-from normlab.wording import counted, listed, percent, points, setting_value, spaced
+from normlab.wording import SPLIT_WORDS, counted, listed, percent, points, setting_value, spaced
 
 TARGET = 0.70  # the accuracy that the assignment asks for
 OVERFITTING = 0.05  # a smaller gap is "slight" overfitting
 TREND = 5  # epochs; by chance, five numbers are in falling order once in 120 times
 ANNEALED = 0.05  # of the highest learning rate; below, it has fallen to 0
-IMAGES = {"train": "training images", "holdout": "held-out images", "test": "test images"}
-ACCURACY = {"train": "training accuracy", "holdout": "held-out accuracy", "test": "test accuracy"}
+IMAGES = {split: f"{word} images" for split, word in SPLIT_WORDS.items()}
+ACCURACY = {split: f"{word} accuracy" for split, word in SPLIT_WORDS.items()}
 
 _CONFIGURED = (  # what runs may differ in beside their recipes, in the order it is told
     *("activation", "budget", "ram", "flash", "macs", "board"),

@@ -179,8 +179,7 @@ def class_maps(network: Network, split: Split, classes: int) -> NDArray[np.float
         UsageError: As `grad_cam` raises it.
     """
     device = network.input_mean.device
-    indices = [np.flatnonzero(split.labels == k)[:IMAGES_PER_CLASS] for k in range(classes)]
-    split = split.take(np.concatenate(indices))
+    split = split.first_of_each_class(IMAGES_PER_CLASS, classes)
     sums = np.zeros((classes, *split.images.shape[2:]), np.float32)
     for start in range(0, len(split), BATCH):
         images, labels = (part[start : start + BATCH] for part in (split.images, split.labels))

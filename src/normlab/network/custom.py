@@ -9,7 +9,6 @@ in colour. The module maps N × C × H × W to N × classes.
 """
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from normlab import own_code
 from normlab.config import DataConfig
 from normlab.errors import UsageError
 from normlab.layers import activations, norms
 from normlab.layers.activations import Activation
 from normlab.layers.norms import Shape
 from normlab.notation import is_custom
-from normlab.own_code import import_module, one_line
 from normlab.wording import shape_text
 
 NOT_APPLIED = (
@@ -226,14 +225,7 @@ def find(reference: str) -> Callable[..., Any]:
     Raises:
         UsageError: There is no such module or function.
     """
-    module_name, _, name = reference.partition(":")
-    module = import_module(module_name, reference)
-    function = getattr(module, name, None)
-    if not callable(function):
-        near = difflib.get_close_matches(name, vars(module), n=1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{reference}: {module_name} has no function {name}{hint}")
-    made: Callable[..., Any] = function
+    made: Callable[..., Any] = own_code.find(reference, reference, "function", callable)
     return made
 
 
@@ -261,7 +253,7 @@ def _explained(what: str) -> Iterator[None]:
     except UsageError as error:
         raise UsageError(f"{what}: {error}") from None
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{what} failed: {one_line(error)}") from error
+        raise UsageError(f"{what} failed: {own_code.one_line(error)}") from error
 
 
 def _takes_shape(make: Callable[..., Any]) -> bool:

@@ -115,7 +115,7 @@ class Step:
     def rows(self, turn: int) -> tuple[int, int]:
         """The rows of its source that a turn reads: the first, and the last plus one."""
         if self.kind in STATISTICS:  # the first turn takes the statistics of all
-            return (0 if turn == 0 else turn, self.source[1])
+            return turn, self.source[1]
         first = turn * self.stride - self.padding
         return max(0, first), min(self.source[1], first + self.window[0])
 

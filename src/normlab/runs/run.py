@@ -326,7 +326,7 @@ class Run:
             )
         dataset = apply_splits(dataset, config)
         for split in ("train", "holdout", "test"):
-            found = len(getattr(dataset, split) or ())
+            found = len(dataset.splits.get(split, ()))
             if found != (stated := getattr(self.data, split)):
                 raise RunError(
                     f"{self.path / 'config.json'} is damaged: it states {stated:,} {split} images, "

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.data import Split, source_of
+from normlab.data import source_of
 from normlab.errors import DataError, RunError
 from normlab.notes import note
 from normlab.report.plots import rgb
@@ -36,16 +36,11 @@ def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | st
         # Visitors are not told: it names a folder.
         note(f"there are no pictures to try: {error}")
         return "their data cannot be read; the server's output says why."
-    split = dataset.split(run.split)
-    indices = _first_of_each_class(split, len(dataset.classes))
+    classes = dataset.classes
+    first = dataset.split(run.split).first_of_each_class(
+        max(1, COUNT // len(classes)), len(classes)
+    )
     return [
-        (np.ascontiguousarray(rgb(split.images[index])), dataset.classes[split.labels[index]])
-        for index in indices
+        (np.ascontiguousarray(rgb(image)), classes[label])
+        for image, label in zip(first.images[:COUNT], first.labels, strict=False)
     ]
-
-
-def _first_of_each_class(split: Split, classes: int) -> NDArray[np.int64]:
-    """Indices of the first images of each class."""
-    per_class = max(1, COUNT // classes)
-    indices = [np.flatnonzero(split.labels == k)[:per_class] for k in range(classes)]
-    return np.concatenate(indices)[:COUNT]

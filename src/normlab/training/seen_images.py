@@ -54,7 +54,7 @@ def _same_source(run: Run, config: DataConfig, dataset: Dataset) -> bool:
 
     A folder of other classes has other pictures. Arrays have no source that could be compared.
     """
-    kinds = run.config.dataset.partition(":")[0], config.dataset.partition(":")[0]
+    kinds = run.config.kind, config.kind
     if source_of(dataset.name) is None or kinds[0] != kinds[1]:
         return False
     if kinds[0] not in OWN_DATA:  # cifar100, cifar100:coarse

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from normlab import own_code
 from normlab.config import TrainingConfig
 from normlab.data import Dataset
 from normlab.errors import RunError, UsageError, printable
@@ -28,7 +29,6 @@ from normlab.inference.evaluate import to_input
 from normlab.inference.predict import MODELS, named_run
 from normlab.network import zoo
 from normlab.notes import note_once
-from normlab.own_code import import_module, one_line
 from normlab.runs.provenance import Teacher
 from normlab.runs.run import Run, another_copy
 from normlab.storage.files import write_atomically
@@ -204,18 +204,14 @@ def _from_run(text: str, run: Run) -> TeacherNetwork:
 
 
 def _from_function(text: str) -> TeacherNetwork:
-    module_name, _, name = text.partition(":")
-    module = import_module(module_name, f"--teacher {text}")
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UsageError(f"--teacher {text}: {module_name} has no function {name}")
+    function = own_code.find(text, f"--teacher {text}", "function", callable)
 
     def logits(images: Tensor, _: torch.device) -> Tensor:
         try:
             found: Any = function(images)
             return torch.as_tensor(found)
         except Exception as error:  # the user's code can raise anything
-            raise UsageError(f"--teacher {text} failed: {one_line(error)}") from error
+            raise UsageError(f"--teacher {text} failed: {own_code.one_line(error)}") from error
 
     return TeacherNetwork(text, text, "", logits)
 

@@ -13,12 +13,11 @@ from normlab.data.cifar import download
 from normlab.data.cifar.files import find, read
 from normlab.data.cifar.layouts import Published, labels_digest
 from normlab.data.dataset import Dataset
-from normlab.data.sources import Request
 from normlab.errors import DataError
 from normlab.storage.reading import in_home
 
 
-def load(data: Published, request: Request) -> Dataset:
+def load(data: Published, data_root: Path | None) -> Dataset:
     """A published data set: 50,000 training and 10,000 test images, in the files' order.
 
     The data root is the only folder that is searched. The default is $NORMLAB_DATA (likewise),
@@ -29,8 +28,8 @@ def load(data: Published, request: Request) -> Dataset:
     Raises:
         DataError: It is missing, malformed, or could not be downloaded.
     """
-    setting = "--data-root" if request.data_root else "NORMLAB_DATA"
-    folder = request.data_root or os.environ.get("NORMLAB_DATA")
+    setting = "--data-root" if data_root else "NORMLAB_DATA"
+    folder = data_root or os.environ.get("NORMLAB_DATA")
     root = in_home(Path(folder)) if folder else None
     try:
         if root is None:

@@ -1,9 +1,11 @@
 """CIFAR-10: 50,000 training and 10,000 test images of ten classes."""
 
+from pathlib import Path
+
+from normlab.config import DataConfig
 from normlab.data import cifar
 from normlab.data.cifar.layouts import CIFAR10
 from normlab.data.dataset import Dataset
-from normlab.data.sources import Request
 
 SPELLING = "cifar10"
 PUBLIC = True
@@ -12,9 +14,9 @@ MIRRORABLE = True
 HAS_IMAGE_FILES = HAS_COLUMNS = False
 
 
-def load(request: Request) -> Dataset:
+def load(_: DataConfig, data_root: Path | None) -> Dataset:
     """Loads it. Raises what `normlab.data.cifar.load` raises."""
-    return cifar.load(CIFAR10, request)
+    return cifar.load(CIFAR10, data_root)
 
 
 def needs_download() -> bool:

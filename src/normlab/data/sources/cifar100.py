@@ -1,9 +1,11 @@
 """CIFAR-100: 50,000 training and 10,000 test images, of 100 fine or 20 coarse classes."""
 
+from pathlib import Path
+
+from normlab.config import DataConfig
 from normlab.data import cifar
 from normlab.data.cifar.layouts import cifar100
 from normlab.data.dataset import Dataset
-from normlab.data.sources import Request
 from normlab.errors import UsageError
 
 SPELLING = "cifar100[:coarse]"
@@ -33,16 +35,16 @@ BY_LABELS = {
 }
 
 
-def load(request: Request) -> Dataset:
+def load(config: DataConfig, data_root: Path | None) -> Dataset:
     """Loads it with its fine labels, or with the coarse ones.
 
     Raises:
         UsageError: Other labels are asked for.
         DataError: As in `normlab.data.cifar.load`.
     """
-    if request.path not in BY_LABELS:
-        raise UsageError(f"no data set {request.name!r}: there are cifar100 and cifar100:coarse")
-    return cifar.load(BY_LABELS[request.path], request)
+    if config.place not in BY_LABELS:
+        raise UsageError(f"no data set {config.dataset!r}: there are cifar100 and cifar100:coarse")
+    return cifar.load(BY_LABELS[config.place], data_root)
 
 
 def needs_download() -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from normlab.config import DataConfig
 from normlab.data.dataset import Dataset, Split
-from normlab.data.sources import Request
 from normlab.data.splitting import stratified
 
 SPELLING = "digits"
@@ -17,7 +17,7 @@ MIRRORABLE = HAS_IMAGE_FILES = HAS_COLUMNS = False
 TEST_IMAGES = 360  # of 1797, about a fifth
 
 
-def load(_: Request) -> Dataset:
+def load(_: DataConfig, __: Path | None) -> Dataset:
     """The digits, 8 × 8 and grey, as 32 × 32 images with three equal channels.
 
     1,437 training and 360 test images in ten classes; the split is always the same.

@@ -10,10 +10,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from normlab.config import DataConfig
 from normlab.data.class_names import class_name
 from normlab.data.dataset import Dataset, Split, SplitName
 from normlab.data.images import read_picture
-from normlab.data.sources import Request, refuse_data_root
+from normlab.data.sources import refuse_data_root
 from normlab.data.splits import dataset_of_splits, role_of
 from normlab.errors import DataError, UsageError, printable
 from normlab.storage.reading import in_home
@@ -31,7 +32,7 @@ _FROM_FOLDER = "read from a folder, not from the Hub"
 _LABEL_TYPES = re.compile(r"u?int\d+|bool|(large_)?string")
 
 
-def load(request: Request) -> Dataset:
+def load(config: DataConfig, data_root: Path | None) -> Dataset:
     """A data set of the Hub, downloaded into the library's cache, or a local folder of its files.
 
     The splits are those named as `normlab.data.splits.SPLITS` says; if there is one of another
@@ -43,33 +44,33 @@ def load(request: Request) -> Dataset:
         DataError: It cannot be downloaded or read, would run code, or has no columns with images
             and labels.
     """
-    refuse_data_root(request)
-    tables, left_out = _by_role(_tables(request.path), request.name)
+    refuse_data_root(config, data_root)
+    tables, left_out = _by_role(_tables(config.place), config.dataset)
     features = tables["train"].features
-    image_column = _image_column(features, request)
-    label_column = _label_column(features, image_column, request)
-    values, classes = _classes(tables["train"], label_column, request.name)
+    image_column = _image_column(features, config)
+    label_column = _label_column(features, image_column, config)
+    values, classes = _classes(tables["train"], label_column, config.dataset)
     splits, called = {}, {}
     unlabeled = unreadable = 0
     for role, table in tables.items():
         called[role] = str(table.split)
-        split, without, damaged = _read(table, image_column, label_column, values, request)
+        split, without, damaged = _read(table, image_column, label_column, values, config)
         unlabeled, unreadable = unlabeled + without, unreadable + damaged
         if len(split):
             splits[role] = split
     if "train" not in splits:
-        raise DataError(f"{request.name} has no training image with a label")
+        raise DataError(f"{config.dataset} has no training image with a label")
     if unlabeled:
         left_out.append(f"{counted(unlabeled, 'image')} without a label")
     if unreadable:
         left_out.append(f"{counted(unreadable, 'image')} that could not be read")
     notes = [f"images are those of {image_column!r}, labels those of {label_column!r}"]
-    if in_home(Path(request.path)).is_dir():
+    if in_home(Path(config.place)).is_dir():
         notes.append(_FROM_FOLDER)
     if left_out:
         notes.append(f"left out: {', '.join(left_out)}")
     return dataset_of_splits(
-        request.name, classes, splits, called, split_seed=request.split_seed, notes=notes
+        config.dataset, classes, splits, called, split_seed=config.split_seed, notes=notes
     )
 
 
@@ -172,14 +173,14 @@ def _by_role(tables: Mapping[str, Any], name: str) -> tuple[dict[SplitName, Any]
     return found, left_out
 
 
-def _image_column(features: Mapping[str, Any], request: Request) -> str:
+def _image_column(features: Mapping[str, Any], config: DataConfig) -> str:
     from datasets import Image
 
     images = [name for name, feature in features.items() if isinstance(feature, Image)]
-    return _column(features, images, request.image_column, "images", "--image-column")
+    return _column(features, images, config.image_column, "images", "--image-column")
 
 
-def _label_column(features: Mapping[str, Any], image_column: str, request: Request) -> str:
+def _label_column(features: Mapping[str, Any], image_column: str, config: DataConfig) -> str:
     from datasets import ClassLabel
 
     rest = {name: feature for name, feature in features.items() if name != image_column}
@@ -189,9 +190,9 @@ def _label_column(features: Mapping[str, Any], image_column: str, request: Reque
         for name, feature in rest.items()
         if _LABEL_TYPES.fullmatch(str(getattr(feature, "dtype", "")))
     ]
-    if request.label_column:  # any that holds labels; by itself, a class is preferred to a number
+    if config.label_column:  # any that holds labels; by itself, a class is preferred to a number
         labels = values
-    return _column(features, labels or values, request.label_column, "labels", "--label-column")
+    return _column(features, labels or values, config.label_column, "labels", "--label-column")
 
 
 def _column(
@@ -230,7 +231,7 @@ def _classes(table: Any, column: str, name: str) -> tuple[dict[Any, int], list[s
 
 
 def _read(
-    table: Any, image_column: str, label_column: str, values: Mapping[Any, int], request: Request
+    table: Any, image_column: str, label_column: str, values: Mapping[Any, int], config: DataConfig
 ) -> tuple[Split, int, int]:
     """The images of a split, and how many have no label and how many cannot be read.
 
@@ -241,12 +242,12 @@ def _read(
 
     table = table.select_columns([image_column, label_column])
     table = table.cast_column(image_column, Image(decode=False))
-    images = np.empty((len(table), 3, request.size, request.size), np.uint8)
+    images = np.empty((len(table), 3, config.size, config.size), np.uint8)
     labels: list[int] = []
     names: list[str] = []
     unlabeled = unreadable = 0
     console = Console(stderr=True)
-    with _errors(request.name):
+    with _errors(config.dataset):
         rows = track(
             enumerate(table),
             "Reading images",
@@ -258,6 +259,7 @@ def _read(
         for index, row in rows:
             picture, value = row[image_column], row[label_column]
             name = f"{table.split} image {index}"
+            where = f"{name} of {config.dataset}"
             # -1 stands for a secret label, unless it is a label itself.
             if (
                 picture is None
@@ -268,13 +270,12 @@ def _read(
                 unlabeled += 1
                 continue
             if value not in values:
-                raise DataError(f"{name} of {request.name} has a label that train lacks: {value!r}")
+                raise DataError(f"{where} has a label that train lacks: {value!r}")
             try:
-                images[len(labels)] = _pixels(picture, request.size)
+                images[len(labels)] = _pixels(picture, config.size)
             except DataError as error:
-                if not request.skip_unreadable:
-                    message = f"{name} of {request.name}: {error}; --skip-unreadable leaves it out"
-                    raise DataError(message) from error
+                if not config.skip_unreadable:
+                    raise DataError(f"{where}: {error}; --skip-unreadable leaves it out") from error
                 unreadable += 1
                 continue
             labels.append(values[value])

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from normlab.config import DataConfig
 from normlab.data.arrays import Labeled, dataset_of
 from normlab.data.dataset import Dataset, SplitName
-from normlab.data.sources import Request, refuse_data_root
+from normlab.data.sources import refuse_data_root
 from normlab.errors import DataError, printable
 from normlab.storage.reading import in_home, open_regular
 from normlab.wording import listed
@@ -24,7 +25,7 @@ NAMES: dict[SplitName, tuple[tuple[str, str], ...]] = {
 LARGEST = 2**34  # bytes of all arrays: a small file can unpack to a huge one
 
 
-def load(request: Request) -> Dataset:
+def load(config: DataConfig, data_root: Path | None) -> Dataset:
     """The arrays of a file as a data set. `normlab.data.from_arrays` says what arrays they are.
 
     Nothing in the file is executed: pickled objects are refused.
@@ -33,8 +34,8 @@ def load(request: Request) -> Dataset:
         UsageError: A data root is given beside the path.
         DataError: The file is missing or damaged, lacks arrays, or has others than expected.
     """
-    refuse_data_root(request)
-    path = in_home(Path(request.path))
+    refuse_data_root(config, data_root)
+    path = in_home(Path(config.place))
     found: dict[SplitName, Labeled] = {}
     try:
         with open_regular(path) as file:
@@ -63,7 +64,7 @@ def load(request: Request) -> Dataset:
     if rest := [printable(name) for name in names if name not in used]:
         notes.append(f"left out: {listed(rest)} of {path.name}")
     try:
-        return dataset_of(found, request.name, request.split_seed, notes=notes)
+        return dataset_of(found, config.dataset, config.split_seed, notes=notes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 

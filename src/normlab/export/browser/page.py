@@ -29,13 +29,12 @@ from normlab.runs.several import common_folder, names
 from normlab.runs.trust import custom_code
 from normlab.storage.files import refuse_foreign, write_atomically
 from normlab.version import __version__
-from normlab.wording import counted, kilobytes, large_number, listed, percent
+from normlab.wording import SPLIT_WORDS, counted, kilobytes, large_number, listed, percent
 
 EXAMPLES_PER_DIGIT = 2
 NAMED_CLASSES = 20  # of a network, before anything is predicted
 PROGRAM = ("network.js", "pictures.js", "page.js")
 PAGE_MARK = b'<meta name="generator" content="normlab '  # in page.html
-SPLITS = {"train": "training", "holdout": "held-out", "test": "test"}
 _FOLDER = Path(__file__).with_name("static")
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER),
@@ -160,11 +159,9 @@ def _expected(
 
 def _examples(digits: Dataset) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """Some of the digits' test images, S × S × 3, and their classes: the first of each class."""
-    labels = digits.test.labels
-    first = [np.flatnonzero(labels == k)[:EXAMPLES_PER_DIGIT] for k in range(len(digits.classes))]
-    indices = np.concatenate(first)
-    pictures = [np.ascontiguousarray(digits.test.images[k].transpose(1, 2, 0)) for k in indices]
-    return pictures, [digits.classes[labels[k]] for k in indices]
+    first = digits.test.first_of_each_class(EXAMPLES_PER_DIGIT, len(digits.classes))
+    pictures = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in first.images]
+    return pictures, [digits.classes[label] for label in first.labels]
 
 
 def _png(picture: NDArray[np.uint8]) -> str:
@@ -235,7 +232,8 @@ def _facts(name: str, run: Run) -> dict[str, object]:
     accuracy = ""
     if run.epochs:
         images = getattr(run.data, run.split)
-        accuracy = f"{percent(run.last.accuracy, images)} of {images:,} {SPLITS[run.split]} images"
+        of = f"{images:,} {SPLIT_WORDS[run.split]} images"
+        accuracy = f"{percent(run.last.accuracy, images)} of {of}"
     return {
         "name": name,
         "shape": run.config.shape,

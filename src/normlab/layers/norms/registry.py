@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from normlab import own_code
 from normlab.config import FULL_NAMES
 from normlab.errors import UsageError
 from normlab.layers.activations import RELU, Activate, Activation
 from normlab.layers.dropout import Dropout
-from normlab.own_code import import_module, one_line
 
 Shape = tuple[int, int, int]
 EPSILON = 1e-5
@@ -206,11 +206,12 @@ def build(
 
 
 def _import(text: str) -> Normalization:
-    module_name, _, class_name = text.partition(":")
-    module = import_module(module_name, f"--norm {text}")
-    layer = getattr(module, class_name, None)
-    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
-        raise UsageError(f"--norm {text}: {module_name} has no torch.nn.Module {class_name}")
+    layer = own_code.find(
+        text,
+        f"--norm {text}",
+        "torch.nn.Module",
+        lambda found: isinstance(found, type) and issubclass(found, nn.Module),
+    )
 
     def build(
         shape: Shape, number: int | None, activation: Activation | None, dropout: float
@@ -223,7 +224,7 @@ def _import(text: str) -> Normalization:
         except Exception as error:
             raise UsageError(
                 f"--norm {text}: the layer built for the shape {shape} failed on two such maps: "
-                f"{one_line(error)}"
+                f"{own_code.one_line(error)}"
             ) from error
         if output.shape != (2, *shape):
             raise UsageError(
@@ -235,7 +236,7 @@ def _import(text: str) -> Normalization:
 
     return Normalization(
         name=text,
-        layer=f"{module_name}.{class_name}",
+        layer=text.replace(":", "."),
         build=build,
         formula="your own",
         paper="your own",

@@ -8,10 +8,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from normlab.config import DataConfig
 from normlab.data.dataset import Dataset, Split
 from normlab.data.images import read_picture
 from normlab.data.left_out import examples
-from normlab.data.sources import Request, refuse_data_root
+from normlab.data.sources import refuse_data_root
 from normlab.data.sources.folder.layouts import Labeled, Layout, find
 from normlab.data.splits import dataset_of_splits
 from normlab.errors import DataError
@@ -25,7 +26,7 @@ HAS_IMAGE_FILES = True
 HAS_COLUMNS = False
 
 
-def load(request: Request) -> Dataset:
+def load(config: DataConfig, data_root: Path | None) -> Dataset:
     """A folder of pictures as a data set. `images.to_pixels` says how a picture is converted.
 
     `layouts.find` says how the pictures may lie. The classes are sorted by name. Pictures are
@@ -38,8 +39,8 @@ def load(request: Request) -> Dataset:
         DataError: A folder is missing or empty, there are fewer than two classes, the splits
             differ in their classes, or a picture cannot be read.
     """
-    refuse_data_root(request)
-    root = Path(request.path)
+    refuse_data_root(config, data_root)
+    root = Path(config.place)
     path = in_home(root)
     try:
         layout = find(path)
@@ -47,7 +48,7 @@ def load(request: Request) -> Dataset:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     classes = tuple(sorted({picture.label for picture in layout.splits["train"]}))
     splits = {
-        role: _read(pictures, classes, path, layout, request)
+        role: _read(pictures, classes, path, layout, config)
         for role, pictures in layout.splits.items()
     }
     dataset = dataset_of_splits(
@@ -55,7 +56,7 @@ def load(request: Request) -> Dataset:
         classes,
         splits,
         {role: f"{folder.name}/" for role, folder in layout.folders.items()},
-        split_seed=request.split_seed,
+        split_seed=config.split_seed,
         notes=layout.notes,
     )
     left_out = filter(None, [str(layout.left_out)])
@@ -72,14 +73,14 @@ def _read(
     classes: tuple[str, ...],
     root: Path,
     layout: Layout,
-    request: Request,
+    config: DataConfig,
 ) -> Split:
     """The pictures of a split, converted. Those that cannot be read are added to what is left out.
 
     Raises:
         DataError: A picture cannot be read and is not to be left out, or a class would be empty.
     """
-    images = np.empty((len(pictures), 3, request.size, request.size), np.uint8)
+    images = np.empty((len(pictures), 3, config.size, config.size), np.uint8)
     read: list[Labeled] = []
     console = Console(stderr=True)
     for picture in track(
@@ -90,10 +91,10 @@ def _read(
         disable=len(pictures) <= 1000 or not console.is_terminal,
     ):
         try:
-            images[len(read)] = read_picture(picture.file, request.size)[0]
+            images[len(read)] = read_picture(picture.file, config.size)[0]
             read.append(picture)
         except DataError as error:
-            if not request.skip_unreadable:
+            if not config.skip_unreadable:
                 message = f"{error}; --skip-unreadable leaves such images out"
                 raise DataError(message) from error
             layout.left_out.unreadable.append(picture.file.relative_to(root))
