@@ -398,7 +398,7 @@ def test_numbers_of_limits_may_end_in_k_or_m(flag, text, number, cli):
 def test_what_is_no_number_of_a_limit_is_refused(text, cli):
     code, out, err = cli("summary", "assignment", f"--ram={text}")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("normlab: expected a whole number such as 32768, 32k or 1.5M, not ")
+    assert err.startswith("normlab: --ram must be a whole number such as 32768, 32k or 1.5M, not ")
 
 
 def test_the_budgets_of_a_study_may_end_in_k(monkeypatch):

@@ -119,10 +119,16 @@ def test_the_flags_are_those_of_the_help(cli):
          "no --tune 'learning-rate': did you mean lr? "
          "Choose lr, wd, muon, batch-size, augment or label-smoothing"),
         (("train", "nano", "--budget=50,000"),
-         "expected a whole number such as 32768, 32k or 1.5M, not '50,000'"),
+         "--budget must be a whole number such as 32768, 32k or 1.5M, not '50,000'"),
         (("compare", "nano", "--budgets", "1k", "5x"),
-         "expected a whole number such as 32768, 32k or 1.5M, not '5x'"),
+         "--budgets must be a whole number such as 32768, 32k or 1.5M, not '5x'"),
         (("train", "nano", "--lr", "fast"), "--lr must be a number, not 'fast'"),
+        (("compare", "nano", "--norms", "bn", "gn", "--seeds", "bn"),
+         "--seeds must be a whole number, not 'bn'"),
+        (("train", "nano", "--dataset", "relu", "--lr=relu", "--activation", "relu"),
+         "--lr must be a number, not 'relu'"),
+        (("train", "nano", "--dataset", "gpu", "--device", "gpu"),
+         "no --device 'gpu': did you mean cuda? Choose auto, cpu, cuda or mps"),
         (("compare", "nano", "--batch-sizes", "2", "big"),
          "--batch-sizes must be a whole number, not 'big'"),
     ],
@@ -154,7 +160,9 @@ def test_values_that_have_commas_or_of_which_there_is_one(refused):
     assert refused("export", "--model", "nano", "--to", "c,onnx") == one
     number = "--batch-sizes must be a whole number, not '1,000'"
     assert refused("compare", "nano", "--batch-sizes", "1,000") == number
-    assert "spaces" not in refused("compare", "nano", "--contrasts", "bn,rms")
+    assert "spaces" not in refused(
+        "compare", "nano", "--dataset", "digits", "--contrasts", "bn,rms"
+    )
 
 
 @pytest.mark.parametrize(

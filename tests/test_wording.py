@@ -13,6 +13,7 @@ from normlab import wording
         (wording.percent(0.71414, 10_000), "71.41%"),
         (wording.percent(0.9666, 360), "96.7%"),
         (wording.signed_points(-0.0045, 10_000), "−0.45"),
+        (wording.signed_points(-0.00001, 10_000), "0.00"),
         (wording.points(0.0125, 10_000), "1.25 points"),
         (wording.points(0.0125, 100), "1.2 points"),
         (wording.points_range(-0.0045, 0.0125, 10_000), "−0.45 to 1.25"),

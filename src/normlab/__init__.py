@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from normlab.inference.evaluate import Evaluation, evaluate
     from normlab.inference.explain import Explanation, explain
     from normlab.inference.predict import Prediction, Predictor, load
-    from normlab.inference.predict import Predictor as Trained
     from normlab.layers import norms
     from normlab.layers.norms import register
     from normlab.network.model import Network
@@ -69,7 +68,6 @@ _PUBLIC = {
     "Study": "study.record:Study",
     "StudyConfig": "config:StudyConfig",
     "Summary": "network.summary:Summary",
-    "Trained": "inference.predict:Predictor",
     "ZOO": "network.zoo:ZOO",
     "analysis": "findings.run",
     "augment": "data.augment",
@@ -117,7 +115,6 @@ __all__ = [
     "Study",
     "StudyConfig",
     "Summary",
-    "Trained",
     "analysis",
     "augment",
     "compare",

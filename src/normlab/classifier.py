@@ -70,7 +70,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         classes_: The labels, sorted: the order of the probabilities.
         trained_: The network as `normlab.load` returns it. Its class names are the labels as text.
-        history_: One `normlab.run.Epoch` per epoch: loss and accuracy on the training images.
+        history_: One `normlab.runs.metrics.Epoch` per epoch: loss and accuracy on the training
+            images.
     """
 
     def __init__(

@@ -249,7 +249,9 @@ def evaluate(
         stated = opened.last
         images = len(evaluation.labels)
         differing = evaluation.correct - round(stated.accuracy * images)
-        verdict = f"{differing:+} images" if differing else "the same"
+        verdict = "the same"
+        if differing:
+            verdict = f"{counted(abs(differing), 'image')} {'fewer' if differing > 0 else 'more'}"
         print(f"the run's folder states {percent(stated.accuracy, images)}: {verdict}")
 
 
@@ -273,7 +275,8 @@ def predict(
     A picture that cannot be read is named on the standard error; the others are classified. What is
     left out of a folder or pattern is counted there: pictures of formats that are not read, and
     files that are not pictures.
-    The exit code is 1 if a picture was not classified. Other files do not change it.
+    The exit code is 1 if a picture was not classified or a folder could not be opened. Other files
+    do not change it.
 
     Args:
         inputs: A run's folder (leave it out with --model), then pictures of any size: files in any
@@ -300,7 +303,7 @@ def predict(
     unreadable += len(left_out.pictures)
     if unreadable:
         of = len(names) + len(left_out.pictures)
-        raise NormlabError(f"{unreadable} of {of} pictures could not be read")
+        raise NormlabError(f"{unreadable} of {counted(of, 'picture')} could not be read")
     if left_out.locked:
         raise NormlabError(f"{counted(len(left_out.locked), 'folder')} could not be opened")
 
@@ -341,7 +344,7 @@ def explain(
     if len(pictures) != 1:
         raise UsageError(f"expected one picture, got {len(pictures)}")
     (picture,) = pictures
-    if Path(picture).is_dir():
+    if os.path.isdir(picture):  # noqa: PTH112 — a name may be too long to be a path
         raise UsageError(f"expected one picture, but {picture} is a folder: give a picture in it")
     stem = "picture" if picture == "-" else Path(picture).stem
     out = out or Path(f"{stem}-explained.png")
@@ -393,8 +396,8 @@ def export(
             always has 8 bits, unless --float is given.
         float32: Single-precision numbers instead of 8 bits, for `c`.
         unproved: Write `c` without compiling and checking it, for machines without a C compiler.
-        out: The file or folder. With --model it is named after the model, in this folder; a page
-            about several runs is in the folder that holds them.
+        out: The file or folder. With --model it is named after the model, in this folder; without,
+            a page about several runs is in the folder that holds them.
     """
     from normlab.export.exporter import export_run
     from normlab.runs.run import Run
@@ -402,7 +405,7 @@ def export(
     opened = [Run.open(folder) for folder in _folders(runs, model)]
     if model is not None and out is None:
         out = Path(formats.file_name(model, to, int8=int8))
-    if to == "c" and not unproved and len(opened) == 1:  # else it is refused
+    if to == "c" and len(opened) == 1 and not unproved and not (int8 and float32):  # else refused
         show("compiling the program, and comparing its results: a minute or two")
     with _suggesting_out():
         exported = export_run(
@@ -440,28 +443,26 @@ def report(
     from normlab.report.pdf import find_chromium, pdf_of, write_pdf
     from normlab.report.run_page import write_report
     from normlab.runs.run import Run
+    from normlab.runs.several import common_folder
 
     if not runs:
         raise UsageError("expected one run's folder or more, or a study's")
+    is_study = len(runs) == 1 and exists(runs[0] / "study.json")
+    if is_study and (out is not None or published is not None):
+        raise UsageError("a study's page takes neither --out nor --published: leave them out")
+    opened = [] if is_study else [Run.open(run) for run in runs]
     if pdf:  # what is missing or in the way is said before the page is computed
         find_chromium()
-        if out is not None:
-            pdf_of(out)
-    if len(runs) == 1 and exists(runs[0] / "study.json"):
+        pdf_of(out or (runs[0] if is_study else common_folder(opened)) / "report.html")
+    if is_study:
         from normlab.report.study_page import write_study_report
         from normlab.study.record import Study
 
-        if out is not None or published is not None:
-            raise UsageError("a study's page takes neither --out nor --published: leave them out")
         study = Study.open(runs[0])
         page = write_study_report(study, data_root=data_root, images=not no_images)
     else:
         page = write_report(
-            [Run.open(run) for run in runs],
-            out,
-            data_root=data_root,
-            images=not no_images,
-            published=published,
+            opened, out, data_root=data_root, images=not no_images, published=published
         )
     show(f"report: {page}")
     printed = page.with_suffix(".pdf")
@@ -785,15 +786,15 @@ def _named_folder(folder: Path, network: str, parts: Sequence[str]) -> Path:
     from normlab.network.zoo import folder_name, short_name
 
     earlier = folder / "-".join([short_name(network), *parts])
-    return earlier if earlier.exists() else folder / "-".join([folder_name(network), *parts])
+    return earlier if exists(earlier) else folder / "-".join([folder_name(network), *parts])
 
 
 def _data_part(config: DataConfig) -> str:
     """The data set in the name of a file or folder: `cifar100-coarse`, `folder-photos`."""
-    kind, colon, path = config.dataset.partition(":")
-    # Of `folder:..`, too; a link keeps its name.
-    last = Path(os.path.abspath(path)).name.removesuffix(".npz") if colon else ""  # noqa: PTH100
-    return re.sub(r"[^\w.]+", "-", f"{kind}-{last[:50]}").strip("-.")
+    last = ""
+    if config.place:  # of `folder:..`, too; a link keeps its name
+        last = Path(os.path.abspath(config.place)).name.removesuffix(".npz")  # noqa: PTH100
+    return re.sub(r"[^\w.]+", "-", f"{config.kind}-{last[:50]}").strip("-.")
 
 
 def _shape_parts(config: DataConfig) -> list[str]:
@@ -859,7 +860,7 @@ def _call(name: str, arguments: list[str]) -> None:
             config=_STYLE,
             return_unknown_args=True,
             console_outputs=asks_for_help,
-            registry=None if completes else usage.readers(arguments),
+            registry=None if completes else usage.readers(command, arguments),
         )
     except SystemExit:
         if asks_for_help:

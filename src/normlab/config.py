@@ -65,7 +65,7 @@ NormName = Annotated[
 ]
 
 
-def amount(thousand: int) -> object:
+def amount(flag: str, thousand: int) -> object:
     """Reads a flag's number as `32768`, `32k` or `1.5M`: `k` is so many, `M` the square of it."""
 
     def read(arguments: list[str]) -> int:
@@ -75,7 +75,7 @@ def amount(thousand: int) -> object:
             if number == int(number):
                 return int(number)
         raise UsageError(
-            f"expected a whole number such as 32768, 32k or 1.5M, not {arguments[0]!r}"
+            f"{flag} must be a whole number such as 32768, 32k or 1.5M, not {arguments[0]!r}"
         )
 
     return PrimitiveConstructorSpec(
@@ -165,7 +165,7 @@ Norm = Annotated[
 ]
 Budget = Annotated[
     Positive | None,
-    amount(1000),
+    amount("--budget", 1000),
     default_is(
         "50000 where a width is open, if there is no --flash",
         help="Number of parameters to stay below. Open widths are solved from it.",
@@ -235,15 +235,19 @@ class Limits:
     RAM and flash are those of its program for microcontrollers in int8 (`export --to c`).
     """
 
-    ram: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
+    ram: Annotated[Positive | None, amount("--ram", 1024), default_is("the board's, else none")] = (
+        None
+    )
     """Most bytes of working memory that the network's C program in int8 may use: `32k` is 32 times
     1024."""
 
-    flash: Annotated[Positive | None, amount(1024), default_is("the board's, else none")] = None
+    flash: Annotated[
+        Positive | None, amount("--flash", 1024), default_is("the board's, else none")
+    ] = None
     """Most bytes that weights and tables of the network's C program in int8 may use. A few kB of
     code come on top. With --flash, open widths have no other budget, unless --budget gives one."""
 
-    macs: Annotated[Positive | None, amount(1000), default_is("none")] = None
+    macs: Annotated[Positive | None, amount("--macs", 1000), default_is("none")] = None
     """Most multiply-accumulates that one image may take: `2M` is 2 million."""
 
     board: Annotated[BoardName | None, default_is("none")] = None
@@ -395,7 +399,7 @@ class StudyConfig(TrainingConfig):
     """Further networks: names or layouts."""
 
     budgets: Annotated[
-        tuple[Annotated[Positive, amount(1000)], ...],
+        tuple[Annotated[Positive, amount("--budgets", 1000)], ...],
         default_is("50000 where a width is open, if there is no --flash"),
     ] = ()
     """Numbers of parameters to stay below."""

@@ -167,12 +167,14 @@ class _Parameter(NamedTuple):
         takes: How many values: `none`, `one`, `some` or `any`, which may be none.
         required: Whether it must be given.
         shown: What stands for it in the help.
+        kinds: The types of its values, and what annotates them.
     """
 
     names: tuple[str, ...]
     takes: str
     required: bool
     shown: str
+    kinds: tuple[Any, ...]
 
 
 def _parameters(function: Command) -> Iterator[_Parameter]:
@@ -206,9 +208,19 @@ def _parameter(name: str, hint: Any, *, required: bool) -> _Parameter:
         takes = "any"
     else:
         takes = "none" if kind is bool else "one"
+    kinds = tuple(_parts(hint))
     if Positional in extras:
-        return _Parameter((), takes, required, shown or name.upper())
-    return _Parameter((flag, *aliases), takes, required, flag)
+        return _Parameter((), takes, required, shown or name.upper(), kinds)
+    return _Parameter((flag, *aliases), takes, required, flag, kinds)
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """What a type is made of: `int` and `None` of `int | None`. A choice is one part."""
+    if get_origin(hint) in (None, Literal):
+        yield hint
+    else:
+        for part in get_args(hint):
+            yield from _parts(part)
 
 
 def unexpected(
@@ -239,15 +251,17 @@ def unexpected(
     )
 
 
-def readers(arguments: Sequence[str]) -> ConstructorRegistry:
+def readers(function: Command, arguments: Sequence[str]) -> ConstructorRegistry:
     """How the values of flags are read, and the help of a dataclass's fields.
 
-    A value that is none raises UsageError, which names the flag.
+    A value of the wrong kind raises UsageError, which names the flag.
 
     Args:
+        function: The command's function.
         arguments: The command line, from which the flag is found.
     """
     registry = ConstructorRegistry()
+    kinds = {name: p.kinds for p in _parameters(function) for name in p.names}
     asked = False
 
     @registry.struct_rule
@@ -271,7 +285,7 @@ def readers(arguments: Sequence[str]) -> ConstructorRegistry:
     def read(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         if get_origin(info.type) is Literal:
             choices = get_args(info.type)
-            return _spec(info, "{" + ",".join(choices) + "}", lambda text: _choice(text, choices))
+            return _spec(info, "{" + ",".join(choices) + "}", lambda text: _choice(text, info.type))
         if info.type in (int, float):
             return _spec(info, info.type.__name__.upper(), lambda text: _number(text, info.type))
         return None
@@ -288,32 +302,33 @@ def readers(arguments: Sequence[str]) -> ConstructorRegistry:
             str_from_instance=lambda value: [str(value)],
         )
 
-    def _choice(text: str, choices: Sequence[str]) -> str:
+    def _choice(text: str, kind: Any) -> str:
+        choices = get_args(kind)
         if text in choices:
             return text
         if "," in text:
             one = listed(choices, "or")
-            raise UsageError(f"{_flag(text)} takes one of {one} at a time, not {text!r}")
+            raise UsageError(f"{_flag(text, kind)} takes one of {one} at a time, not {text!r}")
         hint = _did_you_mean(text, choices)
         choose = "Choose" if hint else "choose"
-        raise UsageError(f"no {_flag(text)} {text!r}: {hint}{choose} {listed(choices, 'or')}")
+        raise UsageError(f"no {_flag(text, kind)} {text!r}: {hint}{choose} {listed(choices, 'or')}")
 
     def _number(text: str, kind: type) -> Any:
         try:
             return kind(text)
         except ValueError:
             what = "a whole number" if kind is int else "a number"
-            raise UsageError(f"{_flag(text)} must be {what}, not {text!r}") from None
+            raise UsageError(f"{_flag(text, kind)} must be {what}, not {text!r}") from None
 
-    def _flag(text: str) -> str:
-        """The flag that a value belongs to."""
+    def _flag(text: str, kind: Any) -> str:
+        """The flag that a value belongs to: one that takes this kind of values."""
         flag = ""
         for argument in arguments:
             if argument.startswith("--"):
                 flag, _, value = argument.partition("=")
             else:
                 value = argument
-            if flag and value == text:
+            if value == text and kind in kinds.get(flag.replace("_", "-"), ()):
                 break
         return flag
 

@@ -11,7 +11,7 @@ def percent(share: float, images: int) -> str:
 
 def signed_points(share: float, images: int) -> str:
     """A difference of shares in percentage points, with a true minus sign: `1.25`, `−0.45`."""
-    return f"{100 * share:.{_decimals(images)}f}".replace("-", "−")
+    return f"{100 * share:z.{_decimals(images)}f}".replace("-", "−")
 
 
 def points(share: float, images: int) -> str:

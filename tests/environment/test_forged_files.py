@@ -41,7 +41,7 @@ from normlab.runs.run import Run
 from normlab.storage.cells import cell
 from normlab.study import predictions
 from normlab.study.compare import compare
-from normlab.study.record import Study, answers_of
+from normlab.study.record import Study, predictions_of
 from tampering import places, read, replaced, rewrite, write
 
 NANO = Path(normlab.__file__).parent / "models" / "nano"
@@ -312,7 +312,7 @@ def test_a_forged_study_is_refused_or_reported(data, tmp_path_factory):
         findings.further(study, groups)
         for result in study.results:
             if result.state == "done":
-                answers_of(study.run(result))
+                predictions_of(study.run(result))
 
     one_line(report)
 
@@ -477,7 +477,7 @@ def test_a_checkpoint_that_is_too_large_is_not_read(tmp_path):
         ("model.safetensors", lambda path: Run.open(path).network()),
         ("checkpoint.pt", lambda path: load_latest(path / "checkpoint.pt", "own")),
         ("study.json", Study.open),
-        ("answers.npz", lambda path: answers_of(Run.open(path))),
+        ("answers.npz", lambda path: predictions_of(Run.open(path))),
         ("README.md", lambda path: write_card([Run.open(path)])),
         ("published.csv", lambda path: read_published(path / "published.csv")),
     ],

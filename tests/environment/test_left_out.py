@@ -13,9 +13,10 @@ from PIL import Image
 
 from normlab.data import Dataset, Split, load
 from normlab.data.dataset import repeated
-from normlab.errors import DataError
+from normlab.errors import DataError, NormlabError
 from normlab.inference.finding import find_pictures
 from normlab.runs.run import Run
+from normlab.storage.files import refuse_link, write_atomically
 from peculiar import WRITTEN
 
 RANDOM = np.random.default_rng(0)
@@ -355,6 +356,15 @@ def test_folders_that_cannot_be_opened_are_named(open_to_all):
         assert notes(open_to_all) == ("left out: locked/ (cannot be opened)",)
         _, left_out = find_pictures([str(open_to_all)])
         assert str(left_out) == "left out: locked/ (cannot be opened)"
+
+
+def test_a_figures_folder_that_cannot_be_looked_at_is_no_link(open_to_all):
+    locked = open_to_all / "locked"
+    locked.mkdir(mode=0)
+    with no_superuser():
+        refuse_link(locked / "figures")
+        with pytest.raises(NormlabError, match="cannot be written: Permission denied"):
+            write_atomically(locked / "figures" / "x.png", b"")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can open every folder")

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from normlab.cli import main
+from normlab.errors import UsageError
 from peculiar import jpeg_of_scans
 from serving import MAIN, Server, png, served, wait_for
 
@@ -248,7 +249,8 @@ PATHS = ["/", "/config", "/theme.css", "/gradio_api/info", "/gradio_api/heartbea
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "http://localhost:1", "null", "https://127.0.0.1", ""]
+    "origin",
+    ["http://evil.example", "http://localhost:1", "null", "https://127.0.0.1", "http://[", ""],
 )
 def test_another_site_gets_nothing(server, path, origin):
     status, content = server.request("GET", path, headers={"Origin": origin})
@@ -301,7 +303,11 @@ def test_a_server_for_everyone_answers_to_the_machine_s_name():
     assert is_own(f"{own}:7860", names_of("0.0.0.0", "0.0.0.0"))
     assert is_own(f"{own.partition('.')[0]}.local", names_of("::", "::"))
     assert is_own("lab.example", names_of("lab.example", "192.0.2.1"))
+    assert is_own("lab.example", names_of("Lab.Example.", "192.0.2.1"))
     assert not is_own("evil.example", names_of("0.0.0.0", "0.0.0.0"))
+    # Browsers send such names in another spelling, xn--gre-6ka8i.example.
+    with pytest.raises(UsageError, match=r"--name größe\.example: expected a host alone"):
+        names_of("localhost", "127.0.0.1", ["größe.example"])
 
 
 @pytest.mark.slow(5)

@@ -129,6 +129,7 @@ def test_the_command_draws_a_figure(trained, picture, capsys, tmp_path, monkeypa
         (["{run}", "a.png", "--out", "why.jpg"], "--out why.jpg: the figure is a PNG"),
         (["{run}", "{run}"], "is a folder: give a picture in it"),
         (["{run}", "none.png"], "none.png cannot be read"),
+        (["{run}", "a" * 300 + ".png"], ".png cannot be read"),
         (["none", "a.png"], "none is not a run's folder"),
     ],
 )

@@ -69,6 +69,29 @@ def test_runs_differ_in_more_than_colour():
     assert len(looks) == 14
 
 
+def test_bars_of_many_runs_differ_in_colour_or_hatch():
+    answers = evaluation(np.eye(3, dtype=int) * 4)
+    figure = plots.class_accuracy(dict.fromkeys("abcdefghijklmnopqrst", answers))
+    bars = [bars.patches[0] for bars in figure.axes[0].containers]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 20
+
+
+def test_counts_are_legible_on_every_cell():
+    """At least 4.5 to 1 (WCAG 2.2, 1.4.3), on paper, however full the cell."""
+    figure = plots.confusion(evaluation(np.array([[100, 1, 0], [40, 60, 0], [5, 15, 80]])))
+
+    def luminance(color):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
+        return np.dot(linear, (0.2126, 0.7152, 0.0722))
+
+    figure.draw_without_rendering()
+    (cells,) = figure.axes[0].collections
+    for *color, opacity in cells.get_facecolor():
+        cell = luminance(1 - opacity * (1 - np.array(color)))
+        assert (cell + 0.05) / (luminance(mpl.colors.to_rgb(plots.INK)) + 0.05) > 4.5
+    assert {t.get_color() for t in figure.axes[0].texts} == {plots.INK}
+
+
 def test_the_legend_names_the_runs_and_the_lines():
     assert labels(plots.curves([run()])) == ["test", "training"]
     assert labels(plots.curves([run("a"), run("b")])) == ["a", "b", "test", "training"]
@@ -118,7 +141,8 @@ def test_the_run_is_drawn_over_the_published_curve(published):
 
 
 @pytest.mark.parametrize(
-    "content", ["norm,epoch\nbn,1\n", "norm,train_loss\nbn,x\n", b"\xff\xfe\0"]
+    "content",
+    ["norm,epoch\nbn,1\n", "norm,train_loss\nbn,x\n", b"\xff\xfe\0", PUBLISHED.partition("\n")[0]],
 )
 def test_a_file_without_published_curves_is_named(tmp_path, content):
     path = tmp_path / "other.csv"

@@ -20,7 +20,7 @@ from normlab.report.study_data import StudyData
 from normlab.report.study_page import render, write_study_report
 from normlab.runs.run import Run
 from normlab.study import predictions, tuning
-from normlab.study.record import Study, answers_of
+from normlab.study.record import Study, predictions_of
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_page_says_that_pictures_were_left_out(study):
 
 def test_single_networks_are_compared_by_mcnemars_test(tmp_path):
     study = made_up(tmp_path, seeds=1, norms=("bn", "ln"))
-    bn, ln = (answers_of(Run.open(tmp_path / "runs" / f"{n}-0")).correct for n in ("bn", "ln"))
+    bn, ln = (predictions_of(Run.open(tmp_path / "runs" / f"{n}-0")).correct for n in ("bn", "ln"))
     only_bn, only_ln = int((bn & ~ln).sum()), int((ln & ~bn).sum())
     p = binomtest(only_bn, only_bn + only_ln).pvalue
     text = "".join(Page(render(study, None)).words)

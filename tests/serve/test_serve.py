@@ -275,7 +275,8 @@ def test_only_uploads_are_read_no_other_host_is_requested_and_ctrl_c_stops_it(
             assert "not uploaded" in data["error"]
         (folder,) = tmp_path.glob("normlab-*")
         event, data = server.answer({"path": str(folder / "gone.png")})
-        assert (event, data["error"]) == ("error", "The picture was not uploaded.")
+        assert event == "error"
+        assert data["error"] == "The picture is no longer kept: upload it again."
         event, data = server.answer({"path": "http://127.0.0.1:9/a.png"} | mark)
         assert (event, data["error"]) == ("error", "upload the picture itself, not its address")
         status, content = server.request("GET", "/gradio_api/file=http://127.0.0.1:9/a.png")

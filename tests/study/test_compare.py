@@ -22,7 +22,7 @@ from normlab.errors import RunError, UsageError
 from normlab.study import local, predictions, tuning
 from normlab.study.compare import compare
 from normlab.study.plan import plan
-from normlab.study.record import Result, Study, answers_of
+from normlab.study.record import Result, Study, predictions_of
 from small_study import CONFIG, LINE, content, run_here
 
 
@@ -44,7 +44,7 @@ def test_a_study_records_every_run_as_training_measured_it(finished):
         assert run.config == finished.arm(result.arm).run_config(result.seed)
         assert result.accuracies == tuple(epoch.accuracy for epoch in run.epochs)
         assert run.machines[-1].threads == 1
-        kept = answers_of(run)
+        kept = predictions_of(run)
         evaluation = evaluate(run.network(), run.dataset())
         assert np.array_equal(kept.predictions, evaluation.predictions)
         assert np.array_equal(kept.labels, evaluation.labels)

@@ -66,6 +66,12 @@ def comparisons(study: Study) -> int:
     return max(1, len(study.family) * study.config.looks)
 
 
+def number_tested(study: Study) -> str:
+    """How many contrasts it tests, and how often: `3 contrasts at 2 looks`."""
+    looks = study.config.looks
+    return counted(len(study.family), "contrast") + (f" at {looks} looks" if looks > 1 else "")
+
+
 def changes(study: Study, accuracies: Accuracies, failed: Set[str]) -> list[Change]:
     """The planned changes that have a common seed, in the order of the plan.
 
@@ -171,12 +177,9 @@ def tested(study: Study) -> str:
             parts.append(text)
         elif axes:
             parts.append(f"how each difference from {first.norm} changes against {listed(against)}")
-    size = len(study.family)
-    looks = study.config.looks
-    times = f", at {counted(looks, 'look')}" if looks > 1 else ""
     chosen = "its plan" if study.config.contrasts else "normlab's default"
-    text = f"The study tests {counted(size, 'contrast')}{times}, by {chosen}: {listed(parts)}."
-    if size * looks == 1:
+    text = f"The study tests {number_tested(study)}, by {chosen}: {listed(parts)}."
+    if comparisons(study) == 1:
         return f"{text} It is shown exactly if its interval leaves 0 out."
     return (
         f"{text} Tests and the intervals of differences are corrected for all of them "

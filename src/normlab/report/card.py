@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def write_card(runs: Sequence[Run], out: Path | None = None) -> Path:
     """
     path = out or runs[0].path / "README.md"
     text = model_card(runs)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 — of a folder that cannot be read, Path raises
         raise UsageError(f"{path} is a folder: name a file")
     if exists(path) and _text(path) != text:
         raise UsageError(f"{path} already exists: delete it, or choose another --out")

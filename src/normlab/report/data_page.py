@@ -101,7 +101,7 @@ def render(dataset: Dataset, *, recipe_steps: Sequence[str], seed: int = 0) -> s
         channels=channels,
         classes=classes,
         examples=[
-            Picture(picture(image), dataset.classes[label], dataset.classes[label], size=side)
+            Picture(picture(image), alt="", title=dataset.classes[label], size=side)
             for image, label in zip(examples.images, examples.labels, strict=True)
         ],
         means=[

@@ -47,9 +47,11 @@ MUTED = "#6b7480"  # background
 PAPER = "#ffffff"  # text on strong colours
 COLORS = ("#0b66b0", "#c8500a", "#0a7d5c", "#a63f80", "#8a6a00", "#5a5fc7", "#3d4752")
 HEAT = 0.65  # the opacity of a heat map over a picture
+HATCHES = (None, "////", "....")  # for each round of the colours
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 LABEL = 22  # characters; two such entries of a legend fit beside each other
+COLUMNS = 5  # of a gallery
 WIDTH = 5.0  # inches; at a width of 360 pixels the text is still 9 pixels high
 RATES_PER_EPOCH = 50  # points of the curve of the learning rate
 _DEFAULTS = {
@@ -137,6 +139,8 @@ def read_published(path: Path | str) -> dict[str, Published]:
             if not all(0 <= share <= 1 for share in shares):
                 raise ValueError("accuracies must be from 0 to 100 percent")
             curves.setdefault(row["norm"], []).append((losses[0], shares[0], losses[1], shares[1]))
+        if not curves:
+            raise ValueError("it has no rows")
     except OSError as error:
         raise NormlabError(f"{path} cannot be read: {error.strerror}") from None
     except (TypeError, ValueError, csv.Error) as error:
@@ -196,7 +200,8 @@ def confusion(evaluation: Evaluation) -> Figure:
     rows = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
     colors = np.tile(to_rgba(COLORS[0]), (count, count, 1))
-    colors[..., 3] = shares**0.6  # mistakes are few: makes small shares visible
+    # Mistakes are few: makes small shares visible. On half of the colour, text is still legible.
+    colors[..., 3] = 0.55 * shares**0.6
 
     figure = Chart(figsize=(WIDTH, WIDTH))
     axes = figure.subplots()
@@ -206,9 +211,8 @@ def confusion(evaluation: Evaluation) -> Figure:
         size = min(8.5, 230 / count / max(digits, 2))
         for (row, column), value in np.ndenumerate(matrix):
             if value:
-                color = PAPER if colors[row, column, 3] > 0.55 else INK
                 place = (column + 0.5, row + 0.5)
-                axes.annotate(str(value), place, color=color, size=size, ha="center", va="center")
+                axes.annotate(str(value), place, size=size, ha="center", va="center")
     axes.set_aspect("equal")
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
@@ -244,6 +248,9 @@ def class_accuracy(evaluations: Mapping[str, Evaluation]) -> Figure:
             np.nan_to_num(shares),
             0.9 * height,
             color=color_of(k),
+            edgecolor=PAPER,
+            linewidth=0,
+            hatch=HATCHES[k // len(COLORS) % len(HATCHES)],
             label=label,
         )
         for place, share, images in zip(
@@ -289,21 +296,21 @@ def mistakes(evaluation: Evaluation, split: Split, count: int = 20) -> Figure:
         f"{evaluation.probabilities[k].max():.1%} sure"
         for k in places
     ]
-    return _gallery(split.images[places], captions, columns=5, empty="no mistakes")
+    return _gallery(split.images[places], captions, empty="no mistakes")
 
 
 @styled
 def labelled_grid(split: Split, classes: Sequence[str], count: int = 40) -> Figure:
     """The first images of a split with their classes. For notebooks; pages have a gallery."""
     captions = [short(classes[label]) for label in split.labels[:count]]
-    return _gallery(split.images[:count], captions, columns=5, empty="no images")
+    return _gallery(split.images[:count], captions, empty="no images")
 
 
 @styled
 def mean_images(description: Description) -> Figure:
     """The mean image of each class that has images. For notebooks; pages have a gallery."""
     images = mean_pictures(description)
-    return _gallery(np.stack([*images.values()]), [*map(short, images)], columns=5, empty="")
+    return _gallery(np.stack([*images.values()]), [*map(short, images)])
 
 
 def mean_pictures(description: Description) -> dict[str, NDArray[np.uint8]]:
@@ -437,7 +444,7 @@ def class_maps(maps: NDArray[np.float32], classes: Sequence[str]) -> Figure:
         maps: From `normlab.inference.explain.class_maps`.
         classes: The names of the classes.
     """
-    return _gallery(colored(maps), [*map(short, classes)], columns=5, empty="")
+    return _gallery(colored(maps), [*map(short, classes)])
 
 
 def colored(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -613,14 +620,12 @@ def _run_legend(figure: Figure, runs: Sequence[Run], published: Sequence[Publish
     legend(figure, figure.axes[0], *handles)
 
 
-def _gallery(
-    images: NDArray[np.uint8], captions: Sequence[str], *, columns: int, empty: str
-) -> Figure:
+def _gallery(images: NDArray[np.uint8], captions: Sequence[str], *, empty: str = "") -> Figure:
     """Pictures in rows, each with its caption below."""
-    rows = max(1, -(-len(captions) // columns))
+    rows = max(1, -(-len(captions) // COLUMNS))
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
-    figure = Chart(figsize=(WIDTH, rows * (WIDTH / columns * 0.85 + 0.17 * lines)))
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure = Chart(figsize=(WIDTH, rows * (WIDTH / COLUMNS * 0.85 + 0.17 * lines)))
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, image, caption in zip(grid, images, captions, strict=False):

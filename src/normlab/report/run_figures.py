@@ -56,8 +56,10 @@ def _course(rates: Sequence[float]) -> str:
     first, highest, last = rates[0], max(rates), rates[-1]
     if min(rates) == highest:
         return f"{first:.3g} throughout"
-    rise = f"up to {highest:.3g} and " if highest > first else ""
-    return f"from {first:.3g} {rise}down to {last:.3g}"
+    course = [f"from {first:.3g}"]
+    course += [f"up to {highest:.3g}"] if highest > first else []
+    course += [f"down to {last:.3g}"] if last < highest else []
+    return f"{course[0]} {' and '.join(course[1:])}"
 
 
 def _epochs(run: Run) -> Table:

@@ -215,12 +215,12 @@ def _tiles(run: Run, evaluation: Evaluation) -> list[tuple[str, str, str]]:
     balanced = (
         f"Balanced {ACCURACY[run.split]}",
         percent(evaluation.balanced_accuracy, images),
-        "mean of the classes' accuracies: they are unbalanced",
+        "the classes are unbalanced: mean of their accuracies",
     )
     target = (
         f"First above {TARGET:.0%}",
         f"epoch {passed.epoch}" if passed else "never",
-        f"of {run.last.epoch}",
+        f"in {counted(run.last.epoch, 'epoch')}",
     )
     return [
         *([balanced] if evaluation.unbalanced else []),
@@ -396,8 +396,8 @@ def boards_table(summary: Summary) -> Table | None:
     rows = []
     for board in sorted(BOARDS.values(), key=lambda board: board.ram):
         parts = (("flash", memory.constants, board.flash), ("RAM", memory.arena, board.ram))
-        excess = [f"{own - all_:,} bytes of {part}" for part, own, all_ in parts if own > all_]
-        shares = [f"{own / all_:.1%} of {all_:,}" for _, own, all_ in parts]
+        excess = [f"{used - has:,} bytes of {part}" for part, used, has in parts if used > has]
+        shares = [f"{used / has:.1%} of {has:,}" for _, used, has in parts]
         rows.append((board.title, *shares, f"no: {listed(excess)} too many" if excess else "yes"))
     return Table(
         caption=f"In int8: {memory.constants:,} bytes of flash beside a few kB of code, "

@@ -9,7 +9,7 @@ from normlab.findings.groups import Group, changes, group_by_setting, main_group
 from normlab.runs.run import Run
 from normlab.study.plan import Arm
 from normlab.study.predictions import Predictions
-from normlab.study.record import Study, answers_of
+from normlab.study.record import Study, predictions_of
 
 MAX_LINES = 14  # more lines and their legend cannot be read
 
@@ -57,7 +57,7 @@ class StudyData:
     def predictions(self) -> dict[str, list[Predictions]]:
         """For each normalization of the main group the predictions of its runs."""
         return {
-            arm.norm: [answers_of(run) for run in self.runs if run.config.norm == arm.norm]
+            arm.norm: [predictions_of(run) for run in self.runs if run.config.norm == arm.norm]
             for arm in self.main.arms
         }
 

@@ -78,22 +78,21 @@ def differences(data: StudyData) -> list[PageFigure]:
     if not pairs:
         return []
     norms = {arm.name: arm.norm for arm in main.arms}
-    drawn = pairs[:MAX_PAIRS]
+    in_figure = pairs[:MAX_PAIRS]
     return [
         PageFigure(
             name="forest",
-            draw=lambda: _draw_forest([(_pair_label(pair, norms), pair) for pair in drawn]),
-            alt=_forest_alt(drawn, norms),
+            draw=lambda: _draw_forest([(_pair_label(pair, norms), pair) for pair in in_figure]),
+            alt=_forest_alt(in_figure, norms),
             title="Differences, seed by seed",
             caption="Large marks: mean differences with simultaneous 95% intervals, filled if a "
             "difference is shown. Dots: the seeds.",
             table=_pairs_table(
-                drawn,
+                in_figure,
                 norms,
                 every=len(pairs),
                 noun="pairs" if all(p.planned for p in main.differences) else "planned pairs",
-                corrected=contrasts.comparisons(data.study),
-                images=data.study.images,
+                study=data.study,
             ),
         )
     ]
@@ -103,21 +102,21 @@ def changes(data: StudyData) -> list[PageFigure]:
     """How differences change from one setting to another; empty if no change is tested."""
     listed_here = data.changes[:MAX_PAIRS]
     texts = [contrasts.label(data.study, change.contrast) for change in listed_here]
-    drawn = [
+    in_figure = [
         (text, change.change)
         for text, change in zip(texts, listed_here, strict=True)
         if not change.failures  # few seeds, a wide interval: the others could not be read
     ]
-    if not drawn:
+    if not in_figure:
         return []
     failed = any(change.failures for change in listed_here)
-    shown = [text for text, change in drawn if change.shown]
-    alt = f"Changes of differences: {len(shown)} of {len(drawn)} are shown"
+    shown = [text for text, change in in_figure if change.shown]
+    alt = f"Changes of differences: {len(shown)} of {len(in_figure)} are shown"
     margin = data.study.config.margin
     return [
         PageFigure(
             name="changes",
-            draw=lambda: _draw_forest(drawn, margin=margin),
+            draw=lambda: _draw_forest(in_figure, margin=margin),
             alt=f"{alt}: {'; '.join(shown)}." if shown else f"{alt}.",
             title="Changes of differences",
             caption="A difference in one setting minus the same difference in another, seed by "
@@ -374,8 +373,7 @@ def _pairs_table(
     *,
     every: int,
     noun: str,
-    corrected: int,
-    images: int,
+    study: Study,
 ) -> Table:
     """The pairs with a column for each test that applies.
 
@@ -384,9 +382,9 @@ def _pairs_table(
         norms: The normalizations of the arms, by the arms' names.
         every: The number of all pairs of the group that were planned.
         noun: What they are called.
-        corrected: The number of contrasts that intervals and p-values are corrected for.
-        images: The number of images that accuracy is measured on.
+        study: The study. Intervals and p-values are corrected for all its contrasts, at each look.
     """
+    images, corrected = study.images, contrasts.comparisons(study)
     columns = [
         (test, [test.p(pair) for pair in pairs])
         for test in PAIR_TESTS
@@ -403,7 +401,7 @@ def _pairs_table(
             [test.label for test, _ in columns if test.corrected is kind] for kind in (True, False)
         )
         notes.append(
-            f"Corrected for all {corrected:,} contrasts of the study: the intervals and "
+            f"Corrected for all {contrasts.number_tested(study)} of the study: the intervals and "
             f"{listed(with_correction)}; not corrected: {listed(without)}."
         )
     if any(len(pair.added) for pair in pairs):

@@ -147,10 +147,14 @@ def build_page(
             # Gradio does not check a path that is not marked as a file.
             path = Path(uploaded.get("path") or "").resolve()
             folder = Path(picture.GRADIO_CACHE).resolve()
-            if not (path.is_relative_to(folder) and path.is_file()):
+            if not path.is_relative_to(folder) or path.is_dir():
                 raise _refusal("the picture was not uploaded")
             try:
-                results = await explain(path.read_bytes())
+                content = path.read_bytes()
+            except FileNotFoundError:  # a page that goes back to it, or many uploads at once
+                raise _refusal("the picture is no longer kept: upload it again") from None
+            try:
+                results = await explain(content)
             except (DataError, NoProcessError, RunError) as error:
                 raise _refusal(str(error)) from None
             maps = [_save(result.heat_map, picture.GRADIO_CACHE) for result in results]

@@ -15,11 +15,11 @@ from normlab.errors import UsageError
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d*)?", re.IGNORECASE)
 
-_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 
 
 def is_everywhere(address: str) -> bool:
-    """Whether who listens on an address can be reached at every address of the machine."""
+    """Whether an address stands for all of the machine's: `0.0.0.0` or `::`."""
     return ipaddress.ip_address(address).is_unspecified
 
 
@@ -28,13 +28,13 @@ def names_of(host: str, address: str, given: Sequence[str] = ()) -> frozenset[st
 
     Args:
         host: Where it was told to listen.
-        address: The address that it listens on. At every address, the machine's name is its own.
+        address: The address that it listens on. If it stands for all, the machine's name is one.
         given: Further names: aliases, and the name of a proxy before it.
 
     Raises:
         UsageError: One of these is no host's name.
     """
-    names = {"localhost", host.lower()}
+    names = {"localhost", host.rstrip(".").lower()}
     for name in given:
         if not _NAME.fullmatch(name):
             raise UsageError(f"--name {name}: expected a host alone, such as lab.example.org")
@@ -61,4 +61,9 @@ def is_own(host: str, names: Collection[str]) -> bool:
 
 def is_foreign(origin: str | None, host: str) -> bool:
     """Whether an Origin header, which browsers send with scripts' requests, has another host."""
-    return origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    if origin is None:
+        return False
+    try:
+        return urlsplit(origin).netloc.lower() != host.lower()
+    except ValueError:  # it is no address at all
+        return True

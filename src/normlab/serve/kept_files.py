@@ -18,7 +18,7 @@ MAX_BYTES = 100 * 1024**2
 
 
 class KeptFiles:
-    """The files in a page's folder. Each is in a folder of its own; one that arrives is not yet.
+    """The files in a page's folder. Each is in a folder of its own, once it is there as a whole.
 
     They are deleted when the page that shows them goes, when they are older than two minutes, and,
     the oldest first, when they have too many bytes together.

@@ -370,10 +370,10 @@ def _measured(result: Result, folder: Path, config: RunConfig) -> tuple[Result, 
         parameters=run.summary.parameters,
         without_recalibration=run.last.without_recalibration,
     )
-    return done, Costs(seconds=run.seconds, peak_memory=answers_of(run).peak_memory)
+    return done, Costs(seconds=run.seconds, peak_memory=predictions_of(run).peak_memory)
 
 
-def answers_of(run: Run) -> Predictions:
+def predictions_of(run: Run) -> Predictions:
     """The predictions of a study's run; RunError if they are missing, damaged or another's."""
     images: int = getattr(run.data, run.split)
     return predictions.read(run.path / "answers.npz", images=images, classes=len(run.data.classes))
