@@ -29,6 +29,8 @@ from normlab import wording
         (wording.p_cell(None), "–"),
         (wording.large_number(12_656_560), "12.7 million"),
         (wording.large_number(1_200_000_000), "1.2 billion"),
+        (wording.large_number(999_960_000), "1.0 billion"),
+        (wording.large_number(999_940_000), "999.9 million"),
         (wording.large_number(48_020), "48,020"),
         (wording.kilobytes(73_600), "73.6 kB"),
         (wording.decimals([0.4914, 0.48216]), "0.4914, 0.4822"),
@@ -89,7 +91,9 @@ def test_values_of_an_axis(value, expected):
     ("seconds", "measured", "estimated"),
     [
         (4.2, "4.2 s", "4 s"),
+        (9.97, "10 s", "10 s"),
         (45, "45 s", "45 s"),
+        (59.7, "1 min 0 s", "60 s"),
         (125, "2 min 5 s", "2 min"),
         (3780, "1 h 3 min", "63 min"),
         (11_100, "3 h 5 min", "3 h 05 min"),

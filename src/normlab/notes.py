@@ -14,4 +14,4 @@ def note(text: str) -> None:
 
 
 note_once = cache(note)
-"""Likewise, but each text once per process: what normlab cannot guarantee here."""
+"""Prints a note as `note` does, each text once per process."""

@@ -13,7 +13,10 @@ from normlab.ranges import LARGEST, Positive, Range, Share
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained: SGD with momentum on the mean cross-entropy of each batch."""
+    """How a network is trained on the mean cross-entropy of each batch.
+
+    By SGD with momentum, and by Muon where a weight mixes channels, unless `muon` is 0.
+    """
 
     epochs: Positive
     batch_size: Positive
@@ -178,8 +181,8 @@ def name_of(config: RunConfig) -> str:
 def own_epochs(images: int) -> int:
     """The epochs of the recipe `own`: 60,000 / images, rounded up, but 20 to 200.
 
-    So a run shows the network 60,000 images, about as many steps whatever the number of images. It
-    shows fewer of less than 300: seen more often than 200 times, they are learned by heart.
+    So a run shows the network 60,000 images, about as many steps whatever the number of images.
+    With fewer than 300 it shows less: a network memorizes images that it sees more than 200 times.
 
     Args:
         images: Number of training images, 1 or more.

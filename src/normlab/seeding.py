@@ -10,7 +10,7 @@ import torch
 
 
 def seed_for(seed: int, purpose: str, *counters: int) -> int:
-    """A 63-bit seed: the first bytes of the SHA-256 of its arguments."""
+    """A 63-bit seed: the first bytes of the SHA-256 of its arguments. torch uses 32 bits of it."""
     text = "/".join((str(seed), purpose, *map(str, counters)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 

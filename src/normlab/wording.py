@@ -109,9 +109,11 @@ def span(first: str, last: str) -> str:
 
 def duration(seconds: float) -> str:
     """A measured time: `4.2 s`, `45 s`, `2 min 5 s`, `1 h 3 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
@@ -131,10 +133,10 @@ def seconds_range(seconds: Sequence[float]) -> str:
 
 def large_number(number: int) -> str:
     """A number, rounded from a million on: `12.6 million`, `1.2 billion`, `48,020`."""
-    for unit, size in (("billion", 10**9), ("million", 10**6)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number:,}"
+    if number < 10**6:
+        return f"{number:,}"
+    millions = round(number / 10**6, 1)
+    return f"{millions:.1f} million" if millions < 1000 else f"{number / 10**9:.1f} billion"
 
 
 def shape_text(shape: Sequence[int]) -> str:

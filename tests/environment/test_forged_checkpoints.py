@@ -100,7 +100,9 @@ def test_the_state_of_a_weight_is_checked(value, stopped, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "states", [{99: {}}, {-1: {}}, {"a": {}}, {0: 5}, [1], 5], ids=lambda states: str(states)
+    "states",
+    [{99: {}}, {-1: {}}, {1.0: {}}, {"a": {}}, {0: 5}, [1], 5],
+    ids=lambda states: str(states),
 )
 def test_states_of_no_weight_are_refused(states, stopped, tmp_path):
     def forge(checkpoint):

@@ -192,7 +192,7 @@ def test_a_damaged_file_of_a_study_is_named_or_written_again(study, tmp_path, na
             for result, expected in zip(again.results, study.results, strict=True):
                 if result.state == "failed":
                     if (Path(name).name, kind) == ("model.safetensors", "deleted"):
-                        message = "runs/bn-0 cannot be resumed: it has no checkpoint.pt"
+                        message = "runs/bn-0 has no checkpoint.pt to resume from"
                         assert result.problem == message
                     else:
                         assert Path(name).name in result.problem

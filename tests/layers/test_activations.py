@@ -1,6 +1,7 @@
 """The activations of the table, and one without a compiled pass in layers and networks."""
 
 import copy
+import pickle
 from dataclasses import replace
 from typing import get_args
 
@@ -32,6 +33,14 @@ SQUARED_RELU = Activation(
 WITH_THEIR_OWN = ("frn", "evonorm-s0", "evonorm-b0")
 LATER = ("lrn", "proxy-gn", "proxy-ln")  # they compute something after the activation
 FOLLOWED = [name for name in norms.REGISTRY if name not in (*WITH_THEIR_OWN, *LATER)]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values())
+def test_a_copy_of_a_layer_has_the_same_passes(activation):
+    layer = norms.build("gn", (8, 4, 4), activate=True, activation=activation)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other.activation == activation
+        assert (other.activation in kernels.ACTIVATION_NUMBERS) == (activation.compiled is not None)
 
 
 @pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), SQUARED_RELU])

@@ -96,6 +96,36 @@ def shaped(norm, classes, shape):
     )
 
 
+def masked(norm, classes):
+    made = Net(norm, classes)
+    made.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    return made
+
+
+def complex_numbers(norm, classes):
+    made = Net(norm, classes)
+    made.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
+    return made
+
+
+class Branched(nn.Module):
+    def __init__(self, norm, classes):
+        super().__init__()
+        self.stem = norm.conv2d(3, 8, 3, 2, 1, bias=False)
+        self.norm = norm(8, activate=True)
+        self.branch = nn.Conv2d(8, 8, 3, 1, 1)
+        nn.init.zeros_(self.branch.weight)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x))
+        return self.head((x + self.branch(x)).mean((2, 3)))
+
+
+def branched(norm, classes):
+    return Branched(norm, classes)
+
+
 def shapes(norm, classes):
     return nn.Sequential(nn.Conv2d(3, 8, 1), norm(8))
 
@@ -231,6 +261,27 @@ def test_what_is_no_network_is_refused_in_one_line(name, problem, nets):
     with pytest.raises(UsageError, match=problem) as caught:
         Network(f"{nets}:{name}", norm="gn")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("masked", "mask has values that are not finite, before any training"),
+        ("complex_numbers", "phase has numbers of type torch.complex64: a run cannot store these"),
+    ],
+)
+def test_what_a_run_cannot_store_is_refused_before_training(name, problem, nets, tmp_path):
+    with pytest.raises(UsageError, match=problem):
+        normlab.train(
+            dataclasses.replace(tiny(nets), network=f"{nets}:{name}"), tmp_path / "run", quiet=True
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_residual_branch_that_starts_at_zero_is_trained_by_muon(nets, tmp_path):
+    config = dataclasses.replace(tiny(nets), network=f"{nets}:branched", recipe="line", epochs=1)
+    run = normlab.train(config, tmp_path / "run", quiet=True)
+    assert run.network().module.branch.weight.any()
 
 
 def test_a_module_that_is_made_once_is_refused(nets):

@@ -253,6 +253,26 @@ def test_what_the_old_layer_does_not_have_is_frozen_with_it():
     assert all(values.requires_grad for values in module[1].parameters())
 
 
+def test_torch_func_transforms_the_replaced_layers():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 4),
+    )
+    x = torch.randn(2, 3, 4, 4)
+    normlab.replace_norms(network, "gn", example=x)
+    jacobian = torch.func.jacrev(lambda x: network(x).sum(0))(x)
+    for k in range(4):
+        one = x.clone().requires_grad_()
+        network(one).sum(0)[k].backward()
+        torch.testing.assert_close(jacobian[k], one.grad, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_and_the_old_averages_of_the_module_are_kept(training):
     network = ResNet().train(training)

@@ -48,6 +48,17 @@ def test_a_prediction_does_not_disturb_what_another_thread_draws():
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_convolutions_of_a_gpu_are_in_float32_and_its_setting_is_restored(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.backends.cudnn.allow_tf32
+    for caller in (False, True):
+        torch.backends.cudnn.allow_tf32 = caller
+        with isolated():
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.allow_tf32 == caller
+    torch.backends.cudnn.allow_tf32 = before
+
+
 def test_a_gpu_uses_deterministic_algorithms_and_its_settings_are_restored(monkeypatch):
     """Without a GPU, what torch.random says about it is replaced: the rest is real."""
     if not torch.cuda.is_available():

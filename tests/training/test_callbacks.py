@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 import normlab
 from harness import EXECUTION, TINY, ExitAt, assert_equal_runs, measured
-from normlab.errors import RunError
+from normlab.errors import InterruptedRunError, RunError
 from normlab.runs.run import Run
 from normlab.training.callbacks import Callback
 from normlab.training.loop import resume, train
@@ -102,6 +104,73 @@ def test_a_run_that_a_callback_stops_is_finished_and_records_the_epoch(step, who
     assert normlab.evaluate(opened.network(), opened.dataset()).accuracy == opened.last.accuracy
     with pytest.raises(RunError, match="is finished: there is nothing to resume"):
         resume(run.path, EXECUTION, quiet=True)
+
+
+@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_end"])
+def test_a_run_that_a_callback_stops_is_recalibrated(hook, whole, tmp_path, monkeypatch):
+    class Stop(Callback):
+        def on_run_end(self, state):
+            measured = state.run.last.without_recalibration is not None
+            assert measured == state.run.config.recalibrate
+
+    setattr(Stop, hook, lambda _, state: state.stop() if state.epoch == 2 - (state.step > 0) else 0)
+    config = dataclasses.replace(CONFIG, recalibrate=True)
+    plain = train(CONFIG, tmp_path / "plain", EXECUTION, callbacks=[Stop()], quiet=True)
+    run = train(config, tmp_path / "run", EXECUTION, callbacks=[Stop()], quiet=True)
+    assert Run.open(run.path).last == run.last
+    assert run.stopped_after == 2
+    assert run.last.without_recalibration == plain.last.accuracy
+    assert normlab.evaluate(run.network(), run.dataset()).accuracy == run.last.accuracy
+
+    def killed(*_):
+        raise SystemExit
+
+    class KilledAt(Callback):
+        def __init__(self, place):
+            self.place = place
+
+        def on_epoch_end(self, state):
+            if state.epoch == 2:
+                state.stop()
+                monkeypatch.setattr(self.place, killed)
+
+    for place in ("runs.checkpoint.save_weights", "runs.run.Run.write_metrics"):
+        path = tmp_path / place
+        with pytest.raises(SystemExit):
+            train(config, path, EXECUTION, callbacks=[KilledAt(f"normlab.{place}")], quiet=True)
+        monkeypatch.undo()
+        assert_equal_runs(resume(path, EXECUTION, quiet=True).path, run.path)
+
+
+def test_a_request_to_stop_in_the_epoch_that_a_callback_ends_comes_too_late(whole, tmp_path):
+    class StopAndInterrupt(StopAfter):
+        def on_step_end(self, state):
+            super().on_step_end(state)
+            if (state.epoch, state.step) == self.place:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRunError, match=r"after the last epoch: .* is finished"):
+        train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[StopAndInterrupt(2, 2)], quiet=True)
+    run = Run.open(tmp_path / "run")
+    assert run.finished
+    assert run.stopped_after == 2
+    assert measured(run.path) == measured(whole.path)[:2]
+
+
+def test_a_signal_that_is_ignored_still_is(whole, tmp_path):
+    """As a shell ignores Ctrl-C for what it runs in the background."""
+
+    class Interrupt(Callback):
+        def on_step_end(self, state):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = train(CONFIG, tmp_path / "run", EXECUTION, callbacks=[Interrupt()], quiet=True)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert_equal_runs(run.path, whole.path)
 
 
 def test_a_stop_in_the_last_epoch_changes_nothing(whole, tmp_path):

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from normlab import Run, resume
+from normlab.errors import UsageError
 from normlab.layers import norms
 from normlab.runs.checkpoint import Checkpoint
+from normlab.training.distributed import ProcessGroup
 
 LINE = "C:6 P C:8 P D:8 P C:8+ GAP FC"
 OPTIONS = ["--dataset", "digits", "--recipe", "demo", "--threads", "1", "--epochs", "1"]
@@ -129,6 +131,8 @@ def test_a_run_on_two_processes_agrees_with_a_run_on_one(tmp_path, cli):
     code, _, errors = cli("train", LINE, *OPTIONS, "--norm", "sync-bn", "--out", tmp_path / "one")
     assert code == 0, errors
     one, two = Run.open(tmp_path / "one"), Run.open(tmp_path / "two")
+    assert [run.machines[-1].processes for run in (one, two)] == [1, 2]
+    assert "processes" not in (one.path / "config.json").read_text()
     assert len(two.epochs) == 1
     assert two.last.train_loss == pytest.approx(one.last.train_loss, rel=1e-3)
     weights = [load_file(run.path / "model.safetensors") for run in (one, two)]
@@ -137,7 +141,7 @@ def test_a_run_on_two_processes_agrees_with_a_run_on_one(tmp_path, cli):
 
 
 @pytest.mark.slow(15)
-def test_a_run_stopped_on_two_processes_resumes_on_one(tmp_path):
+def test_a_run_stopped_on_two_processes_resumes_on_one(tmp_path, monkeypatch):
     out = tmp_path / "run"
     small = ["--train-images", "100", "--batch-size", "12"]
     process = launch(out, *small, "--epochs", "100000")  # hours
@@ -156,6 +160,10 @@ def test_a_run_stopped_on_two_processes_resumes_on_one(tmp_path):
     shorter.write_config()
     checkpoint = Checkpoint.load(out / "checkpoint.pt")
     dataclasses.replace(checkpoint, run=shorter.digest).save(out / "checkpoint.pt")
+    with monkeypatch.context() as patch:  # the last batch has four images
+        patch.setattr("normlab.training.setup.process_group", lambda: ProcessGroup(0, 5))
+        with pytest.raises(UsageError, match="last batch has 4 images, too few for 5 processes"):
+            resume(out, quiet=True)
     assert resume(out, quiet=True).finished
 
 

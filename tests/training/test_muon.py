@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.training.muon import Muon, orthogonalize
+from normlab.training.muon import Muon, norm_factor, orthogonalize
 
 
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), seed=st.integers(0, 2**31))
@@ -34,6 +34,19 @@ def test_a_step_is_momentum_orthogonalized_on_weights_of_norm_root_outputs():
         expected = expected * 6**0.5 / expected.norm()
         expected -= 0.05 * orthogonalize(g + 0.9 * momentum).view_as(expected)
         torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_of_zeros_stays_until_its_first_update_and_then_has_muons_norm():
+    weight = torch.nn.Parameter(torch.zeros(6, 2, 3, 3))
+    assert norm_factor(weight) == 1
+    optimizer, gradient = Muon([weight]), torch.randn(6, 2, 3, 3)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step(0.05)
+    assert not weight.any()
+    for _ in range(2):
+        weight.grad = gradient
+        optimizer.step(0.05)
+    assert 6**0.5 - 0.2 < weight.norm() < 6**0.5 + 0.2
 
 
 def test_a_tall_matrix_moves_further():

@@ -70,6 +70,21 @@ def test_statistics_are_the_means_over_the_training_images():
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_pytorchs_layers_are_measured_anew_too_whatever_their_momentum():
+    torch.manual_seed(0)
+    nets = [
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, momentum=momentum))
+        for momentum in (0.1, None)
+    ]
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net in nets:
+        assert recalibrate(net, IMAGES, torch.arange(len(IMAGES)))
+    assert [net[1].momentum for net in nets] == [0.1, None]
+    assert torch.equal(nets[0][1].running_mean, nets[1][1].running_mean)
+    assert torch.equal(nets[0][1].running_var, nets[1][1].running_var)
+    assert nets[0][1].running_mean.any()
+
+
 def test_ghost_bn_measures_whole_batches_as_bn_does():
     order = torch.arange(len(IMAGES))
     found = []

@@ -213,6 +213,15 @@ def test_what_cannot_be_a_start_is_refused_in_a_line(tmp_path, settings, problem
     assert not (tmp_path / "a").exists()
 
 
+def test_a_start_without_its_setting_or_with_branches_is_refused(trained_run, tmp_path):
+    with pytest.raises(UsageError, match="but the configuration has no start_from"):
+        train(CONFIG, tmp_path / "a", start=trained_run)
+    branched = dataclasses.replace(CONFIG, start_from="elsewhere", branches="repvgg")
+    with pytest.raises(UsageError, match="--start-from and --branches repvgg exclude each other"):
+        train(branched, tmp_path / "a", start=trained_run)
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match=r"config\.json") as error:

@@ -7,7 +7,6 @@ computes it after their affine map.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -81,11 +80,16 @@ SILU = Activation(
     compiled=CompiledPass(value="z * logistic(z)", gradient="g * silu_slope(z)"),
 )
 
+
 # Hendrycks & Gimpel 2016, Gaussian Error Linear Units, arXiv:1606.08415, section 2: their
 # approximation by tanh, which is z · σ(1.5958 · (z + 0.044715 · z³)) and needs no error function.
+def _gelu(z: Tensor) -> Tensor:
+    return F.gelu(z, approximate="tanh")
+
+
 GELU = Activation(
     name="gelu",
-    formula=partial(F.gelu, approximate="tanh"),
+    formula=_gelu,
     second_moment=0.4251937,
     compiled=CompiledPass(
         value="z * logistic(gelu_exponent(z))",
@@ -102,11 +106,16 @@ PRELU = Activation(
     first_slope=0.25,
 )
 
+
 # Maas, Hannun & Ng 2013, Rectifier Nonlinearities Improve Neural Network Acoustic Models,
 # section 2.
+def _leaky(z: Tensor) -> Tensor:
+    return F.leaky_relu(z, negative_slope=0.01)
+
+
 LEAKY = Activation(
     name="leaky",
-    formula=partial(F.leaky_relu, negative_slope=0.01),
+    formula=_leaky,
     second_moment=(1 + 0.01**2) / 2,
     compiled=CompiledPass(value="z < 0 ? 0.01f * z : z", gradient="z <= 0 ? 0.01f * g : g"),
     int8_operators=("LeakyRelu",),

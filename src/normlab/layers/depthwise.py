@@ -38,7 +38,7 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def can_run_compiled(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the compiled passes compute what the layer does of these maps."""
+    """Whether the compiled passes compute the layer's output for these maps."""
     weight = conv.weight
     return (
         conv.kernel_size == (3, 3)

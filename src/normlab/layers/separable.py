@@ -33,7 +33,7 @@ class Separable(NamedTuple):
     norm: nn.Module
 
     def can_run_compiled(self, x: Tensor, *, residual: bool) -> bool:
-        """Whether the pass computes what the layers compute of these maps one after the other.
+        """Whether the pass computes what the layers give for these maps one after the other.
 
         Layers with hooks are called one by one, so that the hooks see their maps; and those of
         which something was replaced.

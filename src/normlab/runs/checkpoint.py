@@ -66,10 +66,8 @@ class Checkpoint:
             RunError: The network is too large: the file could not be read again.
             NormlabError: It cannot be written.
         """
-        # asdict would copy every tensor.
-        state = {name: getattr(self, name) for name in _FIELDS}
         content = io.BytesIO()
-        torch.save(state, content)
+        torch.save(dict(vars(self)), content)  # asdict would copy every tensor
         state_bytes = content.getvalue()
         if (size := len(state_bytes)) > LARGEST - 200:  # less the line before it
             raise RunError(f"the network is too large: its checkpoint would have {size:,} bytes")
@@ -133,7 +131,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def _missing(path: Path) -> RunError:
-    return RunError(f"{path.parent} cannot be resumed: it has no {path.name}")
+    return RunError(f"{path.parent} has no {path.name} to resume from")
 
 
 def largest_size(network: nn.Module) -> int:
@@ -219,9 +217,6 @@ def remove(path: Path) -> None:
         each.unlink(missing_ok=True)
 
 
-_FIELDS = tuple(Checkpoint.__dataclass_fields__)
-
-
 def save_weights(path: Path, network: nn.Module) -> None:
     """Writes a network's parameters and buffers as safetensors, whole or not at all."""
     tensors = {name: _plain(tensor) for name, tensor in network.state_dict().items()}
@@ -277,7 +272,7 @@ def header(path: Path) -> dict[str, Tensor]:
         tensors = {
             name: torch.empty(
                 entry(tensor, "shape", list),
-                dtype=_TYPES[entry(tensor, "dtype", str)],
+                dtype=STORED_TYPES[entry(tensor, "dtype", str)],
                 device="meta",
             )
             for name, tensor in described.items()
@@ -297,7 +292,7 @@ def header(path: Path) -> dict[str, Tensor]:
 
 
 # safetensors' names of the types that a network's state can have.
-_TYPES = {
+STORED_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,

@@ -33,7 +33,9 @@ def isolated() -> Iterator[None]:
         if torch.is_anomaly_enabled():
             restored.enter_context(torch.autograd.set_detect_anomaly(False))
         if torch.cuda.is_available():
-            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+            flags = torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            )
             restored.enter_context(flags)
         restored.enter_context(np.errstate(all="warn", under="ignore"))
         yield

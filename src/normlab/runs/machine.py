@@ -12,7 +12,7 @@ import torch
 
 from normlab.config import Execution
 from normlab.errors import UsageError
-from normlab.layers.kernels import build
+from normlab.layers.kernels import build, prebuilt
 from normlab.runs.provenance import Machine
 from normlab.version import __version__
 from normlab.wording import counted
@@ -69,7 +69,7 @@ def _mallopt(parameter: int, value: int) -> None:
         mallopt(parameter, value)
 
 
-def describe(device: torch.device, *, from_epoch: int) -> Machine:
+def describe(device: torch.device, *, from_epoch: int, processes: int) -> Machine:
     """This machine, as a run records it."""
     name = device.type
     if device.type == "cuda":
@@ -84,6 +84,7 @@ def describe(device: torch.device, *, from_epoch: int) -> Machine:
         python=platform.python_version(),
         torch=torch.__version__,
         normlab=__version__,
+        processes=processes,
     )
 
 
@@ -186,9 +187,7 @@ def _table(file: Path) -> dict[str, str]:
 
 def _processor() -> str:
     """Name of the CPU: from a file on Linux, from Python elsewhere."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    for line in prebuilt.cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -11,7 +11,6 @@ from normlab.data.dataset import SplitName
 from normlab.errors import RunError
 from normlab.ranges import Positive, Range, Seconds, Share
 from normlab.storage.checksums import add_checksum, verify_checksum
-from normlab.storage.files import append
 from normlab.storage.reading import read_text
 from normlab.storage.records import MalformedError, build, entry, parse
 
@@ -29,7 +28,7 @@ class Epoch:
         train_loss: Mean training loss over the epoch's augmented images, measured while the weights
             changed; with label smoothing, the loss against smoothed labels; with a teacher, the
             weighted sum of both losses; with balanced classes, the mean weighted by class.
-        train_accuracy: Training accuracy, measured in the same way.
+        train_accuracy: Training accuracy, measured meanwhile too, never weighted by class.
         split: The split that `loss` and `accuracy` were measured on after the epoch: `test` or
             `holdout`; `train` where there is neither: then they equal the training's.
         loss: Mean negative log-likelihood on that split.
@@ -88,15 +87,6 @@ def _parse_epoch(line: str, number: int, path: Path) -> Epoch:
     if epoch.epoch != number:
         raise MalformedError(f"epoch {epoch.epoch} stands in its place")
     return epoch
-
-
-def append_metrics(path: Path, epoch: Epoch) -> None:
-    """Appends a line to metrics.jsonl. It is on disk when this returns.
-
-    Raises:
-        NormlabError: It cannot be written. A partial line is left out when the file is read.
-    """
-    append(path, as_line(epoch))
 
 
 def as_line(epoch: Epoch) -> str:

@@ -1,5 +1,6 @@
 """What a run's numbers come from: its data, its machines, its teacher, its first weights."""
 
+import dataclasses
 import re
 import reprlib
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class Machine:
         python: Version of Python.
         torch: Version of torch.
         normlab: Version of normlab.
+        processes: Number of processes that shared each batch. A normalization over the batch takes
+            its statistics over the shard of its process.
     """
 
     from_epoch: Positive
@@ -68,6 +71,14 @@ class Machine:
     python: str
     torch: str
     normlab: str
+    processes: Positive = 1
+
+    def recorded(self) -> dict[str, Any]:
+        """Its fields as files have them: a single process is not stated."""
+        content = dataclasses.asdict(self)
+        if self.processes == 1:
+            del content["processes"]
+        return content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +113,7 @@ class Start:
         name: Network, normalization and seed: `micro-bn-0`.
         weights: SHA-256 (hex) of its model.safetensors.
         kept: How many parameters the run took from it. A study does not record it: its runs do.
-        note: What the run did not take, in words; likewise.
+        note: What the run did not take, in words. A study does not record it, either.
     """
 
     name: str

@@ -4,7 +4,7 @@ config.json         all settings that decide the numbers, the data's fingerprint
 metrics.jsonl       one line per epoch
 model.safetensors   the weights, written after the last epoch
 checkpoint.pt       present while the run can be resumed
-teacher.npy         likewise, if the run learns from a teacher: the teacher's logits
+teacher.npy         if the run learns from a teacher: its logits, until it is finished
 report.html, figures/
 """
 
@@ -59,7 +59,7 @@ class Run:
         parameters: Number of parameters of a custom network, whose function may change; None for a
             layout, which says it.
         teacher: The network that it learned from, if any. Only training needs it.
-        start: The network whose weights it started from, if any; likewise.
+        start: The network whose weights it started from, if any. Only training needs it.
     """
 
     path: Path
@@ -102,7 +102,7 @@ class Run:
 
     def write_config(self) -> None:
         """Writes config.json."""
-        content = self._settings | {"machines": [dataclasses.asdict(m) for m in self.machines]}
+        content = self._settings | {"machines": [m.recorded() for m in self.machines]}
         if self.stopped_after is not None:
             content["stopped_after"] = self.stopped_after
         text = json.dumps(add_checksum(content), indent=2)

@@ -38,6 +38,7 @@ def find(study: StudyConfig, out: Path, dataset: Dataset) -> Run | None:
         UsageError: There is no such network, or it saw images that measure its runs.
         RunError: It is not finished, or damaged.
     """
+    starts.check_settings(study)
     try:
         run = starts.find(study)
     except UsageError:

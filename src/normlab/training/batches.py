@@ -86,8 +86,8 @@ class Batches:
 def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32] | None:
     """What an image of each class counts in a balanced loss: N / (K n).
 
-    N images have K classes, this one n images. So each class counts as much as each other, and the
-    images 1 in the mean.
+    N images have K classes, this one n images. So every class has the same total weight, and the
+    mean weight of an image is 1.
 
     Args:
         labels: The labels of the training images.

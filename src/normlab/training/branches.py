@@ -28,7 +28,7 @@ from normlab.config import Branches
 from normlab.errors import UsageError
 from normlab.network.model import Convolution, Network
 from normlab.seeding import seed_for
-from normlab.training.muon import to_its_norm
+from normlab.training.muon import norm_factor
 
 EXPANSION = 4  # the paper's rate
 
@@ -61,7 +61,7 @@ class Sum(nn.Module):
         point *= full.norm() / point.norm()
         if not self.identity:
             return full, point
-        scale = 1.0 if self.by_muon else 1 / float(to_its_norm(full))
+        scale = 1.0 if self.by_muon else 1 / float(norm_factor(full))
         return full, point, full.new_full((len(full),), scale)
 
 
@@ -90,7 +90,7 @@ class Product(nn.Module):
         shapes = ((outputs, wide[0], 1, 1), (*wide, 3, 3), (wide[1], inputs, 1, 1))
         kernels = _drawn(shapes, self.seed)
         if self.by_muon:
-            return tuple(kernel * to_its_norm(kernel) for kernel in kernels)
+            return tuple(kernel * norm_factor(kernel) for kernel in kernels)
         factor = (full.norm() / self.forward(*kernels).norm()) ** (1 / 3)
         return tuple(kernel * factor for kernel in kernels)
 

@@ -8,8 +8,9 @@ import torch
 from normlab.data import Dataset
 from normlab.inference.evaluate import evaluate
 from normlab.runs import checkpoint
-from normlab.runs.metrics import Epoch, append_metrics
+from normlab.runs.metrics import Epoch, as_line
 from normlab.seeding import generator
+from normlab.storage.files import append
 from normlab.training.branches import fold_branches
 from normlab.training.recalibration import recalibrate
 from normlab.training.state import TrainingState
@@ -48,20 +49,9 @@ class Evaluation(Callback):
     def on_epoch_end(self, state: TrainingState) -> None:
         """Adds the epoch to `state.run`; DivergedError where a loss or a weight is not finite."""
         run, split = state.run, state.run.split
-        loss, accuracy, without = state.train_loss, state.train_accuracy, None
+        loss, accuracy = state.train_loss, state.train_accuracy
         if split != "train":
             loss, accuracy = self._measure(state)
-        if run.config.recalibrate and state.epoch == state.epochs:
-            images, seed = torch.from_numpy(self.dataset.train.images), run.config.seed
-            order = torch.randperm(len(images), generator=generator(seed, "recalibration"))
-            changed = recalibrate(state.network, images, order)
-            if split != "train":
-                without = accuracy
-                if changed:
-                    loss, accuracy = self._measure(state)
-        state.check_finite()
-        if not math.isfinite(loss):
-            raise state.diverged(loss)
         epoch = Epoch(
             epoch=state.epoch,
             train_loss=state.train_loss,
@@ -71,9 +61,34 @@ class Evaluation(Callback):
             accuracy=accuracy,
             learning_rate=state.learning_rate,
             seconds=state.seconds,
-            without_recalibration=without,
         )
+        if run.config.recalibrate and state.epoch == state.epochs:
+            epoch = self._recalibrated(state, epoch)
+        state.check_finite()
+        if not math.isfinite(epoch.loss):
+            raise state.diverged(f"the loss became {epoch.loss}")
+        epoch = dataclasses.replace(epoch, seconds=state.seconds)
         state.run = dataclasses.replace(run, epochs=(*run.epochs, epoch))
+
+    def on_run_end(self, state: TrainingState) -> None:
+        """Recalibrates the network if a callback ended the run before its planned last epoch."""
+        run, last = state.run, state.run.last
+        if run.config.recalibrate and last.without_recalibration is None:
+            last = self._recalibrated(state, last)
+            state.check_finite()
+            state.run = dataclasses.replace(run, epochs=(*run.epochs[:-1], last))
+
+    def _recalibrated(self, state: TrainingState, epoch: Epoch) -> Epoch:
+        """Measures running statistics anew, and with them an epoch."""
+        images, seed = torch.from_numpy(self.dataset.train.images), state.run.config.seed
+        order = torch.randperm(len(images), generator=generator(seed, "recalibration"))
+        changed = recalibrate(state.network, images, order)
+        if epoch.split == "train":
+            return epoch
+        loss, accuracy = self._measure(state) if changed else (epoch.loss, epoch.accuracy)
+        return dataclasses.replace(
+            epoch, loss=loss, accuracy=accuracy, without_recalibration=epoch.accuracy
+        )
 
     def _measure(self, state: TrainingState) -> tuple[float, float]:
         """Loss and accuracy on the split that the run's curve is measured on."""
@@ -90,7 +105,7 @@ class Checkpointing(Callback):
         A kill in between leaves a line without its checkpoint: that epoch is trained again. In the
         other order the line would be lost.
         """
-        append_metrics(state.run.path / "metrics.jsonl", state.run.last)
+        append(state.run.path / "metrics.jsonl", as_line(state.run.last))
         state.checkpoint().save(state.run.path / "checkpoint.pt")
 
     def on_run_end(self, state: TrainingState) -> None:
@@ -98,6 +113,9 @@ class Checkpointing(Callback):
         if state.epoch < state.epochs:  # in this order: weights make the run finished
             state.run = dataclasses.replace(state.run, stopped_after=state.epoch)
             state.run.write_config()
+        if state.run.config.recalibrate:  # perhaps after the last epoch was saved
+            state.checkpoint().save(state.run.path / "checkpoint.pt")
+            state.run.write_metrics()
         fold_branches(state.network)
         checkpoint.save_weights(state.run.path / "model.safetensors", state.network)
         checkpoint.remove(state.run.path / "checkpoint.pt")

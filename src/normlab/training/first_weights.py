@@ -12,7 +12,7 @@ import torch
 from normlab.network.custom import CustomNetwork
 from normlab.network.model import Convolution, FullyConnected, Network
 from normlab.recipes import Recipe
-from normlab.training.muon import to_its_norm
+from normlab.training.muon import norm_factor
 from normlab.training.optimizers import trained_by_muon
 
 
@@ -62,7 +62,7 @@ def _scale_custom(network: CustomNetwork, by_muon: set[torch.Tensor]) -> None:
 
 def _scale(weight: torch.Tensor, norms: Iterable[torch.nn.Module]) -> None:
     """Scales a weight, and has the normalizations after it make up for that."""
-    scale = to_its_norm(weight)
+    scale = norm_factor(weight)
     weight.mul_(scale)
     for norm in norms:
         for layer in norm.modules():

@@ -12,7 +12,7 @@ from normlab import notation, recipes
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, apply_splits, load_for, refuse_unknown, with_own_holdout
 from normlab.data.shape import shaped_as
-from normlab.errors import RunError
+from normlab.errors import RunError, UsageError
 from normlab.layers import norms
 from normlab.network import custom, zoo
 from normlab.network.model import Network
@@ -46,6 +46,7 @@ from normlab.training.setup import (
     locked_run,
     new_network,
     refuse_existing_run,
+    refuse_untrainable,
     restore_state,
 )
 from normlab.training.state import TrainingState
@@ -106,7 +107,10 @@ def train(
         norms.find(norm)
     config = custom.in_colour_if_untold(config, custom_networks(zoo.find(config.network)))
     teachers.check_settings(config)
-    start = start if config.start_from and start else starts.find(config)
+    starts.check_settings(config)
+    if start is not None and config.start_from is None:
+        raise UsageError("a start is given, but the configuration has no start_from: set it")
+    start = start or starts.find(config)
     device = machine.prepare(execution)
     if not dry_run:
         refuse_existing_run(out, execution)
@@ -200,6 +204,7 @@ def resume(
                 f"the checkpoint was written after {checkpoint.epoch}"
             )
         refuse_another(file, checkpoint.model, network)
+        refuse_untrainable(notation.parse(run.layout), run.config, run.recipe, run.data)
         dataset = run.dataset(execution.data_root) if dataset is None else dataset
         if run.teacher is not None:
             dataset = teachers.read(
@@ -294,4 +299,4 @@ def _train_on_next_batch(state: TrainingState, batches: Batches) -> None:
     loss, correct = state.train_step.step(state.learning_rate, inputs, labels, taught, weights)
     state.record_step(loss, correct, len(labels))
     if not math.isfinite(loss):
-        raise state.diverged(loss)
+        raise state.diverged(f"the loss became {loss}")

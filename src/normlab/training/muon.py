@@ -42,14 +42,14 @@ class Muon:
             update = weight.grad.add(momentum, alpha=self.momentum)
             matrix = update.flatten(1)
             scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-            weight.mul_(to_its_norm(weight))
+            weight.mul_(norm_factor(weight))
             weight.add_(orthogonalize(matrix).view_as(weight), alpha=-rate * scale)
 
 
-def to_its_norm(weight: Tensor) -> Tensor:
-    """The factor that scales a weight to the norm that Muon keeps."""
-    factor: Tensor = len(weight) ** 0.5 / vector_norm(weight)
-    return factor
+def norm_factor(weight: Tensor) -> Tensor:
+    """The factor that scales a weight to the norm that Muon keeps; 1 for a weight of zeros."""
+    norm = vector_norm(weight)
+    return torch.where(norm > 0, len(weight) ** 0.5 / norm, 1.0)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ def recalibrate(network: nn.Module, images: Tensor, order: Tensor) -> bool:
     layers = [
         layer
         for layer in network.modules()
-        if isinstance(getattr(layer, "momentum", None), float) and [*layer.buffers(recurse=False)]
+        if isinstance(getattr(layer, "momentum", 0), float | None)  # None: BatchNorm's mean of all
+        and [*layer.buffers(recurse=False)]
     ]
     if not layers:
         return False

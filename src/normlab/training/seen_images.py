@@ -1,4 +1,4 @@
-"""What a start saw in its training: not what is to measure the run that begins with it."""
+"""Refuses a start that was trained on images which are to measure the new run."""
 
 from normlab.config import DataConfig, RunConfig, StudyConfig
 from normlab.data import Dataset, source_of

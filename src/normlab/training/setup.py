@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from normlab.network.model import Network
 from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
-from normlab.runs.checkpoint import Checkpoint, is_checkpoint
+from normlab.runs.checkpoint import STORED_TYPES, Checkpoint, is_checkpoint
 from normlab.runs.metrics import LARGEST_LOSS
 from normlab.runs.provenance import DataCard, Start
 from normlab.runs.run import Run, resume_command
@@ -124,14 +124,7 @@ def new_network(
         activation=activation,
         limits=config,
     )
-    check_trainable(  # before memory is allocated
-        blocks,
-        norm=config.norm,
-        classes=len(data.classes),
-        batches=_batch_sizes(data.train, recipe.batch_size),
-        shape=config.shape,
-        activation=activation,
-    )
+    refuse_untrainable(blocks, config, recipe, data)  # before memory is allocated
     network = Network(
         notation.format(blocks),
         norm=config.norm,
@@ -149,6 +142,24 @@ def new_network(
     network.input_mean.copy_(torch.tensor(data.mean, dtype=torch.float64))
     network.input_std.copy_(torch.tensor(data.std, dtype=torch.float64))
     return network, started
+
+
+def refuse_untrainable(
+    blocks: Sequence[notation.Block], config: RunConfig, recipe: Recipe, data: DataCard
+) -> None:
+    """Refuses a layout that cannot be trained on a process's shards of the batches.
+
+    Raises:
+        UsageError: As `new_network` raises it.
+    """
+    check_trainable(
+        blocks,
+        norm=config.norm,
+        classes=len(data.classes),
+        batches=_batch_sizes(data.train, recipe.batch_size),
+        shape=config.shape,
+        activation=zoo.activation_of(config.network, config.activation),
+    )
 
 
 def _batch_sizes(images: int, batch_size: int) -> tuple[int, int]:
@@ -180,7 +191,16 @@ def train_step_of(run: Run, network: Network) -> TrainStep:
 
 
 def first_checkpoint(run: Run, network: Network) -> Checkpoint:
-    """The checkpoint before the first step."""
+    """The checkpoint before the first step.
+
+    Raises:
+        UsageError: The network, a custom one, has a tensor that a run's files cannot hold.
+    """
+    for name, tensor in network.state_dict().items():
+        if tensor.dtype not in STORED_TYPES.values():
+            raise UsageError(f"{name} has numbers of type {tensor.dtype}: a run cannot store these")
+        if not tensor.isfinite().all():
+            raise UsageError(f"{name} has values that are not finite, before any training")
     train_step = train_step_of(run, network)
     return Checkpoint(run=run.digest, model=network.state_dict(), optimizer=train_step.state_dict())
 
@@ -212,13 +232,14 @@ def restore_state(
             f"{file} is another recipe's: {error}. "
             "Put the run's own checkpoint in its place, or train again into another --out"
         ) from None
-    run = _record_machine(run, device, checkpoint.epoch + 1)
+    if checkpoint.epoch < run.planned_epochs:
+        run = _record_machine(run, device, checkpoint.epoch + 1)
     return TrainingState.resume(run, train_step, steps, checkpoint)
 
 
 def _record_machine(run: Run, device: torch.device, epoch: int) -> Run:
     """The run with this machine in its record, unless it was the last one already."""
-    here = machine.describe(device, from_epoch=epoch)
+    here = machine.describe(device, from_epoch=epoch, processes=process_group().size)
     if run.machines and here == dataclasses.replace(run.machines[-1], from_epoch=epoch):
         return run
     return dataclasses.replace(run, machines=(*run.machines, here))

@@ -23,21 +23,24 @@ from normlab.runs.run import Run
 from normlab.wording import counted, listed
 
 
+def check_settings(config: TrainingConfig) -> None:
+    """Raises UsageError if a start has branches, which would change what its weights compute."""
+    if config.start_from is not None and config.branches != "none":
+        raise UsageError(
+            f"--start-from and --branches {config.branches} exclude each other: leave one out"
+        )
+
+
 def find(config: TrainingConfig) -> Run | None:
     """The run that `--start-from` names; None if a configuration has no start.
 
     Raises:
-        UsageError: There is no such folder or network, or the configuration adds branches, which
-            would change what the weights compute.
+        UsageError: There is no such folder or network.
         RunError: The folder is not a run's, or the run is not finished or damaged.
     """
     text = config.start_from
     if text is None:
         return None
-    if config.branches != "none":
-        raise UsageError(
-            f"--start-from and --branches {config.branches} exclude each other: leave one out"
-        )
     if (run := named_run(text, "--start-from")) is not None:
         return run
     raise UsageError(

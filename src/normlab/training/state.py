@@ -119,15 +119,15 @@ class TrainingState:
 
     def check_finite(self) -> None:
         """Raises DivergedError where a weight or a running statistic is not finite."""
-        tensors = self.network.state_dict().values()
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-            raise self.diverged(math.nan)
+        for name, tensor in self.network.state_dict().items():
+            if not tensor.isfinite().all():
+                raise self.diverged(f"values of {name} became infinite or nan")
 
-    def diverged(self, loss: float) -> DivergedError:
-        """The error for a loss that is not finite."""
+    def diverged(self, problem: str) -> DivergedError:
+        """The error for a loss or a weight that is not finite."""
         epoch, step = (self.epoch + 1, self.step) if self.step else (self.epoch, self.steps)
         return DivergedError(
-            f"the loss became {loss} in epoch {epoch}, step {step}, at learning rate "
+            f"{problem} in epoch {epoch}, step {step}, at learning rate "
             f"{self.learning_rate:.4g}; the last checkpoint in {self.run.path} is kept. Train with "
             "a lower --learning-rate, into another --out"
         )

@@ -176,7 +176,8 @@ def _state_dict(optimizer: Optimizer) -> dict[str, Any]:
 
 def _restore(optimizer: Optimizer, number: Any, values: Any) -> None:
     """Sets what an optimizer keeps of a weight; MalformedError if it does not fit the weight."""
-    if number not in range(len(optimizer.weights)) or not isinstance(values, dict):
+    numbers = range(len(optimizer.weights))
+    if type(number) is not int or number not in numbers or not isinstance(values, dict):
         raise MalformedError(f"its optimizer has no state {reprlib.repr(number)}")
     weight, value = optimizer.weights[number], values.get(optimizer.MOMENTUM)
     if value is None:

@@ -36,7 +36,8 @@ class StopRequests(Callback):
     def listening(self) -> Iterator[None]:
         """Handles SIGINT and SIGTERM: the first asks to stop, the second interrupts at once.
 
-        A handler that a program around Python installed stays: Python could not restore it.
+        A handler that a program around Python installed stays: Python could not restore it. A
+        signal that is ignored, as a shell has it for what runs in the background, still is.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
@@ -44,7 +45,7 @@ class StopRequests(Callback):
         previous = {
             number: signal.signal(number, self._request)
             for number in (signal.SIGINT, signal.SIGTERM)
-            if signal.getsignal(number) is not None
+            if signal.getsignal(number) not in (None, signal.SIG_IGN)
         }
         try:
             yield
@@ -59,31 +60,38 @@ class StopRequests(Callback):
         self.requested.set()
 
     def on_step_end(self, state: TrainingState) -> None:
-        """Stops the run if a process was asked to. The last step's epoch is finished first."""
-        if state.step < state.steps and self._in_any_process(self.requested.is_set()):
+        """Stops the run if a process was asked to.
+
+        An epoch is finished first if this is its last step, or if a callback ends the run with it.
+        """
+        if state.step == state.steps:
+            return
+        requested, stopping = self._in_any_process(self.requested.is_set(), state.stopping)
+        if requested and not stopping:
             self._save_and_stop(state)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         """Stops the run if a process was asked to; tells all processes of a callback's `stop`."""
-        state.stopping = self._in_any_process(state.stopping)
-        requested = self._in_any_process(self.requested.is_set())
+        requested, state.stopping = self._in_any_process(self.requested.is_set(), state.stopping)
         if requested and state.epoch < state.epochs and not state.stopping:
             self._save_and_stop(state)
 
     def on_run_end(self, state: TrainingState) -> None:
         """Reports a stop request that came too late: the run is finished."""
-        if self._in_any_process(self.requested.is_set()):
+        (requested,) = self._in_any_process(self.requested.is_set())
+        if requested:
             raise InterruptedRunError(
                 f"stopped after the last epoch: {state.run.path} is finished. "
                 f"For its page: {shlex.join(['normlab', 'report', str(state.run.path)])}"
             )
 
-    def _in_any_process(self, flag: bool) -> bool:
-        """Whether a flag is set in any process of the run."""
+    def _in_any_process(self, *flags: bool) -> list[bool]:
+        """Whether flags are set in any process of the run."""
         processes = process_group()
         if processes.size == 1:
-            return flag
-        return bool(processes.sum(torch.tensor(float(flag), device=self.device)))
+            return [*flags]
+        counts = processes.sum(torch.tensor(flags, dtype=torch.float32, device=self.device))
+        return [*map(bool, counts.tolist())]
 
     def _save_and_stop(self, state: TrainingState) -> NoReturn:
         checkpoint = state.checkpoint()

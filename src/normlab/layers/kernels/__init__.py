@@ -116,6 +116,7 @@ def usable(x: Tensor) -> bool:
         and x.numel() > 0
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.shape[1] <= MAX_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)

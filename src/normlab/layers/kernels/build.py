@@ -29,7 +29,6 @@ from normlab.layers.kernels import compilers, prebuilt
 from normlab.layers.kernels.compilers import Compiler, output
 from normlab.storage.files import locked, user_cache, write_atomically
 
-CPUINFO = prebuilt.CPUINFO
 KEYS = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo, on x86 and on ARM
 _BUILDING = "building-"  # temporary folders
 _OUTSIDE = 65534  # who owns, within a container, what root and others own outside of it
@@ -200,8 +199,7 @@ def _machine() -> str:
     """What -march=native and the system's libraries depend on."""
     if sys.platform == "darwin":
         processor = output("sysctl", "-n", "machdep.cpu.brand_string")
-    elif CPUINFO.exists():
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    elif lines := prebuilt.cpuinfo():
         processor = "\n".join(sorted({line for line in lines if line.startswith(KEYS)}))
     else:
         processor = platform.processor()

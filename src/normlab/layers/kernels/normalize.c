@@ -60,7 +60,7 @@ void normlab_moments_of(const Normalization *p, int64_t n) {
         find_moments(p, n, 0);
 }
 
-/* What belongs to variances, for each channel: pooled, all channels have the mean. */
+/* If variances are pooled, replaces each channel's value by the mean of all. */
 INLINE void pool_variances(const Normalization *p, double *values) {
     double sum = 0;
     if (!p->pooled)
@@ -122,7 +122,7 @@ INLINE void apply(const Normalization *p, int64_t n, int bfloat16, int activatio
     const int64_t channels = p->channels, length = tile_length(channels);
     const int64_t row = n / p->part * channels;
     const uint32_t threshold = p->threshold, seed = p->seed;
-    const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
+    const float scale = drop ? dropout_scale(threshold) : 1;
     const void *x = p->x, *residual = p->residual;
     void *y = p->out;
     float a[TILE], b[TILE];
@@ -149,7 +149,7 @@ INLINE void sum_gradients(const Normalization *p, int64_t n, int bfloat16, int a
     const int64_t channels = p->channels, length = tile_length(channels);
     const int64_t row = n / p->part * channels;
     const uint32_t threshold = p->threshold, seed = p->seed;
-    const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
+    const float scale = drop ? dropout_scale(threshold) : 1;
     const void *x = p->x, *dy = p->dy;
     float a[TILE], b[TILE], m[TILE], sum[TILE], product[TILE];
     fill(a, p->scale + row, channels, length);
@@ -213,7 +213,7 @@ INLINE void apply_gradients(const Normalization *p, int64_t n, int bfloat16, int
     const int64_t channels = p->channels, length = tile_length(channels);
     const int64_t row = n / p->part * channels;
     const uint32_t threshold = p->threshold, seed = p->seed;
-    const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
+    const float scale = drop ? dropout_scale(threshold) : 1;
     const void *x = p->x, *dy = p->dy;
     void *dx = p->out;
     float a[TILE], b[TILE], r[TILE], s[TILE];
@@ -290,8 +290,7 @@ void normlab_forward(const Normalization *p) {
         return;
     }
     normlab_share(each_moments, p, p->samples, p->threads);
-    for (int64_t part = 0; part < p->samples / p->part; part++)
-        normlab_statistics(p, part);
+    each_part(normlab_statistics, p);
     normlab_share(each_apply, p, p->samples, p->threads);
 }
 
@@ -300,8 +299,7 @@ void normlab_backward(const Normalization *p) {
         normlab_share(each_backward, p, p->samples, p->threads);
     else {
         normlab_share(each_sum, p, p->samples, p->threads);
-        for (int64_t part = 0; part < p->samples / p->part; part++)
-            normlab_find_gradient(p, part);
+        each_part(normlab_find_gradient, p);
         normlab_share(each_gradient, p, p->samples, p->threads);
     }
     normlab_sum_samples(p);

@@ -86,6 +86,11 @@ INLINE float activate_backward(float z, float g, int activation) {
     return g;
 }
 
+/* What dropout multiplies kept values by, in double as in dropout.py. */
+INLINE float dropout_scale(uint32_t threshold) {
+    return (float)(1 / (1 - threshold * 0x1p-32));
+}
+
 /* The factor by which dropout multiplies a value: 0 or scale. It comes from a hash of the value's
    index (MurmurHash3's finalizer, Appleby 2011), so the backward pass computes the same factor. */
 INLINE float dropout_factor(uint32_t index, uint32_t seed, uint32_t threshold, float scale) {
@@ -135,6 +140,12 @@ void normlab_sum_gradients_of(const Normalization *p, int64_t n);
 
 /* From the sums of a part's samples: the gradient of x is g * scale + x * factor + constant. */
 void normlab_find_gradient(const Normalization *p, int64_t part);
+
+/* A step for each part of the samples. */
+INLINE void each_part(void (*step)(const Normalization *p, int64_t part), const Normalization *p) {
+    for (int64_t part = 0; part < p->samples / p->part; part++)
+        step(p, part);
+}
 
 /* The gradient of x of sample n. */
 void normlab_apply_gradients_of(const Normalization *p, int64_t n);

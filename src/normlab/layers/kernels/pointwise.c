@@ -151,7 +151,7 @@ INLINE int64_t size_of_room(const Pointwise *p) {
 INLINE void activate_strip(const Normalization *p, const struct coefficients *of, int64_t start,
                            int64_t size, float *h, int bfloat16, int activation, int drop) {
     const uint32_t threshold = p->threshold, seed = p->seed;
-    const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
+    const float scale = drop ? dropout_scale(threshold) : 1;
     const void *x = p->x;
     for (int64_t base = 0; base < size; base += of->length) {
         const int64_t count = size - base < of->length ? size - base : of->length;
@@ -172,7 +172,7 @@ INLINE void sum_strip(const Normalization *p, const struct coefficients *of, int
                       const float *dh, float *sum, float *product, int bfloat16, int activation,
                       int drop) {
     const uint32_t threshold = p->threshold, seed = p->seed;
-    const float scale = drop ? 1 / (1 - threshold * 0x1p-32f) : 1;
+    const float scale = drop ? dropout_scale(threshold) : 1;
     const void *x = p->x;
     void *out = p->out;
     for (int64_t base = 0; base < size; base += of->length) {

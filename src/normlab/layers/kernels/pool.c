@@ -76,24 +76,23 @@ POOL(8)
 POOL(16)
 #endif
 
+/* Which vectors fit the channels: 0 to 3 for 1, 4, 8 and the most lanes. */
+INLINE int vectors(const Pool *p) {
+    return (p->channels >= 4) + (p->channels >= 8) + (p->channels >= WIDEST);
+}
+
 #define DEFINE(pass)                                                                       \
-    static void pass##_samples(const void *arguments, int64_t first, int64_t last,         \
-                               int64_t thread) {                                           \
-        const Pool *p = arguments;                                                         \
-        (void)thread;                                                                      \
-        const int size = (p->channels >= 4) + (p->channels >= 8) + (p->channels >= WIDEST); \
-        for (int64_t n = first; n < last; n++)                                             \
-            switch (p->bfloat16 << 2 | size) {                                             \
-            case 0: pass##1(p, n, 0); break;                                               \
-            case 1: pass##4(p, n, 0); break;                                               \
-            case 2: pass##8(p, n, 0); break;                                               \
-            case 3: WIDE(pass)(p, n, 0); break;                                            \
-            case 4: pass##1(p, n, 1); break;                                               \
-            case 5: pass##4(p, n, 1); break;                                               \
-            case 6: pass##8(p, n, 1); break;                                               \
-            default: WIDE(pass)(p, n, 1);                                                  \
-            }                                                                              \
-    }                                                                                      \
+    EACH(Pool, pass##_samples,                                                             \
+         switch (p->bfloat16 << 2 | vectors(p)) {                                          \
+         case 0: pass##1(p, n, 0); break;                                                  \
+         case 1: pass##4(p, n, 0); break;                                                  \
+         case 2: pass##8(p, n, 0); break;                                                  \
+         case 3: WIDE(pass)(p, n, 0); break;                                               \
+         case 4: pass##1(p, n, 1); break;                                                  \
+         case 5: pass##4(p, n, 1); break;                                                  \
+         case 6: pass##8(p, n, 1); break;                                                  \
+         default: WIDE(pass)(p, n, 1);                                                     \
+         })                                                                                \
     void normlab_pool_##pass(const Pool *p) {                                              \
         normlab_share(pass##_samples, p, p->samples, p->threads);                          \
     }

@@ -59,12 +59,16 @@ def find() -> Iterator[tuple[Origin, Path]]:
                         yield origin, path
 
 
-def processor_flags() -> set[str]:
-    """What Linux says that the processor and the system can do; nothing where it does not say."""
-    lines = []
+def cpuinfo() -> list[str]:
+    """What Linux says of the processors, line by line; nothing where it does not say."""
     with suppress(OSError):
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    return {*next((line.split() for line in lines if line.startswith("flags")), [])}
+        return CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    return []
+
+
+def processor_flags() -> set[str]:
+    """What Linux says that the processor and the system can do."""
+    return {*next((line.split() for line in cpuinfo() if line.startswith("flags")), [])}
 
 
 def file_name(origin: Origin, content: bytes) -> str:

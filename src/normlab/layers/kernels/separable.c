@@ -95,11 +95,6 @@ static void share(Samples *samples, const Separable *p) {
     normlab_share(samples, p, p->norm.samples, p->norm.threads);
 }
 
-static void each_part(void (*step)(const Normalization *p, int64_t part), const Normalization *p) {
-    for (int64_t part = 0; part < p->samples / p->part; part++)
-        step(p, part);
-}
-
 void normlab_separable_forward(const Separable *p) {
     if (p->given) {
         share(each_given, p);

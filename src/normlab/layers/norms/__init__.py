@@ -12,7 +12,7 @@ it. Pass it as `module:Class` on the command line, or register it in Python:
 """
 
 # Registered in this order, which is the order of every list of normalizations.
-from normlab.layers.norms import none, batch, sample, proxy, sws, dyt  # isort: skip
+from normlab.layers.norms import none, batch, sample, proxy, sws, dyt  # noqa: F401  # isort: skip
 from normlab.layers.norms.registry import (
     REGISTRY,
     Normalization,
@@ -28,15 +28,9 @@ __all__ = [
     "REGISTRY",
     "Normalization",
     "Shape",
-    "batch",
     "build",
     "channel_multiple",
     "default_groups",
-    "dyt",
     "find",
-    "none",
-    "proxy",
     "register",
-    "sample",
-    "sws",
 ]

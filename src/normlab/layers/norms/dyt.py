@@ -10,8 +10,8 @@ from normlab.layers.norms.registry import Shape, register
 
 @register(
     "dyt",
-    formula="tanh(α · x) · w + b, one α, which starts at 0.5; w starts at 2 · √6, at 2 · √3 where "
-    "no activation follows (the paper's starts at 1)",
+    formula="tanh(α · x) · w + b, one α, which starts at 0.5; w starts at 2 · √6 before a ReLU, at "
+    "2 · √3 where no activation follows (the paper's starts at 1)",
     paper="Zhu et al. 2025, Transformers without Normalization, arXiv:2503.10622, section 4; He et "
     "al. 2015, arXiv:1502.01852, section 2.2, for the first w",
     axes="none",
@@ -36,7 +36,7 @@ class DynamicTanh(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape[0]))
 
     def undo_scale(self, scale: float) -> None:
-        """Computes of scale · x what it computed of x."""
+        """Changes a parameter so that scale · x gives what x gave."""
         self.slope.div_(scale)
 
     def forward(self, x: Tensor) -> Tensor:

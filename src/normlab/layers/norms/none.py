@@ -46,7 +46,7 @@ class Affine(nn.Module):
         return drop(y, self.dropout, self.training)
 
     def undo_scale(self, scale: float) -> None:
-        """Computes of scale · x what it computed of x."""
+        """Changes a parameter so that scale · x gives what x gave."""
         self.weight.div_(scale)
 
     def as_affine(self) -> ChannelAffine:

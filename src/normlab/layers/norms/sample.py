@@ -229,7 +229,7 @@ class EvoNormS0(nn.Module):
         self.slope = nn.Parameter(torch.ones(shape[0])) if activate else None
 
     def undo_scale(self, scale: float) -> None:
-        """Computes of scale · x what it computed of x, but for ε."""
+        """Changes a parameter so that scale · x gives what x gave, but for ε."""
         if self.slope is not None:
             self.slope.div_(scale)
 
