@@ -118,7 +118,7 @@ locked:  ## make .venv from requirements.lock, the hash of every file checked
 	touch .venv/installed
 
 oldest: .venv-oldest/installed  ## run the tests with the oldest versions that pyproject.toml allows
-	.venv-oldest/bin/pytest -o filterwarnings=default
+	.venv-oldest/bin/$(PYTEST) -o filterwarnings=default
 
 # First of a version that is known for them: of a service that knows of none, all would be clean.
 audit: .venv-supply/installed  ## ask PyPI for known vulnerabilities of the constraints' versions

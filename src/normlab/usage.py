@@ -10,7 +10,6 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, UseAppendAction
@@ -236,9 +235,7 @@ def unexpected(
     """
     typed, known = rest[0], flags(function)
     blocks = [*filter(is_block, arguments)]
-    before = takewhile(lambda word: word != typed, arguments)
-    given = [word.partition("=")[0] for word in before if word.startswith("--")]
-    if given[-1:] == ["--seeds"]:
+    if _flag_before(typed, function, arguments) == "--seeds":
         return UsageError("--seeds takes the number of seeds: --seeds 3 means seeds 0, 1 and 2")
     if "--layouts" in known and (typed in ZOO or " " in typed):
         return UsageError(f"give further networks with a flag: --layouts {shlex.quote(typed)}")
@@ -249,6 +246,21 @@ def unexpected(
         f"normlab {command} does not take {typed!r}: {hint}`normlab {command} --help` says what it "
         "takes"
     )
+
+
+def _flag_before(typed: str, function: Command, arguments: Sequence[str]) -> str:
+    """The last flag before a word that no flag takes; empty if there is none."""
+    taking = {name: p.takes for p in _parameters(function) for name in p.names}
+    last, left = "", "none"
+    for argument in arguments:
+        flag, equals, _ = argument.replace("_", "-").partition("=")
+        if flag in taking:
+            last, left = flag, "none" if equals else taking[flag]
+        elif left == "none" and argument == typed:
+            break
+        elif left == "one":
+            left = "none"
+    return last
 
 
 def readers(function: Command, arguments: Sequence[str]) -> ConstructorRegistry:

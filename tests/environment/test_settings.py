@@ -162,6 +162,9 @@ def test_an_export_within_all_of_them_is_checked_and_equal(usual, tmp_path):
         assert settings() == before
     assert (found.size, found.images) == (expected.size, expected.images)
     assert found.difference < 1e-6
+    pixels = torch.from_numpy(usual.dataset().test.images[:20])
+    one, other = (torch.export.load(tmp_path / f"{n}.pt2").module() for n in ("usual", "found"))
+    assert torch.equal(one(pixels), other(pixels))
 
 
 @pytest.mark.slow(8)

@@ -175,6 +175,7 @@ def layouts(draw):
     return " ".join(["P", *blocks, end] if draw(st.booleans()) else [*blocks, end])
 
 
+@compiled
 @pytest.mark.slow(3)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64)])
 def test_images_of_other_shapes_are_classified_as_by_pytorch(shape):

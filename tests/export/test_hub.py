@@ -116,8 +116,9 @@ def test_without_a_terminal_it_refuses(run, hub, variables, tmp_path):
     ],
 )
 def test_a_hub_that_refuses_gives_one_line(change, problem, run, hub, variables, tmp_path):
-    hub.refuses = change.pop("refuses", hub.refuses)
-    done = command("push", run, "me/micro-bn", "--yes", cwd=tmp_path, **variables | change)
+    hub.refuses = change.get("refuses", hub.refuses)
+    told = {name: value for name, value in change.items() if name != "refuses"}
+    done = command("push", run, "me/micro-bn", "--yes", cwd=tmp_path, **variables | told)
     assert_one_line(done)
     assert "me/micro-bn could not be uploaded to http://127.0.0.1:" in done.stderr
     assert problem in done.stderr

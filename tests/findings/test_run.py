@@ -438,3 +438,14 @@ def test_any_runs_can_be_compared(pairs):
     if same:
         top = max(r.last.accuracy for r in runs)
         assert percent(top, runs[0].data.test) in sentences[0]
+
+
+def test_each_run_needs_its_own_evaluation():
+    for evaluations in (
+        [],
+        [EVALUATION],
+        [EVALUATION] * 3,
+        [EVALUATION, evaluation(MATRIX, split="holdout")],
+    ):
+        with pytest.raises(ValueError, match="each run needs its evaluation"):
+            compare([run("a"), run("b")], evaluations)

@@ -147,3 +147,8 @@ def test_metrics_follow_from_the_probabilities(data, count):
     counts = [n for *_, n in pairs]
     assert counts == sorted(counts, reverse=True)
     assert sum(counts) <= count - evaluation.correct
+
+
+def test_what_is_no_split_is_refused(coloured):
+    with pytest.raises(ValueError, match="no split 'bogus': there are train, holdout, test"):
+        evaluate(Colour(), coloured, "bogus")

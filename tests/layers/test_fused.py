@@ -722,20 +722,25 @@ def test_its_repr_names_statistics_and_dropout(name):
     ("name", "dtype", "training"),
     [
         ("bn", torch.bfloat16, False),
-        ("bn", torch.float64, False),
-        *((name, torch.float64, training) for name in NAMES[1:] for training in (False, True)),
+        *((name, torch.float64, training) for name in ("ebn", "rms") for training in (False, True)),
     ],
 )
-def test_parameters_of_another_type_are_used_or_refused(name, dtype, training):
+def test_parameters_of_another_type_are_used(name, dtype, training):
     """As after `network.bfloat16()`."""
     x = maps((5, *SHAPE), dtype=torch.bfloat16)
     expected = build(name, SHAPE).train(training)(x)
     with torch.no_grad():
-        try:
-            y = build(name, SHAPE).train(training).to(dtype)(x)
-        except RuntimeError:
-            return
+        y = build(name, SHAPE).train(training).to(dtype)(x)
     torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05, check_dtype=False)
+
+
+@compiled
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("ebn", "rms")])
+def test_parameters_that_pytorchs_layers_refuse_are_refused(name, training):
+    layer = build(name, SHAPE).train(training).double()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="mixed dtype"):
+        layer(maps((5, *SHAPE), dtype=torch.bfloat16))
 
 
 @compiled
@@ -752,20 +757,11 @@ def test_another_default_dtype(monkeypatch):
 
 @compiled
 @by_name
-def test_a_second_derivative_is_correct_or_refused(name):
-    """Compared with the same maps in channels-first memory."""
+def test_a_second_derivative_is_refused(name):
     x = maps((5, *SHAPE)).requires_grad_()
-    layer = build(name, SHAPE)
-    try:
-        (g,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
-        (x.sum() + g.square().sum()).backward()
-    except RuntimeError as error:
-        assert "once_differentiable" in str(error)
-        return
-    first = x.detach().contiguous(memory_format=torch.contiguous_format).requires_grad_()
-    (g,) = torch.autograd.grad(layer(first).pow(3).sum(), first, create_graph=True)
-    (first.sum() + g.square().sum()).backward()
-    torch.testing.assert_close(x.grad, first.grad, rtol=1e-3, atol=1e-3)
+    (g,) = torch.autograd.grad(build(name, SHAPE)(x).pow(3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.square().sum().backward()
 
 
 @compiled
@@ -790,14 +786,10 @@ def test_rms_in_pytorch_keeps_bfloat16():
 
 
 @compiled
-def test_a_smaller_residual_is_broadcast_or_refused():
+def test_a_smaller_residual_is_broadcast():
     x, addend = maps((5, *SHAPE)), maps((1, 6, 1, 1), seed=5)
     layer = build("gn", SHAPE)
-    try:
-        y = layer(x, addend)
-    except RuntimeError:
-        return
-    torch.testing.assert_close(y, layer(x) + addend)
+    torch.testing.assert_close(layer(x, addend), layer(x) + addend)
 
 
 @compiled

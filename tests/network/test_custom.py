@@ -530,7 +530,7 @@ def test_a_normalization_makes_up_for_muons_norm(norm, from_the_root):
 
 
 @pytest.fixture
-def finished(nets, tmp_path):
+def trained_net(nets, tmp_path):
     """A run of two epochs."""
     return normlab.train(tiny(nets), tmp_path / "run", EXECUTION, quiet=True)
 
@@ -555,27 +555,27 @@ def test_an_interrupted_run_ends_with_the_same_bits(recipe, network, nets, tmp_p
     assert [e.loss for e in whole.epochs] == [e.loss for e in parts.epochs]
 
 
-def test_a_run_records_its_function_and_its_parameters(finished):
-    run = normlab.Run.open(finished.path)
+def test_a_run_records_its_function_and_its_parameters(trained_net):
+    run = normlab.Run.open(trained_net.path)
     assert (run.config.network, run.layout) == ("nets_of_a_test:net",) * 2
     assert run.parameters == run.summary.parameters == 1406
-    assert run.digest == finished.digest
-    assert finished.last.accuracy == pytest.approx(
+    assert run.digest == trained_net.digest
+    assert trained_net.last.accuracy == pytest.approx(
         normlab.evaluate(run.network(), run.dataset()).accuracy
     )
 
 
-def test_opening_a_run_imports_nothing_that_was_not_vouched_for(finished, monkeypatch):
+def test_opening_a_run_imports_nothing_that_was_not_vouched_for(trained_net, monkeypatch):
     del sys.modules["nets_of_a_test"]
     Path("nets_of_a_test.py").write_text("open('ran', 'w').close()\n" + NETS)
     with pytest.raises(RunError, match="names the network nets_of_a_test:net, which is code: if"):
-        normlab.Run.open(finished.path)
+        normlab.Run.open(trained_net.path)
     monkeypatch.setenv("NORMLAB_NORMS", "nets_of_a_test")  # normalizations are another question
     with pytest.raises(RunError, match="put NORMLAB_NETWORKS=nets_of_a_test before the command"):
-        normlab.load(finished.path)
+        normlab.load(trained_net.path)
     assert not Path("ran").exists()
     monkeypatch.setenv("NORMLAB_NETWORKS", "other nets_of_a_test")
-    assert normlab.load(finished.path).predict(torch.zeros(32, 32, 3).byte().numpy())
+    assert normlab.load(trained_net.path).predict(torch.zeros(32, 32, 3).byte().numpy())
     assert Path("ran").exists()
 
 
@@ -592,28 +592,28 @@ def test_a_forged_run_makes_no_other_function_run(function, trained, tmp_path):
         _ = normlab.Run.open(tmp_path).summary
 
 
-def test_a_function_that_changed_is_refused(finished, monkeypatch):
+def test_a_function_that_changed_is_refused(trained_net, monkeypatch):
     wider = NETS.replace("8, 12, 3, 2", "8, 13, 3, 2").replace("(12", "(13").replace("12)", "13)")
     Path("nets_of_a_test.py").write_text(wider)
     del sys.modules["nets_of_a_test"]
     importlib.invalidate_caches()
     monkeypatch.setenv("NORMLAB_NETWORKS", "nets_of_a_test")
     with pytest.raises(RunError, match=r"makes 1,\d{3} parameters, the run in .* has 1,406: its"):
-        normlab.Run.open(finished.path).network()
+        normlab.Run.open(trained_net.path).network()
 
 
 @pytest.mark.slow(5)
-def test_page_card_heat_maps_and_export(finished, tmp_path):
-    page = normlab.write_report([finished]).read_text()
+def test_page_card_heat_maps_and_export(trained_net, tmp_path):
+    page = normlab.write_report([trained_net]).read_text()
     assert "nets_of_a_test:net" in page
     assert "do not apply" in page
-    card = write_card([finished]).read_text()
+    card = write_card([trained_net]).read_text()
     assert "Its code is a function that is not in this folder:\n\n    nets_of_a_test:net\n" in card
     assert "NORMLAB_NETWORKS=nets_of_a_test normlab predict model" in card
-    maps = class_maps(finished.network(), finished.dataset().test, 10)
+    maps = class_maps(trained_net.network(), trained_net.dataset().test, 10)
     assert maps.max() == 1
     for kind in ("pt2", "onnx"):
-        exported = normlab.export_run(finished, kind, tmp_path / f"net.{kind}")
+        exported = normlab.export_run(trained_net, kind, tmp_path / f"net.{kind}")
         assert exported.difference < 1e-5
 
 

@@ -312,3 +312,9 @@ def test_a_notebook_shows_a_figure_without_pyplot():
 
 def test_curves_are_told_apart_by_colour_or_marker():
     assert len({(plots.color_of(k), plots.marker_of(k)) for k in range(30)}) == 30
+
+
+@pytest.mark.parametrize("quantities", [[], ["bogus"], ["loss", "bogus"]])
+def test_an_unknown_quantity_is_refused(quantities):
+    with pytest.raises(ValueError, match="quantities must be of"):
+        plots.curves([run()], quantities=quantities)

@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from normlab.config import Execution
+from normlab.errors import UsageError
 from normlab.runs import machine
 from normlab.study.estimate import workers_for
 
@@ -113,3 +115,9 @@ def test_without_these_files_the_memory_is_unknown(tmp_path, monkeypatch):
         monkeypatch.setattr(machine, name, tmp_path / name)
     assert machine.available_memory() is None
     assert machine.cores() >= 1
+
+
+@pytest.mark.parametrize("device", ["tpu", "meta", "cuda:0", "", 3])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(UsageError, match="--device must be"):
+        machine.prepare(Execution(device=device))

@@ -215,9 +215,8 @@ def test_settings_tuned_for_only_some_of_the_normalizations_are_not_used():
     ],
 )
 def test_invalid_configurations_are_refused(options, problem):
-    network = options.pop("network", LINE)
     with pytest.raises(UsageError, match=problem):
-        planned(network, **options)
+        planned(**{"network": LINE} | options)
 
 
 def test_groups_that_do_not_divide_a_width_are_shown_with_their_block():

@@ -12,7 +12,7 @@ import torch
 import normlab
 from harness import TINY, StopAt, assert_equal_runs, kill_everywhere, work
 from normlab import recipes
-from normlab.config import RunConfig, StudyConfig, recorded
+from normlab.config import RunConfig, StudyConfig
 from normlab.data import apply_splits, load
 from normlab.errors import InterruptedRunError, NormlabError, RunError, UsageError
 from normlab.inference.evaluate import to_input
@@ -160,11 +160,13 @@ def test_a_teacher_trained_in_bfloat16_computes_in_it(tmp_path):
     )
     images = torch.from_numpy(data.train.images)
     for view, seen in enumerate((images, images.flip(3))):
-        with torch.no_grad(), products_in("bfloat16", CPU):
-            expected = own.network()(to_input(seen)).half()
-        torch.testing.assert_close(
-            torch.from_numpy(found.train.taught[:, view]), expected, rtol=0.02, atol=0.02
-        )
+        network, taught = own.network(), torch.from_numpy(found.train.taught[:, view])
+        with torch.no_grad():
+            in_float32 = network(to_input(seen)).half()
+            with products_in("bfloat16", CPU):
+                expected = network(to_input(seen)).half()
+        torch.testing.assert_close(taught, expected, rtol=0, atol=1e-4)
+        assert (taught - in_float32).abs().max() > 1e-3
 
 
 def test_a_teacher_of_weight_0_changes_nothing(teacher, tmp_path):
@@ -400,9 +402,3 @@ def test_a_study_refuses_another_teacher(teacher, tmp_path):
                 quiet=True,
             )
     assert not (tmp_path / "b").exists()
-
-
-def test_an_untaught_study_is_recorded_as_before(tmp_path):
-    comparing.compare(STUDY, tmp_path / "a", quiet=True, dry_run=True)
-    assert "teacher" not in STUDY.command
-    assert not any(name.startswith("teacher") for name in recorded(STUDY))

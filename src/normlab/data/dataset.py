@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,9 @@ class Dataset:
         return {"train": self.train, **holdout, "test": self.test}
 
     def split(self, name: SplitName) -> Split:
-        """A split by its name; ValueError for `holdout` if nothing was held out."""
+        """A split by its name; ValueError if there is none, such as `holdout` of most data sets."""
+        if name not in get_args(SplitName):
+            raise ValueError(f"no split {name!r}: there are {', '.join(get_args(SplitName))}")
         if name not in self.splits:
             raise ValueError("nothing was held out of this data set: use hold_out first")
         return self.splits[name]

@@ -91,8 +91,11 @@ def relabeled(
     drawn label keeps its class.
 
     Raises:
-        DataError: A class would have no image with a correct label, or none with a wrong one.
+        DataError: It is no share between 0 and 1, or a class would have no image with a correct
+            label, or none with a wrong one.
     """
+    if not 0 < share < 1:
+        raise DataError(f"a share of wrong labels is above 0 and below 1, not {share}")
     drawn, _ = stratified(labels, round(share * len(labels)), seed, purpose=_NOISE)
     steps = 1 + _keys(len(labels), seed, _NOISY_CLASS)[drawn] % np.uint64(classes - 1)
     noisy = labels.copy()

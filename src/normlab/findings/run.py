@@ -71,7 +71,12 @@ def compare(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[str]
     Args:
         runs: At least two, each with at least one epoch.
         evaluations: One per run, on the split of its curve.
+
+    Raises:
+        ValueError: There are more or fewer evaluations than runs, or of other splits.
     """
+    if [run.split for run in runs] != [evaluation.split for evaluation in evaluations]:
+        raise ValueError("each run needs its evaluation, on the split of its curve")
     run_names = names(runs)
     same_images = _grouped(runs, _images)
     sentences = []

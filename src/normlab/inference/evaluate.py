@@ -162,7 +162,7 @@ def evaluate(
         tta: `flip` averages the probabilities over each image and its mirror image.
 
     Raises:
-        ValueError: The split has no images, nothing was held out, or `tta` is unknown.
+        ValueError: The split has no images, nothing was held out, or `split` or `tta` is unknown.
     """
     if tta not in (None, "flip"):
         raise ValueError(f"no test-time augmentation {tta!r}: there is flip")

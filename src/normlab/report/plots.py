@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -158,7 +158,13 @@ def curves(
     *,
     quantities: Sequence[Quantity] = ("loss", "accuracy"),
 ) -> Figure:
-    """Loss and accuracy by epoch, in training and on held-out or test images, one panel each."""
+    """Loss and accuracy by epoch, in training and on held-out or test images, one panel each.
+
+    Raises:
+        ValueError: There is no such quantity, or none is given.
+    """
+    if not quantities or not {*quantities} <= {*get_args(Quantity)}:
+        raise ValueError(f"quantities must be of {get_args(Quantity)}, not {quantities!r}")
     figure = Chart(figsize=(WIDTH, 0.6 + 2.9 * len(quantities)))
     panels = figure.subplots(len(quantities), squeeze=False).ravel()
     for axes, quantity in zip(panels, quantities, strict=True):

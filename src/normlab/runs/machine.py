@@ -14,6 +14,7 @@ from normlab.config import Execution
 from normlab.errors import UsageError
 from normlab.layers.kernels import build, prebuilt
 from normlab.runs.provenance import Machine
+from normlab.storage.records import check_settings
 from normlab.version import __version__
 from normlab.wording import counted
 
@@ -30,6 +31,7 @@ def prepare(execution: Execution) -> torch.device:
         UsageError: This machine or this build of torch has no such device, or the number of threads
             is below 1.
     """
+    check_settings(execution)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name: str = execution.device
     if name == "auto":
