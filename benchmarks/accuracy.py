@@ -12,6 +12,7 @@ import statistics
 from pathlib import Path
 
 from normlab import evaluate
+from normlab.network import zoo
 from normlab.runs.run import Run
 from normlab.storage.files import write_atomically
 from normlab.study.record import Study
@@ -28,7 +29,7 @@ def measure(study, arm, datasets):
         plain.append(100 * result.accuracies[-1])
         flipped.append(100 * evaluation.accuracy)
     return {
-        "network": study.config.network,
+        "network": zoo.short_name(arm.setting.network),
         "norm": arm.norm,
         "parameters": result.parameters,
         "layout": run.layout,
@@ -39,6 +40,8 @@ def measure(study, arm, datasets):
 
 def text(values):
     """Mean and standard deviation over the seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}, one run"
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 

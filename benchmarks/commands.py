@@ -8,14 +8,13 @@ study of six such runs. The ratio is the median over turns.
 """
 
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from common import alternate, median_ratio, medians, parser, report, show
+from common import alternate, median_ratio, medians, parser, report, show, watched
 
 DIGITS = ("C:8 P C:16 P C:16 GAP FC", "--dataset", "digits", "--recipe", "demo", "--epochs", "1")
 COMMANDS = {
@@ -26,23 +25,15 @@ COMMANDS = {
 
 
 def cost(checkout, command):
-    """The processor time of a command, in seconds, and its peak memory, in MiB.
-
-    The time is that of all processes that it starts; the memory, of the largest.
-    """
+    """The processor time of a command, in seconds, and its peak memory, in MB."""
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")}
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
+        return watched(
             [sys.executable, "-m", "normlab", *command],
+            stderr=subprocess.DEVNULL,
             cwd=folder,
             env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
         )
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"normlab {shlex.join(command)} failed in {checkout}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main():
@@ -57,7 +48,7 @@ def main():
             for version in ("before", "after")
         }
         costs = alternate(turns, options.repetitions)
-        for unit, kind in enumerate(("seconds", "MiB")):
+        for unit, kind in enumerate(("seconds", "MB")):
             results = {version: [turn[unit] for turn in of] for version, of in costs.items()}
             measured[f"{name}, {kind}"] = results
             middle = medians(results)

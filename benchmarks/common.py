@@ -31,6 +31,7 @@ from normlab.table import Table
 from normlab.training.batches import Batches
 from normlab.training.first_weights import start_at_muons_norm
 from normlab.training.step import TrainStep
+from normlab.wording import listed
 
 LOAD_BEFORE = os.getloadavg()[0]  # what else ran in the last minute
 
@@ -91,6 +92,7 @@ def median_ratio(over, under):
 def report(out, packages=(), **measured):
     """Prints the machine and its software; writes them and the measurements to `out`, if given."""
     here = machine.describe(torch.device("cpu"), from_epoch=1)
+    assert not {"machine", "versions"} & measured.keys()
     content = {
         "machine": {
             "processor": here.processor,
@@ -100,6 +102,7 @@ def report(out, packages=(), **measured):
             "load_before": LOAD_BEFORE,
         },
         "versions": {
+            "commit": commit(),
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("normlab", "torch", "numpy", *packages)},
         },
@@ -114,6 +117,12 @@ def report(out, packages=(), **measured):
         write_atomically(out, json.dumps(content, indent=2) + "\n")
 
 
+def commit():
+    """The commit of normlab's code, and whether it has changed since."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def show(caption, head, rows):
     """Prints a table: names in its first column, numbers in the others."""
     kinds = ("name", *["number"] * (len(head) - 1))
@@ -123,8 +132,9 @@ def show(caption, head, rows):
 _WATCH = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
 with open(sys.argv[1], "w") as file:
-    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+    file.write(f"{used.ru_utime + used.ru_stime} {used.ru_maxrss}")
 sys.exit(code)
 """
 
@@ -137,16 +147,17 @@ def write_mnist(file):
     np.savez(file, x_train=rows.reshape(-1, 28, 28).astype(np.uint8), y_train=labels)
 
 
-def watched(command, output=subprocess.DEVNULL):
-    """Runs a command and returns its peak memory in MB.
+def watched(command, output=subprocess.DEVNULL, **options):
+    """Runs a command; returns its processor time in seconds, and its peak memory in MB.
 
-    A small process starts it: a child's peak includes the memory of the process that started it.
+    The time is that of all processes that it starts; the memory, of the largest. A small process
+    starts it: a child's peak includes the memory of the process that started it.
     """
-    with tempfile.NamedTemporaryFile() as peak:
-        watch = [sys.executable, "-S", "-c", _WATCH, peak.name]
-        subprocess.run([*watch, *command], check=True, stdout=output)
-        size = int(Path(peak.name).read_text())
-    return size * (1024 if platform.system() == "Linux" else 1) / 1e6
+    with tempfile.NamedTemporaryFile() as used:
+        watch = [sys.executable, "-S", "-c", _WATCH, used.name]
+        subprocess.run([*watch, *command], check=True, stdout=output, **options)
+        seconds, size = map(float, Path(used.name).read_text().split())
+    return seconds, size * (1024 if platform.system() == "Linux" else 1) / 1e6
 
 
 # --- Processes ----------------------------------------------------------------------------------
@@ -197,7 +208,10 @@ def each_once(run, wanted, out, workers, **about):
         The records of all runs, earlier ones first.
     """
     processor = machine.describe(torch.device("cpu"), from_epoch=1).processor
-    runs = json.loads(out.read_text())["runs"] if out.exists() else []
+    known = json.loads(out.read_text()) if out.exists() else {"runs": [], **about}
+    if json.loads(json.dumps(about)) != {name: known.get(name) for name in about}:
+        raise SystemExit(f"{out} has runs with other {listed([*about])}: choose another --out")
+    runs = known["runs"]
     missing = [key for key in wanted if not any(key.items() <= r.items() for r in runs)]
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), max_tasks_per_child=1

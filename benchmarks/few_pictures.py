@@ -122,7 +122,7 @@ def trained(config, dataset, out):
 
 def start_of(network, epochs, folder):
     """The folder of the network that others start from, trained if it is not there yet."""
-    out = folder / zoo.short_name(network)
+    out = folder / f"{zoo.short_name(network)}-{epochs}epochs"
     with locked(folder, patience=inf):  # the first process that needs it trains it
         if not (out / "model.safetensors").exists():
             trained(RunConfig(network=network, epochs=epochs), five_classes(start=True), out)

@@ -20,13 +20,14 @@ hardly depends on the weights. `--peers` adds what emx-onnx-cgen and bakenn make
 libnewlib-arm-none-eabi.
 """
 
+import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from boards.emulate import BOARDS, emulate, missing
 from boards.peers import PEERS, NotAvailableError, classify
-from common import parser, positive, report, show
+from common import positive, report, show
 
 import normlab
 from normlab.errors import NormlabError
@@ -143,7 +144,8 @@ def row(record):
 
 
 def main():
-    options = parser(__doc__, repetitions=1)
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
     options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs' folders")
     options.add_argument("--float", action="store_true", help="programs in single floats")
     options.add_argument("--norms", nargs="+", default=[], metavar="NORM", help="untrained, too")

@@ -42,7 +42,7 @@ def training_memory():
     """Peak resident memory in MB of one epoch of `seed-bn` on CIFAR-10."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["train", "seed-bn", "--epochs", "1", "--out", f"{folder}/run"]
-        return watched([sys.executable, "-m", "normlab", *command])
+        return watched([sys.executable, "-m", "normlab", *command])[1]
 
 
 def main():

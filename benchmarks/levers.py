@@ -90,10 +90,9 @@ def levers(network, norm, teacher=None):
 def run(network, norm, lever, epochs, seed, *, folder, teacher):
     """One run's record: accuracy in percent, None if its loss was not finite; and parameters."""
     config = dataclasses.replace(levers(network, norm, teacher)[lever], epochs=epochs, seed=seed)
-    name = re.sub(r"\W+", "-", f"{network} {norm} {lever} {epochs} {seed}")
     execution = Execution(threads=1, device="cpu")
     key = {"network": network, "norm": norm, "lever": lever, "epochs": epochs, "seed": seed}
-    out = folder / name
+    out = folder / re.sub(r"\W+", "-", " ".join(map(str, key.values())))
     pool = POOLING.get(lever)
     try:
         replaced = mock.patch.object(MaxPool, "forward", lambda _, x: pool(x))
@@ -160,7 +159,7 @@ def main():
         if options.only in lever or lever == BASE
     ]
     train = partial(run, folder=options.runs, teacher=options.teacher)
-    runs = each_once(train, wanted, options.out, options.workers)
+    runs = each_once(train, wanted, options.out, options.workers, teacher=options.teacher)
     for norm in options.norms:
         show(
             f"{options.network} with {norm}: held-out accuracy in percent after "

@@ -28,7 +28,7 @@ def measure(model, folder, answers):
     command = [sys.executable, "-m", "normlab", "predict", "--model", model, str(folder), "--csv"]
     with answers.open("w") as output:
         start = perf_counter()
-        memory = watched(command, output)
+        _, memory = watched(command, output)
         return {"seconds": perf_counter() - start, "memory_mb": memory}
 
 

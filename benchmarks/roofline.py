@@ -369,7 +369,7 @@ def main():
                     for kind, (took, least) in by_kind(rows)
                 ],
             )
-    report(options.out, threads=options.threads, machine=machine, networks=measured)
+    report(options.out, threads=options.threads, speeds=machine, networks=measured)
     if options.figure:
         write_atomically(options.figure, plots.svg(figure(measured)))
 

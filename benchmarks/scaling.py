@@ -150,7 +150,7 @@ def main():
                 (
                     row.replace("_", " "),
                     "s/1,000 images",
-                    "s/epoch",
+                    "s/50,000 images in all",
                     "peak MB",
                     "with evaluation",
                 ),

@@ -34,7 +34,6 @@ GOALS = (  # an accuracy, and the settings of a run that reaches it
 CHILD = """
 import json, sys, time
 import torch
-import torch._dynamo  # the first optimizer would import it; here it is not timed
 import normlab
 from normlab.training.loop import train
 settings, seed, threads, precision, data, out = sys.argv[1:]

@@ -547,9 +547,9 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, cli):
     assert "uint8" in out
     assert "page: digits.html" in out
     assert Path("digits.html").stat().st_size > 10_000
-    assert "The images above: mirror" not in Path("digits.html").read_text(encoding="utf-8")
+    assert "Images, mirror" not in Path("digits.html").read_text(encoding="utf-8")
     cli("data", "--dataset", "digits", "--recipe", "line")
-    assert "The images above: mirror" in Path("digits.html").read_text(encoding="utf-8")
+    assert "Images, mirror" in Path("digits.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow(2)

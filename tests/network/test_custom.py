@@ -281,7 +281,7 @@ def test_what_a_run_cannot_store_is_refused_before_training(name, problem, nets,
 def test_a_residual_branch_that_starts_at_zero_is_trained_by_muon(nets, tmp_path):
     config = dataclasses.replace(tiny(nets), network=f"{nets}:branched", recipe="line", epochs=1)
     run = normlab.train(config, tmp_path / "run", quiet=True)
-    assert run.network().module.branch.weight.any()
+    assert run.network().blocks[0].module.branch.weight.any()
 
 
 def test_a_module_that_is_made_once_is_refused(nets):

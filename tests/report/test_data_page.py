@@ -22,11 +22,11 @@ def page(data):
 
 def test_it_shows_images_means_and_every_augmentation(page):
     alts = [a["alt"] for a in page.all("img")]
-    assert sum(alt in CLASSES for alt in alts) == 40
+    assert alts.count("") == 40  # their captions name the classes
     assert [alt for alt in alts if alt.startswith("Mean image")] == [
         f"Mean image of {name}" for name in CLASSES
     ]
-    strips = [alt.removeprefix("The images above: ") for alt in alts if "above" in alt]
+    strips = [alt.removeprefix("Images, ") for alt in alts if alt.startswith("Images, ")]
     assert strips == [
         *("original", "horizontal flip", "vertical flip", "cutout", "greyscale"),
         *("original", "mirror", "color jitter", "affine", "vertical flip", "all of them"),

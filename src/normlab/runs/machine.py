@@ -71,7 +71,7 @@ def _mallopt(parameter: int, value: int) -> None:
         mallopt(parameter, value)
 
 
-def describe(device: torch.device, *, from_epoch: int, processes: int) -> Machine:
+def describe(device: torch.device, *, from_epoch: int, processes: int = 1) -> Machine:
     """This machine, as a run records it."""
     name = device.type
     if device.type == "cuda":
