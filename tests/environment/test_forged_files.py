@@ -100,12 +100,13 @@ def use_study(path):
 
 @pytest.mark.slow(6)
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
-def test_every_value_of_a_run_is_checked_when_it_is_opened(name, nano):
-    content = read(nano / name)
+def test_every_value_of_a_run_is_checked_when_it_is_opened(name, trained, tmp_path):
+    run = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    content = read(run / name)
     for place in places(content):
         for value in VALUES:
-            write(nano / name, replaced(content, place, value))
-            one_line(use_run, nano)
+            write(run / name, replaced(content, place, value))
+            one_line(use_run, run)
 
 
 @pytest.mark.slow(20)

@@ -14,9 +14,8 @@ CLOSED = [">&-", "2>&-", "<&- >&- 2>&-"]
 
 
 @pytest.mark.slow(5)
-@pytest.mark.parametrize("redirect", CLOSED)
-def test_a_run_ends_well_with_closed_streams(redirect, tmp_path):
-    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, redirect=redirect)
+def test_a_run_ends_well_with_closed_streams(tmp_path):
+    process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, redirect="<&- >&- 2>&-")
     assert (process.returncode, process.stderr) == (0, "")
     assert Run.open(tmp_path / "run").finished
     assert (tmp_path / "run" / "report.html").exists()

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -326,9 +327,10 @@ def test_the_networks_of_the_zoo_fit_a_small_memory(network, limit):
     assert plan(steps, item=4).arena <= 4 * limit
 
 
-@pytest.mark.slow(5)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("activation", ["relu", "prelu", "silu"])
+@pytest.mark.parametrize(
+    ("norm", "activation"),
+    [*((norm, "relu") for norm in NORMS), *product(("bn", "gn"), ("prelu", "silu"))],
+)
 def test_the_summary_says_what_the_program_needs(norm, activation):
     table = normlab.summarize(EVERY_BLOCK, norm=norm, activation=activation, classes=4)
     program = firmware(random_network(EVERY_BLOCK, norm, activation), norm, activation, 4)

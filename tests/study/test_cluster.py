@@ -129,11 +129,10 @@ def test_a_cluster_started_here_has_the_given_number_of_cores(tmp_path):
     assert not ray.is_initialized()
 
 
-@pytest.mark.slow(25)
-def test_a_cluster_without_a_gpu_is_refused_if_runs_need_one():
+def test_a_cluster_without_a_gpu_is_refused_if_runs_need_one(cluster):
     with (
-        pytest.raises(UsageError, match=r"^the Ray cluster at local has no GPU: "),
-        on_cluster.on_ray("local", cores=1, gpus=0.5),
+        pytest.raises(UsageError, match=r"^the Ray cluster at [\d.]+:\d+ has no GPU: "),
+        on_cluster.on_ray(cluster.address, cores=1, gpus=0.5),
     ):
         pass
     assert not ray.is_initialized()

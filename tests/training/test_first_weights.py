@@ -58,11 +58,7 @@ def moved_by_a_step(network, recipe, digits, rate):
     return ((answers(network, inputs) - before).abs().max() / before.abs().max()).item()
 
 
-@pytest.mark.parametrize("rate", [0.0, 1e-9])
-@pytest.mark.parametrize(
-    "recipe",
-    [r if r == "micro" else pytest.param(r, marks=pytest.mark.slow(1)) for r in RECIPES],
-)
+@pytest.mark.parametrize(("recipe", "rate"), [("micro", 0.0), *((r, 1e-9) for r in RECIPES)])
 @pytest.mark.parametrize("norm", [*norms.REGISTRY, "gn=1", "evonorm-s0=2"])
 def test_an_update_at_a_vanishing_rate_leaves_the_answers_as_they_were(norm, recipe, rate, digits):
     """To rounding; where Muon rescales weights before a normalization, as far as its ε allows."""
