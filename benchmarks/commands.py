@@ -28,12 +28,15 @@ def cost(checkout, command):
     """The processor time of a command, in seconds, and its peak memory, in MB."""
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")}
     with tempfile.TemporaryDirectory() as folder:
-        return watched(
-            [sys.executable, "-m", "normlab", *command],
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            env=environment,
-        )
+        try:
+            return watched(
+                [sys.executable, "-m", "normlab", *command],
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env=environment,
+            )
+        except subprocess.CalledProcessError:
+            raise SystemExit(f"normlab {' '.join(command)} failed in {checkout}") from None
 
 
 def main():

@@ -102,7 +102,7 @@ def report(out, packages=(), **measured):
             "load_before": LOAD_BEFORE,
         },
         "versions": {
-            "commit": commit(),
+            "commit": COMMIT,
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("normlab", "torch", "numpy", *packages)},
         },
@@ -117,10 +117,20 @@ def report(out, packages=(), **measured):
         write_atomically(out, json.dumps(content, indent=2) + "\n")
 
 
-def commit():
-    """The commit of normlab's code, and whether it has changed since."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+def _commit():
+    """The commit of the code, with `+` if it has changed since; None outside of a repository."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    try:
+        found = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        )
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src", "benchmarks"])
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() + "+" * bool(changed.returncode) if not found.returncode else None
+
+
+COMMIT = _commit()
 
 
 def show(caption, head, rows):

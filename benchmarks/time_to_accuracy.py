@@ -33,12 +33,13 @@ GOALS = (  # an accuracy, and the settings of a run that reaches it
 
 CHILD = """
 import json, sys, time
+from pathlib import Path
 import torch
 import normlab
 from normlab.training.loop import train
 settings, seed, threads, precision, data, out = sys.argv[1:]
 config = normlab.RunConfig(**json.loads(settings), seed=int(seed), precision=precision)
-execution = normlab.Execution(data_root=data, threads=int(threads), device="cpu")
+execution = normlab.Execution(data_root=Path(data), threads=int(threads), device="cpu")
 start = time.perf_counter()
 run = train(config, out, execution, quiet=True)
 seconds = time.perf_counter() - start

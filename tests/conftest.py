@@ -1,6 +1,7 @@
 import gc
 import os
 import shutil
+import signal
 import sys
 
 import pytest
@@ -11,6 +12,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the tests' networks are too small to shar
 os.environ["COLUMNS"] = "100"  # whatever the terminal that the tests are run in
 # Files of a test process need not survive a power failure; a process that it starts syncs its own.
 os.fsync = lambda handle: None
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's & has it so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Collecting garbage less often takes a twentieth less time.
 gc.set_threshold(10_000)
 

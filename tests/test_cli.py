@@ -110,7 +110,7 @@ def test_tab_completion_knows_the_commands(cli):
     assert all(name in out for name in _COMMANDS)
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(4)
 def test_train_with_piped_output(tmp_path, cli, monkeypatch):
     done = run(*TRAIN, "--epochs", "2", "--norm", "gn", "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -169,7 +169,7 @@ def test_a_dry_run_cannot_resume(cli, trained):
     assert "--resume takes the settings from the run" in errors
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(5)
 def test_ctrl_c_saves_the_run_and_says_how_to_resume_it(tmp_path, cli, monkeypatch):
     hold = tmp_path / "hold"
     process = subprocess.Popen(
@@ -288,7 +288,7 @@ def test_wrong_usage_gives_a_message_and_an_exit_code(arguments, code, message, 
         assert err.count("\n") == 1
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 def test_missing_data_gives_one_line_that_says_what_to_do():
     done = run("train", "seed-bn", "--data-root", "/nowhere")
     assert done.returncode == 1
@@ -316,7 +316,7 @@ def test_evaluate_refuses_a_hold_out_that_the_run_lacks(trained, cli):
     assert "held no images out" in err
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(3)
 def test_several_runs_on_one_page(trained, tmp_path, cli):
     page = tmp_path / "page.html"
     shutil.copytree(trained.path, tmp_path / "other")
@@ -327,7 +327,7 @@ def test_several_runs_on_one_page(trained, tmp_path, cli):
     assert page.read_text().count("<svg") >= 3
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(5)
 def test_the_flags_of_report_take_effect(trained, tmp_path, cli):
     page = tmp_path / "page.html"
     published = Path(__file__).parent.parent / "results" / "published-runs.csv"
@@ -342,7 +342,7 @@ def test_the_flags_of_report_take_effect(trained, tmp_path, cli):
     assert "published seed-bn" in page.read_text()
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(3)
 def test_cifar10_from_a_data_root_through_training_report_and_evaluation(
     tmp_path, cli, monkeypatch
 ):
@@ -488,7 +488,7 @@ def test_a_layouts_folders_have_its_beginning_in_their_name(layout, begin, tmp_p
     assert _default_study(study) == Path(f"studies/cifar10/{name}")
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(4)
 def test_a_file_in_the_current_folder_does_not_shadow_a_library(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('not the library')")
     script = Path(sys.executable).parent / "normlab"
@@ -552,7 +552,7 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, cli):
     assert "Images, mirror" in Path("digits.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_a_custom_normalization_from_the_current_folder(tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "halving.py").write_text(
@@ -583,7 +583,7 @@ def test_a_custom_normalization_from_the_current_folder(tmp_path, cli, monkeypat
     assert "the run's folder states" in output
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(4)
 def test_a_stopped_run_says_which_custom_module_to_trust(tmp_path, cli, monkeypatch):
     (tmp_path / "own_slow.py").write_text(
         "import os, signal\n"
@@ -645,7 +645,7 @@ def test_another_place_is_suggested_where_a_file_cannot_be_written(
     assert (code, errors.splitlines()[-1]) == (1, f"normlab: {command[-1]} {reason}")
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(3)
 def test_a_page_that_cannot_be_written_leaves_a_complete_run(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -688,7 +688,7 @@ def test_a_network_taken_for_a_ray_address_gets_a_hint(capsys):
     assert "before --ray, which took micro as an address" in capsys.readouterr().err
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize(
     "command", [["norms"], ["--help"], ["--version"], ["predict", "--model", "nano", "{}", "-"]]
@@ -720,7 +720,7 @@ def test_another_os_error_is_not_taken_for_an_unwritable_output(monkeypatch):
         main(["norms"])
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_an_ascii_output_gets_other_characters_escaped():
     ascii_alone = ENVIRONMENT | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*NORMLAB, "norms"], capture_output=True, text=True, env=ascii_alone)
@@ -728,7 +728,7 @@ def test_an_ascii_output_gets_other_characters_escaped():
     assert "starts at \\u221a6" in done.stdout
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_a_reader_that_closes_the_pipe_is_not_an_error():
     reader, writer = os.pipe()
     os.close(reader)

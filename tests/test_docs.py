@@ -67,7 +67,7 @@ def photos(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(4)
 def test_ten_photos_are_looked_at_trained_on_explained_and_exported(photos, cli):
     pytest.importorskip("captum")
     pytest.importorskip("onnxruntime")
@@ -89,7 +89,6 @@ def test_ten_photos_are_looked_at_trained_on_explained_and_exported(photos, cli)
         assert (photos / name).is_file()
 
 
-@pytest.mark.slow(10)
 def test_the_data_sets_of_the_page_are_read(photos, cli):
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
@@ -111,7 +110,6 @@ def test_settings_of_the_page_are_flags():
     assert flags <= known
 
 
-@pytest.mark.slow(2)
 @pytest.mark.filterwarnings("default")  # of the library
 def test_the_folder_of_a_repositorys_files_is_read(photos, cli):
     datasets = pytest.importorskip("datasets")
@@ -130,7 +128,6 @@ def test_the_folder_of_a_repositorys_files_is_read(photos, cli):
     assert "8 × 1 × 28 × 28" in output
 
 
-@pytest.mark.slow(2)
 def test_the_program_of_the_page_runs(photos):
     (program,) = re.findall(r"```python\n(.+?)```", (DOCS / "data.md").read_text(), re.DOTALL)
     names = {}
@@ -144,7 +141,7 @@ def test_the_spellings_of_the_page_are_those_of_the_sources():
     assert f"`{hf.SPELLING}`" in page
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_few_and_unequal_pictures_are_trained_on(photos, cli):
     (photos / "photos" / "flower" / "5.jpg").unlink()
     run = commands("few-pictures.md")

@@ -83,7 +83,6 @@ def test_the_committed_notebook_says_nothing_of_the_machine(written):
     assert {key for cell in written.cells for key in cell.metadata} == set()
 
 
-@pytest.mark.slow(30)
 def test_the_committed_outputs_are_those_of_the_committed_cells(written, executed):
     def kinds(cell):
         return [kind for kind, _ in groupby(o.get("name", sorted(o.get("data", ""))) for o in cell)]
@@ -100,7 +99,6 @@ def test_the_committed_outputs_are_those_of_the_committed_cells(written, execute
             assert words(kept.outputs) == words(anew.outputs) or not before_training
 
 
-@pytest.mark.slow(30)
 def test_the_notebook_prints_the_conclusions_of_its_runs(executed):
     notebook, folder = executed
     runs = [normlab.Run.open(folder / "runs" / "assignment-digits" / n) for n in ("bn", "gn", "ln")]
@@ -117,7 +115,6 @@ def test_the_notebook_prints_the_conclusions_of_its_runs(executed):
     assert (folder / "runs" / "assignment-digits" / "report.html").exists()
 
 
-@pytest.mark.slow(30)
 def test_the_notebook_shows_its_figures_and_tables_without_warnings(executed):
     notebook, _ = executed
     shown = [output.data for output in outputs(notebook) if "data" in output]

@@ -69,7 +69,6 @@ def test_valid_input_is_read(name):
         TARGETS[name](seed)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=40)
 @given(st.data())
@@ -77,7 +76,7 @@ def test_damaged_bytes_are_read_or_refused_on_one_line(name, data):
     TARGETS[name](data.draw(damaged(TARGETS[name].seeds) | st.binary(max_size=60)))
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", [name for name in TARGETS if name.endswith("resealed")])
 @settings(max_examples=150)
 @given(st.data())

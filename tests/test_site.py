@@ -15,7 +15,7 @@ TAGS = 'script|img|iframe|link rel="stylesheet"'
 LOADED = re.compile(rf'<(?:{TAGS})[^>]* (?:src|href)="(https?:[^"]+)')
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(7)
 def test_the_site_has_every_page_command_and_public_name_and_loads_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("mkdocs")
     subprocess.run(

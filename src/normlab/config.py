@@ -483,5 +483,5 @@ class Execution:
 
     device: Device = "auto"
 
-    threads: Annotated[int | None, default_is("torch's choice, one per core")] = None
+    threads: Annotated[Positive | None, default_is("torch's choice, one per core")] = None
     """CPU threads."""

@@ -53,7 +53,8 @@ def find(reference: str, asked: str, kind: str, fits: Callable[[Any], bool]) -> 
     module = import_module(module_name, asked)
     found = getattr(module, name, None)
     if not fits(found):
-        near = difflib.get_close_matches(name, vars(module), n=1)
+        fitting = [other for other, value in vars(module).items() if fits(value)]
+        near = difflib.get_close_matches(name, fitting, n=1)
         hint = f": did you mean {near[0]}?" if near else ""
         raise UsageError(f"{asked}: {module_name} has no {kind} {name}{hint}")
     return found

@@ -115,7 +115,6 @@ def test_images_to_choose_by_are_held_out():
     assert dataset.notes[0] == "x_val has the test images"
 
 
-@pytest.mark.slow(1)
 def test_arrays_are_trained_on_and_predicted(tmp_path):
     x = images(channels=())
     dataset = from_arrays(x[:16], LABELS[:16], x[16:], LABELS[16:], size=28)

@@ -86,7 +86,6 @@ def test_a_damaged_library_is_built_anew_and_then_used(damage, cache, built):
     assert library(cache).read_bytes() == library(built).read_bytes()
 
 
-@pytest.mark.slow(2)
 def test_an_intact_library_is_used_as_it_is_from_a_folder_without_write_permission(cache):
     path = library(cache)
     before = path.stat()
@@ -96,7 +95,7 @@ def test_an_intact_library_is_used_as_it_is_from_a_folder_without_write_permissi
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_a_library_of_another_machine_is_left_to_it(cache):
     code = CODE.replace("library,", "build._machine = lambda: 'another'\n    library,")
     assert load(cache, code=code) == "loaded"
@@ -122,7 +121,7 @@ def test_so_is_a_folder_above_it_unless_only_owners_may_rename_there(cache):
     assert load(cache) == "loaded"
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_from_a_cache_folder_of_another_user_nothing_is_loaded(cache):
     os.chown(cache / "normlab", 12345, 12345)
@@ -130,7 +129,7 @@ def test_from_a_cache_folder_of_another_user_nothing_is_loaded(cache):
     assert load(cache) == f"not kept: {reason}"
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(2)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_nor_from_one_in_a_folder_of_another_user(cache):
     os.chown(cache, 12345, 12345)
@@ -157,14 +156,13 @@ def test_a_library_that_others_have_put_there_is_replaced(change, cache, tmp_pat
     assert (status.st_uid, status.st_mode) == (os.geteuid(), 0o100644)
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(1)
 def test_whatever_the_umask_a_library_is_its_users(built, tmp_path):
     (tmp_path / "cache").mkdir(mode=0o700)
     assert load(tmp_path / "cache", code="import os; os.umask(0)\n" + CODE) == "loaded"
     assert library(tmp_path / "cache").stat().st_mode == 0o100644
 
 
-@pytest.mark.slow(2)
 def test_a_folder_of_a_private_group_is_not_others(cache):
     status = (cache / "normlab").stat()
     (cache / "normlab").chmod(0o770)
@@ -172,7 +170,7 @@ def test_a_folder_of_a_private_group_is_not_others(cache):
     assert load(cache).startswith(expected)
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(1)
 def test_a_home_that_a_group_can_write_has_the_passes_in_each_process(tmp_path):
     """As in Jupyter's containers (2775, a group of its own) and in OpenShift's (group 0)."""
     home = tmp_path / "home"
@@ -187,7 +185,6 @@ def test_a_home_that_a_group_can_write_has_the_passes_in_each_process(tmp_path):
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
-@pytest.mark.slow(3)
 def test_nor_are_they_loaded_from_a_folder_for_temporary_files_that_others_can_write(tmp_path):
     for name in ("cache", "temporary"):
         (tmp_path / name).mkdir()
@@ -214,7 +211,6 @@ def alone(variables):
     return {"PATH": variables["PATH"].partition(os.pathsep)[0]}
 
 
-@pytest.mark.slow(3)
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
@@ -236,20 +232,19 @@ def test_a_gcc_that_is_none_is_a_reason(script, reason, tmp_path):
     assert not list((tmp_path / "cache").glob("normlab/*"))
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(1)
 def test_a_version_that_is_not_utf_8_builds(built, tmp_path):
     script = f"#!/bin/sh\n[ $1 = -v ] && printf '\\377\\n' || exec {shutil.which('gcc')} \"$@\" -O0"
     assert load(tmp_path / "cache", **gcc(tmp_path, script)) == "loaded"
 
 
-@pytest.mark.slow(3)
 def test_a_gcc_for_another_machine_is_a_reason(tmp_path):
     script = '#!/bin/sh\n[ "$1" = -v ] && exit\nwhile [ "$1" != -o ]; do shift; done\n'
     answer = load(tmp_path / "cache", **alone(gcc(tmp_path, script + "echo foreign > $2")))
     assert "file too short" in answer or "invalid ELF header" in answer
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("at", ["-v", "-o"])
 def test_a_gcc_that_hangs_is_ended_with_all_it_started(at, tmp_path):
     log = tmp_path / "log"
@@ -304,13 +299,13 @@ def test_a_build_that_is_ended_leaves_nothing_for_long(number, built, tmp_path):
     assert library(cache).suffix == ".so"
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(1)
 def test_settings_of_the_compiler_do_not_stop_it(built, tmp_path):
     variables = {"TMPDIR": "/nonexistent", "LC_ALL": "xx_XX", "LANG": "de_DE.UTF-8"}
     assert load(tmp_path / "cache", **variables) == "loaded"
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_a_user_without_a_home_is_told_what_to_set():
     # As for a user's number without an entry, which containers have.
     code = "import os, pwd; pwd.getpwuid = {}.__getitem__; del os.environ['HOME']\n"
@@ -318,14 +313,13 @@ def test_a_user_without_a_home_is_told_what_to_set():
     assert answer == "not kept: there is no home folder: set XDG_CACHE_HOME"
 
 
-@pytest.mark.slow(3)
 def test_a_relative_cache_folder_is_ignored(tmp_path):
     shown = "print(build.user_cache() / 'normlab'); raise SystemExit\n    library,"
     code = CODE.replace("library,", shown)
     assert load("cache", code=code, HOME=str(tmp_path)) == str(tmp_path / ".cache" / "normlab")
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(7)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 @pytest.mark.parametrize(
     ("options", "reason"),

@@ -78,7 +78,7 @@ def test_without_a_guarantee_a_run_trains_and_a_note_says_it_once(lock, sync, wh
     assert_equal_runs(tmp_path / "run", whole)
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(5)
 def test_without_locks_a_study_runs_in_an_unusual_process(tmp_path):
     variables = shim(tmp_path, FLOCK.format(number=errno.ENOSYS))
     process = normlab(*COMPARE, "--out", "study", cwd=tmp_path, before=unusual_process, **variables)
@@ -88,7 +88,7 @@ def test_without_locks_a_study_runs_in_an_unusual_process(tmp_path):
     assert [result["state"] for result in states] == ["done", "done"]
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 def test_a_disk_that_fails_to_sync_is_no_lack_of_a_guarantee(tmp_path):
     variables = shim(tmp_path, FSYNC.format(which="S_ISREG", number=errno.EIO))
     process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, **variables)
@@ -103,7 +103,7 @@ def test_where_permissions_cannot_be_changed_a_run_trains_without_a_word(whole, 
     assert_equal_runs(tmp_path / "run", whole)
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 def test_on_windows_training_is_refused_in_one_line_and_the_rest_works(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['fcntl'] = None\n")
     process = normlab(*TRAIN, "--out", "run", cwd=tmp_path, PYTHONPATH=path_with(tmp_path))

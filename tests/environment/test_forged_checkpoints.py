@@ -135,7 +135,6 @@ def test_values_that_share_their_memory_are_values(stopped, tmp_path):
     assert resume_forged(stopped, forge, tmp_path).finished
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -195,7 +194,6 @@ def resume_in_little_memory(out):
     return output
 
 
-@pytest.mark.slow(5)
 @pytest.mark.parametrize(
     "tensors", ["the run's own", "of that shape, without memory", "in a sparse file of 32 GiB"]
 )
@@ -236,7 +234,7 @@ def test_a_checkpoint_larger_than_the_runs_can_be_is_refused_before_it_is_read(s
     )
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -98,7 +98,7 @@ def use_study(path):
 # Values
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
 def test_every_value_of_a_run_is_checked_when_it_is_opened(name, trained, tmp_path):
     run = Path(shutil.copytree(trained.path, tmp_path / "run"))
@@ -161,7 +161,6 @@ def test_epochs_of_another_split_or_more_than_planned_are_refused(nano):
         Run.open(nano)
 
 
-@pytest.mark.slow(1)
 def test_numbers_of_images_that_the_data_do_not_have_are_refused(trained, tmp_path):
     """0 test images would leave nothing to measure accuracy on."""
     shutil.copytree(trained.path, tmp_path / "run")
@@ -182,7 +181,6 @@ def test_a_run_with_training_images_only_has_no_card(nano):
         model_card([Run.open(nano)])
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "forge",
     [
@@ -255,6 +253,7 @@ def forged_answers(**arrays):
     return file.getvalue()
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -275,7 +274,7 @@ def test_predictions_of_other_shapes_or_values_are_refused(arrays, tmp_path):
         predictions.read(tmp_path / "answers.npz", images=3, classes=2)
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(3)
 @settings(max_examples=60)
 @given(data=st.data())
 def test_a_forged_run_is_refused_or_reported(data, trained, tmp_path_factory):
@@ -294,7 +293,7 @@ def test_a_forged_run_is_refused_or_reported(data, trained, tmp_path_factory):
     one_line(evaluate_and_report)
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(4)
 @settings(max_examples=60)
 @given(data=st.data())
 def test_a_forged_study_is_refused_or_reported(data, tmp_path_factory):
@@ -356,7 +355,6 @@ assert grown < 400_000, grown  # kB: PyTorch itself, and no weights
 WIDE = "C:8 P " + "C:4096 " * 40 + "GAP FC"
 
 
-@pytest.mark.slow(5)
 @pytest.mark.parametrize(
     ("layout", "extra", "cut", "problem"),
     [

@@ -53,7 +53,7 @@ def folder(tmp_path):
     return tmp_path / "work"
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(11)
 def test_nothing_appears_in_an_empty_home_but_the_cache(tmp_path, folder):
     pytest.importorskip("captum")
     pytest.importorskip("onnxruntime")
@@ -88,7 +88,7 @@ def test_without_a_home_that_can_be_written_no_library_says_so(home, tmp_path, f
     assert (folder / "run" / "figures" / "curves.png").exists()
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(4)
 def test_the_library_leaves_the_users_settings_of_matplotlib_alone(tmp_path):
     """Only the command's own process has folders and a backend of its own."""
     code = (

@@ -158,7 +158,7 @@ def test_a_class_without_pictures_says_what_it_holds(tmp_path):
         load(f"folder:{tmp_path}")
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(1)
 def test_data_and_train_say_what_is_left_out_and_the_run_and_the_pages_record_it(tmp_path, cli):
     classes(tmp_path / "pictures")
     classes(tmp_path / "pictures", "test", 1)

@@ -26,7 +26,7 @@ def normlab(*arguments, **options):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero on this machine")
 @pytest.mark.parametrize("command", ["predict", "explain"])
 def test_a_standard_input_without_an_end_is_refused(command, tmp_path):
@@ -38,7 +38,7 @@ def test_a_standard_input_without_an_end_is_refused(command, tmp_path):
     assert "Traceback" not in errors
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("command", ["predict", "explain"])
 def test_a_standard_input_that_is_closed_is_refused(command, tmp_path):
     line = f'exec "$0" -m normlab {command} --model nano - <&-'

@@ -22,7 +22,7 @@ def odd(trained, tmp_path):
     return run
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("command", ["report", "card", "evaluate"])
 def test_a_path_is_printed_without_escapes(command, odd, cli):
     code, output, errors = cli(command, odd)

@@ -51,7 +51,7 @@ def test_a_run_trains_with_unusual_variables_and_without_a_device_that_does_not_
     assert run.machines[0].device == "cpu"
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(8)
 @pytest.mark.parametrize(
     ("command", "unusual"),
     [
@@ -67,7 +67,7 @@ def test_a_run_trains_in_an_unusual_python(command, unusual, tmp_path):
     assert "--learning-rate" in process.stdout
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(8)
 def test_a_run_trains_in_an_unusual_process_without_unicode_in_one_column(tmp_path):
     terminal = {"TERM": "dumb", "COLUMNS": "1", "LINES": "1", "FORCE_COLOR": "1"}
     train(tmp_path, before=unusual_process, **terminal, **ASCII)
@@ -81,7 +81,7 @@ def test_files_that_may_not_grow_are_one_line(tmp_path):
     assert "checkpoint.pt cannot be written: File too large" in process.stderr
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(14)
 def test_too_little_memory_is_one_line(tmp_path):
     before = limit(resource.RLIMIT_AS, 4 << 30)
     network = "C:4096 C:4096 C:4096 GAP FC"  # a gigabyte for its weights, as much for gradients
@@ -95,7 +95,6 @@ def test_too_little_memory_is_one_line(tmp_path):
     assert "there is too little memory" in process.stderr
 
 
-@pytest.mark.slow(1)
 def test_a_working_folder_that_was_deleted_is_one_line(tmp_path):
     for command in ((sys.executable, "-m", "normlab"), OPTIMIZED):
         process = normlab(

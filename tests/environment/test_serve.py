@@ -107,7 +107,7 @@ def test_100_open_pages_do_not_keep_programs_out(server):
     wait_for(lambda: server.request("GET", "/config")[0] == 200)
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(1)
 def test_stalled_uploads_make_room_for_new_ones(server):
     """Fourteen of nine megabytes are the limit."""
     before = server.usage()["memory"]
@@ -121,7 +121,6 @@ def test_stalled_uploads_make_room_for_new_ones(server):
         assert server.usage()["memory"] - before < 250
 
 
-@pytest.mark.slow(3)
 def test_uploads_that_are_kept_have_a_limit_and_the_newest_can_be_used(server):
     for k in range(15):
         path = server.upload(PICTURE + np.random.default_rng(k).bytes(9 * MB))
@@ -191,7 +190,7 @@ def test_who_is_slow_is_cut_off(hurried):
     assert hurried.predict(PICTURE)[0] == 200
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(4)
 def test_a_picture_that_takes_too_long_is_given_up_and_the_next_is_answered(hurried):
     assert hurried.predict(PICTURE)[0] == 200
     slow = jpeg_of_scans(Image.new("L", (9400, 9400), 70), 100)
@@ -201,7 +200,7 @@ def test_a_picture_that_takes_too_long_is_given_up_and_the_next_is_answered(hurr
     wait_for(lambda: hurried.predict(PICTURE)[0] == 200)
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 def test_a_decoder_that_crashes_costs_one_picture(server):
     assert server.predict(PICTURE)[0] == 200  # so that it has a process that waits
     before = cpu_seconds(server.picture_processes())
@@ -310,7 +309,7 @@ def test_a_server_for_everyone_answers_to_the_machine_s_name():
         names_of("localhost", "127.0.0.1", ["größe.example"])
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(10)
 def test_names_that_the_user_gives_are_the_server_s_too_and_sigterm_stops_it(tmp_path):
     names = ("--name", "Lab.Example.", "--name", "alias")
     with served(tmp_path, *NANO, *names) as server:
@@ -417,7 +416,6 @@ def test_a_terminal_that_closes_stops_it(tmp_path):
         assert_stopped_by(signal.SIGHUP, server)
 
 
-@pytest.mark.slow(4)
 def test_under_nohup_it_outlives_its_terminal(hurried):
     hurried.process.send_signal(signal.SIGHUP)
     assert hurried.predict(PICTURE)[0] == 200

@@ -89,7 +89,6 @@ def usual(tmp_path_factory):
     return train(TINY, tmp_path_factory.mktemp("runs") / "usual", EXECUTION, quiet=True)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_training_within_the_callers_settings_gives_equal_bits(setting, usual, tmp_path):
     with SETTINGS[setting]():
@@ -137,7 +136,7 @@ def results(run, folder):
     ]
 
 
-@pytest.mark.slow(12)
+@pytest.mark.slow(2)
 def test_everything_that_is_computed_from_a_run_is_equal_within_all_of_them(usual, tmp_path):
     pytest.importorskip("captum")
     threads = torch.get_num_threads()
@@ -153,7 +152,7 @@ def test_everything_that_is_computed_from_a_run_is_equal_within_all_of_them(usua
     assert [a == b for a, b in zip(expected, found, strict=True)] == [True] * len(expected)
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow(1)
 def test_an_export_within_all_of_them_is_checked_and_equal(usual, tmp_path):
     expected = export_run(usual, "pt2", tmp_path / "usual.pt2")
     with all_settings():
@@ -167,7 +166,7 @@ def test_an_export_within_all_of_them_is_checked_and_equal(usual, tmp_path):
     assert torch.equal(one(pixels), other(pixels))
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow(4)
 def test_a_study_within_all_of_them_has_equal_results(tmp_path):
     study = normlab.StudyConfig(
         network="c:4 GAP FC", dataset="digits", recipe="demo", norms=("bn",), seeds=1, epochs=1
@@ -224,7 +223,7 @@ def test_pages_within_the_callers_style_are_equal(usual, tmp_path):
         assert first.read_bytes() == second.read_bytes(), name
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow(4)
 def test_a_page_by_the_command_is_equal_whatever_the_users_settings_are(usual, tmp_path):
     """A matplotlibrc, in the folder too, a backend that does not exist, an ASCII locale."""
     (tmp_path / "matplotlibrc").write_text("".join(f"{k}: {v}\n" for k, v in HOSTILE.items()))

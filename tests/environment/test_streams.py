@@ -21,7 +21,7 @@ def test_a_run_ends_well_with_closed_streams(tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     ("arguments", "redirect"),
     [
@@ -36,7 +36,7 @@ def test_so_does_a_command_that_only_prints(arguments, redirect, tmp_path):
     assert (process.returncode, process.stderr) == (0, "")
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("redirect", CLOSED)
 def test_an_error_keeps_its_code(redirect, tmp_path):
     process = normlab("summary", "C:12 Q c", cwd=tmp_path, redirect=redirect)
@@ -51,7 +51,7 @@ def test_a_study_runs_with_closed_streams(tmp_path):
     assert (tmp_path / "study" / "report.html").exists()
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
 def test_a_full_disk_behind_a_stream_is_one_line_at_most(tmp_path):
     process = normlab("zoo", cwd=tmp_path, redirect="> /dev/full")
@@ -61,7 +61,6 @@ def test_a_full_disk_behind_a_stream_is_one_line_at_most(tmp_path):
     assert normlab("summary", "Q", cwd=tmp_path, redirect="2> /dev/full").returncode == 2
 
 
-@pytest.mark.slow(4)
 def test_output_waits_for_a_reader_that_is_slow(tmp_path):
     """A parent, such as a terminal of Node, may have made the pipe non-blocking."""
     reader, writer = os.pipe()
@@ -83,7 +82,7 @@ def test_output_waits_for_a_reader_that_is_slow(tmp_path):
     assert output == normlab("zoo", cwd=tmp_path).stdout.encode()
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(2)
 def test_a_run_whose_reader_has_gone_ends_without_a_traceback_and_can_be_resumed(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)

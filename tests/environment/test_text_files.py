@@ -127,7 +127,6 @@ def test_an_epoch_of_1e18_is_refused_in_one_line(nano):
         Run.open(nano)
 
 
-@pytest.mark.slow(1)
 def test_a_class_is_found_however_its_accents_are_composed():
     pytest.importorskip("captum")
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))

@@ -81,7 +81,7 @@ def test_no_server_runs_it(folder, run, picture, tmp_path_factory, monkeypatch):
     assert not ran(folder)
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(20)
 @pytest.mark.parametrize("where", [(), ("--ray", "local")])
 def test_no_worker_runs_it(where, folder):
     process = normlab(*COMPARE[: -2 if where else None], *where, "--out", "study", cwd=folder)
@@ -134,7 +134,7 @@ STUDY = StudyConfig(
 )
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 def test_what_a_user_keeps_in_a_study_stays(tmp_path):
     compare(STUDY, tmp_path / "study", quiet=True)
     kept = [tmp_path / "study" / name for name in ("data/mine", "tmp/mine", "mine", ".mine")]
@@ -145,7 +145,6 @@ def test_what_a_user_keeps_in_a_study_stays(tmp_path):
     assert all(path.read_text() == "mine" for path in kept)
 
 
-@pytest.mark.slow(5)
 @pytest.mark.parametrize(
     "name",
     [
@@ -214,7 +213,7 @@ def beside_a_run(trained, tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(4)
 @pytest.mark.parametrize(("command", "name"), WRITING)
 def test_a_file_of_the_user_is_not_overwritten_and_one_of_normlab_is(
     command, name, beside_a_run, cli, monkeypatch

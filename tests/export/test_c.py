@@ -92,7 +92,6 @@ def check(layout, norm="bn", activation="relu", classes=4, float32=False, shape=
 # What a step computes
 
 
-@pytest.mark.slow(3)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("activation", ["relu", "prelu"])
 def test_the_steps_compute_what_the_network_computes(norm, activation):
@@ -109,14 +108,13 @@ def test_the_steps_compute_what_the_network_computes(norm, activation):
 
 
 @compiled
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_program_in_integers_equals_its_reference(norm):
     check(EVERY_BLOCK, norm)
 
 
 @compiled
-@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     "norm",
     [
@@ -132,14 +130,12 @@ def test_a_program_in_floats_equals_its_reference_and_the_network(norm):
 
 
 @compiled
-@pytest.mark.slow(2)
 @pytest.mark.parametrize("float32", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_is_computed(activation, float32):
     check("C:5s2 P C:6/gn=2 D:6a+ GAP FC", activation=activation, float32=float32)
 
 
-@pytest.mark.slow(2)
 @pytest.mark.parametrize("norm", NORMS)
 def test_integers_stand_for_what_the_network_computes(norm):
     """With a margin: random networks are more sensitive to rounding than trained ones."""
@@ -188,14 +184,13 @@ def test_images_of_other_shapes_are_classified_as_by_pytorch(shape):
 
 
 @compiled
-@pytest.mark.slow(2)
 @pytest.mark.parametrize("float32", [False, True])
 def test_a_window_as_large_as_its_map_is_no_fully_connected_layer(float32):
     check("P P P C:2 GAP FC", float32=float32, shape=(1, 24, 24))
 
 
 @compiled
-@pytest.mark.slow(20)
+@pytest.mark.slow(7)
 @settings(
     max_examples=15, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
 )
@@ -231,7 +226,6 @@ spec.loader.exec_module(boards)
 
 
 @pytest.mark.skipif(boards.missing() is not None, reason=f"no {boards.missing()}")
-@pytest.mark.slow(3)
 @pytest.mark.parametrize("board", boards.BOARDS)
 @pytest.mark.parametrize(
     ("layout", "norm", "activation", "float32"),
@@ -261,7 +255,6 @@ def test_an_emulated_board_computes_the_same(board, layout, norm, activation, fl
 
 
 @pytest.mark.skipif(boards.missing() is not None, reason=f"no {boards.missing()}")
-@pytest.mark.slow(2)
 def test_an_emulated_board_measures_what_a_function_calls(tmp_path):
     """Another program's flash without ours, on a stack as large as it needs."""
     files = {
@@ -435,7 +428,7 @@ def test_a_folder_is_written_built_and_tested(trained, tmp_path, cli, options):
 
 
 @compiled
-@pytest.mark.slow(5)
+@pytest.mark.slow(1)
 def test_peculiar_class_names_stay_names(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "LOSS", 1.0)  # random weights
     monkeypatch.setattr(write, "count_correct", lambda *_: 0)
@@ -459,7 +452,7 @@ def test_peculiar_class_names_stay_names(tmp_path, monkeypatch):
     assert printed.decode().split("\0")[:4] == list(PECULIAR)
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(1)
 def test_without_a_compiler_only_unproved_is_written(trained, tmp_path, cli, no_compiler):
     out = tmp_path / "out"
     code, _, errors = cli("export", trained.path, "--to", "c", "--out", out)
@@ -473,7 +466,6 @@ def test_without_a_compiler_only_unproved_is_written(trained, tmp_path, cli, no_
     assert (out / "Makefile").exists()
 
 
-@pytest.mark.slow(3)
 @pytest.mark.parametrize(
     ("layout", "settings", "says"),
     [
@@ -500,7 +492,6 @@ def test_what_has_no_c_is_refused_in_one_line(layout, settings, says, tmp_path, 
     assert not (run.path / "model-c").exists()
 
 
-@pytest.mark.slow(3)
 def test_numbers_that_are_not_finite_are_refused(tmp_path, cli):
     run = peculiar_run(tmp_path / "run")
     network = run.network()
@@ -515,7 +506,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, cli):
 
 
 @compiled
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 def test_a_program_that_loses_accuracy_is_not_written(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "count_correct", lambda *_: 360)
     with pytest.raises(NormlabError, match=r"^the program loses \d+ images of 360 .* nothing was"):

@@ -115,7 +115,6 @@ def files(trained, tmp_path_factory):
 # The network
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("norm", REGISTRY)
 def test_every_normalization_predicts_as_in_eval_mode(norm, tmp_path):
     run = random_run(tmp_path, "C:8 D:8s2 C:8+*2 D:8*2 C:8v P P FC", norm)
@@ -176,7 +175,7 @@ def test_every_normalization_and_block_predicts_as_the_trained_network(
         assert (int8(DIGITS.test.images).argmax(1) == expected.argmax(1)).mean() > 0.6
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(6)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_predicts_as_the_trained_network(activation, tmp_path):
     """Folded and not, in ONNX, in pt2 and in int8; the network is read from the run's folder."""
@@ -244,7 +243,6 @@ def test_files_are_hardly_larger_than_the_weights(files):
     assert files["int8"].size < 0.7 * files["onnx"].size
 
 
-@pytest.mark.slow(1)
 def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path):
     config = normlab.RunConfig(
         network="C:6 P C:8/gn GAP FC",
@@ -482,7 +480,7 @@ def custom_run(tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_a_custom_normalization_is_exported(custom_run):
     run = custom_run("Scaling")
     exported = normlab.export_run(run, "onnx")
@@ -519,7 +517,6 @@ def test_a_failed_export_is_one_line_and_leaves_no_file(
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.slow(1)
 def test_a_custom_network_is_blamed_and_not_its_normalization(tmp_path, monkeypatch):
     (tmp_path / "custom_networks.py").write_text(
         "import torch\n"
@@ -549,14 +546,12 @@ def test_a_custom_network_is_blamed_and_not_its_normalization(tmp_path, monkeypa
     assert str(error.value).startswith(f"{text}raises ")
 
 
-@pytest.mark.slow(2)
 def test_equal_classes_with_other_probabilities_are_refused(custom_run, cli):
     code, _, errors = cli("export", custom_run("Near").path, "--to", "pt2")
     assert code == 1
     assert "another class on 0 of 360 test images, probabilities up to " in errors
 
 
-@pytest.mark.slow(1)
 def test_close_probabilities_with_other_classes_are_refused(custom_run, cli):
     run = custom_run("Other")
     network = run.network()
@@ -581,7 +576,7 @@ def test_a_run_s_own_files_are_not_overwritten(files, cli):
     assert weights.read_bytes() == before
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 @pytest.mark.skipif(not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA names no CIFAR-10")
 def test_a_bundled_model_is_exported_by_its_name(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -610,7 +605,7 @@ def test_a_failed_export_keeps_the_file_that_was_there(files, custom_run, cli, t
 # The documentation
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("place", [0, 1], ids=["onnx", "pt2"])
 def test_the_programs_in_the_documentation_work(place, files, tmp_path):
     program = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[place]

@@ -47,7 +47,7 @@ def variables(hub, tmp_path):
     }
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(7)
 def test_what_is_uploaded_is_said_and_loads(run, hub, variables, tmp_path):
     for _ in range(2):  # the second time the repository is there
         done = command("push", run, "me/micro-bn", "--yes", cwd=tmp_path, **variables)
@@ -71,7 +71,7 @@ def test_what_is_uploaded_is_said_and_loads(run, hub, variables, tmp_path):
     assert (normlab.load(tmp_path / "downloaded").probabilities(images) == expected).all()
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(("answer", "uploads"), [("y", True), ("no", False), ("", False)])
 def test_it_asks_first(answer, uploads, run, hub, variables, tmp_path):
     terminal, child_end = pty.openpty()
@@ -93,7 +93,7 @@ def test_it_asks_first(answer, uploads, run, hub, variables, tmp_path):
     assert [*hub.repositories] == (["me/micro-bn"] if uploads else [])
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 def test_without_a_terminal_it_refuses(run, hub, variables, tmp_path):
     done = command("push", run, "me/micro-bn", cwd=tmp_path, **variables)
     assert_one_line(done, code=2)
@@ -102,7 +102,7 @@ def test_without_a_terminal_it_refuses(run, hub, variables, tmp_path):
     assert hub.repositories == {}
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(4)
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -117,7 +117,7 @@ def assert_equal_to_pytorch(page, run, pixels):
 # The network
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("norm", REGISTRY)
 def test_every_normalization_predicts_as_pytorch(norm, visit, tmp_path):
     run = random_run(tmp_path, "C:8 D:8s2 C:8+*2 D:8a*2 C:8v A P FC", norm=norm)
@@ -142,7 +142,7 @@ def norms_of(inputs, channels):
     return [*names, f"gn={gcd(inputs, channels)}"]
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64)])
 def test_images_of_other_shapes_are_predicted_as_by_pytorch(shape, visit, tmp_path):
     run = random_run_of(shape, tmp_path, ZOO["nano"].layout, "gn")
@@ -411,6 +411,7 @@ def test_a_page_names_no_folder_of_this_machine(classroom, tmp_path):
     assert str(run.path.parent) not in content
 
 
+@pytest.mark.slow(3)
 def test_digits_are_shown_only_if_a_network_has_learned_them(classroom, visit, tmp_path):
     nano = normlab.Run.open(find_model("nano"))
     other = visit(normlab.export_run(nano, "html", tmp_path / "other.html").path)

@@ -224,7 +224,6 @@ def verdicts(study, values):
     ]
 
 
-@pytest.mark.slow(8)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("draw", [normal, skewed, collapsing])
 def test_without_a_difference_at_most_5_percent_of_studies_show_any_contrast(seeds, draw):
@@ -238,7 +237,6 @@ def test_without_a_difference_at_most_5_percent_of_studies_show_any_contrast(see
     assert false <= 0.05 * 400 + 2 * np.sqrt(400 * 0.05 * 0.95)
 
 
-@pytest.mark.slow(4)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize(
     ("draw", "center", "narrow", "least", "most"),
@@ -260,7 +258,6 @@ def test_skewed_arms_against_normal_ones_of_the_same_mean_are_shown_as_often_as_
     assert least < false / 4000 < most
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_setting_with_the_highest_mean_cannot_be_the_whole_family(seeds):
     """Chosen by the results, its pairs alone would show a difference in 8 to 10% of studies."""
@@ -278,7 +275,6 @@ def test_the_setting_with_the_highest_mean_cannot_be_the_whole_family(seeds):
     assert np.mean(15 * p < 0.05) <= 0.05
 
 
-@pytest.mark.slow(5)
 @pytest.mark.parametrize("looks", [1, 2])
 def test_studies_that_add_seeds_until_a_difference_is_shown_keep_the_level(looks):
     """Three seeds; if they show nothing, five. Without a correction 8.6% show a difference."""
@@ -312,7 +308,6 @@ def test_studies_that_add_seeds_until_a_difference_is_shown_keep_the_level(looks
     assert false / studies <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / studies)
 
 
-@pytest.mark.slow(1)
 def test_with_two_planned_looks_the_second_can_show_what_the_first_did_not():
     rng, gained = np.random.default_rng(0), 0
     for _ in range(300):

@@ -403,7 +403,6 @@ def measured(draw):
     return run_, evaluation(matrix, split=split)
 
 
-@pytest.mark.slow(1)
 @settings(max_examples=150)
 @given(measured())
 def test_any_run_can_be_analyzed(pair):

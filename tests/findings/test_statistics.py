@@ -141,7 +141,6 @@ def test_without_a_spread_nothing_is_shown_to_be_equal():
     assert not statistics.Difference("a", "b", np.zeros(3)).equivalent(0.5)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [3, 10])
 def test_a_difference_as_large_as_the_margin_is_rarely_shown_to_be_equal(seeds):
     rng = np.random.default_rng(seeds)
@@ -183,7 +182,6 @@ def test_equal_differences_show_nothing_because_they_have_no_spread(difference, 
     assert (pair.wins.value, pair.wins.low, pair.wins.high) == (1.0, 0.0, 1.0)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_the_error_rate_also_holds_for_accuracies_of_few_images(seeds):
     """The accuracies are multiples of 1/360, and ties are common."""
@@ -351,7 +349,6 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant_images():
 # Error rates
 
 
-@pytest.mark.slow(2)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_an_arm_that_loses_its_worst_runs_is_not_shown_to_be_above(seeds):
     """Without a difference, but bn's runs below its mean fail: those that are left look better."""
@@ -385,7 +382,6 @@ def test_the_interval_of_winning_covers_with_failures(seeds):
     assert held / counted > 0.95 - 0.02
 
 
-@pytest.mark.slow(2)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_without_a_difference_at_most_5_percent_of_studies_show_one(seeds):
     false = sum(
@@ -394,7 +390,6 @@ def test_without_a_difference_at_most_5_percent_of_studies_show_one(seeds):
     assert false <= 65  # 5% plus two standard errors of a share of 1,000
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_the_interval_of_a_mean_has_its_nominal_coverage(seeds):
     pairs = [np.subtract(study["bn"], study["gn"]) for study in studies(seeds, 1000)]
@@ -413,7 +408,6 @@ def test_the_interval_of_winning_has_its_nominal_coverage(seeds):
     assert abs(held / 1000 - 0.95) <= 0.014
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(("seeds", "difference"), [(3, 1.5), (5, 0.6), (5, 1.0), (10, 0.5)])
 def test_a_true_difference_is_detected_as_often_as_predicted(seeds, difference):
     spread = 0.3 * math.sqrt(2)
@@ -426,7 +420,6 @@ def test_a_true_difference_is_detected_as_often_as_predicted(seeds, difference):
     assert abs(seen / 1000 - predicted) <= 3 * error
 
 
-@pytest.mark.slow(1)
 def test_in_three_pairs_a_difference_is_detected_as_often_as_predicted():
     seen = 0
     for study in studies(5, 1000, difference=1.0):
@@ -436,7 +429,6 @@ def test_in_three_pairs_a_difference_is_detected_as_often_as_predicted():
     assert predicted < statistics.power(1.0, 0.3 * math.sqrt(2), 5)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_the_intervals_of_three_pairs_hold_at_once(seeds):
     held = 0
@@ -497,6 +489,7 @@ def test_the_probability_of_winning_is_that_of_normal_differences():
     assert (one.low, one.high) == (0, 1)
 
 
+@pytest.mark.slow(2)
 @given(
     st.sampled_from([1, 2, 4, 9, 40]),
     st.floats(-30, 30),
@@ -549,7 +542,6 @@ def tried(rng, means, seeds, *, shared=0.0):
     return [values[k] for k in order], [means[k] for k in order]
 
 
-@pytest.mark.slow(3)
 @pytest.mark.parametrize("shared", [0.0, 1.0])
 @pytest.mark.parametrize(
     "means",

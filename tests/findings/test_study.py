@@ -146,7 +146,6 @@ def test_no_normalization_leads_where_no_run_is_finished(tmp_path, state, why):
     assert further[0].startswith("With a new seed, bn would be above ln with a probability of")
 
 
-@pytest.mark.slow(1)
 def test_a_recipe_that_was_made_with_bn_is_named(tmp_path):
     def about(norms, trials=False):
         place = tmp_path / f"{'-'.join(norms)}{trials}"

@@ -141,7 +141,7 @@ def test_wrong_arguments_are_refused_in_one_line(trained, arguments, problem, ca
     assert errors.count("\n") == 1
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_the_report_shows_where_the_network_looks(trained, tmp_path, monkeypatch):
     shutil.copytree(trained.path, tmp_path / "run")  # the report writes figures into it
     run = normlab.Run.open(tmp_path / "run")

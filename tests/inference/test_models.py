@@ -30,7 +30,7 @@ def test_a_model_is_what_its_config_says(model):
     assert normlab.load(model=model).classes[3] == "cat"
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(8)
 @pytest.mark.skipif(not os.environ.get("NORMLAB_DATA"), reason="NORMLAB_DATA names no CIFAR-10")
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_has_the_accuracy_in_its_metrics(model):

@@ -302,7 +302,7 @@ def test_json_and_csv_contain_all_probabilities(run, pictures, cli):
     assert float(first["3"]) == pytest.approx(prediction["probabilities"]["3"], rel=1e-4)
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(3)
 def test_the_standard_input_is_a_picture(run, pictures):
     done = subprocess.run(
         [sys.executable, "-m", "normlab", "predict", run.path, "-", "--json"],
@@ -323,7 +323,7 @@ def test_unreadable_pictures_are_named_and_the_others_predicted(run, pictures, c
     assert errors.splitlines()[-1] == "normlab: 1 of 2 pictures could not be read"
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_peculiar_files_are_predicted_or_named_with_the_problem(run, tmp_path):
     def in_order(table):
         return sorted(((tmp_path / f"{name}.png", *row) for name, row in table.items()))
@@ -405,7 +405,7 @@ def test_duplicate_class_names_are_refused(hostile):
         normlab.load(hostile)
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(9)
 def test_many_pictures_show_a_progress_bar_and_take_no_more_memory(run, tmp_path):
     """On a terminal, with the predictions in a file."""
     picture = io.BytesIO()  # 300 kB decoded: keeping 700 more would take 200 MB

@@ -228,7 +228,6 @@ def test_prelu_learns_a_slope_for_each_channel(norm):
     assert layer(x.bfloat16()).dtype in (torch.bfloat16, torch.float32)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "norm", ["bn", "gn", "none", "gn-ws", "frn", "sws", "dyt", "proxy-gn", "proxy-ln"]
 )

@@ -117,7 +117,7 @@ IN_A_PROCESS = """if True:
 
 
 @compiled
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 @pytest.mark.parametrize(
     ("threads", "small", "variables"),
     [

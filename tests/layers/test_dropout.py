@@ -191,7 +191,7 @@ QUICK_INDUCTOR = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_VEC_ISA_O
 needs_cpp = pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs g++")
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow(30)
 @pytest.mark.parametrize(
     "backend", ["eager", "aot_eager", pytest.param("inductor", marks=needs_cpp)]
 )

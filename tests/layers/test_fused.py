@@ -475,7 +475,6 @@ def test_in_eval_mode_there_is_no_dropout_and_no_random_draw(name, grad):
 # Threads, eval mode, other kinds of maps
 
 
-@pytest.mark.slow(1)
 @compiled
 @by_name
 @by_dtype

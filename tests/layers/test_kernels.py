@@ -115,7 +115,6 @@ def small_run(out):
     return train(config, out, quiet=True)
 
 
-@pytest.mark.slow(3)
 @pytest.mark.parametrize("script", [None, "exit 1"])
 def test_without_the_library_a_network_trains_with_pytorch_and_the_run_records_it(
     script, fresh, tmp_path, monkeypatch
@@ -215,7 +214,7 @@ def test_the_library_is_in_the_users_cache(variable, fresh, tmp_path, monkeypatc
     assert not fresh.exists()
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(5)
 @needs_gcc
 def test_of_two_processes_one_builds_and_the_other_waits(fresh, tmp_path, monkeypatch):
     log = tmp_path / "log"

@@ -170,7 +170,7 @@ def test_gccs():
     assert_they_compute()
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(16)
 @pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
 def test_clangs(fresh, tmp_path, monkeypatch):
     programs(tmp_path / "bin", monkeypatch, clang=shutil.which("clang"))
@@ -366,7 +366,7 @@ LOAD = """if True:
 """
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 @linux
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_library_of_the_wheel_is_left_alone(damage, package):
@@ -473,7 +473,7 @@ ONE_TEAM = """if True:
 """
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 @linux
 @compiled
 def test_the_threads_are_those_of_torchs_own_openmp():

@@ -24,7 +24,7 @@ QUANTITIES = {
 FLAGS = {"ram": "bytes of RAM", "flash": "bytes of flash", "macs": "multiply-accumulates"}
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("norm", ["bn", "gn", "ln-channel", "dyt"])
 @pytest.mark.parametrize(
     "limits",
@@ -39,7 +39,7 @@ def test_open_widths_use_a_limit_and_do_not_exceed_it(line, limits, norm):
     assert share * most < QUANTITIES[name](table) <= most
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow(2)
 @settings(max_examples=40, deadline=None)
 @given(
     line=st.sampled_from(LINES),

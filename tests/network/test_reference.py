@@ -89,7 +89,6 @@ def norms_of(inputs, channels):
 LAYOUTS = layouts(norms_of, ends=(*ENDS, "GAP c"))
 
 
-@pytest.mark.slow(1)
 @settings(max_examples=60)
 @given(LAYOUTS, st.sampled_from([*FORMULAS]), st.integers(0, 2**31))
 def test_any_network_and_its_gradients_agree_with_the_notation(line, norm, seed):
@@ -113,7 +112,6 @@ def test_any_network_and_its_gradients_agree_with_the_notation(line, norm, seed)
         assert error <= 1e-9 * (1 + values.abs().max()), name
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("activate", [False, True])
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradients_of_a_normalization_agree_with_differences(name, activate):
@@ -130,7 +128,6 @@ def test_gradients_of_a_normalization_agree_with_differences(name, activate):
     assert torch.autograd.gradcheck(output, (x, *parameters))
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 @pytest.mark.parametrize("line", ["C:4s2 P D:4+*2 c:3 A GAP FC", "D:4vs2/gn=1 A C:4v P FC"])
 def test_gradients_of_a_network_agree_with_differences(line, name):

@@ -70,7 +70,6 @@ def test_the_block_that_has_no_pixels_left_is_named_with_the_size(line, size, bl
     assert block in caught.value.problem
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize("shape", [(1, 16, 16), (1, 28, 28), (3, 33, 33), (3, 64, 64)])
 def test_every_named_network_takes_every_size(name, shape):

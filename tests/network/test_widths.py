@@ -251,7 +251,7 @@ def test_groups_that_divide_no_even_width_get_an_odd_one():
     assert first.width == 4095
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_with_an_endless_budget_widths_end_at_the_notations_limit():
     summary = summarize("C c P D GAP FC", budget=10**9)
     widths = [block.width for block in notation.parse(summary.layout) if block.width]

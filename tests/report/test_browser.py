@@ -100,6 +100,7 @@ def visit(browser, pages):
         page.close()
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", ["run", "runs", "hostile", "real", "study", "data"])
 def test_pages_fit_any_screen_and_request_nothing(visit, name):
     page, asked, complaints = visit(name)
@@ -131,6 +132,7 @@ def test_the_figures_of_a_study_stand_side_by_side_on_a_wide_screen(visit):
     assert figure["top"] < table["bottom"]
 
 
+@pytest.mark.slow(3)
 def test_pages_about_ten_thousand_images_are_fast_small_and_open(visit, pages, tmp_path):
     answers = evaluation(MATRIX)
     study = made_up_study(tmp_path, seeds=2, images=len(answers.labels))
@@ -185,6 +187,7 @@ def test_text_in_figures_is_legible_on_a_phone(visit):
     assert min(sizes) > 6.5
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("name", "shown"), [("hostile", HOSTILE), ("data", HOSTILE), ("study", HOSTILE[:3])]
 )
@@ -238,7 +241,7 @@ def test_in_print_no_table_is_cut_and_no_heading_stands_alone(visit, name):
     )
     assert cut == []
     alone = page.evaluate(
-        """[...document.querySelectorAll('h1, h2, h3, .table > .note')].filter(heading =>
+        """[...document.querySelectorAll('h1, h2, h3, h4, .table > .note')].filter(heading =>
             getComputedStyle(heading.closest('summary') ?? heading).breakAfter !== 'avoid'
         ).map(heading => heading.innerText)"""
     )

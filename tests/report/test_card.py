@@ -26,7 +26,6 @@ def with_accuracy(run, path, seed, accuracy):
     return dataclasses.replace(run, path=path, config=config, epochs=(*run.epochs[:-1], last))
 
 
-@pytest.mark.slow(2)
 def test_the_hub_can_read_the_metadata(run):
     card = ModelCard(model_card([run]))
     assert card.data.library_name == "normlab"
@@ -61,7 +60,6 @@ def test_the_data_set_is_named(run, name, notes, called, on_hub):
     assert card.data.datasets == ([on_hub] if on_hub else None)
 
 
-@pytest.mark.slow(1)
 def test_the_text_agrees_with_the_run(run):
     text = model_card([run])
     for fact in (

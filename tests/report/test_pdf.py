@@ -54,6 +54,7 @@ def test_a_study_is_printed_into_a_pdf_beside_its_page(browser, tmp_path, cli):
     assert not [*study.path.glob(".*")]
 
 
+@pytest.mark.slow(2)
 def test_a_page_without_its_pdf_says_that_the_old_one_is_older(tmp_path, cli):
     study = made_up(tmp_path / "study", seeds=2, images=200)
     command = ("report", study.path, "--no-images")
@@ -98,7 +99,7 @@ def test_a_chromium_that_fails_leaves_the_old_file(script, problem, page, chromi
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-@pytest.mark.slow(4)
+@pytest.mark.slow(2)
 def test_a_chromium_that_hangs_is_ended_with_its_helpers(page, chromium, monkeypatch, tmp_path):
     helper = tmp_path / "helper"
     chromium(f"sleep 1000 & echo $! > {helper}.part; mv {helper}.part {helper}; wait")

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +12,7 @@ from normlab.data.augment import PREVIEW
 from normlab.data.describe import describe
 from normlab.errors import NormlabError
 from normlab.report import plots
+from normlab.report.embed import inline_svg
 
 HOSTILE = ("<script>alert(1)</script>", "$x_{", "two\nlines", "猫", "w" * 300, '"quoted" & more')
 
@@ -43,7 +45,6 @@ def test_curves_draw_every_number():
     assert all(list(line.get_xdata()) == [1, 2, 3] for line in loss.lines)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20, 50, 300])
 def test_ticks_are_whole_epochs(count):
     figure = plots.curves([run(accuracies=rising(count=count) if count > 1 else [0.4])])
@@ -74,6 +75,15 @@ def test_bars_of_many_runs_differ_in_colour_or_hatch():
     figure = plots.class_accuracy(dict.fromkeys("abcdefghijklmnopqrst", answers))
     bars = [bars.patches[0] for bars in figure.axes[0].containers]
     assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 20
+
+
+def test_what_a_figure_in_a_page_points_to_is_there():
+    answers = evaluation(np.eye(3, dtype=int) * 4)
+    svg = inline_svg(plots.class_accuracy(dict.fromkeys("abcdefghij", answers)), "bars", "Bars")
+    linked = {*re.findall(r"url\(#([^)]+)\)", svg), *re.findall(r'href="#([^"]+)"', svg)}
+    assert any(name.startswith("bars-h") for name in linked)  # a hatch
+    assert linked <= {*re.findall(r' id="([^"]+)"', svg)}
+    assert not re.search(r'fill="#', svg)  # colours are variables: the page has a dark mode
 
 
 def test_counts_are_legible_on_every_cell():
@@ -211,7 +221,6 @@ def test_no_mistakes_can_be_drawn():
     plots.png(figure)
 
 
-@pytest.mark.slow(1)
 def test_labelled_grid_shows_images_with_their_classes(data):
     figure = plots.labelled_grid(data.train, data.classes)
     shown = [axes for axes in figure.axes if axes.images]

@@ -135,7 +135,6 @@ def test_negative_numbers_have_a_minus_sign(tmp_path):
     assert not re.search(r"\s-\d", text)
 
 
-@pytest.mark.slow(1)
 def test_arms_with_fewer_seeds_are_on_the_page(tmp_path):
     study = made_up(tmp_path, seeds=3)
     failed = [
@@ -154,7 +153,6 @@ def rows(page, table):
     return [" ".join(Page(row).text.split()) for row in body.split("<tr>")[1:]]
 
 
-@pytest.mark.slow(2)
 def test_the_table_says_how_often_each_trained(tmp_path):
     """bn diverges with a seed and ends at chance with another at 32, and with all at 8."""
     study = made_up(tmp_path, seeds=3, batch_sizes=(8, 32), norms=("bn", "gn"))
@@ -291,7 +289,6 @@ def test_trials_far_below_the_best_are_counted_below_the_axis(tmp_path):
     assert {round(axes.get_ylim()[0], 6) for axes in figure.axes if axes.axison} == {0.6}
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("epochs", "caption"),
     [
@@ -318,7 +315,7 @@ def test_single_runs_have_no_intervals(tmp_path):
     assert "1 seed, accuracy" in page
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_the_page_says_which_p_values_are_corrected(tmp_path):
     five = render(made_up(tmp_path / "five"), None)
     assert "contrasts of the study: the intervals and p (Bonferroni); not correct" in five
@@ -328,7 +325,7 @@ def test_the_page_says_which_p_values_are_corrected(tmp_path):
     assert "These 3 p-values are not corrected for their number." in single
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_changes_of_differences_have_a_figure_and_a_table(tmp_path):
     means = {"bn-batch8": 0.6, "gn-batch8": 0.7, "bn-batch32": 0.75, "gn-batch32": 0.65}
     study = made_up(
@@ -346,7 +343,6 @@ def test_changes_of_differences_have_a_figure_and_a_table(tmp_path):
     assert "Changes of differences" not in Page(render(study, None)).text
 
 
-@pytest.mark.slow(2)
 def test_long_layouts_leave_the_figures_room(tmp_path):
     layout = "C:8 C:8 P C:16 C:16 P C:32 C:32 P GAP FC:64 FC"
     study = made_up(
@@ -363,7 +359,6 @@ def test_long_layouts_leave_the_figures_room(tmp_path):
         assert axes.xaxis.label.get_window_extent().x1 <= figure.bbox.x1
 
 
-@pytest.mark.slow(1)
 def test_an_axis_of_accuracies_ends_at_0_and_100_percent(tmp_path):
     study = made_up(tmp_path, seeds=2, batch_sizes=(8, 32), norms=("bn", "gn"), trials=False)
     results = [
@@ -390,7 +385,7 @@ def test_each_axis_has_a_figure(tmp_path):
     assert every.partition("</details>")[0].count("<tr>") == 1 + 2 * 4
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(6)
 def test_the_page_of_a_hundred_arms_is_fast(tmp_path, recwarn):
     norms = tuple(f"ghost-bn={k}" for k in range(2, 102))
     study = made_up(
@@ -413,12 +408,10 @@ def test_the_page_of_a_hundred_arms_is_fast(tmp_path, recwarn):
     assert "The first 45 of 4950 pairs. Corrected for all 4,950 contrasts of the study: the" in text
 
 
-@pytest.mark.slow(1)
 def test_all_arms_of_a_usual_study_are_drawn(page):
     assert "are drawn" not in page.text
 
 
-@pytest.mark.slow(1)
 def test_hostile_class_names_are_text(tmp_path):
     classes = ("<script>alert(1)</script>", "a\nb", '"><img src=x>', "$x$", *"efghij")
     study = made_up(tmp_path, seeds=2, classes=classes, images=500)
@@ -428,7 +421,7 @@ def test_hostile_class_names_are_text(tmp_path):
     assert all(a["src"].startswith("data:image/png") for t, a in page.tags if t == "img")
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(10)
 def test_the_page_of_a_thousand_runs_is_fast(tmp_path):
     study = made_up(
         tmp_path,
@@ -481,7 +474,7 @@ def test_missing_predictions_are_named(tmp_path):
         render(study, None)
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_other_data_is_refused(tmp_path):
     study = made_up(tmp_path, seeds=2, dataset="digits")
     with pytest.raises(RunError, match=r"has fingerprint .*, but the study .* was made on ababab"):
@@ -489,7 +482,6 @@ def test_other_data_is_refused(tmp_path):
     assert write_study_report(study, images=False).exists()
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("norms", "recipe", "said"),
     [
@@ -536,7 +528,7 @@ def test_a_study_without_recalibration_does_not_mention_it(study, page):
     assert "recalibrat" not in (study.path / "study.csv").read_text()
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_ghost_batches_have_a_figure_along_the_images_of_their_statistics(tmp_path):
     norms = ("bn", "ghost-bn=2", "ghost-bn=8", "gn")
     study = recalibrated(tmp_path / "study", norms)

@@ -154,11 +154,11 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path):
     path.unlink()  # a process was killed between two renamings
     assert load_latest(path, "own")[0].epoch == 2
     previous_checkpoint(path).write_bytes(b"")
-    with pytest.raises(RunError, match=r"it has no checkpoint.pt; and .*-before.pt is damaged"):
+    with pytest.raises(RunError, match=r"to resume from; and .*-before.pt is damaged"):
         load_latest(path, "own")
     remove(path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(RunError, match="it has no checkpoint"):
+    with pytest.raises(RunError, match="has no checkpoint.pt to resume from"):
         load_latest(path, "own")
 
 

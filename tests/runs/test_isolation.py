@@ -52,15 +52,20 @@ def test_a_prediction_does_not_disturb_what_another_thread_draws():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_convolutions_of_a_gpu_are_in_float32_and_its_setting_is_restored(monkeypatch):
+def test_convolutions_of_a_gpu_are_in_float32_and_its_settings_are_restored(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    before = torch.backends.cudnn.allow_tf32
-    for caller in (False, True):
-        torch.backends.cudnn.allow_tf32 = caller
-        with isolated():
-            assert not torch.backends.cudnn.allow_tf32
-        assert torch.backends.cudnn.allow_tf32 == caller
-    torch.backends.cudnn.allow_tf32 = before
+    cudnn, everywhere = torch.backends.cudnn, torch.backends
+    before = cudnn.conv.fp32_precision, cudnn.benchmark, everywhere.fp32_precision
+    try:
+        for settings in (cudnn.conv, everywhere):
+            for precision in ("tf32", "ieee"):
+                settings.fp32_precision, cudnn.benchmark = precision, True
+                with isolated():
+                    assert cudnn.conv.fp32_precision == "ieee"
+                    assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == (1, 0, 1)
+                assert (settings.fp32_precision, cudnn.benchmark) == (precision, True)
+    finally:
+        cudnn.conv.fp32_precision, cudnn.benchmark, everywhere.fp32_precision = before
 
 
 def test_a_gpu_uses_deterministic_algorithms_and_its_settings_are_restored(monkeypatch):

@@ -117,6 +117,10 @@ def test_without_these_files_the_memory_is_unknown(tmp_path, monkeypatch):
     assert machine.cores() >= 1
 
 
+def test_a_data_root_may_be_text():
+    assert machine.prepare(Execution(data_root="data", device="cpu")).type == "cpu"
+
+
 @pytest.mark.parametrize("device", ["tpu", "meta", "cuda:0", "", 3])
 def test_an_unknown_device_is_refused(device):
     with pytest.raises(UsageError, match="--device must be"):

@@ -234,6 +234,7 @@ def test_200_requests_from_16_clients(server, digit):
     assert p95 < 10  # 0.3 on two busy cores
 
 
+@pytest.mark.slow(3)
 def test_gradio_s_own_api_serves_16_clients(server, digit, runs):
     def request(k):
         pixels = np.full((40, 40, 3), k, np.uint8)
@@ -395,7 +396,7 @@ def on(run, folder, dataset):
     return normlab.Run.open(folder)
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(17)
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's usage is read from /proc")
 def test_100_pictures_leave_nothing_behind(trained, tmp_path):
     code = (
@@ -478,7 +479,6 @@ def test_a_page_may_show_more_while_old_files_are_deleted(kept, tmp_path, monkey
     assert not exists(first)
 
 
-@pytest.mark.slow(1)
 def test_a_folder_that_the_system_has_emptied_is_no_error(kept, tmp_path):
     shutil.rmtree(tmp_path)
     kept.delete_old()
@@ -545,6 +545,7 @@ def picture(digit, tmp_path):
     return path
 
 
+@pytest.mark.slow(3)
 def test_two_runs_predict_a_picture_side_by_side(visit, picture, runs):
     page = visit()
     upload(page, picture)
@@ -559,6 +560,7 @@ def test_two_runs_predict_a_picture_side_by_side(visit, picture, runs):
     assert heat_maps.evaluate_all("all => all.map(i => i.naturalWidth)") == [256, 256]
 
 
+@pytest.mark.slow(3)
 def test_on_a_phone_predictions_are_stacked_and_scrolled_to(visit, picture):
     page = visit(360)
     upload(page, picture)
@@ -576,6 +578,7 @@ def test_on_a_phone_predictions_are_stacked_and_scrolled_to(visit, picture):
     assert answers["y"] + answers["height"] <= samples["y"]
 
 
+@pytest.mark.slow(3)
 def test_on_a_phone_an_example_is_taken_from_below_the_predictions(visit):
     page = visit(360)
     assert [box["height"] for box in boxes(page.locator("#answers .heat-map"))] == [0, 0]
@@ -586,6 +589,7 @@ def test_on_a_phone_an_example_is_taken_from_below_the_predictions(visit):
     )
 
 
+@pytest.mark.slow(3)
 def test_heat_maps_far_below_are_loaded_before_their_files_are_deleted(visit, picture):
     page = visit(360)
     page.evaluate("document.getElementById('answers').style.marginTop = '9000px'")
@@ -598,6 +602,7 @@ def test_heat_maps_far_below_are_loaded_before_their_files_are_deleted(visit, pi
     assert page.evaluate("scrollY") == 0
 
 
+@pytest.mark.slow(3)
 def test_an_example_is_predicted_and_removed_again(visit, runs):
     page = visit()
     page.locator(".to-try button").nth(6).click()
@@ -610,6 +615,7 @@ def test_an_example_is_predicted_and_removed_again(visit, runs):
     assert page.locator("#answers img").count() == 0
 
 
+@pytest.mark.slow(3)
 def test_the_camera_takes_a_picture(visit):
     page = visit()
     page.get_by_label("Capture from camera").click()
@@ -620,6 +626,7 @@ def test_the_camera_takes_a_picture(visit):
     assert len(probabilities(page, "trained")) == 10
 
 
+@pytest.mark.slow(2)
 def test_a_file_that_is_not_a_picture_is_refused_in_a_sentence(visit, picture):
     page = visit()
     picture.write_text("no picture")
@@ -633,6 +640,7 @@ def test_a_file_that_is_not_a_picture_is_refused_in_a_sentence(visit, picture):
     assert page.locator("#answers .confidence-set").count() == 0
 
 
+@pytest.mark.slow(2)
 def test_a_picture_of_more_than_10_mb_is_refused(visit, picture):
     page = visit()
     picture.write_bytes(bytes(10 * 1024**2 + 1))
@@ -640,6 +648,7 @@ def test_a_picture_of_more_than_10_mb_is_refused(visit, picture):
     page.get_by_text("exceed the maximum allowed size of 10.0 Mb").wait_for()
 
 
+@pytest.mark.slow(2)
 def test_peculiar_pictures_get_a_note(visit, tmp_path):
     page = visit()
     Image.new("RGB", (300, 40), "red").save(tmp_path / "wide.png")
@@ -652,6 +661,7 @@ def test_peculiar_pictures_get_a_note(visit, tmp_path):
     assert note.count() == 2
 
 
+@pytest.mark.slow(2)
 def test_the_card_and_the_curl_command_are_shown(visit, server, runs):
     page = visit()
     page.get_by_text("About trained").click()
@@ -686,6 +696,7 @@ def test_a_folder_without_metrics_has_its_card(trained, tmp_path):
     assert "A warning." in ServedRun("copied", run).card
 
 
+@pytest.mark.slow(20)
 def test_without_captum_and_data_the_page_says_so_and_predicts(visit, picture, trained, tmp_path):
     run = on(trained, tmp_path / "run", "cifar10")
     code = "import sys; sys.modules['captum'] = None; from normlab.cli import main; main()"

@@ -108,7 +108,7 @@ def test_a_study_survives_the_death_of_a_node_with_the_same_numbers(
     assert content(study.path) == content(here.path)
 
 
-@pytest.mark.slow(25)
+@pytest.mark.slow(5)
 def test_a_failed_run_does_not_stop_the_others(cluster, tmp_path):
     config = dataclasses.replace(CONFIG, norms=("none", "ln"), seeds=1, learning_rate=1e6)
     study = compare(config, tmp_path / "study", quiet=True, ray=cluster.address)
@@ -117,7 +117,7 @@ def test_a_failed_run_does_not_stop_the_others(cluster, tmp_path):
     assert "at learning rate" in states["none"].problem
 
 
-@pytest.mark.slow(25)
+@pytest.mark.slow(5)
 def test_a_cluster_started_here_has_the_given_number_of_cores(tmp_path):
     job = Job(config=RunConfig(network=CONFIG.network), out=tmp_path, data=tmp_path / "none")
     (tmp_path / "config.json").touch()  # from an earlier start: the run has not started again

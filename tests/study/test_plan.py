@@ -212,6 +212,7 @@ def test_settings_tuned_for_only_some_of_the_normalizations_are_not_used():
         ({"batch_sizes": (10**9,), "learning_rate": 1e8}, "--learning-rate must be above 0 and"),
         ({"budgets": (100,)}, "too many to stay below the budget"),
         ({"network": "C:4 P P P P P GAP FC", "batch_sizes": (0,)}, "must be at least 1"),
+        ({"tune": ("lr",), "images": 9}, "9 training images are too few for --tune: a tenth of"),
     ],
 )
 def test_invalid_configurations_are_refused(options, problem):

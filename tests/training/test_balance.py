@@ -119,7 +119,7 @@ def test_a_run_says_what_its_classes_count(tmp_path, capsys):
     )
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_a_balanced_run_finds_the_rare_class_where_a_plain_one_does_not(tmp_path):
     """Brightness tells the classes apart, but not surely; one has 95% of the images."""
     draw = np.random.default_rng(1)

@@ -1,5 +1,6 @@
 """Callbacks: when they are called, what they can do, and what they cannot break."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from harness import EXECUTION, TINY, ExitAt, assert_equal_runs, measured
 from normlab.errors import InterruptedRunError, RunError
 from normlab.runs.run import Run
 from normlab.training.callbacks import Callback
+from normlab.training.logs import log_callbacks
 from normlab.training.loop import resume, train
 
 CONFIG = dataclasses.replace(TINY, epochs=4)
@@ -140,6 +143,37 @@ def test_a_run_that_a_callback_stops_is_recalibrated(hook, whole, tmp_path, monk
             train(config, path, EXECUTION, callbacks=[KilledAt(f"normlab.{place}")], quiet=True)
         monkeypatch.undo()
         assert_equal_runs(resume(path, EXECUTION, quiet=True).path, run.path)
+
+
+@pytest.mark.parametrize("norm", ["brn", "gn"])
+@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_end"])
+def test_recalibration_is_once_whatever_the_normalization(norm, hook, tmp_path, monkeypatch):
+    """`brn` would end elsewhere if it were done twice; its runs have no test images here."""
+    calls = []
+    once = normlab.training.callbacks.recalibrate
+    monkeypatch.setattr(
+        "normlab.training.callbacks.recalibrate", lambda *given: calls.append(1) or once(*given)
+    )
+    digits = normlab.data.apply_splits(normlab.data.load("digits"), CONFIG)
+    alone = dataclasses.replace(digits, test=digits.test.take(np.arange(0)))
+    config = dataclasses.replace(CONFIG, norm=norm, recalibrate=True)
+    for name, stops in (("whole", False), ("stopped", True)):
+        stop = Callback()
+        if stops:
+            setattr(stop, hook, lambda state: state.stop() if state.epoch == 2 else None)
+        run = train(config, tmp_path / name, EXECUTION, dataset=alone, callbacks=[stop], quiet=True)
+        assert run.last.without_recalibration is None
+        assert len(calls) == 1
+        calls.clear()
+
+
+def test_the_logs_have_the_recalibrated_accuracy(tmp_path):
+    config = dataclasses.replace(CONFIG, recalibrate=True)
+    hooks = [*log_callbacks(["csv"]), StopAfter(2)]
+    run = train(config, tmp_path / "run", EXECUTION, callbacks=hooks, quiet=True)
+    *_, last = csv.DictReader((run.path / "metrics.csv").read_text().splitlines())
+    assert float(last["accuracy"]) == run.last.accuracy
+    assert float(last["without_recalibration"]) == run.last.without_recalibration
 
 
 def test_a_request_to_stop_in_the_epoch_that_a_callback_ends_comes_too_late(whole, tmp_path):

@@ -107,7 +107,6 @@ assert not [name for name in threads if "gloo" in name], threads
 """
 
 
-@pytest.mark.slow(15)
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_two_processes_compute_what_one_does(name, steps):
     """In float64, except for the loss: a wrong gradient cannot be taken for rounding."""
@@ -140,7 +139,7 @@ def test_a_run_on_two_processes_agrees_with_a_run_on_one(tmp_path, cli):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=2e-2)
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(5)
 def test_a_run_stopped_on_two_processes_resumes_on_one(tmp_path, monkeypatch):
     out = tmp_path / "run"
     small = ["--train-images", "100", "--batch-size", "12"]

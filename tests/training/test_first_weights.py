@@ -67,7 +67,6 @@ def test_an_update_at_a_vanishing_rate_leaves_the_answers_as_they_were(norm, rec
     assert moved < (1e-3 if norm in INVARIANT or norm == "gn=1" else 1e-5)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("layout", ["C:8 C:8+ c:6 P D:8 C:12/bn GAP FC", "sprint"])
 @pytest.mark.parametrize("norm", norms.REGISTRY)
 def test_the_second_step_of_a_run_starts_from_the_loss_of_its_first(norm, layout, digits, tmp_path):
@@ -89,7 +88,6 @@ def test_the_second_step_of_a_run_starts_from_the_loss_of_its_first(norm, layout
     assert losses[1] == pytest.approx(losses[0], rel=1e-3 if norm in INVARIANT else 1e-5)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("recipe", WITH_MUON)
 @pytest.mark.parametrize("norm", ["none", "lrn", "evonorm-s0", "sws", "dyt"])
 def test_with_muon_a_network_computes_at_first_what_it_computes_without(norm, recipe, digits):
@@ -131,14 +129,12 @@ def assert_weights_are_pytorchs(digits, norm, recipe, layout):
             assert torch.equal(first[name], expected), name
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("norm", norms.REGISTRY)
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in WITH_MUON])
 def test_without_muon_the_first_weights_are_pytorchs(recipe, norm, digits):
     assert_weights_are_pytorchs(digits, norm, recipe, EVERY_PLACE)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("norm", INVARIANT)
 @pytest.mark.parametrize("layout", ["micro", "nano", "line", "line-5k", "sprint", "seed-bn"])
 def test_first_weights_before_scale_invariant_normalizations_are_pytorchs(layout, norm, digits):
@@ -182,7 +178,7 @@ def test_a_custom_normalization_can_make_up_for_the_scale(monkeypatch, digits):
         assert moved_by_a_step(networks[0], RECIPES["micro"], digits, 1e-9) < 1e-5
 
 
-@pytest.mark.slow(7)
+@pytest.mark.slow(1)
 def test_a_run_with_every_normalization_resumes_to_the_same_weights(digits, tmp_path):
     """Also their running averages, from the middle of an epoch."""
 

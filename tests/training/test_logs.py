@@ -48,7 +48,6 @@ def test_the_table_has_the_epochs(tmp_path, cli):
     assert len(expected) == 2
 
 
-@pytest.mark.slow(1)
 def test_the_table_of_a_resumed_run_has_all_epochs(tmp_path):
     logs = log_callbacks(["csv"])
     with pytest.raises(OSError, match="enough"):
@@ -97,7 +96,6 @@ def sent(client):
     return found
 
 
-@pytest.mark.slow(8)
 def test_mlflow_has_the_epochs_of_a_resumed_run(mlflow, tmp_path):
     with pytest.raises(OSError, match="enough"):
         train(CONFIG, tmp_path / "run", callbacks=[Fails(), *log_callbacks(["mlflow"])])
@@ -122,7 +120,7 @@ def test_mlflow_has_the_epochs_of_a_resumed_run(mlflow, tmp_path):
         ]
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("mlflow", ["files"], indirect=True)
 def test_a_run_that_mlflow_no_longer_has_ends_in_one_line(mlflow, tmp_path, cli):
     with pytest.raises(OSError, match="enough"):
@@ -142,7 +140,6 @@ def test_a_run_that_mlflow_no_longer_has_ends_in_one_line(mlflow, tmp_path, cli)
     assert [metric.step for metric in history] == [1, 2, 3]
 
 
-@pytest.mark.slow(4)
 @pytest.mark.parametrize("mlflow", ["files"], indirect=True)
 def test_mlflow_gets_later_what_it_did_not_take(mlflow, tmp_path, capsys):
     class Away(Callback):
@@ -168,7 +165,7 @@ def test_mlflow_gets_later_what_it_did_not_take(mlflow, tmp_path, capsys):
     assert [metric.value for metric in history] == [epoch.train_loss for epoch in run.epochs]
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(3)
 def test_a_server_that_does_not_answer_ends_the_run_in_one_line(cli, monkeypatch, tmp_path):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

@@ -57,7 +57,7 @@ def whole(tmp_path_factory):
     return train(SMALL, tmp_path_factory.mktemp("runs") / "whole", quiet=True)
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("activation", ["relu", "hard-swish", "prelu"])
 def test_a_run_keeps_its_activation_when_its_networks_default_changes(
     activation, tmp_path, monkeypatch
@@ -81,7 +81,7 @@ def test_a_run_keeps_its_activation_when_its_networks_default_changes(
     assert_equal_runs(train(asked, tmp_path / "again", quiet=True), run)
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(3)
 def test_a_run_with_an_activation_is_resumed_bit_for_bit(tmp_path):
     config = dataclasses.replace(SMALL, activation="prelu", epochs=1)
     one = train(config, tmp_path / "one", quiet=True)
@@ -137,14 +137,14 @@ def test_a_run_learns_and_writes_its_folder(trained):
     assert again.loss == pytest.approx(trained.last.loss)
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_equal_seeds_give_equal_runs_and_another_seed_does_not(whole, tmp_path):
     assert_equal_runs(whole, train(SMALL, tmp_path / "twice", quiet=True))
     other = train(dataclasses.replace(SMALL, seed=1, epochs=1), tmp_path / "other", quiet=True)
     assert other.epochs[0].train_loss != whole.epochs[0].train_loss
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_runs_on_two_threads_are_equal_and_close_to_a_run_on_one(tmp_path):
     """As docs/reliability.md promises. Few steps: two threads are slow on a busy machine."""
     config = dataclasses.replace(SMALL, epochs=2, train_images=256)
@@ -163,7 +163,7 @@ def test_runs_on_two_threads_are_equal_and_close_to_a_run_on_one(tmp_path):
         assert other.loss == pytest.approx(epoch.loss, rel=1e-5)
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_an_interrupted_run_ends_bit_equal(whole, tmp_path, monkeypatch):
     # In the middle of an epoch, again in the same epoch, and after an epoch's last step.
     hooks = [InterruptAt((0, 7), (0, 15), (1, STEPS))]
@@ -186,7 +186,7 @@ def test_an_interrupted_run_ends_bit_equal(whole, tmp_path, monkeypatch):
     assert not (out / "checkpoint.pt").exists()
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_ctrl_c_in_the_last_step_lets_the_run_finish(whole, tmp_path, monkeypatch):
     out = tmp_path / "a run"
     hooks = [InterruptAt((2, STEPS))]
@@ -203,7 +203,7 @@ def test_ctrl_c_in_the_last_step_lets_the_run_finish(whole, tmp_path, monkeypatc
     assert not list(out.glob("*.pt"))
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_a_killed_run_resumes_from_its_last_epoch(whole, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     hooks = [ExitAt(1, 3)]
@@ -311,7 +311,6 @@ def test_another_runs_checkpoint_is_not_resumed(
     assert not list(out.glob("*.pt"))
 
 
-@pytest.mark.slow(1)
 def test_a_copy_of_a_run_can_be_resumed(whole, stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "copy")
     assert_equal_runs(whole, resume(tmp_path / "copy", Execution(threads=1), quiet=True))
@@ -326,7 +325,7 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch):
         train(SMALL, tmp_path / "run", callbacks=[AtStep(resume_too)], quiet=True)
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_an_epoch_without_its_checkpoint_is_trained_again(whole, tmp_path, monkeypatch):
     out = tmp_path / "torn"
     save = Checkpoint.save
@@ -344,7 +343,6 @@ def test_an_epoch_without_its_checkpoint_is_trained_again(whole, tmp_path, monke
     assert_equal_runs(whole, resume(out, quiet=True))
 
 
-@pytest.mark.slow(1)
 def test_a_run_resumed_on_another_machine_records_both(whole, tmp_path, monkeypatch):
     hooks = [InterruptAt((1, 4))]
     out = tmp_path / "moved"
@@ -352,10 +350,8 @@ def test_a_run_resumed_on_another_machine_records_both(whole, tmp_path, monkeypa
         train(SMALL, out, callbacks=hooks, quiet=True)
     described = machine.describe
 
-    def elsewhere(device, *, from_epoch):
-        return dataclasses.replace(
-            described(device, from_epoch=from_epoch), processor="Another 9000", threads=16
-        )
+    def elsewhere(device, **given):
+        return dataclasses.replace(described(device, **given), processor="Another 9000", threads=16)
 
     monkeypatch.setattr(machine, "describe", elsewhere)
     run = resume(out, callbacks=hooks, quiet=True)
@@ -462,7 +458,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert (checkpoint.epoch, checkpoint.step) == (0, 0)
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("steps_before", [0, STEPS - 1])
 def test_broken_weights_never_become_the_checkpoint(steps_before, whole, tmp_path, monkeypatch):
     """In the first step of the second epoch and in its last, which is harder to notice."""
@@ -621,7 +617,7 @@ def not_as_root(folder):
         os.seteuid(0)
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 def test_leftovers_of_a_kill_are_removed_when_a_run_is_resumed(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     out.mkdir()

@@ -157,7 +157,6 @@ CONFIG = RunConfig(
 )
 
 
-@pytest.mark.slow(4)
 def test_a_run_records_the_accuracy_with_and_without(tmp_path):
     plain = normlab.train(
         dataclasses.replace(CONFIG, recalibrate=False), tmp_path / "a", dataset=data(), quiet=True
@@ -180,7 +179,7 @@ class StopAtLastEpoch(normlab.Callback):
             raise InterruptedRunError("stopped")
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(2)
 def test_a_stopped_run_ends_the_same(tmp_path):
     whole = normlab.train(CONFIG, tmp_path / "a", dataset=data(), quiet=True)
     with pytest.raises(InterruptedRunError):

@@ -56,7 +56,7 @@ def few():
     )
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(1)
 @settings(
     max_examples=300,
     deadline=None,

@@ -71,7 +71,6 @@ def test_an_interrupt_within_a_python_callback_is_not_lost():
     assert "KeyboardInterrupt" not in done.stderr
 
 
-@pytest.mark.slow(4)
 def test_a_second_process_in_the_folder_is_refused_and_changes_nothing(tiny, tmp_path):
     out = tmp_path / "run"
     process = start(out, TINY, report=False, halt=(0, 2))
@@ -92,7 +91,7 @@ def test_a_second_process_in_the_folder_is_refused_and_changes_nothing(tiny, tmp
     assert_equal_runs(out, tiny)
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(15)
 def test_a_run_interrupted_at_any_moment_says_so_in_one_line_and_ends_the_same(tiny, tmp_path):
     """In a step, while a file is written, in the page: wherever the moment falls."""
     begun = time.monotonic()

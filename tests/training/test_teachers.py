@@ -100,7 +100,6 @@ def test_a_step_matches_the_formula_in_float64(smoothing):
         torch.testing.assert_close(found.double(), moved, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.slow(2)
 def test_a_batch_has_the_logits_of_the_views_that_it_shows():
     """Each output is a fingerprint of its view: here, of two of its pixels."""
     data = apply_splits(load("digits"), CONFIG)
@@ -135,7 +134,7 @@ def test_a_taught_run_learns_from_the_teacher_and_records_it(teacher, tmp_path):
     assert opened.digest == run.digest
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(1)
 def test_opening_and_showing_a_taught_run_needs_no_teacher(teacher, tmp_path):
     gone = shutil.copytree(teacher, tmp_path / "gone")
     run = train(taught(gone), tmp_path / "taught")
@@ -351,7 +350,7 @@ def here(monkeypatch):
     monkeypatch.setattr("normlab.study.local.run_jobs", run_here)
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow(2)
 @pytest.mark.usefixtures("here")
 def test_a_study_computes_the_outputs_once_for_all_its_runs(teacher, tmp_path):
     config = dataclasses.replace(STUDY, teacher=str(teacher))
@@ -383,7 +382,6 @@ def test_a_study_computes_the_outputs_once_for_all_its_runs(teacher, tmp_path):
         }
 
 
-@pytest.mark.slow(1)
 @pytest.mark.usefixtures("here")
 def test_a_study_refuses_another_teacher(teacher, tmp_path):
     mine = shutil.copytree(teacher, tmp_path / "mine")

@@ -46,8 +46,11 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
             attributes["href"] = f"#{name}-{link[1:]}"
         if "clip-path" in attributes:
             attributes["clip-path"] = attributes["clip-path"].replace("#", f"#{name}-")
+        if fill := attributes.pop("fill", None):  # of a hatch; only a style can have variables
+            attributes["style"] = f"fill: {fill}; {attributes.get('style', '')}"
         if "style" in attributes:
-            style = _COLOR.sub(lambda m: _VARIABLES[m.group()], attributes["style"])
+            style = attributes["style"].replace("url(#", f"url(#{name}-")
+            style = _COLOR.sub(lambda m: _VARIABLES[m.group()], style)
             attributes["style"] = style.replace("'DejaVu Sans'", "system-ui, sans-serif")
     for child in root.findall("metadata"):
         root.remove(child)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 INK = "#1b1f24"  # text, axes
 FAINT = "#dfe3e8"  # grid
 MUTED = "#6b7480"  # background
-PAPER = "#ffffff"  # text on strong colours
+PAPER = "#ffffff"  # the lines of a hatch
 COLORS = ("#0b66b0", "#c8500a", "#0a7d5c", "#a63f80", "#8a6a00", "#5a5fc7", "#3d4752")
 HEAT = 0.65  # the opacity of a heat map over a picture
 HATCHES = (None, "////", "....")  # for each round of the colours

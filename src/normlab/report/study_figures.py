@@ -401,14 +401,14 @@ def _pairs_table(
             [test.label for test, _ in columns if test.corrected is kind] for kind in (True, False)
         )
         notes.append(
-            f"Corrected for all {contrasts.number_tested(study)} of the study: the intervals and "
+            f"Corrected for the study's {contrasts.number_tested(study)}: the intervals and "
             f"{listed(with_correction)}; not corrected: {listed(without)}."
         )
     if any(len(pair.added) for pair in pairs):
         notes.append("Over the planned seeds, not those that were added later.")
     notes.append(
         "Wins: the probability that the first is above the second with a new seed (Bouthillier et "
-        "al. 2021)."
+        "al., 2021)."
     )
     if any(not pair.same_failures for pair in pairs):
         notes.append(

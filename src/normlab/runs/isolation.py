@@ -33,10 +33,7 @@ def isolated() -> Iterator[None]:
         if torch.is_anomaly_enabled():
             restored.enter_context(torch.autograd.set_detect_anomaly(False))
         if torch.cuda.is_available():
-            flags = torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            )
-            restored.enter_context(flags)
+            _restore_cudnn(restored)
         restored.enter_context(np.errstate(all="warn", under="ignore"))
         yield
 
@@ -95,6 +92,18 @@ def _restore_settings(restored: ExitStack) -> None:
             operation.fp32_precision = "ieee"
             restored.callback(setattr, operation, "fp32_precision", precision)
     restored.callback(_restore_threads, threads)
+
+
+def _restore_cudnn(restored: ExitStack) -> None:
+    """Sets how a GPU computes convolutions.
+
+    One by one: `cudnn.flags` mixes torch's older and newer settings of TF32, which torch refuses.
+    """
+    cudnn: Any = torch.backends.cudnn
+    wanted = [(cudnn, "enabled", True), (cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    for settings, name, value in (*wanted, (cudnn.conv, "fp32_precision", "ieee")):
+        restored.callback(setattr, settings, name, getattr(settings, name))
+        setattr(settings, name, value)
 
 
 def _restore_threads(threads: int) -> None:

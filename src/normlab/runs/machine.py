@@ -1,6 +1,7 @@
 """The machine: which device to use, and what a run records of it."""
 
 import ctypes
+import dataclasses
 import os
 import platform
 import sys
@@ -31,7 +32,7 @@ def prepare(execution: Execution) -> torch.device:
         UsageError: This machine or this build of torch has no such device, or the number of threads
             is below 1.
     """
-    check_settings(execution)
+    check_settings(dataclasses.replace(execution, data_root=None))  # which may be text
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name: str = execution.device
     if name == "auto":
@@ -40,8 +41,6 @@ def prepare(execution: Execution) -> torch.device:
         raise UsageError(f"torch finds no {name} device here: leave out --device {name}")
     threads = execution.threads
     if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads must be at least 1, not {threads}")
         torch.set_num_threads(threads)
     if name == "cuda":  # read when CUDA is first used; without it cuBLAS may repeat other bits
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -151,7 +151,7 @@ def build_page(
                 raise _refusal("the picture was not uploaded")
             try:
                 content = path.read_bytes()
-            except FileNotFoundError:  # a page that goes back to it, or many uploads at once
+            except OSError:  # it was deleted: many uploads at once; or it never was there
                 raise _refusal("the picture is no longer kept: upload it again") from None
             try:
                 results = await explain(content)

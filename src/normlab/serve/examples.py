@@ -17,7 +17,7 @@ Example = tuple[NDArray[np.uint8], str]  # S × S × 3, and its class
 
 
 def load_examples(run: Run, data_root: Path | None = None) -> list[Example] | str:
-    """Up to 20 images of the split that a run was evaluated on: as many of each of 20 classes.
+    """Up to 20 images of the split that a run was evaluated on, equally many of its first classes.
 
     Where the data is not on this machine, the reason is returned instead. Nothing is downloaded.
 

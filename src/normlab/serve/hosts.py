@@ -37,7 +37,10 @@ def names_of(host: str, address: str, given: Sequence[str] = ()) -> frozenset[st
     names = {"localhost", host.rstrip(".").lower()}
     for name in given:
         if not _NAME.fullmatch(name):
-            raise UsageError(f"--name {name}: expected a host alone, such as lab.example.org")
+            raise UsageError(
+                f"--name {name}: expected a host alone, such as lab.example.org; one with other "
+                "letters begins with xn--"
+            )
         names.add(name.rstrip(".").lower())
     if is_everywhere(address):
         own = socket.gethostname().lower()

@@ -14,6 +14,7 @@ from normlab.errors import InterruptedRunError, RunError, UsageError
 from normlab.network.custom import in_colour_if_untold
 from normlab.runs import machine
 from normlab.runs.isolation import isolated
+from normlab.runs.run import Run
 from normlab.storage.files import leftovers, locked, remove_leftovers
 from normlab.storage.records import check_settings
 from normlab.study import estimate, starting, teaching, tuning
@@ -76,14 +77,9 @@ def compare(
     study = with_own_holdout(study, dataset)
     teacher, start = teaching.find(study, dataset), starting.find(study, out, dataset)
     images = dataset.to_train_or_choose
-    arms = plan(study, classes=len(dataset.classes), images=images, shape=dataset.shape)
-    family(study, arms)  # refuses a contrast of other arms
-    previous = _open_previous(out, study, arms, dataset)
-    if previous is not None:
-        arms = with_recorded_widths(arms, previous.arms)
-    record = previous or _new_record(out, study, arms, dataset)
-    if start is not None:
-        record = starting.recorded(record, start)
+    planned = plan(study, classes=len(dataset.classes), images=images, shape=dataset.shape)
+    family(study, planned)  # refuses a contrast of other arms
+    record, arms = _record(out, study, planned, dataset, start)
     fits = starting.fits(start, arms, dataset) if start is not None else {}
     record.refuse_unreadable()
     estimated_seconds = _estimate_seconds(arms, dataset, device)
@@ -106,13 +102,13 @@ def compare(
         lock = stack.enter_context(locked(out, PATIENCE))
         remove_leftovers(out / "study.json")
         remove_leftovers(out / "study.csv")
-        if _open_previous(out, study, arms, dataset) != previous:
-            raise RunError(f"another process changed {out} in the meantime: repeat the command")
+        # Read again: a process that held the lock may have ended runs.
+        record, arms = _record(out, study, planned, dataset, start)
         if teacher is not None:
             record, dataset = teaching.teach(record, teacher, arms, dataset, device)
         data_folder = stack.enter_context(shared_data(out / DATA, dataset))
         execute = stack.enter_context(executor(ray, workers, lock, device))
-        if previous is None:
+        if not (out / "study.json").exists():
             record.write()
         kept = starting.keep(record, start) if start is not None else None
         resources = Resources(data_folder, execute, estimated_seconds, device, console, kept)
@@ -133,6 +129,22 @@ def _with_known_channels(study: StudyConfig, out: Path) -> StudyConfig:
     if study.channels != "auto" or not (out / "study.json").exists():
         return study
     return dataclasses.replace(study, channels=Study.open(out).arms[0].config.channels)
+
+
+def _record(
+    out: Path, study: StudyConfig, arms: Sequence[Arm], dataset: Dataset, start: Run | None
+) -> tuple[Study, Sequence[Arm]]:
+    """The study as the folder holds it, or a new one; and its planned arms, with its widths.
+
+    Raises:
+        RunError: The folder holds another study, or its runs started from other weights.
+    """
+    record = _open_previous(out, study, arms, dataset)
+    if record is None:
+        record = _new_record(out, study, arms, dataset)
+    else:
+        arms = with_recorded_widths(arms, record.arms)
+    return (record if start is None else starting.recorded(record, start)), arms
 
 
 def _open_previous(

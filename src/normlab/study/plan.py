@@ -275,11 +275,8 @@ def _points(
 
 
 def held_out(study: StudyConfig, images: int) -> int:
-    """How many images the search holds out: as many as the study, else 5,000 or a tenth.
-
-    It is one image at least: settings are never chosen by test images.
-    """
-    return study.holdout or max(1, min(5000, images // 10))
+    """How many images the search holds out: as many as the study, else 5,000 or a tenth."""
+    return study.holdout or min(5000, images // 10)
 
 
 def settings(arms: Sequence[Arm]) -> dict[Setting, list[Arm]]:
@@ -352,6 +349,11 @@ def _available_images(study: StudyConfig, images: int) -> Images:
     if study.holdout >= images:
         raise UsageError(
             f"--holdout must be below {images:,}, the training images, not {study.holdout:,}"
+        )
+    if study.tune and not held_out(study, images):
+        raise UsageError(
+            f"{images} training images are too few for --tune: a tenth of them is held out to "
+            "choose settings by; leave it out, or give --holdout"
         )
     whole = images - study.holdout
     searched = images - held_out(study, images) if study.tune else whole

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from time import perf_counter
 
 import torch
 
@@ -62,38 +63,52 @@ class Evaluation(Callback):
             learning_rate=state.learning_rate,
             seconds=state.seconds,
         )
-        if run.config.recalibrate and state.epoch == state.epochs:
+        if run.config.recalibrate and state.epoch == state.epochs and run.stopped_after is None:
             epoch = self._recalibrated(state, epoch)
-        state.check_finite()
-        if not math.isfinite(epoch.loss):
-            raise state.diverged(f"the loss became {epoch.loss}")
-        epoch = dataclasses.replace(epoch, seconds=state.seconds)
+        _refuse_diverged(state, epoch)
         state.run = dataclasses.replace(run, epochs=(*run.epochs, epoch))
 
     def on_run_end(self, state: TrainingState) -> None:
-        """Recalibrates the network if a callback ended the run before its planned last epoch."""
-        run, last = state.run, state.run.last
-        if run.config.recalibrate and last.without_recalibration is None:
-            last = self._recalibrated(state, last)
-            state.check_finite()
-            state.run = dataclasses.replace(run, epochs=(*run.epochs[:-1], last))
+        """Recalibrates the network if a callback ended the run before its recipe did.
+
+        The checkpoint stays as it is: a run that is killed meanwhile is recalibrated when it is
+        resumed.
+        """
+        run = state.run
+        if run.config.recalibrate and (run.stopped_after or state.epoch < state.epochs):
+            epoch = self._recalibrated(state, run.last)
+            _refuse_diverged(state, epoch)
+            state.run = dataclasses.replace(run, epochs=(*run.epochs[:-1], epoch))
 
     def _recalibrated(self, state: TrainingState, epoch: Epoch) -> Epoch:
         """Measures running statistics anew, and with them an epoch."""
+        start = perf_counter()
         images, seed = torch.from_numpy(self.dataset.train.images), state.run.config.seed
         order = torch.randperm(len(images), generator=generator(seed, "recalibration"))
         changed = recalibrate(state.network, images, order)
-        if epoch.split == "train":
-            return epoch
-        loss, accuracy = self._measure(state) if changed else (epoch.loss, epoch.accuracy)
+        without, loss, accuracy = epoch.without_recalibration, epoch.loss, epoch.accuracy
+        if epoch.split != "train":
+            without = accuracy if without is None else without
+            loss, accuracy = self._measure(state) if changed else (loss, accuracy)
         return dataclasses.replace(
-            epoch, loss=loss, accuracy=accuracy, without_recalibration=epoch.accuracy
+            epoch,
+            loss=loss,
+            accuracy=accuracy,
+            without_recalibration=without,
+            seconds=epoch.seconds + perf_counter() - start,
         )
 
     def _measure(self, state: TrainingState) -> tuple[float, float]:
         """Loss and accuracy on the split that the run's curve is measured on."""
         evaluation = evaluate(state.network, self.dataset, state.run.split)
         return evaluation.loss, evaluation.accuracy
+
+
+def _refuse_diverged(state: TrainingState, epoch: Epoch) -> None:
+    """Raises DivergedError where a weight, a running statistic or a loss is not finite."""
+    state.check_finite()
+    if not math.isfinite(epoch.loss):
+        raise state.diverged(f"the loss became {epoch.loss}")
 
 
 class Checkpointing(Callback):
@@ -113,8 +128,7 @@ class Checkpointing(Callback):
         if state.epoch < state.epochs:  # in this order: weights make the run finished
             state.run = dataclasses.replace(state.run, stopped_after=state.epoch)
             state.run.write_config()
-        if state.run.config.recalibrate:  # perhaps after the last epoch was saved
-            state.checkpoint().save(state.run.path / "checkpoint.pt")
+        if state.run.stopped_after and state.run.config.recalibrate:  # its last line has changed
             state.run.write_metrics()
         fold_branches(state.network)
         checkpoint.save_weights(state.run.path / "model.safetensors", state.network)

@@ -41,6 +41,10 @@ class CsvLog(Callback):
         table.writerows(map(asdict, state.run.epochs))
         write_atomically(state.run.path / CSV, text.getvalue())
 
+    def on_run_end(self, state: TrainingState) -> None:
+        """Writes it again: the last epoch may have been recalibrated."""
+        self.on_epoch_end(state)
+
 
 class TensorBoardLog(Callback):
     """Writes TensorBoard's event files into the run's folder `tensorboard`.
@@ -68,8 +72,9 @@ class TensorBoardLog(Callback):
         self._writer.flush()
 
     def on_run_end(self, state: TrainingState) -> None:
-        """Closes the file."""
-        del state
+        """Closes the file, after the last epoch's values if it was recalibrated."""
+        if state.run.last.without_recalibration is not None:
+            self.on_epoch_end(state)
         if self._writer is not None:
             self._writer.close()
 
@@ -105,6 +110,8 @@ class MlflowLog(Callback):
         """Ends MLflow's run."""
         if self._client is None:  # every epoch was trained before the run was stopped
             self._begin(state)
+        if state.run.last.without_recalibration is not None:
+            self._sent.discard(state.run.last.epoch)
         self._send(state, end=True)
 
     def _begin(self, state: TrainingState) -> None:

@@ -180,6 +180,7 @@ def resume(
         quiet: Print nothing.
 
     Raises:
+        UsageError: There are too many processes for the run's batches.
         RunError: There is nothing to resume, or the checkpoints or the data are not the run's.
         DataError, DivergedError, InterruptedRunError: As in `train`.
     """
@@ -204,7 +205,8 @@ def resume(
                 f"the checkpoint was written after {checkpoint.epoch}"
             )
         refuse_another(file, checkpoint.model, network)
-        refuse_untrainable(notation.parse(run.layout), run.config, run.recipe, run.data)
+        if checkpoint.epoch < run.planned_epochs:
+            refuse_untrainable(notation.parse(run.layout), run.config, run.recipe, run.data)
         dataset = run.dataset(execution.data_root) if dataset is None else dataset
         if run.teacher is not None:
             dataset = teachers.read(

@@ -17,6 +17,7 @@ from normlab.errors import RunError, UsageError
 from normlab.network import zoo
 from normlab.network.checks import check_trainable
 from normlab.network.model import Network
+from normlab.network.shapes import norms_of
 from normlab.network.widths import solve
 from normlab.recipes import Recipe
 from normlab.runs import machine
@@ -147,11 +148,18 @@ def new_network(
 def refuse_untrainable(
     blocks: Sequence[notation.Block], config: RunConfig, recipe: Recipe, data: DataCard
 ) -> None:
-    """Refuses a layout that cannot be trained on a process's shards of the batches.
+    """Refuses what cannot be trained on as many processes, each with a shard of the batches.
 
     Raises:
-        UsageError: As `new_network` raises it.
+        UsageError: As `new_network` raises it; or the run would recalibrate statistics that all
+            processes measure together, while only the main process evaluates.
     """
+    if (
+        config.recalibrate
+        and process_group().size > 1
+        and "sync-bn" in norms_of(blocks, config.norm)
+    ):
+        raise UsageError("--recalibrate and sync-bn on several processes exclude each other")
     check_trainable(
         blocks,
         norm=config.norm,
@@ -173,7 +181,7 @@ def _batch_sizes(images: int, batch_size: int) -> tuple[int, int]:
     if last < processes:
         raise UsageError(
             f"an epoch's last batch has {last} images, too few for {processes} processes: "
-            "choose another --batch-size"
+            "use fewer, or choose another --batch-size"
         )
     return first // processes, last // processes
 
@@ -198,9 +206,15 @@ def first_checkpoint(run: Run, network: Network) -> Checkpoint:
     """
     for name, tensor in network.state_dict().items():
         if tensor.dtype not in STORED_TYPES.values():
-            raise UsageError(f"{name} has numbers of type {tensor.dtype}: a run cannot store these")
-        if not tensor.isfinite().all():
-            raise UsageError(f"{name} has values that are not finite, before any training")
+            problem = f"numbers of type {tensor.dtype}"
+        elif not tensor.isfinite().all():
+            problem = "values that are not finite"
+        else:
+            continue
+        raise UsageError(
+            f"{run.config.network}: {name} has {problem}, which a run cannot store; a buffer that "
+            "stays as it is made need not be: persistent=False"
+        )
     train_step = train_step_of(run, network)
     return Checkpoint(run=run.digest, model=network.state_dict(), optimizer=train_step.state_dict())
 
@@ -232,7 +246,7 @@ def restore_state(
             f"{file} is another recipe's: {error}. "
             "Put the run's own checkpoint in its place, or train again into another --out"
         ) from None
-    if checkpoint.epoch < run.planned_epochs:
+    if checkpoint.epoch < run.planned_epochs or not run.machines:
         run = _record_machine(run, device, checkpoint.epoch + 1)
     return TrainingState.resume(run, train_step, steps, checkpoint)
 

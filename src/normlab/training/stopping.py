@@ -28,6 +28,8 @@ class StopRequests(Callback):
         device: The device of the run.
     """
 
+    _LEFT = ((signal.SIGINT, None), (signal.SIGTERM, None), (signal.SIGINT, signal.SIG_IGN))
+
     def __init__(self, execution: Execution, device: torch.device) -> None:
         self.execution, self.device = execution, device
         self.requested = threading.Event()
@@ -37,7 +39,7 @@ class StopRequests(Callback):
         """Handles SIGINT and SIGTERM: the first asks to stop, the second interrupts at once.
 
         A handler that a program around Python installed stays: Python could not restore it. A
-        signal that is ignored, as a shell has it for what runs in the background, still is.
+        Ctrl-C that is ignored, as a shell has it for what runs in the background, still is.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
@@ -45,7 +47,7 @@ class StopRequests(Callback):
         previous = {
             number: signal.signal(number, self._request)
             for number in (signal.SIGINT, signal.SIGTERM)
-            if signal.getsignal(number) not in (None, signal.SIG_IGN)
+            if (number, signal.getsignal(number)) not in self._LEFT
         }
         try:
             yield
@@ -62,7 +64,7 @@ class StopRequests(Callback):
     def on_step_end(self, state: TrainingState) -> None:
         """Stops the run if a process was asked to.
 
-        An epoch is finished first if this is its last step, or if a callback ends the run with it.
+        The epoch is finished first if this is its last step, or if a callback has called `stop`.
         """
         if state.step == state.steps:
             return

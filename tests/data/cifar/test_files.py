@@ -318,7 +318,6 @@ FIXTURES_STAY = settings(
 )
 
 
-@pytest.mark.slow(1)
 @FIXTURES_STAY
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_archive_is_refused(share, made_up, tmp_path):
@@ -347,7 +346,7 @@ with_cifar10 = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow(2)
 @with_cifar10
 def test_cifar10_has_its_known_statistics():
     dataset = load("cifar10")

@@ -91,7 +91,6 @@ def test_a_hostile_pickle_runs_nothing(call, place, made_up, tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.slow(1)
 @settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

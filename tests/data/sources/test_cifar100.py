@@ -150,7 +150,6 @@ def test_other_labels_are_refused():
         load("cifar100:medium")
 
 
-@pytest.mark.slow(1)
 def test_a_run_on_coarse_labels_finds_its_data_again(made_up, tmp_path):
     PLACES["binary files"](tmp_path / "here", made_up)
     dataset = load("cifar100:coarse", data_root=tmp_path / "here")

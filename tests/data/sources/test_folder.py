@@ -236,7 +236,6 @@ def encoded(kind):
 ENCODED = [encoded(kind) for kind in ("PNG", "JPEG", "WEBP")]
 
 
-@pytest.mark.slow(2)
 @pytest.mark.filterwarnings("default")  # Pillow may warn of what it then reads
 @settings(
     max_examples=50,
@@ -257,7 +256,6 @@ def test_a_damaged_image_is_read_or_left_out(content, share, junk, tmp_path):
     assert len(dataset.train) + len(dataset.notes) == 5
 
 
-@pytest.mark.slow(1)
 def test_a_large_folder_shows_a_bar_in_a_terminal_only(tmp_path, capsys, monkeypatch):
     fill(tmp_path, "train", {"a": 2, "b": 2})
     fill(tmp_path, "test", {"a": 1, "b": 1})

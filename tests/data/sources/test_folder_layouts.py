@@ -90,7 +90,6 @@ def settings(name, **options):
     )
 
 
-@pytest.mark.slow(2)
 def test_a_run_holds_the_validation_images_out_and_is_evaluated_at_the_end(tmp_path, cli):
     fill(tmp_path / "p" / "train")
     fill(tmp_path / "p" / "val", count=3)
@@ -137,7 +136,6 @@ def test_a_study_chooses_by_the_validation_images(tmp_path):
     assert {study.run(result).split for result in study.results} == {"holdout"}
 
 
-@pytest.mark.slow(2)
 def test_a_run_from_before_ignores_images_that_it_did_not_hold_out(tmp_path):
     """A run that did not use `val/` opens with the data it was trained on."""
     fill(tmp_path / "p" / "train")

@@ -474,7 +474,6 @@ def test_branch_scales_count_as_parameters():
     assert summarize("C:8 D:8/none+*2 GAP FC").parameters == bare + 2
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", norms.REGISTRY)
 def test_every_normalization_learns(name):
     """A few steps on a batch lower its loss, in float32 and in bfloat16."""
