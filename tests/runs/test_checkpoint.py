@@ -158,7 +158,7 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path):
         load_latest(path, "own")
     remove(path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(RunError, match="has no checkpoint.pt to resume from"):
+    with pytest.raises(RunError, match=r"has no checkpoint\.pt to resume from"):
         load_latest(path, "own")
 
 
