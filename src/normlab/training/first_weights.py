@@ -61,7 +61,9 @@ def _scale_custom(network: CustomNetwork, by_muon: set[torch.Tensor]) -> None:
 
 
 def _scale(weight: torch.Tensor, norms: Iterable[torch.nn.Module]) -> None:
-    """Scales a weight, and has the normalizations after it make up for that."""
+    """Scales a weight, unless it is zero, and has the normalizations after it make up for that."""
+    if not weight.any():
+        return
     scale = norm_factor(weight)
     weight.mul_(scale)
     for norm in norms:

@@ -47,9 +47,9 @@ class Muon:
 
 
 def norm_factor(weight: Tensor) -> Tensor:
-    """The factor that scales a weight to the norm that Muon keeps; 1 for a weight of zeros."""
-    norm = vector_norm(weight)
-    return torch.where(norm > 0, len(weight) ** 0.5 / norm, 1.0)
+    """The factor that scales a weight to the norm that Muon keeps. A weight of zeros stays so."""
+    norm: Tensor = vector_norm(weight).clamp_(min=1e-30)  # so that 0 times the factor is 0
+    return len(weight) ** 0.5 / norm
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
