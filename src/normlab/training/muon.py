@@ -48,8 +48,9 @@ class Muon:
 
 def norm_factor(weight: Tensor) -> Tensor:
     """The factor that scales a weight to the norm that Muon keeps. A weight of zeros stays so."""
-    norm: Tensor = vector_norm(weight).clamp_(min=1e-30)  # so that 0 times the factor is 0
-    return len(weight) ** 0.5 / norm
+    norm = vector_norm(weight).clamp_(min=1e-30)  # so that 0 times the factor is 0
+    factor: Tensor = len(weight) ** 0.5 / norm
+    return factor
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
