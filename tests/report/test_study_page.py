@@ -318,7 +318,7 @@ def test_single_runs_have_no_intervals(tmp_path):
 @pytest.mark.slow(2)
 def test_the_page_says_which_p_values_are_corrected(tmp_path):
     five = render(made_up(tmp_path / "five"), None)
-    assert "contrasts of the study: the intervals and p (Bonferroni); not correct" in five
+    assert "contrasts: the intervals and p (Bonferroni); not correct" in five
     six = render(made_up(tmp_path / "six", seeds=6), None)
     assert "not corrected: p and p (permutation). " in six
     single = render(made_up(tmp_path / "one", seeds=1), None)
@@ -405,7 +405,7 @@ def test_the_page_of_a_hundred_arms_is_fast(tmp_path, recwarn):
     text = Page(page.read_text()).text
     assert text.count("The 14 best of 100 normalizations are drawn.") == 4
     assert "4,845 more pairs are in the table." in text
-    assert "The first 45 of 4950 pairs. Corrected for all 4,950 contrasts of the study: the" in text
+    assert "The first 45 of 4950 pairs. Corrected for the study's 4,950 contrasts: the" in text
 
 
 def test_all_arms_of_a_usual_study_are_drawn(page):

@@ -1,5 +1,7 @@
 """What isolation does on devices; tests/environment/test_settings.py has its effect on results."""
 
+import subprocess
+import sys
 from threading import Thread
 
 import pytest
@@ -52,20 +54,39 @@ def test_a_prediction_does_not_disturb_what_another_thread_draws():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_convolutions_of_a_gpu_are_in_float32_and_its_settings_are_restored(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    cudnn, everywhere = torch.backends.cudnn, torch.backends
-    before = cudnn.conv.fp32_precision, cudnn.benchmark, everywhere.fp32_precision
-    try:
-        for settings in (cudnn.conv, everywhere):
-            for precision in ("tf32", "ieee"):
-                settings.fp32_precision, cudnn.benchmark = precision, True
-                with isolated():
-                    assert cudnn.conv.fp32_precision == "ieee"
-                    assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == (1, 0, 1)
-                assert (settings.fp32_precision, cudnn.benchmark) == (precision, True)
-    finally:
-        cudnn.conv.fp32_precision, cudnn.benchmark, everywhere.fp32_precision = before
+CONVOLUTIONS = """
+import torch
+from normlab.runs.isolation import isolated
+
+torch.cuda.is_available = lambda: True
+cudnn = torch.backends.cudnn
+cudnn.benchmark = True
+{setting}
+before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+with isolated():
+    assert cudnn.conv.fp32_precision == "ieee"
+    assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == (True, False, True)
+assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == before
+assert cudnn.benchmark
+"""
+
+
+@pytest.mark.slow(2)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "",
+        "cudnn.allow_tf32 = False",
+        "cudnn.allow_tf32 = True",
+        "torch.backends.fp32_precision = 'tf32'",
+        "torch.backends.fp32_precision = 'ieee'",
+    ],
+)
+def test_convolutions_of_a_gpu_are_in_float32_and_its_settings_are_restored(setting):
+    """In a process of its own: torch cannot take back that its newer settings were used."""
+    code = CONVOLUTIONS.format(setting=setting)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_gpu_uses_deterministic_algorithms_and_its_settings_are_restored(monkeypatch):
