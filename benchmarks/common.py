@@ -102,7 +102,7 @@ def report(out, packages=(), **measured):
             "load_before": LOAD_BEFORE,
         },
         "versions": {
-            "commit": COMMIT,
+            "commit": commit(),
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("normlab", "torch", "numpy", *packages)},
         },
@@ -117,7 +117,7 @@ def report(out, packages=(), **measured):
         write_atomically(out, json.dumps(content, indent=2) + "\n")
 
 
-def _commit():
+def commit():
     """The commit of the code, with `+` if it has changed since; None outside of a repository."""
     git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
@@ -128,9 +128,6 @@ def _commit():
     except FileNotFoundError:
         return None
     return found.stdout.strip() + "+" * bool(changed.returncode) if not found.returncode else None
-
-
-COMMIT = _commit()
 
 
 def show(caption, head, rows):

@@ -648,9 +648,10 @@ def summary(
     from normlab.network.summary import summarize
     from normlab.storage.records import check_settings
 
-    config = RunConfig(network=network, norm=norm, budget=budget, size=size, channels=channels)
+    config = RunConfig(
+        network=network, norm=norm, budget=budget, size=size, channels=channels, **vars(limits)
+    )
     check_settings(config)
-    check_settings(limits)
     table = summarize(
         network,
         norm=norm,

@@ -235,14 +235,18 @@ class Limits:
     RAM and flash are those of its program for microcontrollers in int8 (`export --to c`).
     """
 
-    ram: Annotated[Positive | None, amount("--ram", 1024), default_is("the board's, else none")] = (
-        None
-    )
+    ram: Annotated[
+        Positive | None,
+        amount("--ram", 1024),
+        default_is("the board's, else none"),
+    ] = None
     """Most bytes of working memory that the network's C program in int8 may use: `32k` is 32 times
     1024."""
 
     flash: Annotated[
-        Positive | None, amount("--flash", 1024), default_is("the board's, else none")
+        Positive | None,
+        amount("--flash", 1024),
+        default_is("the board's, else none"),
     ] = None
     """Most bytes that weights and tables of the network's C program in int8 may use. A few kB of
     code come on top. With --flash, open widths have no other budget, unless --budget gives one."""

@@ -110,14 +110,9 @@ def refuse_commas(function: Command, arguments: Sequence[str]) -> None:
     several = {
         name for p in _parameters(function) if p.takes in ("some", "any") for name in p.names
     }
-    flag = ""
-    for argument in arguments:
-        if argument == "--":
+    for flag, value in _values(arguments):
+        if flag == "--":
             return
-        value = argument
-        if argument.startswith("--"):
-            flag, _, value = argument.partition("=")
-            flag = flag.replace("_", "-")
         if "," not in value or flag not in several - _HAVE_COMMAS:
             continue
         if re.fullmatch(r"\d{1,3}(,\d{3})+", value):  # one number: its reader refuses it
@@ -136,17 +131,8 @@ def missing(command: str, function: Command, arguments: Sequence[str]) -> UsageE
         arguments: What follows its name.
     """
     parameters = [*_parameters(function)]
-    taking = {name: p.takes for p in parameters for name in p.names}
-    given, words, left = set[str](), 0, "none"
-    for argument in arguments:
-        flag = argument.partition("=")[0].replace("_", "-")
-        if flag in taking:
-            given.add(flag)
-            left = "none" if "=" in argument else taking[flag]
-        elif left == "none":
-            words += 1
-        elif left == "one":
-            left = "none"
+    given = {flag for flag, _ in _values(arguments)}
+    words = len([*_untaken(function, arguments)])
     needed = [p.shown for p in parameters if p.required and not p.names][words:]
     needed += [p.shown for p in parameters if p.required and p.names and not given & {*p.names}]
     problem = f"needs {listed(needed)}" if needed else "cannot read these arguments"
@@ -235,7 +221,8 @@ def unexpected(
     """
     typed, known = rest[0], flags(function)
     blocks = [*filter(is_block, arguments)]
-    if _flag_before(typed, function, arguments) == "--seeds":
+    before = next((flag for flag, word in _untaken(function, arguments) if word == typed), "")
+    if before == "--seeds":
         return UsageError("--seeds takes the number of seeds: --seeds 3 means seeds 0, 1 and 2")
     if "--layouts" in known and (typed in ZOO or " " in typed):
         return UsageError(f"give further networks with a flag: --layouts {shlex.quote(typed)}")
@@ -248,19 +235,31 @@ def unexpected(
     )
 
 
-def _flag_before(typed: str, function: Command, arguments: Sequence[str]) -> str:
-    """The last flag before a word that no flag takes; empty if there is none."""
-    taking = {name: p.takes for p in _parameters(function) for name in p.names}
-    last, left = "", "none"
+def _values(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each word with the last flag up to it, which is empty if there is none.
+
+    A flag comes with what follows its `=`, which may be nothing.
+    """
+    flag = ""
     for argument in arguments:
-        flag, equals, _ = argument.replace("_", "-").partition("=")
-        if flag in taking:
-            last, left = flag, "none" if equals else taking[flag]
-        elif left == "none" and argument == typed:
-            break
+        value = argument
+        if argument.startswith("--"):
+            flag, _, value = argument.partition("=")
+            flag = flag.replace("_", "-")
+        yield flag, value
+
+
+def _untaken(function: Command, arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The words that no flag takes, each with the last flag before it."""
+    taking = {name: p.takes for p in _parameters(function) for name in p.names}
+    left = "none"
+    for argument, (flag, _) in zip(arguments, _values(arguments), strict=True):
+        if argument.partition("=")[0].replace("_", "-") in taking:
+            left = "none" if "=" in argument else taking[flag]
+        elif left == "none":
+            yield flag, argument
         elif left == "one":
             left = "none"
-    return last
 
 
 def readers(function: Command, arguments: Sequence[str]) -> ConstructorRegistry:
@@ -273,7 +272,6 @@ def readers(function: Command, arguments: Sequence[str]) -> ConstructorRegistry:
         arguments: The command line, from which the flag is found.
     """
     registry = ConstructorRegistry()
-    kinds = {name: p.kinds for p in _parameters(function) for name in p.names}
     asked = False
 
     @registry.struct_rule
@@ -334,15 +332,11 @@ def readers(function: Command, arguments: Sequence[str]) -> ConstructorRegistry:
 
     def _flag(text: str, kind: Any) -> str:
         """The flag that a value belongs to: one that takes this kind of values."""
-        flag = ""
-        for argument in arguments:
-            if argument.startswith("--"):
-                flag, _, value = argument.partition("=")
-            else:
-                value = argument
-            if value == text and kind in kinds.get(flag.replace("_", "-"), ()):
-                break
-        return flag
+        kinds = {name: p.kinds for p in _parameters(function) for name in p.names}
+        having = [flag for flag, value in _values(arguments) if value == text]
+        # --to has a constructor of its own, which does not show its choices in the type.
+        fitting = [flag for flag in having if kind in kinds.get(flag, ())]
+        return next(iter(fitting or having), "")
 
     return registry
 

@@ -59,10 +59,8 @@ def _use_deterministic_algorithms(restored: ExitStack) -> None:
     """Torch warns of an operation that has none: a custom normalization may use one."""
     restored.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
     torch.set_deterministic_debug_mode("warn")
-    settings: Any = torch.utils.deterministic
-    fills = settings.fill_uninitialized_memory  # takes time, and changes nothing here
-    restored.callback(setattr, settings, "fill_uninitialized_memory", fills)
-    settings.fill_uninitialized_memory = False
+    # It takes time, and changes nothing here.
+    _set(restored, torch.utils.deterministic, "fill_uninitialized_memory", False)
     # Each value is in one window of the pooling: there is no sum whose order could change.
     restored.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", "max_pool2d_with_indices_backward_cuda", UserWarning)
@@ -82,15 +80,11 @@ def _restore_settings(restored: ExitStack) -> None:
         torch.set_flush_denormal(False)
         restored.callback(torch.set_flush_denormal, True)
     mkldnn: Any = torch.backends.mkldnn
-    if not mkldnn.enabled:
-        mkldnn.enabled = True
-        restored.callback(setattr, mkldnn, "enabled", False)
+    _set(restored, mkldnn, "enabled", True)
     operations: Any = (mkldnn.conv, mkldnn.matmul, torch.backends.cuda.matmul)
     for operation in operations:
-        precision = operation.fp32_precision
-        if precision not in ("none", "ieee"):
-            operation.fp32_precision = "ieee"
-            restored.callback(setattr, operation, "fp32_precision", precision)
+        if operation.fp32_precision != "none":
+            _set(restored, operation, "fp32_precision", "ieee")
     restored.callback(_restore_threads, threads)
 
 
@@ -100,9 +94,17 @@ def _restore_cudnn(restored: ExitStack) -> None:
     One by one: `cudnn.flags` mixes torch's older and newer settings of TF32, which torch refuses.
     """
     cudnn: Any = torch.backends.cudnn
-    wanted = [(cudnn, "enabled", True), (cudnn, "benchmark", False), (cudnn, "deterministic", True)]
-    for settings, name, value in (*wanted, (cudnn.conv, "fp32_precision", "ieee")):
-        restored.callback(setattr, settings, name, getattr(settings, name))
+    _set(restored, cudnn, "enabled", True)
+    _set(restored, cudnn, "benchmark", False)
+    _set(restored, cudnn, "deterministic", True)
+    _set(restored, cudnn.conv, "fp32_precision", "ieee")
+
+
+def _set(restored: ExitStack, settings: Any, name: str, value: object) -> None:
+    """Sets one of torch's settings, unless it has this value, and has it restored."""
+    before = getattr(settings, name)
+    if before != value:
+        restored.callback(setattr, settings, name, before)
         setattr(settings, name, value)
 
 

@@ -1,6 +1,5 @@
 """A run's measurements: metrics.jsonl, one line per epoch."""
 
-import dataclasses
 import json
 import reprlib
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from normlab.errors import RunError
 from normlab.ranges import Positive, Range, Seconds, Share
 from normlab.storage.checksums import add_checksum, verify_checksum
 from normlab.storage.reading import read_text
-from normlab.storage.records import MalformedError, build, entry, parse
+from normlab.storage.records import MalformedError, build, entry, parse, stated
 
 SCHEMA = 2  # of config.json and metrics.jsonl
 LARGEST_LOSS = 3.5e38  # a float32's
@@ -91,7 +90,5 @@ def _parse_epoch(line: str, number: int, path: Path) -> Epoch:
 
 def as_line(epoch: Epoch) -> str:
     """The line of metrics.jsonl, with its checksum."""
-    content = {"schema": SCHEMA} | dataclasses.asdict(epoch)
-    if epoch.without_recalibration is None:
-        del content["without_recalibration"]
+    content = {"schema": SCHEMA} | stated(epoch, "without_recalibration")
     return json.dumps(add_checksum(content), allow_nan=False) + "\n"

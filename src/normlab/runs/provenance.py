@@ -1,6 +1,5 @@
 """What a run's numbers come from: its data, its machines, its teacher, its first weights."""
 
-import dataclasses
 import re
 import reprlib
 from dataclasses import dataclass
@@ -72,13 +71,6 @@ class Machine:
     torch: str
     normlab: str
     processes: Positive = 1
-
-    def recorded(self) -> dict[str, Any]:
-        """Its fields as files have them: a single process is not stated."""
-        content = dataclasses.asdict(self)
-        if self.processes == 1:
-            del content["processes"]
-        return content
 
 
 @dataclass(frozen=True, kw_only=True)

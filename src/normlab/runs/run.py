@@ -29,7 +29,7 @@ from normlab.runs.provenance import DataCard, Machine, Start, Teacher, read_mach
 from normlab.runs.trust import custom_code, custom_networks, refuse_untrusted_code
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
-from normlab.storage.records import MalformedError, build, check_range, entry
+from normlab.storage.records import MalformedError, build, check_range, entry, stated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ class Run:
 
     def write_config(self) -> None:
         """Writes config.json."""
-        content = self._settings | {"machines": [m.recorded() for m in self.machines]}
+        content = self._settings | {"machines": [stated(m, "processes") for m in self.machines]}
         if self.stopped_after is not None:
             content["stopped_after"] = self.stopped_after
         text = json.dumps(add_checksum(content), indent=2)
@@ -115,15 +115,12 @@ class Run:
     @property
     def _settings(self) -> dict[str, Any]:
         """The part of config.json that decides the numbers; the digest depends on its order."""
-        data = dataclasses.asdict(self.data)
-        if not self.data.in_order:
-            del data["in_order"]  # older runs lack it
         return {
             "schema": SCHEMA,
             "run": recorded(self.config),
             "recipe": dataclasses.asdict(self.recipe),
             "layout": self.layout,
-            "data": data,
+            "data": stated(self.data, "in_order"),
             **({} if self.parameters is None else {"parameters": self.parameters}),
             **({"teacher": dataclasses.asdict(self.teacher)} if self.teacher else {}),
             **({"start": dataclasses.asdict(self.start)} if self.start else {}),

@@ -1,5 +1,6 @@
 """Dataclasses from the JSON that a file holds, every type and every range checked."""
 
+import dataclasses
 import inspect
 import json
 import math
@@ -74,6 +75,21 @@ def build(kind: type[T], content: Any) -> T:
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     check(kind, fields)
     return kind(**fields)
+
+
+def stated(record: Any, *if_given: str) -> dict[str, Any]:
+    """A dataclass's fields as a file has them: some only if they are not the default.
+
+    Args:
+        record: The dataclass.
+        if_given: These fields, which older files lack.
+    """
+    default = {field.name: field.default for field in dataclasses.fields(record)}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(record).items()
+        if name not in if_given or value != default[name]
+    }
 
 
 def check(kind: type[Any], fields: Mapping[Any, Any]) -> None:

@@ -32,7 +32,7 @@ from normlab.runs.run import Run
 from normlab.storage.cells import cell
 from normlab.storage.checksums import add_checksum, read_json, verify_checksum
 from normlab.storage.files import write_atomically
-from normlab.storage.records import MalformedError, build, check_range, entry
+from normlab.storage.records import MalformedError, build, check_range, entry, stated
 from normlab.study import contrasts, predictions
 from normlab.study.job import refuse_other_run
 from normlab.study.plan import Arm, Setting, are_planned, settings, varying
@@ -70,13 +70,6 @@ class Result:
     def name(self) -> str:
         """The name of the run's folder."""
         return f"{self.arm}-{self.seed}"
-
-    def recorded(self) -> dict[str, Any]:
-        """Its fields as files have them: older files lack the last."""
-        content = dataclasses.asdict(self)
-        if self.without_recalibration is None:
-            del content["without_recalibration"]
-        return content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,8 +258,8 @@ class Study:
                 ],
                 "images": self.images,
                 "fingerprint": self.fingerprint,
-                "trials": [trial.recorded() for trial in self.trials],
-                "results": [result.recorded() for result in self.results],
+                "trials": [stated(trial, "turn", "seed") for trial in self.trials],
+                "results": [stated(result, "without_recalibration") for result in self.results],
                 **({"earlier_seeds": self.earlier_seeds} if self.earlier_seeds else {}),
                 **({"teacher": dataclasses.asdict(self.teacher)} if self.teacher else {}),
                 **({"start": dataclasses.asdict(self.start)} if self.start else {}),

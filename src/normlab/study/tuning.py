@@ -157,11 +157,6 @@ class Trial:
         again = f"-search{self.turn + 1}" if self.turn else ""
         return f"{self.arm}{again}-{self.what}{value}-{self.epochs}epochs-{self.seed}"
 
-    def recorded(self) -> dict[str, Any]:
-        """Its fields as files have them: older files lack `turn` and `seed`."""
-        content = dataclasses.asdict(self)
-        return {k: v for k, v in content.items() if v or k not in ("turn", "seed")}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:

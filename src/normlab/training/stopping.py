@@ -28,6 +28,7 @@ class StopRequests(Callback):
         device: The device of the run.
     """
 
+    # The handlers that stay.
     _LEFT = ((signal.SIGINT, None), (signal.SIGTERM, None), (signal.SIGINT, signal.SIG_IGN))
 
     def __init__(self, execution: Execution, device: torch.device) -> None:
