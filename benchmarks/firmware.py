@@ -34,7 +34,7 @@ from normlab.errors import NormlabError
 from normlab.export.exporter import CHECK_IMAGES, sample_of
 from normlab.export.firmware import emit
 from normlab.export.firmware.parameters import parameters_of
-from normlab.export.firmware.program import Origin, in_floats, in_integers
+from normlab.export.firmware.program import in_floats, in_integers
 from normlab.export.firmware.project import pictures
 from normlab.export.firmware.write import firmware_of, memory_of
 from normlab.network.memory import plan
@@ -62,7 +62,9 @@ def untrained(run, norm, float32):
     }
     steps = network_steps(run.layout, norm=norm, **about)
     network = Network(run.layout, norm=norm, seed=0, **about).eval()
-    origin = Origin(name=emit.identifier(run.name), classes=run.data.classes, about={"norm": norm})
+    origin = emit.Origin(
+        name=emit.identifier(run.name), classes=run.data.classes, about={"norm": norm}
+    )
     parameters = parameters_of(network, steps)
     if float32:
         return in_floats(origin, plan(steps, item=4), parameters)

@@ -552,6 +552,29 @@ def test_data_prints_figures_and_writes_a_page(tmp_path, monkeypatch, cli):
     assert "Images, mirror" in Path("digits.html").read_text(encoding="utf-8")
 
 
+def test_data_describes_the_images_as_they_would_be_trained(tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        for k in range(20):
+            path = Path("photos", name, f"{k}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (10, 10), (12 * k, 50, 200)).save(path)
+    Path("photos/cat/broken.png").write_bytes(b"no picture")
+    code, _, errors = cli("data", "--dataset", "folder:photos")
+    assert code == 1
+    assert "--skip-unreadable" in errors
+    flags = ("--skip-unreadable", "--holdout", "7", "--size", "24", "--channels", "grey")
+    code, output, errors = cli("data", "--dataset", "folder:photos", *flags, "--out", "page.html")
+    assert code == 0, errors
+    assert re.search(r"holdout +7 +7 × 1 × 24 × 24", output)
+    pages = {}
+    for seed in ("0", "1", "0"):
+        cli("data", "--dataset", "folder:photos", *flags, "--split-seed", seed, "--out", "page.html")
+        page = Path("page.html").read_text(encoding="utf-8")
+        assert pages.setdefault(seed, page) == page
+    assert pages["0"] != pages["1"]
+
+
 @pytest.mark.slow(1)
 def test_a_custom_normalization_from_the_current_folder(tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
+
+
 class NormlabError(Exception):
     """An error that the user can fix. The command line prints it on one line, no traceback."""
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from normlab.errors import UsageError
+from normlab.errors import UsageError, one_line
 from normlab.garbage import collect_at_exit
 
 REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
@@ -34,7 +34,7 @@ def import_module(name: str, asked: str) -> ModuleType:
             f"{asked}: {error}. Is the file in this folder or on PYTHONPATH?"
         ) from None
     except (Exception, SystemExit) as error:  # the user's code can raise anything
-        raise UsageError(f"{asked}: importing {name} failed: {one_line(error)}") from error
+        raise UsageError(f"{asked}: importing {name} failed: {described(error)}") from error
 
 
 def find(reference: str, asked: str, kind: str, fits: Callable[[Any], bool]) -> Any:
@@ -60,9 +60,9 @@ def find(reference: str, asked: str, kind: str, fits: Callable[[Any], bool]) -> 
     return found
 
 
-def one_line(error: BaseException) -> str:
-    """An error raised by the user's code, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def described(error: BaseException) -> str:
+    """An error raised by the user's code, on one line with its type."""
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from normlab import notation
 from normlab.errors import NormlabError, UsageError
 from normlab.export.firmware import emit, prove, write
 from normlab.export.firmware.parameters import compute, parameters_of
-from normlab.export.firmware.program import Origin, in_floats, in_integers
+from normlab.export.firmware.program import in_floats, in_integers
 from normlab.inference.evaluate import to_input
 from normlab.layers.activations import ACTIVATIONS
 from normlab.network.memory import plan
@@ -69,7 +69,7 @@ def firmware(network, norm, activation, classes, float32=False):
         network.layout, norm=norm, classes=classes, activation=activation, shape=network.shape
     )
     parameters = parameters_of(network, steps)
-    origin = Origin(name="net_x", classes=[f"class {k}" for k in range(classes)], about=ABOUT)
+    origin = emit.Origin(name="net_x", classes=[f"class {k}" for k in range(classes)], about=ABOUT)
     if float32:
         return in_floats(origin, plan(steps, item=4), parameters)
     return in_integers(origin, plan(steps), parameters, pictures(50, steps[0].source))

@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from normlab.errors import NormlabError, RunError, UsageError, printable
+from normlab.errors import NormlabError, RunError, UsageError, one_line, printable
 from normlab.runs.run import Run
 from normlab.table import Table
 
@@ -125,5 +125,5 @@ def _library() -> Any:
 
 def _line(error: Exception) -> str:
     """What an error says, on one line that is not long."""
-    text = printable(" ".join(str(error).split())) or type(error).__name__
+    text = printable(one_line(error)) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:199]}…"

@@ -11,7 +11,7 @@ from normlab.layers.norms import Shape
 from normlab.network.custom import CustomNetwork
 from normlab.network.shapes import infer_shapes
 from normlab.notation import Block
-from normlab.own_code import one_line
+from normlab.own_code import described
 from normlab.wording import shape_text
 
 SMALL_BATCH = 8
@@ -75,7 +75,7 @@ def _check_custom(network: CustomNetwork, called: str, shape: Shape, batch: int)
     except Exception as error:  # the user's code can raise anything
         raise UsageError(
             f"{called} cannot be trained on a batch of {batch}, which occurs in every epoch: "
-            f"{one_line(error)}"
+            f"{described(error)}"
         ) from error
 
 

@@ -253,7 +253,7 @@ def _explained(what: str) -> Iterator[None]:
     except UsageError as error:
         raise UsageError(f"{what}: {error}") from None
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{what} failed: {own_code.one_line(error)}") from error
+        raise UsageError(f"{what} failed: {own_code.described(error)}") from error
 
 
 def _takes_shape(make: Callable[..., Any]) -> bool:

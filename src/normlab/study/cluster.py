@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
-from normlab.errors import DivergedError, NormlabError, UsageError
-from normlab.study.job import Job, one_line, run_job
+from normlab.errors import DivergedError, NormlabError, UsageError, one_line
+from normlab.study.job import Job, run_job, with_advice
 from normlab.study.local import INTERVAL, Outcome, Progress
 
 RETRIES = 3
@@ -48,8 +48,9 @@ def on_ray(
                     configure_logging=False,
                 )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"no Ray cluster can be reached at {address}: {reason}") from None
+            raise UsageError(
+                f"no Ray cluster can be reached at {address}: {one_line(error)}"
+            ) from None
     # One process per run, so that its peak memory is its own.
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "max_calls": 1}
     task = ray.remote(**options)(_without(str(Path.cwd())))
@@ -66,7 +67,7 @@ def on_ray(
                     try:
                         ended[job] = Outcome(*ray.get(reference))
                     except ray.exceptions.RayError as error:
-                        ended[job] = Outcome(f"Ray gave up on it: {' '.join(str(error).split())}")
+                        ended[job] = Outcome(f"Ray gave up on it: {one_line(error)}")
                 started = (w for w in waiting.values() if _written(w) != before[w])
                 yield Progress(tuple(started), ended)
         finally:
@@ -130,5 +131,5 @@ def _run_job(text: str) -> tuple[str, bool]:
     try:
         run_job(Job.from_json(text))
     except NormlabError as error:
-        return one_line(error), isinstance(error, DivergedError)
+        return with_advice(error), isinstance(error, DivergedError)
     return "", False

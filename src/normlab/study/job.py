@@ -106,7 +106,7 @@ def refuse_other_run(run: "Run", config: RunConfig) -> None:
         )
 
 
-def one_line(error: NormlabError) -> str:
+def with_advice(error: NormlabError) -> str:
     """An error on one line, with advice for a study, which differs from advice for a run."""
     if isinstance(error, DivergedError):
         what, _, _ = str(error).partition(";")
@@ -170,7 +170,7 @@ def main() -> None:
     try:
         run_job(job)
     except NormlabError as error:
-        print(one_line(error), file=sys.stderr)
+        print(with_advice(error), file=sys.stderr)
         sys.exit(DIVERGED if isinstance(error, DivergedError) else error.exit_code)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from normlab.errors import UsageError
+from normlab.errors import UsageError, one_line
 from normlab.launch import launch_variables
 
 
@@ -99,8 +99,9 @@ def distributed(device: str) -> Iterator[ProcessGroup]:
         # Checks before training run on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"the processes of torchrun cannot be connected: {reason}") from None
+        raise UsageError(
+            f"the processes of torchrun cannot be connected: {one_line(error)}"
+        ) from None
     try:
         yield process_group()
     finally:

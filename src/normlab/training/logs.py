@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from normlab.config import LogFormat
-from normlab.errors import UsageError
+from normlab.errors import UsageError, one_line
 from normlab.notes import note
 from normlab.runs.metrics import Epoch
 from normlab.storage.files import write_atomically
@@ -143,7 +143,7 @@ class MlflowLog(Callback):
             client.log_batch(self._run, params=parameters)  # once more changes nothing
         except (MlflowException, OSError) as error:
             anew = f": delete {file} to begin another run there" if self._run else ""
-            raise UsageError(f"--log mlflow: {_one_line(error)}{anew}") from None
+            raise UsageError(f"--log mlflow: {one_line(error)}{anew}") from None
         self._client = client
 
     def _send(self, state: TrainingState, *, end: bool = False) -> None:
@@ -163,7 +163,7 @@ class MlflowLog(Callback):
                 self._client.set_terminated(self._run)
         except (MlflowException, OSError) as error:
             what = f"epoch {state.epoch}" if missing else "the end of the run"
-            note(f"MLflow did not accept {what}: {_one_line(error)}")
+            note(f"MLflow did not accept {what}: {one_line(error)}")
 
 
 def _values(epoch: Epoch) -> dict[str, float]:
@@ -175,10 +175,6 @@ def _values(epoch: Epoch) -> dict[str, float]:
         f"accuracy/{epoch.split}": epoch.accuracy,
         "learning rate": epoch.learning_rate,
     }
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _require(package: str, log: LogFormat) -> None:

@@ -211,7 +211,7 @@ def _from_function(text: str) -> TeacherNetwork:
             found: Any = function(images)
             return torch.as_tensor(found)
         except Exception as error:  # the user's code can raise anything
-            raise UsageError(f"--teacher {text} failed: {own_code.one_line(error)}") from error
+            raise UsageError(f"--teacher {text} failed: {own_code.described(error)}") from error
 
     return TeacherNetwork(text, text, "", logits)
 

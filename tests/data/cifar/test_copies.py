@@ -12,6 +12,7 @@ from normlab.data import load
 from normlab.data.cifar import layouts
 from normlab.errors import RunError, UsageError
 from normlab.serve.examples import load_examples
+from normlab.study.record import Study
 
 CONFIG = normlab.RunConfig(
     network="C:4s2 P GAP FC", recipe="demo", epochs=1, holdout=20, batch_size=16
@@ -126,6 +127,19 @@ def test_what_must_repeat_to_the_bit_takes_no_other_copy(run, own, tmp_path, cli
     code, _, errors = cli("report", run.path, "--data-root", root)
     assert code == 1
     assert "give the run's own data" in errors
+
+
+@pytest.mark.slow(5)
+def test_a_study_takes_its_data_from_where_it_is_told(own, tmp_path, cli):
+    settings = ("--recipe", "demo", "--epochs", "1", "--batch-sizes", "16", "--seeds", "1")
+    command = ("compare", CONFIG.network, "--norms", "bn", "ln", *settings)
+    command += ("--out", tmp_path / "study")
+    code, _, errors = cli(*command)
+    assert code == 1, errors
+    assert "--data-root" in errors
+    code, _, errors = cli(*command, "--data-root", write(own, tmp_path / "own"))
+    assert code == 0, errors
+    assert [result.state for result in Study.open(tmp_path / "study").results] == ["done", "done"]
 
 
 def test_a_teacher_may_have_learned_from_another_copy(run, own, tmp_path, capsys):

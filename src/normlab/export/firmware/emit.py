@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,21 @@ def real(value: Any) -> str:
     """A float32 as a C literal, exact."""
     text = f"{float(value):.9g}"
     return f"{text}f" if set(text) & set(".e") else f"{text}.0f"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a program's text says of the network.
+
+    Attributes:
+        name: A C identifier, in lower case.
+        classes: The classes' names.
+        about: Names and texts.
+    """
+
+    name: str
+    classes: Sequence[str]
+    about: Mapping[str, str]
 
 
 class Constants:
@@ -163,28 +178,18 @@ _FINISH = (
 _CENTRED = {"group-norm": 2, "deviation-norm": 1, "gated-norm": 1, "bounded-norm": 1}
 
 
-def source(
-    name: str,
-    memory: Memory,
-    dialect: Dialect,
-    constants: Constants,
-    *,
-    classes: Iterable[str],
-    about: Mapping[str, str],
-) -> Source:
+def source(origin: Origin, memory: Memory, dialect: Dialect, constants: Constants) -> Source:
     """The C program of a network.
 
     Args:
-        name: A C identifier, in lower case.
+        origin: What its files say of the network.
         memory: Where its rows lie.
         dialect: Its parts and its steps' numbers.
         constants: The arrays that the steps name.
-        classes: The classes' names.
-        about: What the files say about its origin: names and texts.
     """
     parts = {"start", *dialect.parts}
     fill = {
-        "name": name,
+        "name": origin.name,
         "classes": str(memory.steps[-1].target[0]),
         "steps": str(len(memory.steps)),
         "score": dialect.score,
@@ -197,12 +202,12 @@ def source(
     acle = "\n#if defined __ARM_FEATURE_DSP\n#include <arm_acle.h>\n#endif\n"
     program = "\n".join(
         [
-            f"/* {_comment(name, about)} */",
-            f'#include "{name}.h"\n',
+            f"/* {_comment(origin)} */",
+            f'#include "{origin.name}.h"\n',
             *(["#include <math.h>"] if "sqrtf" in body else []),
             f"#include <string.h>\n{acle if 'convolution' in parts else ''}",
             filled(body, fill),
-            _finish(name, dialect, parts),
+            _finish(origin.name, dialect, parts),
             *constants.text,
             "",
             f"static const struct step steps[{len(dialect.entries)}] = {{",
@@ -213,7 +218,7 @@ def source(
         ]
     )
     return Source(
-        header=_header(name, memory, dialect, classes, about),
+        header=_header(origin, memory, dialect),
         program=program,
         constants=constants.size + dialect.step_size * len(dialect.entries),
     )
@@ -316,23 +321,17 @@ def _finish(name: str, dialect: Dialect, parts: set[str]) -> str:
     return "\n".join(lines)
 
 
-def _comment(name: str, about: Mapping[str, str]) -> str:
+def _comment(origin: Origin) -> str:
     """The origin, as the content of a comment: nothing in it can end the comment."""
-    lines = [f"{name}: a network trained with normlab."]
-    lines += [f"{key}: {json.dumps(value)}" for key, value in about.items()]
+    lines = [f"{origin.name}: a network trained with normlab."]
+    lines += [f"{key}: {json.dumps(value)}" for key, value in origin.about.items()]
     return "\n   ".join(line.replace("*/", "* /").replace("/*", "/ *") for line in lines)
 
 
-def _header(
-    name: str,
-    memory: Memory,
-    dialect: Dialect,
-    classes: Iterable[str],
-    about: Mapping[str, str],
-) -> str:
+def _header(origin: Origin, memory: Memory, dialect: Dialect) -> str:
     channels, height, width = memory.steps[0].source
-    upper = name.upper()
-    names = ", \\\n    ".join(map(c_string, classes))
+    name, upper = origin.name, origin.name.upper()
+    names = ", \\\n    ".join(map(c_string, origin.classes))
     areas = [
         (dialect.sums, "logits", memory.steps[-1].target[0]),
         (dialect.sums, "sums", memory.sums),
@@ -341,7 +340,7 @@ def _header(
         (dialect.values, "rows", max(memory.size // memory.item, 1)),
     ]
     fields = "\n".join(f"    {kind} {field}[{count}];" for kind, field, count in areas if count)
-    return f"""/* {_comment(name, about)} */
+    return f"""/* {_comment(origin)} */
 #ifndef {upper}_H
 #define {upper}_H
 

@@ -4,7 +4,7 @@ All sums are taken one after another, in the program's order, and no step uses m
 and √, which IEEE 754 rounds alike everywhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,9 @@ _PLACES = 25 * 32 * 32  # pixels that are processed at a time
 STEP = 64  # bytes of a step in the program's table, where a pointer has 4
 
 
-def source(
-    name: str,
-    steps: Sequence[Step],
-    parameters: Sequence[Parameters],
-    memory: Memory,
-    *,
-    classes: Sequence[str],
-    about: Mapping[str, str],
-) -> emit.Source:
-    """The C program of a network in floats; the arguments are those of `emit.source`."""
+def source(origin: emit.Origin, parameters: Sequence[Parameters], memory: Memory) -> emit.Source:
+    """The C program of a network in floats."""
+    steps = memory.steps
     constants = emit.Constants()
     parts: set[str] = set()
     entries = []
@@ -67,7 +60,7 @@ def source(
         fill={},
         step_size=STEP,
     )
-    return emit.source(name, memory, dialect, constants, classes=classes, about=about)
+    return emit.source(origin, memory, dialect, constants)
 
 
 _WEIGHTLESS = ("maximum", "average", "mean", "local-response")

@@ -1,7 +1,5 @@
 """The program in int8: a network's integers as the fields and arrays of the C program."""
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,15 +14,8 @@ _SCORES = """    for (int c = 0; c < @classes@; c++) {
     }"""
 
 
-def source(
-    name: str,
-    network: Quantized,
-    memory: Memory,
-    *,
-    classes: Sequence[str],
-    about: Mapping[str, str],
-) -> emit.Source:
-    """The C program of a network in integers; the arguments are those of `emit.source`."""
+def source(origin: emit.Origin, network: Quantized, memory: Memory) -> emit.Source:
+    """The C program of a network in integers."""
     constants = emit.Constants()
     parts: set[str] = set()
     entries = []
@@ -56,7 +47,7 @@ def source(
         fill={"score_shift": str(network.score_shift), "mean_factor": str(MEAN_FACTOR)},
         step_size=STEP,
     )
-    return emit.source(name, memory, dialect, constants, classes=classes, about=about)
+    return emit.source(origin, memory, dialect, constants)
 
 
 def _kernel(network: Quantized, k: int) -> tuple[str, set[str]]:

@@ -1,6 +1,6 @@
 """A program's text with the reference for its results."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,21 +12,6 @@ from normlab.export.firmware import emit, float32, int8, reference
 from normlab.export.firmware.parameters import Parameters
 from normlab.export.firmware.quantize import quantize
 from normlab.network.memory import Memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What a program's text says of the network.
-
-    Attributes:
-        name: A C identifier, in lower case.
-        classes: The classes' names.
-        about: Names and texts.
-    """
-
-    name: str
-    classes: Sequence[str]
-    about: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +34,7 @@ class Firmware:
 
 
 def in_integers(
-    origin: Origin,
+    origin: emit.Origin,
     memory: Memory,
     parameters: Sequence[Parameters],
     calibration: NDArray[np.uint8],
@@ -57,9 +42,7 @@ def in_integers(
     """The program in int8. Raises what `quantize` raises."""
     network = quantize(memory.steps, parameters, calibration)
     return Firmware(
-        source=int8.source(
-            origin.name, network, memory, classes=origin.classes, about=origin.about
-        ),
+        source=int8.source(origin, network, memory),
         memory=memory,
         score="int8_t",
         logits=partial(reference.logits, network),
@@ -67,17 +50,10 @@ def in_integers(
     )
 
 
-def in_floats(origin: Origin, memory: Memory, parameters: Sequence[Parameters]) -> Firmware:
+def in_floats(origin: emit.Origin, memory: Memory, parameters: Sequence[Parameters]) -> Firmware:
     """The program in single floats."""
     return Firmware(
-        source=float32.source(
-            origin.name,
-            memory.steps,
-            parameters,
-            memory,
-            classes=origin.classes,
-            about=origin.about,
-        ),
+        source=float32.source(origin, parameters, memory),
         memory=memory,
         score="float",
         logits=partial(float32.logits, memory.steps, parameters),

@@ -21,7 +21,7 @@ from normlab.export.exporter import (
 )
 from normlab.export.firmware import emit, prove
 from normlab.export.firmware.parameters import parameters_of
-from normlab.export.firmware.program import Firmware, Origin, in_floats, in_integers
+from normlab.export.firmware.program import Firmware, in_floats, in_integers
 from normlab.export.firmware.project import BESIDE, project
 from normlab.export.firmware.quantize import CALIBRATION_IMAGES
 from normlab.network.memory import Memory, plan, refuse_wide_rows
@@ -152,7 +152,7 @@ def memory_of(run: Run, *, float32: bool) -> Memory:
 def firmware_of(run: Run, name: str, memory: Memory, dataset: Dataset) -> Firmware:
     """A run's program; its memory says whether it is in floats. Raises what `quantize` raises."""
     parameters = parameters_of(run.network(), memory.steps)
-    origin = Origin(name=name, classes=run.data.classes, about=_about(run))
+    origin = emit.Origin(name=name, classes=run.data.classes, about=_about(run))
     if memory.item == FLOAT:
         return in_floats(origin, memory, parameters)
     calibration = sample_of(dataset.train, CALIBRATION_IMAGES).images

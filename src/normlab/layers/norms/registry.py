@@ -224,7 +224,7 @@ def _import(text: str) -> Normalization:
         except Exception as error:
             raise UsageError(
                 f"--norm {text}: the layer built for the shape {shape} failed on two such maps: "
-                f"{own_code.one_line(error)}"
+                f"{own_code.described(error)}"
             ) from error
         if output.shape != (2, *shape):
             raise UsageError(
