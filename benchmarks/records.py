@@ -43,7 +43,8 @@ augmentation, on [a copy of CIFAR-10](../results/README.md) that differs from th
 21 of the 10,000 test images. Parameters: all that the network needs at inference. MACs:
 multiply-accumulates for one image. int8: bytes of the exported file, where it was measured.
 `sprint` stands here once for each study: `sprint` searched the learning rate alone,
-`sprint-statistics` the weight decay and the shift too, and `sprint-sgd` trained without Muon.
+`sprint-statistics` the weight decay and the shift too, `sprint-sgd` trained without Muon, and
+`sprint-batch8` compared two batch sizes.
 `ghost-bn` is left out: it shows what small batches cost.
 """
 TAUGHT = """
@@ -75,6 +76,7 @@ class Row:
     int8_bytes: int | None = None
     runs: int | None = None
     source: str = ""
+    batch_size: int | None = None
     taught: bool = False
     study: str = ""  # the folder in results
 
@@ -104,6 +106,7 @@ def rows_of(study, int8):
             parameters=results[0].parameters,
             accuracies=tuple(100 * result.accuracies[-1] for result in results),
             epochs=arm.recipe.epochs,
+            batch_size=arm.recipe.batch_size,
             macs=summarize(layout, norm=arm.norm).macs,
             int8_bytes=int8.get((layout, arm.norm)),
             taught=bool(getattr(config, "teacher", None)),
@@ -163,13 +166,14 @@ def table(head, rows):
 
 
 def our_table(rows):
-    head = ["network", "norm", "parameters", "MACs", "int8", "epochs", "seeds", "accuracy", "study"]
+    head = ["network", "norm", "parameters", "MACs", "int8", "epochs", "batch", "seeds"]
+    head += ["accuracy", "study"]
     return table(
         head,
         [
             [
                 *(f"`{row.network}`", f"`{row.norm}`", number(row.parameters), number(row.macs)),
-                *(number(row.int8_bytes), number(row.epochs)),
+                *(number(row.int8_bytes), number(row.epochs), number(row.batch_size)),
                 *(str(len(row.accuracies)), accuracy_text(row)),
                 f"[{row.study}](../results/{row.study}/report.html)",
             ]

@@ -196,12 +196,13 @@ def test_pairs_whose_failures_differ_have_no_p_value(tmp_path):
     )
     page = Page(render(dataclasses.replace(study, results=failed), None))
     assert re.search(
-        r"bn − gn [\d.]+ [−\d.]+ to [\d.]+ unknown unknown 60% \(\d+% to \d+%\)", page.text
+        r"bn − gn, batch size 8 [\d.]+ [−\d.]+ to [\d.]+ unknown unknown 60% \(\d+% to \d+%\)",
+        page.text,
     )
     assert "a failed run counts as a loss." in page.text
     assert "Hollow marks: some seeds failed, and the mean is over the others." in page.text
     labels = [a["aria-label"] for a in page.all("svg")]
-    assert "Paired differences of 1 pair; none shown to differ." in labels
+    assert "Paired differences of 2 pairs; none shown to differ." in labels
     whole = Page(render(study, None)).text
     for word in ("unknown", "failed", "Hollow", "with which each trained", "counted as 0"):
         assert word not in whole.replace("A run did not train if it failed", "")
@@ -341,6 +342,19 @@ def test_changes_of_differences_have_a_figure_and_a_table(tmp_path):
     failed = dataclasses.replace(study.results[0], state="failed", problem="no", accuracies=())
     study = dataclasses.replace(study, results=(failed, *study.results[1:]))
     assert "Changes of differences" not in Page(render(study, None)).text
+
+
+def test_planned_pairs_of_every_setting_are_in_the_figure_and_the_table(tmp_path):
+    means = {"bn-batch8": 0.6, "gn-batch8": 0.7, "ln-batch8": 0.65}
+    planned = ("bn,gn@batch8", "ln,gn@batch32")
+    study = made_up(tmp_path, means=means, batch_sizes=(8, 32), contrasts=planned, trials=False)
+    page = Page(render(study, None))
+    (figure,) = (a for tag, a in page.tags if tag == "svg" and "Paired" in a["aria-label"])
+    shown = "shown: gn above ln, batch size 32; gn above bn, batch size 8."
+    assert figure["aria-label"] == f"Paired differences of 2 pairs; {shown}"
+    _, _, table = page.text.partition("All planned pairs.")
+    assert re.search(r"gn − ln, batch size 32 [\d.]+ .* gn − bn, batch size 8 [\d.]+ ", table)
+    assert re.search(r"At batch size 8, gn is shown to be above bn \([\d.]+ points", page.text)
 
 
 def test_long_layouts_leave_the_figures_room(tmp_path):

@@ -1,14 +1,16 @@
 """Two normalizations in words: their difference, how sure it is, how many seeds would show it."""
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 
 from normlab.findings import statistics
-from normlab.findings.groups import Group
+from normlab.findings.groups import Group, main_group
 from normlab.findings.statistics import Difference
 from normlab.study.plan import Arm
+from normlab.study.record import Study
 from normlab.wording import counted, p_value, points, points_range, probability
 
 GOAL = 0.005  # a difference that a study should be able to detect
@@ -53,17 +55,24 @@ def certainty(group: Group) -> str:
     return f"{text} (95% interval {low} to {high})."
 
 
-def other_pairs(group: Group, images: int) -> list[str]:
-    """The pairs of normalizations without the best one, which the headline compares."""
-    if group.tried < 2:
-        return []
-    ranked = [arm for arm, _ in group.ranked]
-    pairs = [
-        (above, below)
-        for above, below in combinations(ranked[1:], 2)
-        if (pair := group.difference(above, below)) is None or pair.planned
+def other_pairs(study: Study, groups: Sequence[Group]) -> list[str]:
+    """The tested pairs without the main group's best one, which the headline compares."""
+    main = main_group(groups)
+    best = main.ranked[0][0]
+    pairs = []
+    for group in sorted(groups, key=lambda group: group is not main):
+        if group.tried > 1:
+            where = "" if group is main else f"At {group.setting.text(study.axes)}, "
+            pairs += [
+                (where, group, above, below)
+                for (above, _), (below, _) in combinations(group.ranked, 2)
+                if above is not best
+                and ((pair := group.difference(above, below)) is None or pair.planned)
+            ]
+    sentences = [
+        f"{where}{_pair(group, above, below, study.images)}"
+        for where, group, above, below in pairs[:FEW_PAIRS]
     ]
-    sentences = [_pair(group, above, below, images) for above, below in pairs[:FEW_PAIRS]]
     more = len(pairs) - FEW_PAIRS
     if more > 0:
         sentences.append(f"{counted(more, 'more pair')} {_are(more)} in the table.")

@@ -41,7 +41,7 @@ def further(study: Study, groups: Sequence[Group]) -> list[str]:
     return [
         # Without a varying axis it is in the headline.
         *([certainty(main)] if study.axes and main.tried > 1 else []),
-        *other_pairs(main, study.images),
+        *other_pairs(study, groups),
         *contrasts.further(study, changes(study, groups), pairs),
         *seeds_needed(main, contrasts.comparisons(study)),
         *_still_rising(study, main),

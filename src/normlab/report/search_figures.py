@@ -21,7 +21,8 @@ from normlab.study.tuning import Round, Trial, best, in_round, rounds, tried
 from normlab.wording import counted, rounded_setting
 
 COLUMNS = 3  # panels beside each other
-TICKS = 3  # labelled values of a panel
+TICKS = 3  # labelled values of a panel, at most
+CHARACTERS = 18  # of all its labels
 DEPTH = 0.2  # accuracy below the best trial's at which the axis begins: what is chosen is near it
 
 
@@ -136,8 +137,9 @@ def _draw_search(by_norm: Mapping[str, Sequence[Trial]], of: Round, lowest: floa
         axes.set_title(f"{short(norm)}{value}", fontsize=9, fontweight="normal")
         axes.grid()
     first = panels[0]  # all share its axes
-    step = math.ceil(len(places) / TICKS)
     labels = [short(rounded_setting(value), 12) for value in places]
+    ticks = min(TICKS, max(2, CHARACTERS // max(map(len, labels))))
+    step = math.ceil(len(places) / ticks)
     first.set_xticks(range(0, len(places), step), labels[::step])
     first.margins(x=0.15)
     first.yaxis.set_major_formatter(percent_axis)

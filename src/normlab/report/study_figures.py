@@ -72,27 +72,35 @@ def accuracy(data: StudyData) -> list[PageFigure]:
 
 
 def differences(data: StudyData) -> list[PageFigure]:
-    """The differences of all pairs; empty if there are none."""
-    main = data.main
-    pairs = [pair for pair in main.ordered_pairs if len(pair.differences) > 1 and pair.planned]
+    """The planned differences, those of the main setting first; empty if there are none."""
+    study = data.study
+    norms = {arm.name: arm.norm for arm in study.arms}
+    groups = sorted(data.groups, key=lambda group: group is not data.main)
+    pairs = []
+    for group in groups:
+        where = f", {group.setting.text(study.axes)}" if study.axes else ""
+        pairs += [
+            (f"{norms[pair.first]} − {norms[pair.second]}{where}", pair)
+            for pair in group.ordered_pairs
+            if len(pair.differences) > 1 and pair.planned
+        ]
     if not pairs:
         return []
-    norms = {arm.name: arm.norm for arm in main.arms}
+    all_planned = all(pair.planned for group in groups for pair in group.differences)
     in_figure = pairs[:MAX_PAIRS]
     return [
         PageFigure(
             name="forest",
-            draw=lambda: _draw_forest([(_pair_label(pair, norms), pair) for pair in in_figure]),
-            alt=_forest_alt(in_figure, norms),
+            draw=lambda: _draw_forest(in_figure),
+            alt=_forest_alt(in_figure),
             title="Differences, seed by seed",
             caption="Large marks: mean differences with simultaneous 95% intervals, filled if a "
             "difference is shown. Dots: the seeds.",
             table=_pairs_table(
                 in_figure,
-                norms,
                 every=len(pairs),
-                noun="pairs" if all(p.planned for p in main.differences) else "planned pairs",
-                study=data.study,
+                noun="pairs" if all_planned else "planned pairs",
+                study=study,
             ),
         )
     ]
@@ -361,30 +369,25 @@ def _draw_along_statistics(
 # Differences
 
 
-def _forest_alt(pairs: Sequence[Difference], norms: Mapping[str, str]) -> str:
-    shown = [f"{norms[pair.first]} above {norms[pair.second]}" for pair in pairs if pair.shown]
-    result = f"shown: {', '.join(shown)}" if shown else "none shown to differ"
+def _forest_alt(pairs: Sequence[tuple[str, Difference]]) -> str:
+    shown = [label.replace(" − ", " above ") for label, pair in pairs if pair.shown]
+    result = f"shown: {'; '.join(shown)}" if shown else "none shown to differ"
     return f"Paired differences of {counted(len(pairs), 'pair')}; {result}."
 
 
 def _pairs_table(
-    pairs: Sequence[Difference],
-    norms: Mapping[str, str],
-    *,
-    every: int,
-    noun: str,
-    study: Study,
+    labelled: Sequence[tuple[str, Difference]], *, every: int, noun: str, study: Study
 ) -> Table:
     """The pairs with a column for each test that applies.
 
     Args:
-        pairs: The pairs of the table.
-        norms: The normalizations of the arms, by the arms' names.
-        every: The number of all pairs of the group that were planned.
+        labelled: The pairs of the table with their labels.
+        every: The number of all pairs that were planned.
         noun: What they are called.
         study: The study. Intervals and p-values are corrected for all its contrasts, at each look.
     """
     images, corrected = study.images, contrasts.comparisons(study)
+    pairs = [pair for _, pair in labelled]
     columns = [
         (test, [test.p(pair) for pair in pairs])
         for test in PAIR_TESTS
@@ -425,7 +428,7 @@ def _pairs_table(
         kinds=("plain", *["number"] * (3 + len(columns))),
         rows=[
             (
-                f"{norms[pair.first]} − {norms[pair.second]}",
+                label,
                 signed_points(pair.mean.value, images),
                 points_range(pair.mean.low, pair.mean.high, images)
                 if math.isfinite(pair.mean.low)
@@ -436,7 +439,7 @@ def _pairs_table(
                 else f"{probability(pair.wins.value)} ({probability(pair.wins.low)} to "
                 f"{probability(pair.wins.high)})",
             )
-            for k, pair in enumerate(pairs)
+            for k, (label, pair) in enumerate(labelled)
         ],
     )
 
@@ -473,10 +476,6 @@ def _changes_table(
             for text, change in zip(texts, found, strict=True)
         ],
     )
-
-
-def _pair_label(pair: Difference, norms: Mapping[str, str]) -> str:
-    return f"{short(norms[pair.first], 14)} − {short(norms[pair.second], 14)}"
 
 
 @styled
