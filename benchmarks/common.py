@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from normlab import data
-from normlab.config import Execution
+from normlab.config import Execution, RunConfig
 from normlab.data.describe import channel_statistics
 from normlab.network.model import Network
 from normlab.runs import machine
@@ -315,7 +315,7 @@ class Training:
 
     Args:
         line: The network's layout.
-        dataset: It is trained on the training split.
+        dataset: It is trained on the training split, and on a teacher's outputs if it has them.
         recipe: The training recipe.
         threads: torch's CPU threads.
         precision, norm, activation, budget, seed: As in RunConfig.
@@ -351,7 +351,14 @@ class Training:
         start_at_muons_norm(self.network, recipe)
         self.network.to(memory_format=torch.channels_last)
         self.batches = Batches(dataset, recipe, seed, device)
-        self.train_step = TrainStep(self.network, recipe, precision)
+        learning = RunConfig(network=line)
+        self.train_step = TrainStep(
+            self.network,
+            recipe,
+            precision,
+            teacher_weight=learning.teacher_weight,
+            temperature=learning.teacher_temperature,
+        )
         self.done = 0
 
     def __call__(self, steps):
@@ -361,7 +368,8 @@ class Training:
             rate = self.recipe.learning_rate_at(done, self.batches.steps)
             inputs, labels = self.batches(epoch, step)
             seed_layers(torch.device("cpu"), seed_for(self.seed, "dropout", epoch, step))
-            self.train_step.step(rate, inputs, labels)
+            taught = self.batches.taught(epoch, step) if self.dataset.teacher else None
+            self.train_step.step(rate, inputs, labels, taught)
             images += len(labels)
         self.done += steps
         return images / (perf_counter() - start)

@@ -4,8 +4,8 @@
 
 Reads the studies in a folder (`normlab compare`) and `published-networks.csv` beside them. Writes
 the page and, beside it, its figure, `records.svg`. An arm counts if it trained on all of CIFAR-10
-and was measured on its test images; those of `ghost-bn`, which imitate small batches, do not. int8
-sizes come from `benchmarks/export-*.json` in that folder.
+and was measured on its test images; those of `ghost-bn`, which imitate small batches, do not. Sizes
+and accuracies in int8 come from `benchmarks/export-*.json` in that folder.
 """
 
 import argparse
@@ -41,7 +41,8 @@ OURS = """
 Test accuracy after the last epoch, mean and standard deviation over seeds, without test-time
 augmentation, on [a copy of CIFAR-10](../results/README.md) that differs from the published files in
 21 of the 10,000 test images. Parameters: all that the network needs at inference. MACs:
-multiply-accumulates for one image. int8: bytes of the exported file, where it was measured.
+multiply-accumulates for one image. int8: bytes of the exported file and the accuracy of one run in
+int8, where they were measured.
 `sprint` stands here once for each study: `sprint` searched the learning rate alone,
 `sprint-statistics` the weight decay and the shift too, `sprint-sgd` trained without Muon, and
 `sprint-batch8` compared two batch sizes.
@@ -74,6 +75,7 @@ class Row:
     epochs: int | None
     macs: int | None = None
     int8_bytes: int | None = None
+    int8_accuracy: float | None = None  # of one run
     runs: int | None = None
     source: str = ""
     batch_size: int | None = None
@@ -100,6 +102,7 @@ def rows_of(study, int8):
         if arm.norm.startswith("ghost-bn"):
             continue
         layout = layout_of(study, results[0], config.network)
+        size, accuracy = int8.get((layout, arm.norm), (None, None))
         yield Row(
             network=zoo.short_name(arm.setting.network),
             norm=arm.norm,
@@ -108,7 +111,8 @@ def rows_of(study, int8):
             epochs=arm.recipe.epochs,
             batch_size=arm.recipe.batch_size,
             macs=summarize(layout, norm=arm.norm).macs,
-            int8_bytes=int8.get((layout, arm.norm)),
+            int8_bytes=size,
+            int8_accuracy=accuracy,
             taught=bool(getattr(config, "teacher", None)),
             study=study.path.name,
         )
@@ -122,14 +126,15 @@ def layout_of(study, result, network):
         return notation.format(notation.parse(zoo.find(network)))
 
 
-def int8_sizes(folder):
-    """The bytes of int8 files, by layout and normalization."""
-    sizes = {}
+def int8_files(folder):
+    """The bytes of int8 files and their accuracies in percent, by layout and normalization."""
+    files = {}
     for file in sorted((folder / "benchmarks").glob("export-*.json")):
         content = json.loads(file.read_text())
         if "int8" in content["bytes"]:
-            sizes[content["layout"], content["norm"]] = content["bytes"]["int8"]
-    return sizes
+            accuracy = 100 * content["correct"]["int8"] / content["test_images"]
+            files[content["layout"], content["norm"]] = content["bytes"]["int8"], accuracy
+    return files
 
 
 def read_published(file):
@@ -160,6 +165,11 @@ def accuracy_text(row):
     return f"{row.accuracy:.2f} ± {statistics.stdev(row.accuracies):.2f}"
 
 
+def int8_text(row):
+    accuracy = "" if row.int8_accuracy is None else f" ({row.int8_accuracy:.2f}%)"
+    return f"{number(row.int8_bytes)}{accuracy}"
+
+
 def table(head, rows):
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -173,7 +183,7 @@ def our_table(rows):
         [
             [
                 *(f"`{row.network}`", f"`{row.norm}`", number(row.parameters), number(row.macs)),
-                *(number(row.int8_bytes), number(row.epochs), number(row.batch_size)),
+                *(int8_text(row), number(row.epochs), number(row.batch_size)),
                 *(str(len(row.accuracies)), accuracy_text(row)),
                 f"[{row.study}](../results/{row.study}/report.html)",
             ]
@@ -255,7 +265,7 @@ def main():
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/records.md")
     options = parser.parse_args()
-    int8 = int8_sizes(options.results)
+    int8 = int8_files(options.results)
     studies = [Study.open(f.parent) for f in sorted(options.results.glob("*/study.json"))]
     ours = [row for study in studies if counts(study) for row in rows_of(study, int8)]
     if not ours:

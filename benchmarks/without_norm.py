@@ -69,8 +69,8 @@ INITIALIZATIONS = {
 class Watched(TrainStep):
     """Raises DivergedError at the first loss that is not finite."""
 
-    def step(self, rate, inputs, labels):
-        loss, correct = super().step(rate, inputs, labels)
+    def step(self, *batch):
+        loss, correct = super().step(*batch)
         if not math.isfinite(loss):
             raise DivergedError(f"the loss became {loss}")
         return loss, correct

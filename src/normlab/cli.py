@@ -814,7 +814,7 @@ def _dispatch(arguments: list[str]) -> None:
         _call(arguments[0], _with_address(arguments)[1:])
         return
     if arguments and not arguments[0].startswith("-"):
-        raise usage.unknown_command(arguments[0], [*_COMMANDS])
+        raise usage.unknown_command(arguments, [*_COMMANDS])
     if not _asks_for_help(arguments):
         before = f" before {arguments[0]}" if arguments else ""
         raise UsageError(f"expected a command{before}: `normlab --help` lists the commands")

@@ -10,6 +10,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, UseAppendAction
@@ -40,11 +41,14 @@ _HAVE_COMMAS = {"--classes", "--contrasts"}  # flags whose values may have some 
 _COMMON = 4  # letters at the begin of two words that are near: `normalization`, `norms`
 
 
-def unknown_command(typed: str, commands: Sequence[str]) -> UsageError:
+def unknown_command(arguments: Sequence[str], commands: Sequence[str]) -> UsageError:
     """The error for a first word that is no command."""
+    typed = arguments[0]
     hint = _did_you_mean(typed, commands)
     if networks([typed]):
-        quoted = f'"{typed}"' if " " in typed else typed
+        words = takewhile(lambda word: not word.startswith("-"), arguments)
+        layout = typed if typed in ZOO else " ".join(words)
+        quoted = f'"{layout}"' if " " in layout else layout
         hint = f"did you mean normlab train {quoted}? "
     return UsageError(f"no command {typed!r}: {hint}`normlab --help` lists the commands")
 
@@ -220,14 +224,16 @@ def unexpected(
         rest: What of this it did not take, in order.
     """
     typed, known = rest[0], flags(function)
-    blocks = [*filter(is_block, arguments)]
-    before = next((flag for flag, word in _untaken(function, arguments) if word == typed), "")
+    untaken = [*_untaken(function, arguments)]
+    before = next((flag for flag, word in untaken if word == typed), "")
+    words = [word for _, word in untaken if not word.startswith("-")]
+    is_layout = any(map(is_block, words)) and not any(w in ZOO or " " in w for w in words)
     if before == "--seeds":
         return UsageError("--seeds takes the number of seeds: --seeds 3 means seeds 0, 1 and 2")
     if "--layouts" in known and (typed in ZOO or " " in typed):
         return UsageError(f"give further networks with a flag: --layouts {shlex.quote(typed)}")
-    if _has_network(known) and is_block(typed) and len(blocks) > len([*filter(is_block, rest)]):
-        return UsageError(f'put the layout in quotes: normlab {command} "{" ".join(blocks)}"')
+    if _has_network(known) and is_layout and len(words) > 1:
+        return UsageError(f'put the layout in quotes: normlab {command} "{" ".join(words)}"')
     hint = f"did you mean --dataset {typed}? " if "--dataset" in known and _is_data(typed) else ""
     return UsageError(
         f"normlab {command} does not take {typed!r}: {hint}`normlab {command} --help` says what it "

@@ -56,6 +56,7 @@ def test_no_network_stays_below_a_budget_of_0(budget):
 @pytest.mark.parametrize("line", OPEN_LAYOUTS)
 @pytest.mark.parametrize("budget", [5_000, 50_000])
 def test_97_percent_of_the_budget_are_used(budget, line, norm):
+    """`ln-full` is left out: a wider block may cost it more than 3%, for each value of a map."""
     solved = solve(notation.parse(line), norm=norm, classes=10, budget=budget, shape=INPUT)
     assert 0.97 * budget <= count(solved, norm=norm, classes=10, shape=INPUT) < budget
     assert in_proportion(notation.parse(line), solved, unit=UNITS.get(norm, 2))

@@ -76,6 +76,14 @@ def test_the_text_agrees_with_the_run(run):
         assert fact in text
 
 
+@pytest.mark.parametrize("activation", ["hard-swish", "prelu"])
+def test_the_text_names_the_activation(run, activation):
+    config = dataclasses.replace(run.config, activation=activation)
+    assert f"and the activation `{activation}`, trained" in model_card(
+        [dataclasses.replace(run, config=config)]
+    )
+
+
 def test_a_run_that_a_callback_ended_says_after_how_many_epochs(run):
     assert "stopped after" not in model_card([run])
     stopped = dataclasses.replace(run, stopped_after=1)

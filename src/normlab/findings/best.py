@@ -64,7 +64,7 @@ def which_is_best(group: Group) -> str:
             f"but over the seeds that both finished, {listed(above)} is shown to be above {it}"
         )
     if untested:
-        rivals = listed(untested) if len(untested) <= FEW_RIVALS else f"{len(untested)} others"
+        rivals = listed(untested) if len(untested) <= FEW_RIVALS else "the others"
         texts.append(f"the study did not plan to test {it} against {rivals}")
     if group.guessing:
         texts.append("no run of the study is above chance")

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from itertools import product
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from normlab.config import Execution, StudyConfig
-from normlab.data import Dataset, apply_splits, load_for, with_own_holdout
+from normlab.config import Execution, RunConfig, StudyConfig
+from normlab.data import Dataset, apply_splits, load_for, refuse_unknown, with_own_holdout
 from normlab.errors import InterruptedRunError, RunError, UsageError
 from normlab.network.custom import in_colour_if_untold
 from normlab.runs import machine
@@ -26,6 +27,7 @@ from normlab.study.plan import Arm, held_out, plan, settings, with_recorded_widt
 from normlab.study.record import Result, Study, collect
 from normlab.study.resources import Resources, executor, shared_data
 from normlab.study.search import search
+from normlab.training.setup import refuse_misspelt
 from normlab.training.teachers import TABLE
 
 DATA = ".normlab-data"  # a study's folder for its runs' data, deleted at the end
@@ -72,6 +74,12 @@ def compare(
     device = machine.prepare(dataclasses.replace(execution, threads=1))
     if workers is not None and ray is not None and device.type != "cuda":
         raise UsageError("--workers is for this machine: Ray runs as many as it has cores")
+    # What is misspelt is refused before a download.
+    refuse_unknown(study.dataset)
+    for network, norm in product((study.network, *study.layouts), study.norms):
+        refuse_misspelt(
+            RunConfig(network=network, norm=norm, dataset=study.dataset, recipe=study.recipe)
+        )
     wanted = in_colour_if_untold(_with_known_channels(study, out), (study.network, *study.layouts))
     dataset = load_for(wanted, execution.data_root)
     study = with_own_holdout(study, dataset)

@@ -13,10 +13,8 @@ from normlab.config import Execution, RunConfig
 from normlab.data import Dataset, apply_splits, load_for, refuse_unknown, with_own_holdout
 from normlab.data.shape import shaped_as
 from normlab.errors import RunError, UsageError
-from normlab.layers import norms
 from normlab.network import custom, zoo
 from normlab.network.model import Network
-from normlab.network.shapes import norms_of
 from normlab.notes import note_once
 from normlab.runs import machine
 from normlab.runs.checkpoint import (
@@ -46,6 +44,7 @@ from normlab.training.setup import (
     locked_run,
     new_network,
     refuse_existing_run,
+    refuse_misspelt,
     refuse_untrainable,
     restore_state,
 )
@@ -100,17 +99,18 @@ def train(
         activation=zoo.activation_of(config.network, config.activation),
     )
     # What is misspelt is refused here: before a run that is there already, and before a download.
-    recipes.resolve(config)
+    refuse_misspelt(config)
     if dataset is None:
         refuse_unknown(config.dataset)
-    for norm in norms_of(notation.parse(zoo.find(config.network)), config.norm):
-        norms.find(norm)
     config = custom.in_colour_if_untold(config, custom_networks(zoo.find(config.network)))
     teachers.check_settings(config)
     starts.check_settings(config)
     if start is not None and config.start_from is None:
         raise UsageError("a start is given, but the configuration has no start_from: set it")
     start = start or starts.find(config)
+    teacher = None  # of a study's runs, the data set has the outputs already
+    if config.teacher is not None and (dataset is None or dataset.teacher is None):
+        teacher = teachers.find(config.teacher)
     device = machine.prepare(execution)
     if not dry_run:
         refuse_existing_run(out, execution)
@@ -125,10 +125,8 @@ def train(
     recipe = recipes.resolve(config)
     data = data_card(dataset, holdout=config.holdout)
     network, started = new_network(config, recipe, data, start)
-    table_is_own = False  # a study has one for all its runs
-    if config.teacher is not None and dataset.teacher is None:
-        table_is_own = True
-        dataset = teachers.find(config.teacher).teach(
+    if teacher is not None:
+        dataset = teacher.teach(
             dataset,
             held_out=config.holdout,
             split_seed=config.split_seed,
@@ -154,7 +152,7 @@ def train(
         refuse_existing_run(out, execution)  # another process may have started one meanwhile
         if process_group().is_main:
             checkpoint.save(out / "checkpoint.pt")  # first: it marks the folder as a run's
-            if table_is_own:
+            if teacher is not None:
                 teachers.write(out / teachers.TABLE, dataset)
         return _fit(run, network, checkpoint, dataset, device, execution, callbacks, quiet=quiet)
 

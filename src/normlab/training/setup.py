@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from normlab import notation
+from normlab import notation, recipes
 from normlab.config import Execution, RunConfig
 from normlab.data import Dataset
 from normlab.data.describe import channel_statistics
 from normlab.errors import RunError, UsageError
+from normlab.layers import norms
 from normlab.network import zoo
 from normlab.network.checks import check_trainable
 from normlab.network.model import Network
@@ -41,6 +42,13 @@ _OWN = (
     *("checkpoint.pt", "checkpoint-before.pt", "metrics.jsonl", TABLE),
     *(CSV, TENSORBOARD, MLFLOW, "report.html", "figures"),
 )
+
+
+def refuse_misspelt(config: RunConfig) -> None:
+    """Raises UsageError for a recipe, network or normalization that does not exist."""
+    recipes.resolve(config)
+    for norm in norms_of(notation.parse(zoo.find(config.network)), config.norm):
+        norms.find(norm)
 
 
 def refuse_existing_run(out: Path, execution: Execution) -> None:
