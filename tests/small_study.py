@@ -4,7 +4,7 @@ import json
 
 from normlab.config import StudyConfig
 from normlab.errors import DivergedError, NormlabError
-from normlab.study.job import one_line, run_job
+from normlab.study.job import run_job, with_advice
 from normlab.study.local import Outcome, Progress
 
 LINE = "C:4 P C:6 P GAP FC"
@@ -25,7 +25,7 @@ def run_here(jobs, workers, keep_open=None):
         try:
             run_job(job)
         except NormlabError as error:
-            outcome = Outcome(one_line(error), isinstance(error, DivergedError))
+            outcome = Outcome(with_advice(error), isinstance(error, DivergedError))
         else:
             outcome = Outcome()
         yield Progress((), {job: outcome})

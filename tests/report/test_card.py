@@ -76,7 +76,7 @@ def test_the_text_agrees_with_the_run(run):
         assert fact in text
 
 
-@pytest.mark.parametrize("activation", ["hard-swish", "prelu"])
+@pytest.mark.parametrize("activation", ["hard-swish", "gelu"])
 def test_the_text_names_the_activation(run, activation):
     config = dataclasses.replace(run.config, activation=activation)
     assert f"and the activation `{activation}`, trained" in model_card(
