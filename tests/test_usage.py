@@ -394,6 +394,7 @@ def test_a_picture_without_a_model(command, name, refused, tmp_path):
         ("--dataset", "digit", "no data set 'digit'"),
         ("--threads", "0", "--threads must be at least 1"),
         ("--teacher-weight", "0.5", "--teacher-weight needs a --teacher"),
+        ("--teacher", "nowhere", "--teacher nowhere: there is no such folder"),
     ],
 )
 def test_settings_are_checked_before_the_folder(flag, value, problem, trained, refused):

@@ -143,6 +143,23 @@ def test_after_two_failures_one_line_says_what_to_do(trouble, reason, server, ca
 
 
 @pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (("mikro",), "did you mean micro?"),
+        (("nano", "--layouts", "mikro"), "did you mean micro?"),
+        (("nano", "--norms", "bn", "gm"), "did you mean gn"),
+        (("nano", "--recipe", "mikro"), "did you mean micro?"),
+        (("nano", "--dataset", "cifar1"), "did you mean cifar10"),
+    ],
+)
+def test_a_study_refuses_what_is_misspelt_before_a_download(typed, hint, cli, tmp_path):
+    code, _, errors = cli("compare", *typed, "--out", tmp_path / "study")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert hint in errors
+
+
+@pytest.mark.usefixtures("made_up")
 def test_an_unreachable_server_gives_one_line(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(DataError, match=r"could not be downloaded \(no full answer") as caught:
