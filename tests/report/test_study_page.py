@@ -354,6 +354,7 @@ def test_planned_pairs_of_every_setting_are_in_the_figure_and_the_table(tmp_path
     assert figure["aria-label"] == f"Paired differences of 2 pairs; {shown}"
     _, _, table = page.text.partition("All planned pairs.")
     assert re.search(r"gn − ln, batch size 32 [\d.]+ .* gn − bn, batch size 8 [\d.]+ ", table)
+    assert "2 show a difference: gn is above bn at batch size 8; gn is above ln at" in page.text
     assert re.search(r"At batch size 8, gn is shown to be above bn \([\d.]+ points", page.text)
 
 

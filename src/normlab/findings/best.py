@@ -1,13 +1,13 @@
 """The first sentences about a study: which normalization is best, and by how much."""
 
 import math
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 from normlab.findings import contrasts
 from normlab.findings.groups import Group
 from normlab.findings.pairs import how_often_each_trained, tested
 from normlab.findings.statistics import Difference
-from normlab.study.plan import Arm
+from normlab.study.plan import Arm, settings
 from normlab.study.record import Study
 from normlab.wording import listed, percent, points
 
@@ -142,19 +142,22 @@ def _failures(group: Group, named: Set[str]) -> str:
     return "".join(f"; {text}" for text in texts)
 
 
-def what_planned_pairs_show(study: Study, group: Group) -> list[str]:
-    """What the planned pairs show, where a study of one setting planned several, but not all."""
+def what_planned_pairs_show(study: Study, groups: Sequence[Group]) -> list[str]:
+    """What the planned pairs show, where a study planned several, but not all."""
     planned = len(contrasts.planned_pairs(study))
-    if study.axes or not 1 < planned < math.comb(len(study.arms), 2):
+    every = sum(math.comb(len(arms), 2) for arms in settings(study.arms).values())
+    if not 1 < planned < every:
         return []
-    norms = {arm.name: arm.norm for arm in group.arms}
-    below: dict[str, list[str]] = {}
-    for pair in group.ordered_pairs:
-        if pair.shown:
-            below.setdefault(norms[pair.first], []).append(norms[pair.second])
+    norms = {arm.name: arm.norm for arm in study.arms}
+    below: dict[tuple[str, str], list[str]] = {}
+    for group in groups:
+        where = f" at {group.setting.text(study.axes)}" if study.axes else ""
+        for pair in group.ordered_pairs:
+            if pair.shown:
+                below.setdefault((norms[pair.first], where), []).append(norms[pair.second])
     number = sum(map(len, below.values()))
     text = f"Of the {planned} pairs that the study planned to test, "
     if not number:
         return [f"{text}none shows a difference."]
-    above = "; ".join(f"{norm} is above {listed(others)}" for norm, others in below.items())
+    above = "; ".join(f"{n} is above {listed(others)}{at}" for (n, at), others in below.items())
     return [f"{text}{number} {'shows' if number == 1 else 'show'} a difference: {above}."]

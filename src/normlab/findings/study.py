@@ -28,7 +28,7 @@ def headline(study: Study, groups: Sequence[Group]) -> list[str]:
     return [
         which_is_best(main),
         by_how_much(main, study.images),
-        *what_planned_pairs_show(study, main),
+        *what_planned_pairs_show(study, groups),
         best_along_axes(study, groups) or certainty(main),
         *contrasts.headline(study, changes(study, groups)),
     ]

@@ -425,7 +425,7 @@ def _pairs_table(
             *(test.label for test, _ in columns),
             "wins",
         ),
-        kinds=("plain", *["number"] * (3 + len(columns))),
+        kinds=("name", *["number"] * (3 + len(columns))),
         rows=[
             (
                 label,
